@@ -1,0 +1,162 @@
+//! Parts of a file and the etag that sums them up.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+
+use super::{Hasher, Md5};
+
+/// The part size: every part but the last has it.
+pub const PART_BYTES: u64 = 8 << 20;
+
+/// How a file of a given size divides into parts. A file of at most [`PART_BYTES`], an empty one too, is one part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartLayout {
+    size_bytes: u64,
+}
+
+/// Where a part lies in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartRange {
+    /// Bytes before it.
+    pub offset: u64,
+    /// Bytes in it, at most [`PART_BYTES`].
+    pub len: u64,
+}
+
+impl PartLayout {
+    /// The layout of a file of `size_bytes`.
+    pub fn new(size_bytes: u64) -> Self {
+        PartLayout { size_bytes }
+    }
+
+    /// The size of the file.
+    pub fn size_bytes(self) -> u64 {
+        self.size_bytes
+    }
+
+    /// How many parts there are; at least one.
+    pub fn count(self) -> u64 {
+        self.size_bytes.div_ceil(PART_BYTES).max(1)
+    }
+
+    /// The range of part `index`, if there is such a part.
+    pub fn range(self, index: u64) -> Option<PartRange> {
+        (index < self.count()).then(|| {
+            let offset = index * PART_BYTES;
+            PartRange { offset, len: (self.size_bytes - offset).min(PART_BYTES) }
+        })
+    }
+}
+
+/// The digests of a file's parts, collected in any order. Its memory grows with what was really collected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartDigests(BTreeMap<u64, Md5>);
+
+impl PartDigests {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes the digest of part `index`.
+    pub fn insert(&mut self, index: u64, md5: Md5) {
+        self.0.insert(index, md5);
+    }
+
+    /// The digest of part `index`, if it is in.
+    pub fn get(&self, index: u64) -> Option<Md5> {
+        self.0.get(&index).copied()
+    }
+
+    /// Is part `index` in?
+    pub fn contains(&self, index: u64) -> bool {
+        self.0.contains_key(&index)
+    }
+
+    /// How many are in.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// The etag of the whole file, once all parts of `layout` are in.
+    pub fn etag(&self, layout: PartLayout) -> Option<Etag> {
+        if self.count() != layout.count() {
+            return None;
+        }
+        if layout.count() == 1 {
+            return self.get(0).map(|md5| Etag { md5, parts: 1 });
+        }
+        let mut hasher = Hasher::new();
+        for md5 in self.0.values() {
+            hasher.update(md5.as_bytes());
+        }
+        Some(Etag { md5: hasher.finish(), parts: layout.count() })
+    }
+}
+
+/// The MD5 of a file as object stores write it: the plain digest for one part, `md5(part digests)-N` for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Etag {
+    md5: Md5,
+    parts: u64,
+}
+
+impl Display for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts {
+            1 => self.md5.fmt(f),
+            n => write!(f, "{}-{n}", self.md5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_empty_file_is_one_empty_part() {
+        let layout = PartLayout::new(0);
+        assert_eq!(layout.count(), 1);
+        assert_eq!(layout.range(0), Some(PartRange { offset: 0, len: 0 }));
+        assert_eq!(layout.range(1), None);
+    }
+
+    #[test]
+    fn the_largest_file_has_a_layout() {
+        let layout = PartLayout::new(u64::MAX);
+        assert!(layout.range(layout.count() - 1).is_some());
+        assert_eq!(layout.range(u64::MAX), None);
+    }
+
+    #[test]
+    fn the_etag_is_the_md5_of_the_part_digests() {
+        let layout = PartLayout::new(PART_BYTES + 3);
+        let mut digests = PartDigests::new();
+        digests.insert(1, Md5::of(b"abc"));
+        assert_eq!(digests.etag(layout), None);
+        digests.insert(0, Md5::of(&vec![0; PART_BYTES as usize]));
+        // python3: md5(md5(b"\0" * 2**23).digest() + md5(b"abc").digest()).hexdigest() + "-2"
+        assert_eq!(digests.etag(layout).unwrap().to_string(), "ee4b078cb6871973042a2af26c6fc93d-2");
+        let mut single = PartDigests::new();
+        single.insert(0, Md5::of(b"abc"));
+        assert_eq!(single.etag(PartLayout::new(3)).unwrap().to_string(), Md5::of(b"abc").to_string());
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_a_file_without_gap_or_overlap(size in 0u64..(64 * PART_BYTES)) {
+            let layout = PartLayout::new(size);
+            let mut end = 0;
+            for index in 0..layout.count() {
+                let range = layout.range(index).unwrap();
+                prop_assert_eq!(range.offset, end);
+                prop_assert!(range.len <= PART_BYTES && (range.len > 0 || size == 0));
+                end += range.len;
+            }
+            prop_assert_eq!(end, size);
+            prop_assert_eq!(layout.range(layout.count()), None);
+        }
+    }
+}

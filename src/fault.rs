@@ -1,0 +1,82 @@
+//! Why an entry or a session failed: the stable codes that travel in `error` frames and become exit codes.
+
+use std::fmt::{self, Display};
+
+/// A stable reason. The spelling of [`Fault::as_str`] is part of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// Something else than the entry is there already, or the same and the policy is `error`.
+    Exists,
+    /// The name, or the target of a link, is not acceptable to the receiver.
+    Name,
+    /// A device, FIFO, socket, or a link that leads outside: never sent.
+    LeftOut,
+    /// The source changed, shrank or vanished while it was sent.
+    SourceChanged,
+    /// The digest did not match, again and again.
+    Digest,
+    /// No space, or a quota.
+    NoSpace,
+    /// Any other failure to read or write a file.
+    FileIo,
+    /// The peer broke the protocol.
+    Protocol,
+    /// No version of the protocol in common.
+    Version,
+    /// Nothing was heard for too long.
+    Timeout,
+    /// The connection failed.
+    Connection,
+    /// The peer does not want this transfer.
+    Refused,
+    /// A reason this version does not know.
+    Other,
+}
+
+impl Fault {
+    const SPELLINGS: [(Fault, &'static str); 13] = [
+        (Fault::Exists, "exists"),
+        (Fault::Name, "name"),
+        (Fault::LeftOut, "left-out"),
+        (Fault::SourceChanged, "source-changed"),
+        (Fault::Digest, "digest"),
+        (Fault::NoSpace, "no-space"),
+        (Fault::FileIo, "file-io"),
+        (Fault::Protocol, "protocol"),
+        (Fault::Version, "version"),
+        (Fault::Timeout, "timeout"),
+        (Fault::Connection, "connection"),
+        (Fault::Refused, "refused"),
+        (Fault::Other, "other"),
+    ];
+
+    /// The spelling on the wire.
+    pub fn as_str(self) -> &'static str {
+        Self::SPELLINGS.iter().find(|(fault, _)| *fault == self).map_or("other", |(_, text)| text)
+    }
+
+    /// Reads the spelling on the wire; a code from a later version is [`Fault::Other`].
+    pub fn from_wire(text: &str) -> Self {
+        Self::SPELLINGS.iter().find(|(_, spelling)| *spelling == text).map_or(Fault::Other, |(fault, _)| *fault)
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_go_both_ways() {
+        for (fault, text) in Fault::SPELLINGS {
+            assert_eq!(fault.as_str(), text);
+            assert_eq!(Fault::from_wire(text), fault);
+        }
+        assert_eq!(Fault::from_wire("from-the-future"), Fault::Other);
+    }
+}

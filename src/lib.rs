@@ -1,0 +1,20 @@
+//! ftx moves files and directories between two machines, checked by MD5 and durable before it says so.
+//!
+//! The boxes, from the program down to plain values; a file uses what stands below it, never above or beside it
+//! (`tests/layers.rs` reads the `use` lines and keeps it so):
+//!
+//! ```text
+//! main   cli   config   demo   error   ui      the program
+//! send   recv                                  the two drivers
+//! plan (reads files)   store (writes files)   net (sockets)
+//! wire                                         bytes in, bytes out: no I/O, no clock, no threads
+//! relpath   digest   units   fault   escape   progress    values
+//! ```
+
+pub mod digest;
+pub mod escape;
+pub mod fault;
+pub mod progress;
+pub mod relpath;
+pub mod units;
+pub mod wire;

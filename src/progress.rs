@@ -1,0 +1,105 @@
+//! What happens during a transfer, as plain events. Everything tells; only `ui` prints.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::fault::Fault;
+
+/// Listens to one session.
+pub trait Progress: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: Event<'_>);
+}
+
+/// One thing that happened in a session. Names are raw bytes of the peer's or the disk's: escape before showing.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// More work is known of.
+    Planned {
+        /// Files added to the plan.
+        files: u64,
+        /// Bytes added to the plan.
+        bytes: u64,
+    },
+    /// The plan is complete: the totals will not grow any more.
+    PlanComplete,
+    /// A file is now in work.
+    FileStarted {
+        /// Its relative path.
+        path: &'a [u8],
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// Bytes of a body moved.
+    Moved {
+        /// How many.
+        bytes: u64,
+    },
+    /// A file is in place: verified and durable, or already there and identical.
+    FileDone {
+        /// Bytes that did not have to move because they were there already.
+        skipped_bytes: u64,
+    },
+    /// A file will not arrive; its bytes leave the plan.
+    FileDropped {
+        /// The bytes that will not move any more.
+        remaining_bytes: u64,
+    },
+    /// An entry failed; the rest goes on.
+    Failed {
+        /// Its name.
+        name: &'a [u8],
+        /// The stable reason.
+        fault: Fault,
+        /// A sentence; may hold a peer's text.
+        reason: &'a str,
+    },
+    /// A part arrived damaged and is fetched again.
+    Repairing {
+        /// The file's relative path.
+        path: &'a [u8],
+        /// The part's index.
+        part: u64,
+    },
+}
+
+/// Listens to nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn event(&self, _: Event<'_>) {}
+}
+
+/// How a session went, once it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Files in place at the end, the skipped ones included.
+    pub files: u64,
+    /// Files among them that were there already, compared byte for byte by digest.
+    pub skipped_files: u64,
+    /// Folders and links in place.
+    pub others: u64,
+    /// Bytes of bodies that moved.
+    pub moved_bytes: u64,
+    /// Parts that had to be fetched again.
+    pub repaired_parts: u64,
+    /// Entries that did not arrive, by reason.
+    pub failures: BTreeMap<Fault, u64>,
+    /// From the first frame to the last word.
+    pub elapsed: Duration,
+    /// Does a receipt or a matching digest vouch for every file? A classic sender hears nothing back.
+    pub confirmed: bool,
+}
+
+impl Summary {
+    /// Counts an entry that did not arrive.
+    pub fn count_failure(&mut self, fault: Fault) {
+        *self.failures.entry(fault).or_default() += 1;
+    }
+
+    /// How many entries did not arrive.
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+}

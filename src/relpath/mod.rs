@@ -1,0 +1,238 @@
+//! Relative paths that cannot be wrong.
+//!
+//! Every name that comes from a peer, and every name that we send, is a [`RelPath`]. It can only be built by
+//! [`RelPath::new`], which rejects what it does not like and never repairs it: a repaired name is a name that
+//! nobody sent.
+
+mod link;
+
+use std::ffi::OsStr;
+use std::fmt::{self, Display};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::escape::{Shown, is_odd};
+
+pub use link::{LinkError, LinkTarget};
+
+/// Bytes of one component at most, as on every common file system.
+pub const MAX_COMPONENT_BYTES: usize = 255;
+/// Bytes of the whole path at most, separators included.
+pub const MAX_PATH_BYTES: usize = 4096;
+/// Components at most: deeper trees than this are attacks on recursion.
+pub const MAX_COMPONENTS: usize = 128;
+/// Names that begin like this belong to the receiver's own landings; no peer may use one.
+pub const RESERVED_PREFIX: &[u8] = b".ftx-";
+
+/// A relative path without `.`, `..`, empty components or NUL, within bounds; raw bytes, `/` between components.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelPath(Box<[u8]>);
+
+/// What a receiver thinks of names with control or bidirectional characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamePolicy {
+    /// Refuse them; the default.
+    Strict,
+    /// Take them (`--allow-odd-names`); they are escaped wherever they are shown.
+    AllowOdd,
+}
+
+/// Why a name is not a [`RelPath`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No bytes at all.
+    #[error("the name is empty")]
+    Empty,
+    /// It begins with `/`.
+    #[error("the name is absolute")]
+    Absolute,
+    /// `a//b` or `a/`.
+    #[error("the name has an empty component")]
+    EmptyComponent,
+    /// `.` or `..` as a component.
+    #[error("the name has the component \"{0}\"")]
+    DotComponent(&'static str),
+    /// A NUL byte.
+    #[error("the name holds a NUL byte")]
+    Nul,
+    /// A component begins with [`RESERVED_PREFIX`].
+    #[error("names that begin with \".ftx-\" are reserved for files in arrival")]
+    Reserved,
+    /// A component is longer than [`MAX_COMPONENT_BYTES`].
+    #[error("a component of the name has {0} bytes, {MAX_COMPONENT_BYTES} are possible")]
+    ComponentTooLong(usize),
+    /// The whole is longer than [`MAX_PATH_BYTES`].
+    #[error("the name has {0} bytes, {MAX_PATH_BYTES} are possible")]
+    TooLong(usize),
+    /// More than [`MAX_COMPONENTS`] components.
+    #[error("the name is more than {MAX_COMPONENTS} folders deep")]
+    TooDeep,
+    /// A control or bidirectional character, and the policy is [`NamePolicy::Strict`].
+    #[error("the name holds the control character U+{:04X}", u32::from(*.0))]
+    OddCharacter(char),
+}
+
+impl RelPath {
+    /// Checks `bytes` and keeps them as they are, or says what is wrong with them.
+    pub fn new(bytes: &[u8], policy: NamePolicy) -> Result<Self, NameError> {
+        if bytes.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if bytes.len() > MAX_PATH_BYTES {
+            return Err(NameError::TooLong(bytes.len()));
+        }
+        if bytes[0] == b'/' {
+            return Err(NameError::Absolute);
+        }
+        if bytes.contains(&0) {
+            return Err(NameError::Nul);
+        }
+        for (index, component) in bytes.split(|&b| b == b'/').enumerate() {
+            if index == MAX_COMPONENTS {
+                return Err(NameError::TooDeep);
+            }
+            check_component(component)?;
+        }
+        if policy == NamePolicy::Strict
+            && let Some(odd) = bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
+        {
+            return Err(NameError::OddCharacter(odd));
+        }
+        Ok(RelPath(bytes.into()))
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The path as the operating system wants it, still relative.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// The components, outermost first; at least one.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&b| b == b'/')
+    }
+
+    /// The path of the folder this lies in and the last component. The folder's path is empty at the top.
+    pub fn split(&self) -> (&[u8], &[u8]) {
+        match self.0.iter().rposition(|&b| b == b'/') {
+            Some(slash) => (&self.0[..slash], &self.0[slash + 1..]),
+            None => (&[], &self.0),
+        }
+    }
+
+    /// How many folders this lies in.
+    pub fn depth(&self) -> usize {
+        self.components().count() - 1
+    }
+}
+
+fn check_component(component: &[u8]) -> Result<(), NameError> {
+    match component {
+        b"" => Err(NameError::EmptyComponent),
+        b"." => Err(NameError::DotComponent(".")),
+        b".." => Err(NameError::DotComponent("..")),
+        c if c.len() > MAX_COMPONENT_BYTES => Err(NameError::ComponentTooLong(c.len())),
+        c if c.starts_with(RESERVED_PREFIX) => Err(NameError::Reserved),
+        _ => Ok(()),
+    }
+}
+
+impl Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown::new(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RelPath({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn strict(name: &[u8]) -> Result<RelPath, NameError> {
+        RelPath::new(name, NamePolicy::Strict)
+    }
+
+    #[test]
+    fn what_posix_allows_is_fine() {
+        for name in ["a", "photos/2026/ä b.jpg", "back\\slash", "...", "-rf", "👩‍👩‍👧/x", "C:\\a.txt", ".ftx"] {
+            assert_eq!(strict(name.as_bytes()).unwrap().as_bytes(), name.as_bytes());
+        }
+        assert!(strict(b"caf\xe9").is_ok(), "bytes that are not UTF-8 are a name too");
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_rejected() {
+        let cases: [(&[u8], NameError); 12] = [
+            (b"", NameError::Empty),
+            (b"/etc/passwd", NameError::Absolute),
+            (b"/", NameError::Absolute),
+            (b".", NameError::DotComponent(".")),
+            (b"..", NameError::DotComponent("..")),
+            (b"a/../b", NameError::DotComponent("..")),
+            (b"a/./b", NameError::DotComponent(".")),
+            (b"a//b", NameError::EmptyComponent),
+            (b"a/", NameError::EmptyComponent),
+            (b"a\0b", NameError::Nul),
+            (b".ftx-1234", NameError::Reserved),
+            (b"a/.ftx-/b", NameError::Reserved),
+        ];
+        for (name, error) in cases {
+            assert_eq!(strict(name), Err(error.clone()), "{name:?}");
+            assert_eq!(RelPath::new(name, NamePolicy::AllowOdd), Err(error), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_exact() {
+        assert!(strict(&[b'a'; 255]).is_ok());
+        assert_eq!(strict(&[b'a'; 256]), Err(NameError::ComponentTooLong(256)));
+        let deep = |components: usize| vec!["d"; components].join("/").into_bytes();
+        assert!(strict(&deep(128)).is_ok());
+        assert_eq!(strict(&deep(129)), Err(NameError::TooDeep));
+        let long = |bytes: usize| [vec!["x".repeat(250); 16].join("/"), "y".repeat(bytes - 4016)].join("/").into_bytes();
+        assert_eq!(long(4096).len(), 4096);
+        assert!(strict(&long(4096)).is_ok());
+        assert_eq!(strict(&long(4097)), Err(NameError::TooLong(4097)));
+    }
+
+    #[test]
+    fn odd_characters_are_taken_only_on_request() {
+        for odd in ['\n', '\x1b', '\x7f', '\u{9b}', '\u{202e}', '\u{2066}'] {
+            let name = format!("a{odd}b");
+            assert_eq!(strict(name.as_bytes()), Err(NameError::OddCharacter(odd)));
+            let taken = RelPath::new(name.as_bytes(), NamePolicy::AllowOdd).unwrap();
+            assert_eq!(taken.as_bytes(), name.as_bytes());
+            assert!(!taken.to_string().contains(odd), "shown escaped");
+        }
+    }
+
+    #[test]
+    fn a_path_splits_into_folder_and_name() {
+        assert_eq!(strict(b"a/b/c").unwrap().split(), (&b"a/b"[..], &b"c"[..]));
+        assert_eq!(strict(b"c").unwrap().split(), (&b""[..], &b"c"[..]));
+        assert_eq!(strict(b"a/b/c").unwrap().depth(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_path_stays_below_its_root(bytes in proptest::collection::vec(
+            prop_oneof![Just(b'/'), Just(b'.'), Just(b'a'), Just(0u8), any::<u8>()], 0..64)) {
+            if let Ok(path) = RelPath::new(&bytes, NamePolicy::AllowOdd) {
+                use std::path::Component;
+                prop_assert!(path.as_path().components().all(|c| matches!(c, Component::Normal(_))));
+                prop_assert_eq!(path.as_path().components().count(), path.components().count());
+                prop_assert_eq!(path.as_bytes(), &bytes[..]);
+            }
+        }
+    }
+}

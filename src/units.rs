@@ -1,0 +1,67 @@
+//! Quantities that are easily mixed up, each with its own type.
+
+/// A time of modification in nanoseconds since 1970-01-01T00:00:00Z, negative before; years 1677 to 2262.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MtimeNs(pub i64);
+
+const NS_PER_S: i64 = 1_000_000_000;
+
+impl MtimeNs {
+    /// From the pair that `stat` gives; `None` beyond what 64 bits of nanoseconds hold.
+    pub fn from_parts(seconds: i64, nanoseconds: i64) -> Option<Self> {
+        seconds.checked_mul(NS_PER_S)?.checked_add(nanoseconds).map(MtimeNs)
+    }
+
+    /// Whole seconds (rounded down) and the nanoseconds above them, `0..1_000_000_000`.
+    pub fn to_parts(self) -> (i64, i64) {
+        (self.0.div_euclid(NS_PER_S), self.0.rem_euclid(NS_PER_S))
+    }
+}
+
+/// The nine permission bits of a file. Setuid, setgid and sticky do not travel: they would hand out rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(u32);
+
+impl Mode {
+    const PERMISSION_BITS: u32 = 0o777;
+
+    /// Keeps the permission bits of `bits` and drops the rest.
+    pub fn new(bits: u32) -> Self {
+        Mode(bits & Self::PERMISSION_BITS)
+    }
+
+    /// The bits, at most `0o777`.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+/// What travels of a file beside its bytes; `None` is left as the receiver's system makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Permission bits.
+    pub mode: Option<Mode>,
+    /// Time of modification.
+    pub mtime: Option<MtimeNs>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_keep_their_nanoseconds() {
+        let time = MtimeNs::from_parts(-1, 999_999_999).unwrap();
+        assert_eq!(time.0, -1);
+        assert_eq!(time.to_parts(), (-1, 999_999_999));
+        let (seconds, nanoseconds) = MtimeNs(i64::MIN).to_parts();
+        assert!((0..NS_PER_S).contains(&nanoseconds));
+        assert!(seconds < 0);
+        assert_eq!(MtimeNs::from_parts(i64::MAX, 0), None);
+    }
+
+    #[test]
+    fn setuid_does_not_travel() {
+        assert_eq!(Mode::new(0o104755).bits(), 0o755);
+    }
+}

@@ -1,0 +1,306 @@
+//! Frames: a length, that many bytes of JSON, and in the native dialect a checksum.
+
+use std::ops::Range;
+
+/// Width of the length field.
+pub const LENGTH_BYTES: usize = 4;
+/// Width of the checksum of a native frame.
+pub const CRC_BYTES: usize = 4;
+/// The longest JSON of a frame. Checked before anything is kept of it.
+pub const MAX_JSON_BYTES: usize = 65_536;
+/// How deep the JSON of a frame may nest. Nothing here needs more than three; deeper is an attack on recursion.
+pub const MAX_JSON_DEPTH: usize = 32;
+/// The longest frame of either dialect.
+pub const MAX_FRAME_BYTES: usize = LENGTH_BYTES + MAX_JSON_BYTES + CRC_BYTES;
+
+/// Which of the two frames is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Length and JSON.
+    Classic,
+    /// Length, JSON and CRC-32C.
+    Native,
+}
+
+/// Bytes that do not make a frame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Zero, or more than [`MAX_JSON_BYTES`].
+    #[error("a header of {length} bytes was announced, 1 to {MAX_JSON_BYTES} are possible{}", if *big_endian { " (sent big-endian? the length is little-endian)" } else { "" })]
+    Length {
+        /// The length as it was read.
+        length: u32,
+        /// Would it be a fine length if it were read in network byte order?
+        big_endian: bool,
+    },
+    /// Nested deeper than [`MAX_JSON_DEPTH`].
+    #[error("a header nests deeper than {MAX_JSON_DEPTH} levels")]
+    TooDeep,
+    /// The CRC-32C of a native frame does not match.
+    #[error("a header arrived damaged (CRC-32C {actual:08x}, expected {expected:08x})")]
+    Checksum {
+        /// What the frame says.
+        expected: u32,
+        /// What its bytes give.
+        actual: u32,
+    },
+}
+
+/// Appends a frame with `json` to `out`.
+pub fn encode(form: Form, json: &[u8], out: &mut Vec<u8>) {
+    debug_assert!((1..=MAX_JSON_BYTES).contains(&json.len()));
+    let start = out.len();
+    out.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    out.extend_from_slice(json);
+    if form == Form::Native {
+        let crc = crc32c::crc32c(&out[start..]);
+        out.extend_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Reads a length field and refuses what cannot be one.
+pub fn parse_length(field: [u8; LENGTH_BYTES]) -> Result<usize, FrameError> {
+    let length = u32::from_le_bytes(field);
+    let possible = |length: u32| (1..=MAX_JSON_BYTES as u32).contains(&length);
+    if possible(length) {
+        Ok(length as usize)
+    } else {
+        Err(FrameError::Length { length, big_endian: possible(length.swap_bytes()) })
+    }
+}
+
+/// The JSON reader skips unknown keys without counting how deep they nest, so it is counted here.
+fn is_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_JSON_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+/// Bytes that arrived on one connection and are not used up yet: frames, and whatever of a body came along.
+///
+/// It holds at most one frame and a read-ahead, whatever the peer announces.
+#[derive(Debug)]
+pub struct Inbox {
+    buffer: Box<[u8]>,
+    filled: Range<usize>,
+}
+
+/// Room enough that one read from a socket brings many small frames.
+const INBOX_BYTES: usize = 4 * MAX_FRAME_BYTES;
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Inbox { buffer: vec![0; INBOX_BYTES].into(), filled: 0..0 }
+    }
+}
+
+impl Inbox {
+    /// An empty inbox.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Free room to read into; never empty as long as frames are taken out before more is read.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.filled.is_empty() {
+            self.filled = 0..0;
+        } else if self.buffer.len() - self.filled.end < MAX_FRAME_BYTES {
+            self.buffer.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+        }
+        &mut self.buffer[self.filled.end..]
+    }
+
+    /// Says that `count` bytes were read into [`Inbox::space`].
+    pub fn filled(&mut self, count: usize) {
+        debug_assert!(self.filled.end + count <= self.buffer.len());
+        self.filled.end += count;
+    }
+
+    /// Takes in bytes from memory, as far as there is room; returns how many.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let space = self.space();
+        let count = bytes.len().min(space.len());
+        space[..count].copy_from_slice(&bytes[..count]);
+        self.filled(count);
+        count
+    }
+
+    /// What has arrived and is not taken yet.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.filled.clone()]
+    }
+
+    /// Nothing is left over: if the peer closes now, it does so between frames.
+    pub fn is_empty(&self) -> bool {
+        self.filled.is_empty()
+    }
+
+    /// The JSON of the next frame, without taking it and without looking at a checksum; `None` if more must arrive.
+    pub fn peek_json(&self) -> Result<Option<&[u8]>, FrameError> {
+        let Some((field, rest)) = self.bytes().split_first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let json = rest.get(..parse_length(*field)?);
+        if json.is_some_and(is_too_deep) {
+            return Err(FrameError::TooDeep);
+        }
+        Ok(json)
+    }
+
+    /// Takes the next frame and returns its JSON; `None` if more must arrive.
+    pub fn next_frame(&mut self, form: Form) -> Result<Option<&[u8]>, FrameError> {
+        let Some(json) = self.peek_json()?.map(<[u8]>::len) else {
+            return Ok(None);
+        };
+        let start = self.filled.start;
+        let json_end = start + LENGTH_BYTES + json;
+        let end = json_end + if form == Form::Native { CRC_BYTES } else { 0 };
+        if self.filled.end < end {
+            return Ok(None);
+        }
+        if form == Form::Native {
+            let actual = crc32c::crc32c(&self.buffer[start..json_end]);
+            let mut field = [0; CRC_BYTES];
+            field.copy_from_slice(&self.buffer[json_end..end]);
+            let expected = u32::from_le_bytes(field);
+            if expected != actual {
+                return Err(FrameError::Checksum { expected, actual });
+            }
+        }
+        self.filled.start = end;
+        Ok(Some(&self.buffer[start + LENGTH_BYTES..json_end]))
+    }
+
+    /// Takes the bytes of a body that arrived together with its frame: at most `dst.len()`; returns how many.
+    pub fn take_body(&mut self, dst: &mut [u8]) -> usize {
+        let count = dst.len().min(self.filled.len());
+        dst[..count].copy_from_slice(&self.buffer[self.filled.start..self.filled.start + count]);
+        self.filled.start += count;
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(form: Form, json: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(form, json, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_frame_arrives_byte_by_byte() {
+        for form in [Form::Classic, Form::Native] {
+            let bytes = frame(form, b"{\"a\":1}");
+            let mut inbox = Inbox::new();
+            for (index, byte) in bytes.iter().enumerate() {
+                assert_eq!(inbox.next_frame(form).unwrap(), None, "after {index} bytes");
+                assert_eq!(inbox.push(&[*byte]), 1);
+            }
+            assert_eq!(inbox.next_frame(form).unwrap(), Some(&b"{\"a\":1}"[..]));
+            assert!(inbox.is_empty());
+        }
+    }
+
+    #[test]
+    fn frames_and_bodies_that_stick_together_come_apart() {
+        let mut bytes = frame(Form::Classic, b"{}");
+        bytes.extend_from_slice(b"body");
+        bytes.extend_from_slice(&frame(Form::Classic, b"[1]"));
+        let mut inbox = Inbox::new();
+        inbox.push(&bytes);
+        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"{}"[..]));
+        let mut body = [0; 4];
+        assert_eq!(inbox.take_body(&mut body), 4);
+        assert_eq!(&body, b"body");
+        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"[1]"[..]));
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_at_the_fourth_byte() {
+        for (field, big_endian) in
+            [(0u32, false), (65_537, false), (u32::MAX, false), (1 << 31, true), (1 << 30 | 1, false), (100u32.swap_bytes(), true)]
+        {
+            let mut inbox = Inbox::new();
+            inbox.push(&field.to_le_bytes()[..3]);
+            assert_eq!(inbox.next_frame(Form::Native).unwrap(), None);
+            inbox.push(&field.to_le_bytes()[3..]);
+            let error = FrameError::Length { length: field, big_endian };
+            assert_eq!(inbox.next_frame(Form::Native), Err(error.clone()));
+            assert_eq!(inbox.peek_json(), Err(error));
+        }
+        assert_eq!(parse_length(65_536u32.to_le_bytes()), Ok(65_536));
+    }
+
+    #[test]
+    fn nesting_is_bounded_but_brackets_in_names_are_not_nesting() {
+        let nested = |levels: usize| [b"[".repeat(levels), b"]".repeat(levels)].concat();
+        for (json, fine) in [
+            (nested(32), true),
+            (nested(33), false),
+            (nested(10_000), false),
+            ([&b"\"\\\""[..], &b"[".repeat(100), b"\""].concat(), true),
+        ] {
+            let mut inbox = Inbox::new();
+            inbox.push(&frame(Form::Native, &json));
+            assert_eq!(inbox.next_frame(Form::Native).is_ok(), fine, "{}", json.len());
+        }
+    }
+
+    #[test]
+    fn one_flipped_bit_anywhere_in_a_native_frame_is_noticed() {
+        let good = frame(Form::Native, b"{\"ftx\":\"busy\"}");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let mut inbox = Inbox::new();
+            inbox.push(&bad);
+            // A flip in the length may ask for bytes that have not come; it must never yield a frame.
+            assert!(!matches!(inbox.next_frame(Form::Native), Ok(Some(_))), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_longest_frame_fits() {
+        let json = vec![b' '; MAX_JSON_BYTES];
+        let bytes = frame(Form::Native, &json);
+        let mut inbox = Inbox::new();
+        let mut sent = 0;
+        let mut frames = 0;
+        let twenty: Vec<u8> = bytes.iter().copied().cycle().take(bytes.len() * 20).collect();
+        while sent < twenty.len() {
+            let count = inbox.push(&twenty[sent..]);
+            assert!(count > 0, "an inbox that is emptied of frames has room");
+            sent += count;
+            while inbox.next_frame(Form::Native).unwrap().is_some() {
+                frames += 1;
+            }
+        }
+        assert_eq!(frames, 20);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_frames_or_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let mut inbox = Inbox::new();
+            inbox.push(&bytes);
+            while let Ok(Some(_)) = inbox.next_frame(Form::Classic) {}
+        }
+    }
+}

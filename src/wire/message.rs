@@ -1,0 +1,538 @@
+//! The frames of the native dialect: one JSON object each, with the key `ftx` naming its kind.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{self, Form};
+use super::runs::Runs;
+use crate::digest::Md5;
+use crate::escape::Shown;
+use crate::fault::Fault;
+use crate::units::{Metadata, Mode, MtimeNs};
+
+/// The number of an entry in its session: 0, 1, 2, ... in the order of announcement.
+pub type EntryId = u64;
+
+/// Bytes of a sentence in an `error` frame at most; longer ones are cut.
+pub const MAX_SENTENCE_BYTES: usize = 1024;
+
+/// Everything that is said in the native dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Sender, first of all.
+    Hello(Introduction),
+    /// Receiver, first of all.
+    Welcome(Introduction),
+    /// Sender: an entry, announced ahead of its body.
+    Entry(Entry),
+    /// Sender: one part of a file; its body follows.
+    Part(Part),
+    /// Sender: the digest of one part, because the receiver asked for digests first. No body follows.
+    Offer(Part),
+    /// Sender: what the walk found; a hint for the receiver's progress bar.
+    Totals {
+        /// Regular files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// Sender: every entry is announced.
+    End {
+        /// How many there were.
+        entries: u64,
+    },
+    /// Receiver: what to do about entries.
+    Want {
+        /// Which files.
+        entries: Runs,
+        /// Which of their parts.
+        parts: Wanted,
+    },
+    /// Receiver: this part arrived damaged.
+    Again {
+        /// The file.
+        entry: EntryId,
+        /// The part's index.
+        part: u64,
+    },
+    /// Receiver: verified, durable and under the final name.
+    Stored {
+        /// Which entries.
+        entries: Runs,
+    },
+    /// Receiver: the last word.
+    Receipt(Receipt),
+    /// Either: still at work, so do not give me up.
+    Busy,
+    /// Either: an entry, or without one the session, failed.
+    Error(Failure),
+}
+
+/// Who speaks, in `hello` and `welcome`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// In `hello` the highest version the sender speaks; in `welcome` the one the session has.
+    pub version: u32,
+    /// Optional abilities; unknown ones are ignored.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Program and version, for logs.
+    #[serde(default)]
+    pub agent: String,
+}
+
+/// An entry as it is announced. Names and targets are raw: not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub id: EntryId,
+    /// Its relative path, as bytes of the sender's file system.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Mode and time of modification.
+    pub metadata: Metadata,
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// A folder; announced after everything in it.
+    Dir,
+    /// A symbolic link; announced after all files.
+    Link {
+        /// Its target, raw.
+        target: Vec<u8>,
+    },
+}
+
+/// A part's dictionary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The file.
+    pub entry: EntryId,
+    /// The part's index.
+    pub part: u64,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The digest of its bytes.
+    pub md5: Md5,
+}
+
+/// What a receiver wants of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// Every part.
+    All,
+    /// Nothing: it is there already, and identical.
+    None,
+    /// The digests first, as `offer` frames: something of that name and size is there.
+    Offers,
+    /// These parts.
+    #[serde(untagged)]
+    Parts(Runs),
+}
+
+/// The receiver's last word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Entries announced.
+    pub entries: u64,
+    /// Entries verified, durable and in place, the skipped ones included.
+    pub stored: u64,
+    /// Entries among them that were there already.
+    pub skipped: u64,
+    /// Entries that did not arrive.
+    pub failed: u64,
+    /// Bytes of verified bodies.
+    pub bytes: u64,
+}
+
+/// What `error` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The entry that failed; `None` ends the session.
+    pub entry: Option<EntryId>,
+    /// The stable reason.
+    pub fault: Fault,
+    /// A sentence for people, raw.
+    pub message: String,
+}
+
+/// A frame that is not a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not a JSON object of the right shape.
+    #[error("a header of the kind \"{}\" cannot be read: {reason}", Shown::new(kind))]
+    Shape {
+        /// The kind, as far as it was understood.
+        kind: String,
+        /// What the JSON reader said.
+        reason: String,
+    },
+    /// A kind that this version does not know.
+    #[error("a header of the unknown kind \"{}\" arrived", Shown::new(kind))]
+    UnknownKind {
+        /// The kind.
+        kind: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Tag<'a> {
+    #[serde(borrow)]
+    ftx: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Tagged<'a, T> {
+    ftx: &'static str,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawKind {
+    File,
+    Dir,
+    Link,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "ftx", rename = "entry")]
+struct RawEntry<'a> {
+    entry: EntryId,
+    #[serde(rename = "type")]
+    kind: RawKind,
+    #[serde(borrow)]
+    filename: Cow<'a, str>,
+    /// The bytes in hex, where the name is not UTF-8; `filename` is then only for reading.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    filename_hex: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    target: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    target_hex: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtime_ns: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawPart<'a> {
+    entry: EntryId,
+    part: u64,
+    size: u64,
+    #[serde(borrow)]
+    md5: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawTotals {
+    files: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawEnd {
+    entries: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawWant {
+    entries: Runs,
+    parts: Wanted,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawAgain {
+    entry: EntryId,
+    part: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawStored {
+    entries: Runs,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawError<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entry: Option<EntryId>,
+    #[serde(borrow)]
+    code: Cow<'a, str>,
+    #[serde(borrow, default)]
+    message: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+impl Message {
+    /// Reads the JSON of a native frame. Unknown keys are ignored, unknown kinds are an error.
+    pub fn parse(json: &[u8]) -> Result<Self, MessageError> {
+        let tag: Tag = serde_json::from_slice(json).map_err(|error| shape("?", &error))?;
+        let kind = tag.ftx.as_ref();
+        Ok(match kind {
+            "hello" => Message::Hello(read(kind, json)?),
+            "welcome" => Message::Welcome(read(kind, json)?),
+            "entry" => Message::Entry(read::<RawEntry>(kind, json)?.try_into()?),
+            "part" => Message::Part(read::<RawPart>(kind, json)?.checked(kind)?),
+            "offer" => Message::Offer(read::<RawPart>(kind, json)?.checked(kind)?),
+            "totals" => {
+                let RawTotals { files, bytes } = read(kind, json)?;
+                Message::Totals { files, bytes }
+            }
+            "end" => Message::End { entries: read::<RawEnd>(kind, json)?.entries },
+            "want" => {
+                let RawWant { entries, parts } = read(kind, json)?;
+                Message::Want { entries, parts }
+            }
+            "again" => {
+                let RawAgain { entry, part } = read(kind, json)?;
+                Message::Again { entry, part }
+            }
+            "stored" => Message::Stored { entries: read::<RawStored>(kind, json)?.entries },
+            "receipt" => Message::Receipt(read(kind, json)?),
+            "busy" => Message::Busy,
+            "error" => Message::Error(read::<RawError>(kind, json)?.into()),
+            _ => return Err(MessageError::UnknownKind { kind: kind.to_owned() }),
+        })
+    }
+
+    /// Appends this message to `out`, as a native frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let json = match self {
+            Message::Hello(introduction) => tagged("hello", introduction),
+            Message::Welcome(introduction) => tagged("welcome", introduction),
+            Message::Entry(entry) => to_json(&RawEntry::from(entry)),
+            Message::Part(part) => tagged("part", &RawPart::from(part)),
+            Message::Offer(part) => tagged("offer", &RawPart::from(part)),
+            Message::Totals { files, bytes } => tagged("totals", &RawTotals { files: *files, bytes: *bytes }),
+            Message::End { entries } => tagged("end", &RawEnd { entries: *entries }),
+            Message::Want { entries, parts } => {
+                tagged("want", &RawWant { entries: entries.clone(), parts: parts.clone() })
+            }
+            Message::Again { entry, part } => tagged("again", &RawAgain { entry: *entry, part: *part }),
+            Message::Stored { entries } => tagged("stored", &RawStored { entries: entries.clone() }),
+            Message::Receipt(receipt) => tagged("receipt", receipt),
+            Message::Busy => tagged("busy", &Nothing {}),
+            Message::Error(failure) => tagged("error", &RawError::from(failure)),
+        };
+        frame::encode(Form::Native, &json, out);
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(kind: &str, json: &'a [u8]) -> Result<T, MessageError> {
+    serde_json::from_slice(json).map_err(|error| shape(kind, &error))
+}
+
+fn shape(kind: &str, error: &serde_json::Error) -> MessageError {
+    MessageError::Shape { kind: kind.to_owned(), reason: error.to_string() }
+}
+
+fn tagged(ftx: &'static str, body: &impl Serialize) -> Vec<u8> {
+    to_json(&Tagged { ftx, body })
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // Writing plain structs of numbers and strings into memory has no way to fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Text for people, and the bytes in hex beside it where text cannot hold them.
+fn readable(bytes: &[u8]) -> (Cow<'_, str>, Option<Cow<'_, str>>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.into(), None),
+        Err(_) => (Shown::new(bytes).to_string().into(), Some(hex::encode(bytes).into())),
+    }
+}
+
+fn raw_bytes(text: &str, hex_digits: Option<&str>) -> Result<Vec<u8>, MessageError> {
+    match hex_digits {
+        None => Ok(text.as_bytes().to_vec()),
+        Some(digits) => hex::decode(digits)
+            .map_err(|error| MessageError::Shape { kind: "entry".into(), reason: error.to_string() }),
+    }
+}
+
+impl<'a> From<&'a Entry> for RawEntry<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        let (filename, filename_hex) = readable(&entry.name);
+        let (kind, size, target) = match &entry.kind {
+            EntryKind::File { size_bytes } => (RawKind::File, Some(*size_bytes), None),
+            EntryKind::Dir => (RawKind::Dir, None, None),
+            EntryKind::Link { target } => (RawKind::Link, None, Some(readable(target))),
+        };
+        let (target, target_hex) = target.map_or((None, None), |(text, hex)| (Some(text), hex));
+        RawEntry {
+            entry: entry.id,
+            kind,
+            filename,
+            filename_hex,
+            size,
+            target,
+            target_hex,
+            mode: entry.metadata.mode.map(Mode::bits),
+            mtime_ns: entry.metadata.mtime.map(|mtime| mtime.0),
+        }
+    }
+}
+
+impl TryFrom<RawEntry<'_>> for Entry {
+    type Error = MessageError;
+
+    fn try_from(raw: RawEntry<'_>) -> Result<Self, MessageError> {
+        let missing = |key: &str| MessageError::Shape { kind: "entry".into(), reason: format!("missing field `{key}`") };
+        let kind = match raw.kind {
+            RawKind::File => EntryKind::File { size_bytes: raw.size.ok_or_else(|| missing("size"))? },
+            RawKind::Dir => EntryKind::Dir,
+            RawKind::Link => EntryKind::Link {
+                target: raw_bytes(&raw.target.ok_or_else(|| missing("target"))?, raw.target_hex.as_deref())?,
+            },
+        };
+        Ok(Entry {
+            id: raw.entry,
+            name: raw_bytes(&raw.filename, raw.filename_hex.as_deref())?,
+            kind,
+            metadata: Metadata { mode: raw.mode.map(Mode::new), mtime: raw.mtime_ns.map(MtimeNs) },
+        })
+    }
+}
+
+impl From<&Part> for RawPart<'_> {
+    fn from(part: &Part) -> Self {
+        RawPart { entry: part.entry, part: part.part, size: part.size_bytes, md5: part.md5.to_string().into() }
+    }
+}
+
+impl RawPart<'_> {
+    fn checked(self, kind: &str) -> Result<Part, MessageError> {
+        let md5 = self
+            .md5
+            .parse()
+            .map_err(|error: crate::digest::DigestError| MessageError::Shape { kind: kind.into(), reason: error.to_string() })?;
+        Ok(Part { entry: self.entry, part: self.part, size_bytes: self.size, md5 })
+    }
+}
+
+impl<'a> From<&'a Failure> for RawError<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        let end = failure.message.floor_char_boundary(MAX_SENTENCE_BYTES);
+        RawError {
+            entry: failure.entry,
+            code: failure.fault.as_str().into(),
+            message: failure.message[..end].into(),
+        }
+    }
+}
+
+impl From<RawError<'_>> for Failure {
+    fn from(raw: RawError<'_>) -> Self {
+        let end = raw.message.floor_char_boundary(MAX_SENTENCE_BYTES);
+        Failure { entry: raw.entry, fault: Fault::from_wire(&raw.code), message: raw.message[..end].to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Inbox;
+    use proptest::prelude::*;
+
+    fn there_and_back(message: &Message) -> Message {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let mut inbox = Inbox::new();
+        inbox.push(&bytes);
+        let parsed = Message::parse(inbox.next_frame(Form::Native).unwrap().unwrap()).unwrap();
+        assert!(inbox.is_empty());
+        parsed
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_keeps_its_bytes() {
+        let entry = Entry {
+            id: 3,
+            name: b"caf\xe9/\xff".to_vec(),
+            kind: EntryKind::Link { target: b"\xfe".to_vec() },
+            metadata: Metadata::default(),
+        };
+        assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    }
+
+    #[test]
+    fn the_longest_odd_name_fits_into_a_frame() {
+        let name = vec![0x01; 4096];
+        let entry = Entry { id: u64::MAX, name: name.clone(), kind: EntryKind::Link { target: name }, metadata: Metadata::default() };
+        assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+        let name = vec![0xff; 4096];
+        let entry = Entry { id: u64::MAX, name: name.clone(), kind: EntryKind::Link { target: name }, metadata: Metadata::default() };
+        assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_unknown_kinds_are_errors() {
+        assert_eq!(Message::parse(br#"{"ftx":"end","entries":7,"colour":[1,{}]}"#), Ok(Message::End { entries: 7 }));
+        assert_eq!(
+            Message::parse(br#"{"ftx":"dance"}"#),
+            Err(MessageError::UnknownKind { kind: "dance".into() })
+        );
+    }
+
+    #[test]
+    fn what_has_the_wrong_shape_is_refused() {
+        for json in [
+            "", "[]", "7", "null", "{}", r#"{"ftx":7}"#, r#"{"ftx":"end"}"#, r#"{"ftx":"end","entries":-1}"#,
+            r#"{"ftx":"end","entries":1.0}"#, r#"{"ftx":"end","entries":"1"}"#, r#"{"ftx":"end","entries":1,"entries":1}"#,
+            r#"{"ftx":"end","ftx":"end","entries":1}"#, r#"{"ftx":"end","entries":18446744073709551616}"#,
+            r#"{"ftx":"entry","entry":0,"type":"file","filename":"a"}"#,
+            r#"{"ftx":"entry","entry":0,"type":"link","filename":"a"}"#,
+            r#"{"ftx":"entry","entry":0,"type":"fifo","filename":"a"}"#,
+            r#"{"ftx":"entry","entry":0,"type":"dir","filename":"a","filename_hex":"6"}"#,
+            r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":1,"mode":-1}"#,
+            r#"{"ftx":"part","entry":0,"part":0,"size":1,"md5":"12"}"#,
+            r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#, r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
+        ] {
+            assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn long_sentences_are_cut_at_a_character() {
+        let failure = Failure { entry: None, fault: Fault::Other, message: "ä".repeat(1000) };
+        let Message::Error(cut) = there_and_back(&Message::Error(failure)) else { panic!("an error stays one") };
+        assert_eq!(cut.message, "ä".repeat(512));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_fail_and_never_panic(json in "\\{\"ftx\":\"(entry|part|want|error)\",.{0,80}\\}") {
+            let _ = Message::parse(json.as_bytes());
+        }
+
+        #[test]
+        fn entries_survive_the_trip(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
+            let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size },
+                metadata: Metadata { mode: Some(Mode::new(mode)), mtime: Some(MtimeNs(mtime)) } });
+            prop_assert_eq!(there_and_back(&entry), entry);
+        }
+
+        #[test]
+        fn parts_survive_the_trip(entry: u64, part: u64, size_bytes: u64, md5: [u8; 16]) {
+            let part = Message::Part(Part { entry, part, size_bytes, md5: md5.into() });
+            prop_assert_eq!(there_and_back(&part), part);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Bytes in, bytes out: frames, header dictionaries, both dialects, and the two ends of a session as state machines.
+//!
+//! No socket, no file, no clock and no thread is known here. A driver reads bytes into an [`Inbox`], hands each frame
+//! to a session, does what the returned event asks for, and writes what the session put into its output.
+//!
+//! ```text
+//! classic   | length: u32 LE | JSON, `length` bytes |                      then the body, `size` bytes
+//! native    | length: u32 LE | JSON, `length` bytes | CRC-32C: u32 LE |    after `part`: the body, `size` bytes
+//!           0                4                      4 + length             4 + length + 4
+//! ```
+//!
+//! The length counts the JSON alone, [`frame::LENGTH_BYTES`] wide, `1..=`[`frame::MAX_JSON_BYTES`]. The CRC-32C
+//! ([`frame::CRC_BYTES`]) covers length and JSON. `docs/protocol.md` describes the whole for other implementations.
+
+pub mod classic;
+pub mod dialect;
+pub mod frame;
+pub mod message;
+pub mod receiver;
+pub mod runs;
+pub mod sender;
+
+pub use dialect::Dialect;
+pub use frame::{Form, FrameError, Inbox};
+pub use message::{EntryId, Message, MessageError};
+pub use receiver::ReceiverSession;
+pub use sender::SenderSession;
+
+/// The version of the native dialect that this crate speaks.
+pub const VERSION: u32 = 1;
+
+/// How many entries may be announced and not yet settled. It bounds the memory of both ends and is far more than a
+/// receiver collects before it commits a batch, so that nobody waits for the other.
+pub const MAX_ENTRIES_IN_FLIGHT: usize = 4096;
+
+/// How often in a row one part may arrive damaged before the entry fails.
+pub const MAX_TRIES_A_PART: u32 = 3;
+
+/// The peer broke the rules; the session cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The bytes do not make a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The frame is not a message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// A message that has no place here.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(String),
+    /// No version in common.
+    #[error("the peer speaks version {theirs} of the protocol, this ftx speaks version {VERSION}")]
+    Version {
+        /// What the peer offered.
+        theirs: u32,
+    },
+    /// The peer ended the session and said why.
+    #[error("the other side gave up: {}", crate::escape::Shown::new(message))]
+    PeerGaveUp {
+        /// The stable code.
+        fault: crate::fault::Fault,
+        /// The peer's sentence, raw.
+        message: String,
+    },
+}
+
+impl WireError {
+    pub(crate) fn protocol(what: impl Into<String>) -> Self {
+        WireError::Protocol(what.into())
+    }
+}

@@ -1,0 +1,661 @@
+//! The receiver's end of a native session, as a state machine: frames in, [`Event`]s and frames out.
+//!
+//! ```text
+//! hello -> welcome
+//! entry (file)  -> want all | want offers | error          what is there under that name decides
+//! offer ...     -> want none | want all | error            compared with what is there
+//! part + body   -> (again) ... until all parts are verified -> stored
+//! entry (dir, link)  waits until every file announced before it is settled, then -> stored
+//! end           -> receipt, once everything is settled
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::message::{Entry, EntryId, EntryKind, Failure, Introduction, Message, Part, Receipt, Wanted};
+use super::runs::Runs;
+use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError, classic::MAX_FILE_BYTES};
+use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
+use crate::fault::Fault;
+use crate::relpath::{LinkTarget, NamePolicy, RelPath};
+use crate::units::Metadata;
+
+/// What a frame asks the driver to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    Nothing,
+    /// The sender introduced itself; raw text for logs.
+    Introduced {
+        /// Program and version.
+        agent: String,
+    },
+    /// A file wants to come. Answer with [`ReceiverSession::want`] or [`ReceiverSession::fail`].
+    File(FileEntry),
+    /// An entry was refused by the session itself and answered.
+    Refused {
+        /// Its raw name.
+        name: Vec<u8>,
+        /// The reason.
+        fault: Fault,
+        /// A sentence.
+        reason: String,
+    },
+    /// A body of `range.len` bytes follows. Then say [`ReceiverSession::part_verified`] or
+    /// [`ReceiverSession::part_damaged`].
+    Body(PartHeader),
+    /// A body of so many bytes follows that nobody needs any more.
+    Discard {
+        /// How many.
+        bytes: u64,
+    },
+    /// The digest that a part has at the sender; no body follows.
+    Offer(PartHeader),
+    /// The sender gave up on an entry.
+    Withdrawn {
+        /// The entry.
+        id: EntryId,
+        /// Its path.
+        path: RelPath,
+        /// The reason.
+        fault: Fault,
+        /// The sender's sentence, raw.
+        message: String,
+        /// Bytes of it that will not come any more.
+        remaining_bytes: u64,
+    },
+    /// What the sender's walk found.
+    Totals {
+        /// Regular files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+}
+
+/// A file as announced, its name checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Its number.
+    pub id: EntryId,
+    /// Where it lands.
+    pub path: RelPath,
+    /// Its size and parts.
+    pub layout: PartLayout,
+    /// Mode and time of modification.
+    pub metadata: Metadata,
+}
+
+/// A folder or link whose turn has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherEntry {
+    /// Its number.
+    pub id: EntryId,
+    /// Where it lands.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: OtherKind,
+    /// Mode and time of modification.
+    pub metadata: Metadata,
+}
+
+/// What is not a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OtherKind {
+    /// A folder.
+    Dir,
+    /// A symbolic link.
+    Link(LinkTarget),
+}
+
+/// One part of a file that was announced: checked against the file's layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartHeader {
+    /// The file.
+    pub id: EntryId,
+    /// The part's index.
+    pub part: u64,
+    /// Where it lies.
+    pub range: PartRange,
+    /// What its bytes must give.
+    pub md5: Md5,
+}
+
+/// What became of a file when one more of its parts was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progressed {
+    /// More parts are to come.
+    Partly,
+    /// All parts are verified. The file counts as in commit until [`ReceiverSession::stored`] or
+    /// [`ReceiverSession::fail`].
+    Complete(PartDigests),
+}
+
+/// What to do about a damaged part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// It was asked for again.
+    Again,
+    /// It was damaged [`MAX_TRIES_A_PART`] times in a row: the entry failed and is answered.
+    GaveUp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    Hello,
+    Open,
+    Ended,
+}
+
+#[derive(Debug)]
+struct FileState {
+    entry: FileEntry,
+    stage: FileStage,
+    verified: PartDigests,
+    verified_bytes: u64,
+    tries: BTreeMap<u64, u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileStage {
+    Undecided,
+    Offers,
+    Bodies,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct ReceiverSession {
+    policy: NamePolicy,
+    stage: Stage,
+    /// Files announced and neither complete nor failed.
+    files: BTreeMap<EntryId, FileState>,
+    /// Folders and links whose turn has not come.
+    waiting: VecDeque<OtherEntry>,
+    /// Entries handed over to be committed.
+    committing: BTreeSet<EntryId>,
+    receipt: Receipt,
+    wants: Vec<EntryId>,
+    stored: Vec<EntryId>,
+    out: Vec<u8>,
+}
+
+impl ReceiverSession {
+    /// A session that has heard nothing yet.
+    pub fn new(policy: NamePolicy) -> Self {
+        ReceiverSession {
+            policy,
+            stage: Stage::Hello,
+            files: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            committing: BTreeSet::new(),
+            receipt: Receipt::default(),
+            wants: Vec::new(),
+            stored: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes the JSON of one frame.
+    pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
+        let message = Message::parse(json)?;
+        match (self.stage, message) {
+            (Stage::Hello, Message::Hello(hello)) => self.welcome(hello),
+            (_, Message::Error(Failure { entry: None, fault, message })) => Err(WireError::PeerGaveUp { fault, message }),
+            (Stage::Hello, _) => Err(WireError::protocol("the first header is not a hello")),
+            (_, Message::Busy) => Ok(Event::Nothing),
+            (Stage::Open, Message::Entry(entry)) => self.announced(entry),
+            (Stage::Open, Message::Totals { files, bytes }) => Ok(Event::Totals { files, bytes }),
+            (Stage::Open, Message::End { entries }) => self.end(entries),
+            (_, Message::Part(part)) => self.part(part, FileStage::Bodies),
+            (_, Message::Offer(part)) => self.part(part, FileStage::Offers),
+            (_, Message::Error(Failure { entry: Some(id), fault, message })) => self.withdrawn(id, fault, message),
+            (_, other) => Err(WireError::protocol(format!("a header out of place: {}", kind_of(&other)))),
+        }
+    }
+
+    fn welcome(&mut self, hello: Introduction) -> Result<Event, WireError> {
+        if hello.version < VERSION {
+            return Err(WireError::Version { theirs: hello.version });
+        }
+        self.stage = Stage::Open;
+        Message::Welcome(introduction()).encode(&mut self.out);
+        Ok(Event::Introduced { agent: hello.agent })
+    }
+
+    fn announced(&mut self, entry: Entry) -> Result<Event, WireError> {
+        if entry.id != self.receipt.entries {
+            return Err(WireError::protocol(format!("entry {} announced, {} expected", entry.id, self.receipt.entries)));
+        }
+        if self.in_flight() >= MAX_ENTRIES_IN_FLIGHT {
+            return Err(WireError::protocol(format!("more than {MAX_ENTRIES_IN_FLIGHT} entries in flight")));
+        }
+        self.receipt.entries += 1;
+        let id = entry.id;
+        let path = match RelPath::new(&entry.name, self.policy) {
+            Ok(path) => path,
+            Err(error) => return Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
+        };
+        let metadata = entry.metadata;
+        match entry.kind {
+            EntryKind::File { size_bytes } if size_bytes > MAX_FILE_BYTES => {
+                let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
+                Ok(self.refuse(id, entry.name, Fault::NoSpace, reason))
+            }
+            EntryKind::File { size_bytes } => {
+                let entry = FileEntry { id, path, layout: PartLayout::new(size_bytes), metadata };
+                let state = FileState {
+                    entry: entry.clone(),
+                    stage: FileStage::Undecided,
+                    verified: PartDigests::new(),
+                    verified_bytes: 0,
+                    tries: BTreeMap::new(),
+                };
+                self.files.insert(id, state);
+                Ok(Event::File(entry))
+            }
+            EntryKind::Dir => {
+                self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Dir, metadata });
+                Ok(Event::Nothing)
+            }
+            EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
+                Ok(target) => {
+                    self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Link(target), metadata });
+                    Ok(Event::Nothing)
+                }
+                Err(error) => Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
+            },
+        }
+    }
+
+    fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: Fault, reason: String) -> Event {
+        self.fail(id, fault, &reason);
+        Event::Refused { name, fault, reason }
+    }
+
+    fn end(&mut self, entries: u64) -> Result<Event, WireError> {
+        if entries != self.receipt.entries {
+            return Err(WireError::protocol(format!(
+                "the end speaks of {entries} entries, {} were announced",
+                self.receipt.entries
+            )));
+        }
+        self.stage = Stage::Ended;
+        Ok(Event::Nothing)
+    }
+
+    fn part(&mut self, part: Part, stage: FileStage) -> Result<Event, WireError> {
+        let unexpected = |what: &str| Err(WireError::protocol(format!("part {} of entry {}: {what}", part.part, part.entry)));
+        if part.entry >= self.receipt.entries {
+            return unexpected("the entry was never announced");
+        }
+        let Some(file) = self.files.get(&part.entry) else {
+            // The entry failed or was stored, and the sender had not heard of it when it sent this.
+            return match stage {
+                FileStage::Bodies if part.size_bytes > PART_BYTES => unexpected("larger than a part"),
+                FileStage::Bodies => Ok(Event::Discard { bytes: part.size_bytes }),
+                _ => Ok(Event::Nothing),
+            };
+        };
+        if file.stage != stage {
+            if stage == FileStage::Offers {
+                // Offers that were on their way when the receiver had seen enough.
+                return if file.stage == FileStage::Bodies { Ok(Event::Nothing) } else { unexpected("offered unasked") };
+            }
+            return unexpected("sent unasked");
+        }
+        let Some(range) = file.entry.layout.range(part.part) else {
+            return unexpected("the file has no such part");
+        };
+        if range.len != part.size_bytes {
+            return unexpected(&format!("{} bytes, {} expected", part.size_bytes, range.len));
+        }
+        if file.verified.contains(part.part) {
+            return unexpected("sent twice");
+        }
+        let header = PartHeader { id: part.entry, part: part.part, range, md5: part.md5 };
+        Ok(if stage == FileStage::Offers { Event::Offer(header) } else { Event::Body(header) })
+    }
+
+    fn withdrawn(&mut self, id: EntryId, fault: Fault, message: String) -> Result<Event, WireError> {
+        if id >= self.receipt.entries {
+            return Err(WireError::protocol(format!("entry {id} withdrawn, but never announced")));
+        }
+        Ok(match self.files.remove(&id) {
+            Some(file) => {
+                self.receipt.failed += 1;
+                let remaining_bytes = file.entry.layout.size_bytes() - file.verified_bytes;
+                Event::Withdrawn { id, path: file.entry.path, fault, message, remaining_bytes }
+            }
+            None => Event::Nothing,
+        })
+    }
+
+    /// Asks for all parts of a file.
+    pub fn want_all(&mut self, id: EntryId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.stage = FileStage::Bodies;
+            file.verified = PartDigests::new();
+            file.verified_bytes = 0;
+            self.wants.push(id);
+        }
+    }
+
+    /// Asks for the digests of a file first, because something like it is there.
+    pub fn want_offers(&mut self, id: EntryId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.stage = FileStage::Offers;
+            Message::Want { entries: Runs::one(id), parts: Wanted::Offers }.encode(&mut self.out);
+        }
+    }
+
+    /// A part's digest holds: its bytes are on their way to the disk, or the offered digest matches what is there.
+    pub fn part_verified(&mut self, header: &PartHeader) -> Progressed {
+        let Some(file) = self.files.get_mut(&header.id) else {
+            return Progressed::Partly;
+        };
+        file.tries.remove(&header.part);
+        file.verified.insert(header.part, header.md5);
+        file.verified_bytes += header.range.len;
+        if file.stage == FileStage::Bodies {
+            self.receipt.bytes += header.range.len;
+        }
+        if file.verified.count() < file.entry.layout.count() {
+            return Progressed::Partly;
+        }
+        if file.stage == FileStage::Offers {
+            self.receipt.skipped += 1;
+            Message::Want { entries: Runs::one(header.id), parts: Wanted::None }.encode(&mut self.out);
+        }
+        self.committing.insert(header.id);
+        let verified = std::mem::take(&mut file.verified);
+        self.files.remove(&header.id);
+        Progressed::Complete(verified)
+    }
+
+    /// A part's digest does not hold: asks for it again, or gives up.
+    pub fn part_damaged(&mut self, header: &PartHeader) -> Repair {
+        let Some(file) = self.files.get_mut(&header.id) else {
+            return Repair::GaveUp;
+        };
+        let tries = file.tries.entry(header.part).or_default();
+        *tries += 1;
+        if *tries >= MAX_TRIES_A_PART {
+            let reason = format!("part {} arrived damaged {MAX_TRIES_A_PART} times in a row", header.part);
+            self.fail(header.id, Fault::Digest, &reason);
+            return Repair::GaveUp;
+        }
+        Message::Again { entry: header.id, part: header.part }.encode(&mut self.out);
+        Repair::Again
+    }
+
+    /// The next folder or link whose turn has come: all files announced before it are complete or failed.
+    pub fn next_ready(&mut self) -> Option<OtherEntry> {
+        let first_unsettled = self.files.first_key_value().map_or(u64::MAX, |(id, _)| *id);
+        if self.waiting.front()?.id > first_unsettled {
+            return None;
+        }
+        let other = self.waiting.pop_front()?;
+        self.committing.insert(other.id);
+        Some(other)
+    }
+
+    /// The entry is verified, durable and in place.
+    pub fn stored(&mut self, id: EntryId) {
+        if self.committing.remove(&id) {
+            self.receipt.stored += 1;
+            self.stored.push(id);
+        }
+    }
+
+    /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
+    pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
+        let file = self.files.remove(&id);
+        self.committing.remove(&id);
+        self.receipt.failed += 1;
+        Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
+        file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
+    }
+
+    /// Tells the sender why the session ends here.
+    pub fn give_up(&mut self, fault: Fault, reason: &str) {
+        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    }
+
+    /// Tells the sender that the silence means work.
+    pub fn busy(&mut self) {
+        Message::Busy.encode(&mut self.out);
+    }
+
+    /// All entries were announced and all of them are handed over or failed.
+    pub fn is_all_received(&self) -> bool {
+        self.stage == Stage::Ended && self.files.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Is anything handed over and not settled?
+    pub fn is_committing(&self) -> bool {
+        !self.committing.is_empty()
+    }
+
+    /// Says the last word; `None` as long as something is not settled.
+    pub fn finish(&mut self) -> Option<Receipt> {
+        if !self.is_all_received() || self.is_committing() {
+            return None;
+        }
+        self.flush_lists();
+        Message::Receipt(self.receipt).encode(&mut self.out);
+        Some(self.receipt)
+    }
+
+    /// What is to be sent, and forgets it.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        self.flush_lists();
+        std::mem::take(&mut self.out)
+    }
+
+    fn flush_lists(&mut self) {
+        for entries in Runs::pack(std::mem::take(&mut self.wants)) {
+            Message::Want { entries, parts: Wanted::All }.encode(&mut self.out);
+        }
+        for entries in Runs::pack(std::mem::take(&mut self.stored)) {
+            Message::Stored { entries }.encode(&mut self.out);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.files.len() + self.waiting.len() + self.committing.len()
+    }
+}
+
+/// How this program introduces itself.
+pub(super) fn introduction() -> Introduction {
+    Introduction { version: VERSION, features: Vec::new(), agent: concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned() }
+}
+
+/// The `ftx` key of a message, for error messages.
+pub(super) fn kind_of(message: &Message) -> &'static str {
+    match message {
+        Message::Hello(_) => "hello",
+        Message::Welcome(_) => "welcome",
+        Message::Entry(_) => "entry",
+        Message::Part(_) => "part",
+        Message::Offer(_) => "offer",
+        Message::Totals { .. } => "totals",
+        Message::End { .. } => "end",
+        Message::Want { .. } => "want",
+        Message::Again { .. } => "again",
+        Message::Stored { .. } => "stored",
+        Message::Receipt(_) => "receipt",
+        Message::Busy => "busy",
+        Message::Error(_) => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Form, Inbox};
+
+    /// A session that has said welcome.
+    fn open() -> ReceiverSession {
+        let mut session = ReceiverSession::new(NamePolicy::Strict);
+        session.handle(br#"{"ftx":"hello","version":1}"#).unwrap();
+        session.take_output();
+        session
+    }
+
+    fn said(session: &mut ReceiverSession) -> Vec<Message> {
+        let mut inbox = Inbox::new();
+        inbox.push(&session.take_output());
+        let mut messages = Vec::new();
+        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+            messages.push(Message::parse(json).unwrap());
+        }
+        messages
+    }
+
+    fn announce(session: &mut ReceiverSession, id: u64, name: &str, size: u64) -> Result<Event, WireError> {
+        let json = serde_json::json!({"ftx":"entry","entry":id,"type":"file","filename":name,"size":size});
+        session.handle(json.to_string().as_bytes())
+    }
+
+    fn part(session: &mut ReceiverSession, kind: &str, id: u64, part: u64, size: u64) -> Result<Event, WireError> {
+        let md5 = Md5::of(b"x").to_string();
+        let json = serde_json::json!({"ftx":kind,"entry":id,"part":part,"size":size,"md5":md5});
+        session.handle(json.to_string().as_bytes())
+    }
+
+    fn body(event: Event) -> PartHeader {
+        match event {
+            Event::Body(header) | Event::Offer(header) => header,
+            other => panic!("no body: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_goes_from_entry_to_receipt() {
+        let mut session = open();
+        let Event::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
+        assert_eq!(file.path.as_bytes(), b"a/b");
+        session.want_all(0);
+        assert_eq!(said(&mut session), [Message::Want { entries: Runs::one(0), parts: Wanted::All }]);
+        let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+        session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+        assert!(!session.is_all_received());
+        assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+        assert!(session.is_all_received() && session.is_committing());
+        assert_eq!(session.finish(), None, "no receipt before it is stored");
+        session.stored(0);
+        let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
+        assert_eq!(session.finish(), Some(receipt));
+        assert_eq!(said(&mut session), [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]);
+    }
+
+    #[test]
+    fn a_damaged_part_is_asked_for_again_and_then_given_up() {
+        let mut session = open();
+        announce(&mut session, 0, "a", 1).unwrap();
+        session.want_all(0);
+        said(&mut session);
+        for _ in 1..MAX_TRIES_A_PART {
+            let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+            assert_eq!(session.part_damaged(&header), Repair::Again);
+            assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
+        }
+        let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+        assert_eq!(session.part_damaged(&header), Repair::GaveUp);
+        assert!(matches!(&said(&mut session)[..], [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]));
+        assert_eq!(part(&mut session, "part", 0, 0, 1), Ok(Event::Discard { bytes: 1 }), "one more was on its way");
+    }
+
+    #[test]
+    fn what_is_there_already_is_told_by_its_digests() {
+        let mut session = open();
+        announce(&mut session, 0, "a", 1).unwrap();
+        session.want_offers(0);
+        let header = body(part(&mut session, "offer", 0, 0, 1).unwrap());
+        assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+        let none = Message::Want { entries: Runs::one(0), parts: Wanted::None };
+        assert_eq!(said(&mut session).last(), Some(&none));
+        session.stored(0);
+        session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+        let receipt = session.finish().unwrap();
+        assert_eq!((receipt.stored, receipt.skipped, receipt.bytes), (1, 1, 0));
+    }
+
+    #[test]
+    fn folders_and_links_wait_for_the_files_before_them() {
+        let mut session = open();
+        announce(&mut session, 0, "d/a", 0).unwrap();
+        session.want_all(0);
+        session.handle(br#"{"ftx":"entry","entry":1,"type":"link","filename":"d/l","target":"a"}"#).unwrap();
+        session.handle(br#"{"ftx":"entry","entry":2,"type":"dir","filename":"d"}"#).unwrap();
+        assert_eq!(session.next_ready(), None);
+        let header = body(part(&mut session, "part", 0, 0, 0).unwrap());
+        session.part_verified(&header);
+        assert!(matches!(session.next_ready().unwrap().kind, OtherKind::Link(_)));
+        assert_eq!(session.next_ready().unwrap().kind, OtherKind::Dir);
+        assert_eq!(session.next_ready(), None);
+    }
+
+    #[test]
+    fn bad_names_are_refused_and_the_rest_goes_on() {
+        let mut session = open();
+        for (id, name) in ["", "..", "a/../b", "/abs", "a\0b", "a\nb", "a\u{1b}b", "a\u{9b}b", "a\u{202e}b", ".ftx-x"].iter().enumerate() {
+            assert!(matches!(announce(&mut session, id as u64, name, 1), Ok(Event::Refused { fault: Fault::Name, .. })), "{name:?}");
+            assert!(matches!(&said(&mut session)[..], [Message::Error(Failure { entry: Some(_), fault: Fault::Name, .. })]));
+        }
+        assert!(matches!(announce(&mut session, 10, "fine", 1 << 63), Ok(Event::Refused { fault: Fault::NoSpace, .. })));
+        assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
+        let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
+        assert!(matches!(session.handle(link), Ok(Event::Refused { fault: Fault::Name, .. })));
+    }
+
+    #[test]
+    fn a_peer_that_breaks_the_rules_ends_its_session() {
+        type Step = fn(&mut ReceiverSession) -> Result<Event, WireError>;
+        let steps: [(&str, Step); 14] = [
+            ("hello twice", |s| s.handle(br#"{"ftx":"hello","version":1}"#)),
+            ("a receiver's word", |s| s.handle(br#"{"ftx":"busy"}"#).and(s.handle(br#"{"ftx":"welcome","version":1}"#))),
+            ("a number skipped", |s| announce(s, 2, "b", 1)),
+            ("a number again", |s| announce(s, 0, "b", 1)),
+            ("an end that lies", |s| s.handle(br#"{"ftx":"end","entries":7}"#)),
+            ("an unknown entry's part", |s| part(s, "part", 1, 0, 1)),
+            ("an unknown entry withdrawn", |s| s.handle(br#"{"ftx":"error","entry":1,"code":"io"}"#)),
+            ("a part that does not exist", |s| part(s, "part", 0, 1, 1)),
+            ("a huge index", |s| part(s, "part", 0, u64::MAX, 1)),
+            ("a short part", |s| part(s, "part", 0, 0, 0)),
+            ("a long part", |s| part(s, "part", 0, 0, 2)),
+            ("an offer unasked", |s| {
+                announce(s, 1, "b", 1)?;
+                part(s, "offer", 1, 0, 1)
+            }),
+            ("a body before the decision", |s| {
+                announce(s, 1, "b", 1)?;
+                part(s, "part", 1, 0, 1)
+            }),
+            ("an entry after the end", |s| {
+                s.handle(br#"{"ftx":"end","entries":1}"#)?;
+                announce(s, 1, "b", 1)
+            }),
+        ];
+        for (what, step) in steps {
+            let mut session = open();
+            announce(&mut session, 0, "a", 1).unwrap();
+            session.want_all(0);
+            assert!(matches!(step(&mut session), Err(WireError::Protocol(_))), "{what}");
+        }
+        let mut session = ReceiverSession::new(NamePolicy::Strict);
+        assert!(matches!(announce(&mut session, 0, "a", 1), Err(WireError::Protocol(_))), "no hello");
+        let mut session = ReceiverSession::new(NamePolicy::Strict);
+        assert_eq!(session.handle(br#"{"ftx":"hello","version":0}"#), Err(WireError::Version { theirs: 0 }));
+    }
+
+    #[test]
+    fn entries_in_flight_are_bounded() {
+        let mut session = open();
+        for id in 0..MAX_ENTRIES_IN_FLIGHT as u64 {
+            announce(&mut session, id, "a", 1).unwrap();
+        }
+        assert!(announce(&mut session, MAX_ENTRIES_IN_FLIGHT as u64, "a", 1).is_err());
+    }
+}

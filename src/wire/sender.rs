@@ -1,0 +1,514 @@
+//! The sender's end of a native session, as a state machine: frames in, [`Event`]s, [`Job`]s and frames out.
+//!
+//! The driver announces entries as long as there is [`SenderSession::has_room`], takes [`Job`]s as the receiver asks
+//! for parts, and ends when the receipt is in. What a hostile receiver can say is bounded: it can ask only for parts
+//! that exist, confirm only what was sent, and repeat nothing without end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+
+use super::message::{Entry, EntryId, EntryKind, Failure, Message, Part, Receipt, Wanted};
+use super::receiver::{introduction, kind_of};
+use super::runs::Runs;
+use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
+use crate::digest::{Md5, PartLayout, PartRange};
+use crate::fault::Fault;
+use crate::relpath::RelPath;
+use crate::units::Metadata;
+
+/// What a frame tells the driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    Nothing,
+    /// The receiver introduced itself; raw text for logs.
+    Welcomed {
+        /// Program and version.
+        agent: String,
+    },
+    /// There are jobs.
+    Wanted,
+    /// These files are at the receiver already, compared by digest.
+    AlreadyThere(Vec<EntryId>),
+    /// These entries are verified, durable and in place.
+    Stored(Vec<EntryId>),
+    /// A part arrived damaged; there is a job for it.
+    Again {
+        /// The file.
+        entry: EntryId,
+        /// The part's index.
+        part: u64,
+    },
+    /// The receiver failed an entry; the rest goes on.
+    Failed {
+        /// The entry.
+        entry: EntryId,
+        /// The reason.
+        fault: Fault,
+        /// The receiver's sentence, raw.
+        message: String,
+    },
+    /// The last word: everything that is not failed is in place.
+    Receipt(Receipt),
+}
+
+/// A part to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The file.
+    pub entry: EntryId,
+    /// The part's index.
+    pub part: u64,
+    /// Where it lies.
+    pub range: PartRange,
+    /// Does the receiver want the bytes, or only their digest?
+    pub wants_body: bool,
+    /// Is it the last one that is wanted of this file, as far as is known?
+    pub is_last: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    Hello,
+    Open,
+    Ended,
+    Done,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A folder or link: nothing but `stored` or `error` can come.
+    Other,
+    File(FileState),
+}
+
+#[derive(Debug)]
+struct FileState {
+    layout: PartLayout,
+    stage: FileStage,
+    /// Parts asked for and not yet taken as jobs.
+    todo: VecDeque<RangeInclusive<u64>>,
+    /// Parts sent, or offered, since the last decision.
+    sent: u64,
+    /// Parts that were asked for in the last decision.
+    asked: u64,
+    tries: BTreeMap<u64, u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileStage {
+    Announced,
+    Offers,
+    Bodies,
+    AlreadyThere,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct SenderSession {
+    stage: Stage,
+    next_entry: EntryId,
+    entries: BTreeMap<EntryId, State>,
+    /// Files with something to do, in the order in which it was asked for.
+    queue: VecDeque<EntryId>,
+    stored: u64,
+    skipped: u64,
+    failed: u64,
+    out: Vec<u8>,
+}
+
+impl Default for SenderSession {
+    fn default() -> Self {
+        let mut out = Vec::new();
+        Message::Hello(introduction()).encode(&mut out);
+        SenderSession {
+            stage: Stage::Hello,
+            next_entry: 0,
+            entries: BTreeMap::new(),
+            queue: VecDeque::new(),
+            stored: 0,
+            skipped: 0,
+            failed: 0,
+            out,
+        }
+    }
+}
+
+impl SenderSession {
+    /// A session with its `hello` ready to be sent.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// May another entry be announced now?
+    pub fn has_room(&self) -> bool {
+        self.stage == Stage::Open && self.entries.len() < MAX_ENTRIES_IN_FLIGHT
+    }
+
+    /// Announces a file.
+    pub fn announce_file(&mut self, path: &RelPath, size_bytes: u64, metadata: Metadata) -> EntryId {
+        let state = State::File(FileState {
+            layout: PartLayout::new(size_bytes),
+            stage: FileStage::Announced,
+            todo: VecDeque::new(),
+            sent: 0,
+            asked: 0,
+            tries: BTreeMap::new(),
+        });
+        self.announce(path, EntryKind::File { size_bytes }, metadata, state)
+    }
+
+    /// Announces a folder, after everything in it.
+    pub fn announce_dir(&mut self, path: &RelPath, metadata: Metadata) -> EntryId {
+        self.announce(path, EntryKind::Dir, metadata, State::Other)
+    }
+
+    /// Announces a link, after all files.
+    pub fn announce_link(&mut self, path: &RelPath, target: &[u8], metadata: Metadata) -> EntryId {
+        self.announce(path, EntryKind::Link { target: target.to_vec() }, metadata, State::Other)
+    }
+
+    fn announce(&mut self, path: &RelPath, kind: EntryKind, metadata: Metadata, state: State) -> EntryId {
+        debug_assert!(self.has_room());
+        let id = self.next_entry;
+        self.next_entry += 1;
+        self.entries.insert(id, state);
+        Message::Entry(Entry { id, name: path.as_bytes().to_vec(), kind, metadata }).encode(&mut self.out);
+        id
+    }
+
+    /// Tells what the walk found.
+    pub fn totals(&mut self, files: u64, bytes: u64) {
+        Message::Totals { files, bytes }.encode(&mut self.out);
+    }
+
+    /// Says that every entry is announced.
+    pub fn end(&mut self) {
+        self.stage = Stage::Ended;
+        Message::End { entries: self.next_entry }.encode(&mut self.out);
+    }
+
+    /// Tells the receiver that the silence means work.
+    pub fn busy(&mut self) {
+        Message::Busy.encode(&mut self.out);
+    }
+
+    /// Gives up on an entry; `false` if it was settled meanwhile.
+    pub fn withdraw(&mut self, entry: EntryId, fault: Fault, reason: &str) -> bool {
+        if self.entries.remove(&entry).is_none() {
+            return false;
+        }
+        self.failed += 1;
+        Message::Error(Failure { entry: Some(entry), fault, message: reason.to_owned() }).encode(&mut self.out);
+        true
+    }
+
+    /// Tells the receiver why the session ends here.
+    pub fn give_up(&mut self, fault: Fault, reason: &str) {
+        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    }
+
+    /// The next part to read.
+    pub fn next_job(&mut self) -> Option<Job> {
+        loop {
+            let entry = *self.queue.front()?;
+            let Some(State::File(file)) = self.entries.get_mut(&entry) else {
+                self.queue.pop_front();
+                continue;
+            };
+            let Some(run) = file.todo.pop_front() else {
+                self.queue.pop_front();
+                continue;
+            };
+            let part = *run.start();
+            if part < *run.end() {
+                file.todo.push_front(part + 1..=*run.end());
+            }
+            // A `want` is checked against the layout, so the range is there.
+            let range = file.layout.range(part)?;
+            let wants_body = file.stage == FileStage::Bodies;
+            return Some(Job { entry, part, range, wants_body, is_last: file.todo.is_empty() });
+        }
+    }
+
+    /// Appends the dictionary of a part that was read to `out`; `false` if nobody wants it any more.
+    /// The body, if wanted, must follow at once on the same connection.
+    pub fn part_frame(&mut self, job: &Job, md5: Md5, out: &mut Vec<u8>) -> bool {
+        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+            return false;
+        };
+        let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
+        if file.stage != stage {
+            return false;
+        }
+        file.sent += 1;
+        let part = Part { entry: job.entry, part: job.part, size_bytes: job.range.len, md5 };
+        if job.wants_body { Message::Part(part) } else { Message::Offer(part) }.encode(out);
+        true
+    }
+
+    /// Takes the JSON of one frame.
+    pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
+        let message = Message::parse(json)?;
+        match (self.stage, message) {
+            (_, Message::Error(Failure { entry: None, fault, message })) => Err(WireError::PeerGaveUp { fault, message }),
+            (Stage::Hello, Message::Welcome(welcome)) => {
+                if welcome.version != VERSION {
+                    return Err(WireError::Version { theirs: welcome.version });
+                }
+                self.stage = Stage::Open;
+                Ok(Event::Welcomed { agent: welcome.agent })
+            }
+            (Stage::Hello | Stage::Done, other) => Err(out_of_place(&other)),
+            (_, Message::Busy) => Ok(Event::Nothing),
+            (_, Message::Want { entries, parts }) => self.wanted(&entries, &parts),
+            (_, Message::Again { entry, part }) => self.again(entry, part),
+            (_, Message::Stored { entries }) => self.stored(&entries),
+            (_, Message::Error(Failure { entry: Some(entry), fault, message })) => {
+                self.known(&Runs::one(entry))?;
+                if self.entries.remove(&entry).is_none() {
+                    return Ok(Event::Nothing);
+                }
+                self.failed += 1;
+                Ok(Event::Failed { entry, fault, message })
+            }
+            (Stage::Ended, Message::Receipt(receipt)) => self.receipt(receipt),
+            (_, other) => Err(out_of_place(&other)),
+        }
+    }
+
+    /// Every id in `runs` was announced, and there are not more of them than can be in flight.
+    fn known(&self, runs: &Runs) -> Result<(), WireError> {
+        if runs.last().is_some_and(|last| last >= self.next_entry) {
+            return Err(WireError::protocol("the receiver speaks of an entry that was never announced"));
+        }
+        if runs.count() > MAX_ENTRIES_IN_FLIGHT as u64 {
+            return Err(WireError::protocol("the receiver speaks of more entries than are in flight"));
+        }
+        Ok(())
+    }
+
+    fn wanted(&mut self, ids: &Runs, parts: &Wanted) -> Result<Event, WireError> {
+        self.known(ids)?;
+        let mut already_there = Vec::new();
+        for id in ids.iter().flatten() {
+            let unexpected = |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
+            let file = match self.entries.get_mut(&id) {
+                Some(State::File(file)) => file,
+                Some(State::Other) => return unexpected("parts, but it is not a file"),
+                None => continue, // Given up here while the frame was on its way.
+            };
+            let last = file.layout.count() - 1;
+            let (stage, todo) = match (file.stage, parts) {
+                (FileStage::Announced | FileStage::Offers, Wanted::All) => {
+                    (FileStage::Bodies, VecDeque::from([0..=last]))
+                }
+                (FileStage::Announced, Wanted::Offers) => (FileStage::Offers, VecDeque::from([0..=last])),
+                (FileStage::Announced | FileStage::Offers, Wanted::Parts(runs)) => {
+                    if runs.last().is_none_or(|part| part > last) {
+                        return unexpected("parts that do not exist");
+                    }
+                    (FileStage::Bodies, runs.iter().collect())
+                }
+                (FileStage::Offers, Wanted::None) if file.sent == file.asked => {
+                    (FileStage::AlreadyThere, VecDeque::new())
+                }
+                _ => return unexpected("what it must not want now"),
+            };
+            file.stage = stage;
+            file.asked = todo.iter().map(|run| run.end() - run.start() + 1).sum();
+            file.sent = 0;
+            file.todo = todo;
+            if stage == FileStage::AlreadyThere {
+                already_there.push(id);
+            } else {
+                self.queue.push_back(id);
+            }
+        }
+        self.skipped += already_there.len() as u64;
+        Ok(if already_there.is_empty() { Event::Wanted } else { Event::AlreadyThere(already_there) })
+    }
+
+    fn again(&mut self, id: EntryId, part: u64) -> Result<Event, WireError> {
+        self.known(&Runs::one(id))?;
+        let file = match self.entries.get_mut(&id) {
+            Some(State::File(file)) if file.stage == FileStage::Bodies => file,
+            None => return Ok(Event::Nothing),
+            _ => return Err(WireError::protocol("the receiver asks again for what was not sent")),
+        };
+        let unsent = file.todo.iter().any(|run| run.contains(&part));
+        if file.layout.range(part).is_none() || unsent || file.sent == 0 {
+            return Err(WireError::protocol("the receiver asks again for a part that was not sent"));
+        }
+        let tries = file.tries.entry(part).or_default();
+        *tries += 1;
+        if *tries >= MAX_TRIES_A_PART {
+            return Err(WireError::protocol(format!("the receiver asked for one part {MAX_TRIES_A_PART} times")));
+        }
+        file.sent -= 1;
+        file.todo.push_front(part..=part);
+        self.queue.push_front(id);
+        Ok(Event::Again { entry: id, part })
+    }
+
+    fn stored(&mut self, ids: &Runs) -> Result<Event, WireError> {
+        self.known(ids)?;
+        let mut settled = Vec::new();
+        for id in ids.iter().flatten() {
+            match self.entries.get(&id) {
+                Some(State::Other) => {}
+                Some(State::File(file)) if file.stage == FileStage::AlreadyThere => {}
+                Some(State::File(file)) if file.stage == FileStage::Bodies && file.sent == file.asked => {}
+                Some(State::File(_)) => {
+                    return Err(WireError::protocol(format!("the receiver confirms entry {id}, which was not sent whole")));
+                }
+                None => return Err(WireError::protocol(format!("the receiver confirms entry {id}, which is not in flight"))),
+            }
+            self.entries.remove(&id);
+            settled.push(id);
+        }
+        self.stored += settled.len() as u64;
+        Ok(Event::Stored(settled))
+    }
+
+    fn receipt(&mut self, receipt: Receipt) -> Result<Event, WireError> {
+        let ours = (self.next_entry, self.stored, self.skipped, self.failed);
+        let theirs = (receipt.entries, receipt.stored, receipt.skipped, receipt.failed);
+        if !self.entries.is_empty() || ours != theirs {
+            return Err(WireError::protocol(format!(
+                "the receipt does not match: (entries, stored, skipped, failed) are {theirs:?} there and {ours:?} here"
+            )));
+        }
+        self.stage = Stage::Done;
+        Ok(Event::Receipt(receipt))
+    }
+
+    /// What is to be sent, and forgets it.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+}
+
+fn out_of_place(message: &Message) -> WireError {
+    WireError::protocol(format!("a header out of place: {}", kind_of(message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::PART_BYTES;
+    use crate::relpath::NamePolicy;
+
+    fn open() -> SenderSession {
+        let mut session = SenderSession::new();
+        session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        session.take_output();
+        session
+    }
+
+    fn path() -> RelPath {
+        RelPath::new(b"a", NamePolicy::Strict).unwrap()
+    }
+
+    fn with_file(size: u64) -> SenderSession {
+        let mut session = open();
+        session.announce_file(&path(), size, Metadata::default());
+        session
+    }
+
+    fn send_all(session: &mut SenderSession) -> Vec<u64> {
+        let mut parts = Vec::new();
+        while let Some(job) = session.next_job() {
+            assert!(session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
+            parts.push(job.part);
+        }
+        parts
+    }
+
+    #[test]
+    fn a_file_is_sent_as_it_is_wanted() {
+        let mut session = with_file(2 * PART_BYTES + 1);
+        assert_eq!(session.next_job(), None, "nothing is sent unasked");
+        assert_eq!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#), Ok(Event::Wanted));
+        assert_eq!(send_all(&mut session), [0, 2]);
+        session.end();
+        assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+        let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
+        assert!(matches!(session.handle(receipt), Ok(Event::Receipt(_))));
+    }
+
+    #[test]
+    fn a_damaged_part_is_sent_again_but_not_for_ever() {
+        let mut session = with_file(2 * PART_BYTES);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+        assert_eq!(send_all(&mut session), [0, 1]);
+        for _ in 1..MAX_TRIES_A_PART {
+            let again = session.handle(br#"{"ftx":"again","entry":0,"part":1}"#);
+            assert_eq!(again, Ok(Event::Again { entry: 0, part: 1 }));
+            assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "not whole now");
+            assert_eq!(send_all(&mut session), [1]);
+        }
+        assert!(matches!(session.handle(br#"{"ftx":"again","entry":0,"part":1}"#), Err(WireError::Protocol(_))));
+    }
+
+    #[test]
+    fn offers_are_digests_without_bodies() {
+        let mut session = with_file(1);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#).unwrap();
+        assert!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#).is_err(), "nothing compared yet");
+        let job = session.next_job().unwrap();
+        assert!(!job.wants_body);
+        session.part_frame(&job, Md5::of(b""), &mut Vec::new());
+        let there = session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#);
+        assert_eq!(there, Ok(Event::AlreadyThere(vec![0])));
+        assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    }
+
+    #[test]
+    fn an_entry_that_failed_is_not_sent_any_more() {
+        let mut session = with_file(1);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+        let job = session.next_job().unwrap();
+        let failed = session.handle(br#"{"ftx":"error","entry":0,"code":"no-space","message":"full"}"#);
+        assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: Fault::NoSpace, message: "full".into() }));
+        assert!(!session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
+        assert!(!session.withdraw(0, Fault::SourceChanged, "late"), "settled once only");
+        session.end();
+        let receipt = br#"{"ftx":"receipt","entries":1,"stored":0,"skipped":0,"failed":1,"bytes":0}"#;
+        assert!(session.handle(receipt).is_ok());
+    }
+
+    #[test]
+    fn what_a_hostile_receiver_says_ends_the_session() {
+        for bad in [
+            r#"{"ftx":"welcome","version":1}"#,
+            r#"{"ftx":"hello","version":1}"#,
+            r#"{"ftx":"end","entries":1}"#,
+            r#"{"ftx":"want","entries":[[1,1]],"parts":"all"}"#,
+            r#"{"ftx":"want","entries":[[0,18446744073709551615]],"parts":"all"}"#,
+            r#"{"ftx":"want","entries":[[0,0]],"parts":[[0,2]]}"#,
+            r#"{"ftx":"want","entries":[[0,0]],"parts":[]}"#,
+            r#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#,
+            r#"{"ftx":"again","entry":0,"part":0}"#,
+            r#"{"ftx":"again","entry":9,"part":0}"#,
+            r#"{"ftx":"stored","entries":[[0,0]]}"#,
+            r#"{"ftx":"stored","entries":[[0,1]]}"#,
+            r#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#,
+            r#"{"ftx":"error","entry":5,"code":"io"}"#,
+            r#"{"ftx":"error","code":"space","message":"no"}"#,
+        ] {
+            let mut session = with_file(2 * PART_BYTES);
+            assert!(session.handle(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let mut session = with_file(1);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+        assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "forged before it was sent");
+        assert!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).is_err(), "twice");
+        send_all(&mut session);
+        session.end();
+        let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
+        assert!(session.handle(receipt).is_err(), "a receipt while an entry is in flight");
+        let mut session = SenderSession::new();
+        assert!(matches!(session.handle(br#"{"ftx":"welcome","version":2}"#), Err(WireError::Version { theirs: 2 })));
+    }
+}
