@@ -14,6 +14,8 @@
 pub mod digest;
 pub mod escape;
 pub mod fault;
+pub mod net;
+pub mod plan;
 pub mod progress;
 pub mod relpath;
 pub mod units;

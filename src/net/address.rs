@@ -1,0 +1,127 @@
+//! `HOST[:PORT]`, as it is typed.
+
+use std::fmt::{self, Display};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use super::NetError;
+
+/// The port when none is given.
+pub const DEFAULT_PORT: u16 = 7373;
+
+/// A host, by name or address, and the port if one was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port, if it was typed.
+    pub port: Option<u16>,
+}
+
+/// Text that is not `HOST[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Nothing there.
+    #[error("the host is empty")]
+    NoHost,
+    /// `[::1` or `[::1]x`.
+    #[error("an IPv6 address with a port is written [ADDRESS]:PORT")]
+    Brackets,
+    /// Not 1..=65535.
+    #[error("\"{0}\" is not a port, 1 to 65535 (ftx has no remote folders: the receiver chooses where files land)")]
+    Port(String),
+    /// `user@host`.
+    #[error("ftx needs no user name at the other end: write the host alone, \"{0}\"")]
+    User(String),
+}
+
+impl HostPort {
+    /// All addresses of the host, in the order in which the resolver recommends them.
+    pub fn resolve(&self, default_port: u16) -> Result<Vec<SocketAddr>, NetError> {
+        let port = self.port.unwrap_or(default_port);
+        let resolve = |source| NetError::Resolve { host: self.host.clone(), source };
+        Ok((self.host.as_str(), port).to_socket_addrs().map_err(resolve)?.collect())
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some((_, host)) = text.split_once('@') {
+            return Err(AddressError::User(host.to_owned()));
+        }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, after) = rest.split_once(']').ok_or(AddressError::Brackets)?;
+            match after.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if after.is_empty() => (host, None),
+                None => return Err(AddressError::Brackets),
+            }
+        } else if is_bare_ipv6(text) {
+            (text, None)
+        } else {
+            match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        if host.is_empty() {
+            return Err(AddressError::NoHost);
+        }
+        let port = port.map(parse_port).transpose()?;
+        Ok(HostPort { host: host.to_owned(), port })
+    }
+}
+
+fn is_bare_ipv6(text: &str) -> bool {
+    text.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+fn parse_port(text: &str) -> Result<u16, AddressError> {
+    text.parse().ok().filter(|port| *port != 0).ok_or_else(|| AddressError::Port(text.to_owned()))
+}
+
+impl Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) if self.host.contains(':') => write!(f, "[{}]:{port}", self.host),
+            Some(port) => write!(f, "{}:{port}", self.host),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_people_type_them() {
+        for (text, host, port) in [
+            ("nas", "nas", None),
+            ("nas:80", "nas", Some(80)),
+            ("192.168.1.5:7400", "192.168.1.5", Some(7400)),
+            ("::1", "::1", None),
+            ("2001:db8::1", "2001:db8::1", None),
+            ("fe80::1%eth0", "fe80::1%eth0", None),
+            ("[::1]", "::1", None),
+            ("[fe80::1%eth0]:9", "fe80::1%eth0", Some(9)),
+        ] {
+            assert_eq!(text.parse(), Ok(HostPort { host: host.into(), port }), "{text}");
+        }
+        assert_eq!("[::1]:80".parse::<HostPort>().unwrap().to_string(), "[::1]:80");
+    }
+
+    #[test]
+    fn what_is_no_host_is_explained() {
+        assert_eq!("".parse::<HostPort>(), Err(AddressError::NoHost));
+        assert_eq!(":80".parse::<HostPort>(), Err(AddressError::NoHost));
+        assert_eq!("[::1".parse::<HostPort>(), Err(AddressError::Brackets));
+        assert_eq!("[::1]80".parse::<HostPort>(), Err(AddressError::Brackets));
+        assert_eq!("bob@nas".parse::<HostPort>(), Err(AddressError::User("nas".into())));
+        for bad in ["nas:0", "nas:65536", "nas:", "nas:/home/bob", "nas:-1"] {
+            assert!(matches!(bad.parse::<HostPort>(), Err(AddressError::Port(_))), "{bad}");
+        }
+    }
+}

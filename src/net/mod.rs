@@ -1,0 +1,69 @@
+//! Sockets: names to addresses, connecting, listening. No frames are known here.
+
+mod address;
+mod connect;
+mod listen;
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+pub use address::{AddressError, DEFAULT_PORT, HostPort};
+pub use connect::connect;
+pub use listen::{Listener, StopHandle, reachable_addresses};
+
+/// A failure of the network, with where it happened.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The host's name has no address.
+    #[error("cannot find the host {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address of the host took the connection.
+    #[error("cannot connect to {target}: {}", attempts.iter().map(|(addr, error)| format!("{addr}: {error}")).collect::<Vec<_>>().join("; "))]
+    Connect {
+        /// The host and port.
+        target: String,
+        /// Each address that was tried last, and what became of it.
+        attempts: Vec<(SocketAddr, io::Error)>,
+    },
+    /// The port could not be opened.
+    #[error("cannot listen on {addr}: {source}")]
+    Bind {
+        /// The address and port.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// How often a blocked read or write looks up to see whether anything else happened.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// What both ends want of a connection: no waiting for small frames, and notice of a peer that is gone for good.
+/// Reads wake up every [`TICK`]; a write that makes no progress for `stall` fails.
+pub fn prepare(stream: &TcpStream, stall: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(TICK))?;
+    stream.set_write_timeout(Some(stall))?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Did a read or write end only because its time was up?
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Did the peer close or reset the connection?
+pub fn is_disconnect(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+}

@@ -1,0 +1,49 @@
+//! What is to be sent: the paths given, the walk through them, and reading the files. Nothing is written here.
+
+mod root;
+mod source;
+mod walk;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::escape::Shown;
+
+pub use root::{Root, roots};
+pub use source::{OpenSource, ReadError, Source};
+pub use walk::{Found, find_files, find_others};
+
+/// A path on the command line that cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Not there, or not readable.
+    #[error("cannot read {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    Unreadable {
+        /// As typed.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `/`, which has no name to land under.
+    #[error("{} has no name of its own to land under", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    Nameless {
+        /// As typed.
+        path: PathBuf,
+    },
+    /// Two paths end in the same name.
+    #[error("{} and {} would land under the same name", Shown::new(first.as_os_str().as_encoded_bytes()), Shown::new(second.as_os_str().as_encoded_bytes()))]
+    SameName {
+        /// The one.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Its name cannot travel.
+    #[error("cannot send {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    Name {
+        /// As typed.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::relpath::NameError,
+    },
+}
