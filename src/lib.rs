@@ -18,5 +18,6 @@ pub mod net;
 pub mod plan;
 pub mod progress;
 pub mod relpath;
+pub mod store;
 pub mod units;
 pub mod wire;

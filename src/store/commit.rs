@@ -1,0 +1,294 @@
+//! From verified to durable: sync, final names, sync of the folders; many entries at a time.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::landing::{Landing, random_name, set_metadata, timestamps};
+use super::occupant::{ExistingFile, Occupant, look};
+use super::{OnConflict, Store, StoreError};
+use crate::digest::{PartDigests, PartLayout};
+use crate::relpath::{LinkTarget, RelPath};
+use crate::units::Metadata;
+
+/// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
+const SYNC_ONE_BY_ONE: usize = 4;
+/// `name (1).ext` to `name (9999).ext`.
+const MAX_RENAMES: u32 = 9999;
+
+/// Something that is complete and wants its final name.
+#[derive(Debug)]
+pub enum Item {
+    /// A file whose parts are all verified.
+    File {
+        /// Where its bytes are.
+        landing: Landing,
+        /// Its size and parts.
+        layout: PartLayout,
+        /// Their digests.
+        digests: PartDigests,
+        /// Mode and time of modification.
+        metadata: Metadata,
+    },
+    /// A file that was there before and is identical: it only has to be durable.
+    AlreadyThere(ExistingFile),
+    /// A folder in which everything is in place.
+    Dir {
+        /// Where.
+        path: RelPath,
+        /// Mode and time of modification.
+        metadata: Metadata,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where.
+        path: RelPath,
+        /// Where it leads.
+        target: LinkTarget,
+        /// Time of modification.
+        metadata: Metadata,
+    },
+}
+
+/// What became of an item.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It has its name.
+    Named,
+    /// It has another name, because its own was taken.
+    Renamed(RelPath),
+    /// The same was there already.
+    AlreadyThere,
+}
+
+impl Store {
+    /// Brings all items to stable storage under their final names, in their order; an answer for each. When this
+    /// returns, what it calls placed survives a loss of power.
+    pub fn commit(&mut self, mut items: Vec<Item>) -> Vec<Result<Placed, StoreError>> {
+        let mut results: Vec<Result<Placed, StoreError>> = self.sync_data(&mut items);
+        for (item, result) in items.into_iter().zip(&mut results) {
+            if result.is_ok() {
+                *result = self.place(item);
+            }
+        }
+        if let Err(error) = self.sync_names() {
+            let reason = error.to_string();
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(StoreError::Io { doing: "sync the folder", source: std::io::Error::other(reason.clone()) });
+            }
+        }
+        results
+    }
+
+    /// Steps 3 and 4: metadata, then the data.
+    fn sync_data(&self, items: &mut [Item]) -> Vec<Result<Placed, StoreError>> {
+        let mut results: Vec<Result<Placed, StoreError>> = items
+            .iter_mut()
+            .map(|item| match item {
+                Item::File { landing, layout, metadata, .. } => {
+                    landing.seal(*metadata, layout.size_bytes(), self.umask).map(|()| Placed::Named)
+                }
+                _ => Ok(Placed::Named),
+            })
+            .collect();
+        let is_small = |item: &Item| matches!(item, Item::File { landing, .. } if !landing.is_large());
+        let in_a_batch = items.iter().filter(|item| is_small(item)).count() > SYNC_ONE_BY_ONE;
+        let mut failed_devices = BTreeSet::new();
+        if in_a_batch {
+            for (device, handle) in self.devices_of(items) {
+                if rustix::fs::syncfs(&*handle).is_err() {
+                    failed_devices.insert(device);
+                }
+            }
+        }
+        for (item, result) in items.iter().zip(&mut results).filter(|(_, result)| result.is_ok()) {
+            let synced = match item {
+                Item::File { landing, .. } if in_a_batch && is_small(item) => {
+                    if failed_devices.contains(&landing.device()) {
+                        // Somebody's data on that file system was lost. It may be ours: never call it good.
+                        Err(StoreError::io("bring the file to stable storage")(Errno::IO))
+                    } else {
+                        Ok(())
+                    }
+                }
+                Item::File { landing, .. } => landing.sync(),
+                Item::AlreadyThere(file) => file.sync(),
+                Item::Dir { .. } | Item::Link { .. } => Ok(()),
+            };
+            if let Err(error) = synced {
+                *result = Err(error);
+            }
+        }
+        results
+    }
+
+    fn devices_of(&self, items: &[Item]) -> Vec<(u64, Arc<OwnedFd>)> {
+        let devices: BTreeSet<u64> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::File { landing, .. } => Some(landing.device()),
+                _ => None,
+            })
+            .collect();
+        devices.into_iter().filter_map(|device| Some((device, Arc::clone(self.devices.get(&device)?)))).collect()
+    }
+
+    /// Step 5.
+    fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
+        match item {
+            Item::File { landing, layout, digests, .. } => self.place_file(landing, layout, &digests),
+            Item::AlreadyThere(_) => Ok(Placed::AlreadyThere),
+            Item::Dir { path, metadata } => self.place_dir(&path, metadata),
+            Item::Link { path, target, metadata } => self.place_link(&path, &target, metadata),
+        }
+    }
+
+    /// Step 6.
+    fn sync_names(&mut self) -> Result<(), StoreError> {
+        let touched = self.beneath.take_touched();
+        let sync = |errno| StoreError::io("sync the folder")(errno);
+        if touched.len() <= SYNC_ONE_BY_ONE {
+            return touched.iter().try_for_each(|dir| rustix::fs::fsync(&**dir)).map_err(sync);
+        }
+        let mut synced = BTreeSet::new();
+        for dir in &touched {
+            if synced.insert(rustix::fs::fstat(&**dir).map_err(sync)?.st_dev) {
+                rustix::fs::syncfs(&**dir).map_err(sync)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn place_file(&mut self, mut landing: Landing, layout: PartLayout, digests: &PartDigests) -> Result<Placed, StoreError> {
+        let path = landing.path().clone();
+        let (parent, name) = path.split();
+        let dir = Arc::clone(landing.dir());
+        let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
+            Ok(()) => Placed::Named,
+            Err(Errno::EXIST) => {
+                let what = match look(&mut self.beneath, &path)? {
+                    Occupant::File(file) if self.on_conflict != OnConflict::Error && file.matches(layout, digests) => {
+                        file.sync()?;
+                        return Ok(Placed::AlreadyThere);
+                    }
+                    Occupant::File(_) | Occupant::Nothing => "a different file",
+                    Occupant::Other(what) => what,
+                };
+                self.give_way(&dir, landing.name().as_bytes(), &path, what)?
+            }
+            Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
+        };
+        landing.set_named();
+        self.beneath.touch(parent, &dir);
+        Ok(placed)
+    }
+
+    /// The name is taken by something else: does what the policy says.
+    fn give_way(&self, dir: &OwnedFd, from: &[u8], path: &RelPath, what: &'static str) -> Result<Placed, StoreError> {
+        let (parent, name) = path.split();
+        match self.on_conflict {
+            OnConflict::Overwrite if what != "a folder" => {
+                let renamed = rustix::fs::renameat(dir, from, dir, name);
+                renamed.map(|()| Placed::Named).map_err(StoreError::io("replace the file that was there"))
+            }
+            OnConflict::Rename => {
+                for number in 1..=MAX_RENAMES {
+                    let Some((other, path)) = numbered(parent, name, number) else { break };
+                    match rename_new(dir, from, &other) {
+                        Ok(()) => return Ok(Placed::Renamed(path)),
+                        Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
+                    }
+                }
+                Err(StoreError::Exists { what })
+            }
+            _ => Err(StoreError::Exists { what }),
+        }
+    }
+
+    fn place_dir(&mut self, path: &RelPath, metadata: Metadata) -> Result<Placed, StoreError> {
+        let handle = match look(&mut self.beneath, path)? {
+            Occupant::Nothing | Occupant::Other("a folder") => self.beneath.open_or_make(path.as_bytes())?,
+            Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
+            Occupant::Other(what) => return Err(StoreError::Exists { what }),
+        };
+        if metadata != Metadata::default() {
+            set_metadata(&*handle, metadata, 0o777 & !self.umask)?;
+        }
+        self.beneath.touch(path.as_bytes(), &handle);
+        Ok(Placed::Named)
+    }
+
+    fn place_link(&mut self, path: &RelPath, target: &LinkTarget, metadata: Metadata) -> Result<Placed, StoreError> {
+        let (parent, name) = path.split();
+        let dir = self.beneath.open_or_make(parent)?;
+        let same = rustix::fs::readlinkat(&dir, name, Vec::new()).is_ok_and(|there| there.as_bytes() == target.as_bytes());
+        if same && self.on_conflict != OnConflict::Error {
+            return Ok(Placed::AlreadyThere);
+        }
+        // Made under a hidden name first, so that it can take its place in one step like a file.
+        let hidden = random_name().map_err(StoreError::io("choose a name for the link in arrival"))?;
+        rustix::fs::symlinkat(target.as_path(), &dir, &*hidden).map_err(StoreError::io("make the link"))?;
+        let placed = (|| {
+            if let Some(mtime) = metadata.mtime {
+                let set = rustix::fs::utimensat(&dir, &*hidden, &timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW);
+                set.map_err(StoreError::io("set the time of modification"))?;
+            }
+            match rename_new(&dir, hidden.as_bytes(), name) {
+                Ok(()) => Ok(Placed::Named),
+                Err(Errno::EXIST) => {
+                    let what = match look(&mut self.beneath, path)? {
+                        Occupant::Other(what) => what,
+                        _ => "a file",
+                    };
+                    self.give_way(&dir, hidden.as_bytes(), path, what)
+                }
+                Err(errno) => Err(StoreError::io("give the link its name")(errno)),
+            }
+        })();
+        match placed {
+            Ok(_) => self.beneath.touch(parent, &dir),
+            Err(_) => {
+                let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());
+            }
+        }
+        placed
+    }
+}
+
+/// `name (1).ext` beside `name.ext`; `None` where that would be too long a name.
+fn numbered(parent: &[u8], name: &[u8], number: u32) -> Option<(Vec<u8>, RelPath)> {
+    let dot = name.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0).unwrap_or(name.len());
+    let (stem, extension) = name.split_at(dot);
+    let other = [stem, format!(" ({number})").as_bytes(), extension].concat();
+    let path = if parent.is_empty() { other.clone() } else { [parent, b"/", &other].concat() };
+    // The name was accepted once, so odd characters in it were allowed.
+    let path = RelPath::new(&path, crate::relpath::NamePolicy::AllowOdd).ok()?;
+    Some((other, path))
+}
+
+/// Renames within one folder, but never onto something that is there.
+fn rename_new(dir: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        done => return done,
+    }
+    // A file system without RENAME_NOREPLACE: a hard link does not replace either.
+    match rustix::fs::linkat(dir, from, dir, to, AtFlags::empty()) {
+        Ok(()) => return rustix::fs::unlinkat(dir, from, AtFlags::empty()),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
+        Err(errno) => return Err(errno),
+    }
+    // Nor has it hard links (FAT and its kin). Other programs can still come between the look and the rename;
+    // other sessions of this one cannot.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => rustix::fs::renameat(dir, from, dir, to),
+        Ok(_) => Err(Errno::EXIST),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,153 @@
+//! The private file in which an entry is collected.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::StoreError;
+use super::beneath::Beneath;
+use crate::relpath::{RESERVED_PREFIX, RelPath};
+use crate::units::{Metadata, MtimeNs};
+
+const RANDOM_BYTES: usize = 8;
+/// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
+const KEEP_HANDLE_BYTES: u64 = 1 << 20;
+
+/// A file in arrival: hidden, private, and removed when dropped before it got its final name.
+#[derive(Debug)]
+pub struct Landing {
+    dir: Arc<OwnedFd>,
+    device: u64,
+    name: Box<str>,
+    path: RelPath,
+    file: Option<File>,
+    named: bool,
+}
+
+/// Makes the landing for `path` in the folder where it belongs.
+pub fn create(beneath: &mut Beneath, path: &RelPath) -> Result<Landing, StoreError> {
+    let (parent, _) = path.split();
+    let mut retried = false;
+    loop {
+        let dir = beneath.open_or_make(parent)?;
+        let name = random_name().map_err(StoreError::io("choose a name for the file in arrival"))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir, &*name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => {
+                let device = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
+                let file = Some(File::from(file));
+                return Ok(Landing { dir, device, name, path: path.clone(), file, named: false });
+            }
+            Err(Errno::EXIST) => {}
+            // The folder behind a kept handle was removed by somebody else.
+            Err(Errno::NOENT) if !retried => {
+                beneath.forget(parent);
+                retried = true;
+            }
+            Err(errno) => return Err(StoreError::io("create the file")(errno)),
+        }
+    }
+}
+
+/// A name in [`RESERVED_PREFIX`] that nobody can guess.
+pub fn random_name() -> Result<Box<str>, Errno> {
+    let mut random = [0; RANDOM_BYTES];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let prefix = String::from_utf8_lossy(RESERVED_PREFIX);
+    Ok(format!("{prefix}{}", hex::encode(random)).into())
+}
+
+impl Landing {
+    /// Where it will land.
+    pub fn path(&self) -> &RelPath {
+        &self.path
+    }
+
+    /// Writes bytes at an offset.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let file = self.file.as_ref().ok_or_else(closed)?;
+        file.write_all_at(bytes, offset).map_err(|source| StoreError::Io { doing: "write the file", source })
+    }
+
+    /// All bytes are in: sets mode and time of modification. Small files let go of their handle.
+    pub fn seal(&mut self, metadata: Metadata, size_bytes: u64, umask: u32) -> Result<(), StoreError> {
+        let file = self.file.as_ref().ok_or_else(closed)?;
+        set_metadata(file, metadata, 0o666 & !umask)?;
+        if size_bytes <= KEEP_HANDLE_BYTES {
+            self.file = None;
+        }
+        Ok(())
+    }
+
+    /// Brings data and metadata to stable storage.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let sync = StoreError::io("bring the file to stable storage");
+        match &self.file {
+            Some(file) => rustix::fs::fsync(file).map_err(sync),
+            None => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let reopened = rustix::fs::openat(&self.dir, &*self.name, flags, Mode::empty());
+                reopened.and_then(rustix::fs::fsync).map_err(sync)
+            }
+        }
+    }
+
+    /// Does it keep its handle, to be synced by itself?
+    pub fn is_large(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) fn device(&self) -> u64 {
+        self.device
+    }
+
+    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
+        &self.dir
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It has its final name now: nothing to remove any more.
+    pub(super) fn set_named(&mut self) {
+        self.named = true;
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if !self.named {
+            // Nothing can be done about a failure here; the name tells what the file is.
+            let _ = rustix::fs::unlinkat(&self.dir, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Sets the mode, or `default_mode` where none came, and the time of modification.
+pub fn set_metadata(file: impl std::os::fd::AsFd, metadata: Metadata, default_mode: u32) -> Result<(), StoreError> {
+    let mode = metadata.mode.map_or(default_mode, |mode| mode.bits());
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(StoreError::io("set the mode"))?;
+    if let Some(mtime) = metadata.mtime {
+        rustix::fs::futimens(&file, &timestamps(mtime)).map_err(StoreError::io("set the time of modification"))?;
+    }
+    Ok(())
+}
+
+/// For the calls of the `utimens` family: the time of access stays as it is.
+pub fn timestamps(mtime: MtimeNs) -> Timestamps {
+    let (seconds, nanoseconds) = mtime.to_parts();
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Io { doing: "write the file", source: io::Error::other("it is complete already") }
+}

@@ -1,0 +1,194 @@
+//! Where things land. Everything is reached from one directory handle and nothing leaves it.
+//!
+//! A file is collected in a [`Landing`] beside its destination and gets its final name in [`Store::commit`]:
+//!
+//! | step | a crash after it leaves |
+//! | --- | --- |
+//! | 1. exclusive create of `.ftx-<random>`, mode 0600 | a landing |
+//! | 2. write and verify every part | a landing |
+//! | 3. mode and time through the handle | a landing |
+//! | 4. sync the data | a landing |
+//! | 5. rename, never replacing unasked | the final name, whole; perhaps not yet on the disk |
+//! | 6. sync the folder | the final name, whole and durable |
+//! | 7. only now: `stored` | the same |
+
+mod beneath;
+mod commit;
+mod landing;
+mod occupant;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode as FsMode, OFlags};
+use rustix::io::Errno;
+
+use crate::escape::Shown;
+use crate::fault::Fault;
+use crate::relpath::RelPath;
+
+use beneath::Beneath;
+
+pub use commit::{Item, Placed};
+pub use landing::Landing;
+pub use occupant::{ExistingFile, Occupant};
+
+/// What to do when something is there already under the name of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Skip an identical file, refuse a different one.
+    SkipSame,
+    /// Skip an identical file, replace a different one.
+    Overwrite,
+    /// Skip an identical file, put a different one beside it: `name (1).ext`.
+    Rename,
+    /// Refuse whatever is there, identical or not.
+    Error,
+}
+
+/// Why something could not land.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something else is there.
+    #[error("{what} of that name is there already")]
+    Exists {
+        /// "a different file", "a folder", ...
+        what: &'static str,
+    },
+    /// A link, or something that is not a folder, lies on the way to the name.
+    #[error("the way to it leads over {what}")]
+    Blocked {
+        /// "a symbolic link", "something that is not a folder".
+        what: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    fn io(doing: &'static str) -> impl FnOnce(Errno) -> StoreError {
+        move |errno| match errno {
+            Errno::LOOP => StoreError::Blocked { what: "a symbolic link" },
+            Errno::NOTDIR => StoreError::Blocked { what: "something that is not a folder" },
+            errno => StoreError::Io { doing, source: errno.into() },
+        }
+    }
+
+    /// The stable reason.
+    pub fn fault(&self) -> Fault {
+        match self {
+            StoreError::Exists { .. } | StoreError::Blocked { .. } => Fault::Exists,
+            StoreError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoSpace,
+                _ => Fault::FileIo,
+            },
+        }
+    }
+}
+
+/// The root cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the folder {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+pub struct RootError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The folder everything lands in, shared by all sessions.
+#[derive(Clone, Debug)]
+pub struct Root {
+    path: PathBuf,
+    on_conflict: OnConflict,
+    /// The bits that new files and folders do not get.
+    umask: u32,
+}
+
+impl Root {
+    /// Opens the folder, making it where it is missing. Call it before threads start: it reads the process's umask.
+    pub fn open(path: &Path, on_conflict: OnConflict) -> Result<Self, RootError> {
+        let open = || {
+            std::fs::create_dir_all(path)?;
+            let path = path.canonicalize()?;
+            rustix::fs::accessat(rustix::fs::CWD, &path, rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS)?;
+            Ok(path)
+        };
+        let path = open().map_err(|source| RootError { path: path.to_owned(), source })?;
+        // The umask can only be read by setting it.
+        let umask = rustix::process::umask(FsMode::empty());
+        rustix::process::umask(umask);
+        Ok(Root { path, on_conflict, umask: umask.bits() })
+    }
+
+    /// The folder's absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A store for one session. Each has handles of its own, because the kernel reports a failed write-back once for
+    /// each handle: with a shared one, a session could take the error that another one needed to hear.
+    pub fn session(&self, new_dirs: NewDirs) -> Result<Store, RootError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&self.path, flags, FsMode::empty());
+        let handle = opened.map_err(|errno| RootError { path: self.path.clone(), source: errno.into() })?;
+        let dir_mode = match new_dirs {
+            NewDirs::PrivateUntilAnnounced => 0o700,
+            NewDirs::AsTheSystemMakesThem => 0o777,
+        };
+        Ok(Store {
+            beneath: Beneath::new(Arc::new(handle), FsMode::from_raw_mode(dir_mode)),
+            on_conflict: self.on_conflict,
+            umask: self.umask,
+            devices: BTreeMap::new(),
+        })
+    }
+}
+
+/// The mode of folders that are made on the way to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewDirs {
+    /// 0700; the sender announces each folder, with its mode, once everything is in it.
+    PrivateUntilAnnounced,
+    /// 0777 less the umask; nobody will announce them.
+    AsTheSystemMakesThem,
+}
+
+/// What one session reads and writes below the root.
+#[derive(Debug)]
+pub struct Store {
+    beneath: Beneath,
+    on_conflict: OnConflict,
+    umask: u32,
+    /// A handle on each file system that was written to, opened before the first write so that it hears of errors.
+    devices: BTreeMap<u64, Arc<OwnedFd>>,
+}
+
+impl Store {
+    /// Looks at what is under the name of a file that wants to come.
+    pub fn occupant(&mut self, path: &RelPath) -> Result<Occupant, StoreError> {
+        occupant::look(&mut self.beneath, path)
+    }
+
+    /// The policy of this receiver.
+    pub fn on_conflict(&self) -> OnConflict {
+        self.on_conflict
+    }
+
+    /// Makes the private file in which `path` is collected.
+    pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
+        let landing = landing::create(&mut self.beneath, path)?;
+        let device = landing.device();
+        self.devices.entry(device).or_insert_with(|| Arc::clone(landing.dir()));
+        Ok(landing)
+    }
+}

@@ -1,0 +1,101 @@
+//! What is there already under the name of an entry.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::StoreError;
+use super::beneath::Beneath;
+use crate::digest::{Hasher, Md5, PartDigests, PartLayout, PartRange};
+use crate::relpath::RelPath;
+
+/// What lies under a name.
+#[derive(Debug)]
+pub enum Occupant {
+    /// Nothing.
+    Nothing,
+    /// A regular file, open for comparing.
+    File(ExistingFile),
+    /// Something else; the words say what.
+    Other(&'static str),
+}
+
+/// A regular file that was there before.
+#[derive(Debug)]
+pub struct ExistingFile {
+    file: File,
+    size_bytes: u64,
+}
+
+/// Bytes read at a time when hashing; small enough to stay in a core's cache.
+const CHUNK_BYTES: usize = 256 << 10;
+
+impl ExistingFile {
+    /// Its size when it was opened.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The digest of one range of it.
+    pub fn digest(&self, range: PartRange) -> io::Result<Md5> {
+        let mut buffer = vec![0; CHUNK_BYTES.min(range.len as usize)];
+        let mut hasher = Hasher::new();
+        let (mut offset, end) = (range.offset, range.offset + range.len);
+        while offset < end {
+            let chunk = &mut buffer[..CHUNK_BYTES.min((end - offset) as usize)];
+            self.file.read_exact_at(chunk, offset)?;
+            hasher.update(chunk);
+            offset += chunk.len() as u64;
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Is it byte for byte the file with these digests?
+    pub(super) fn matches(&self, layout: PartLayout, digests: &PartDigests) -> bool {
+        self.size_bytes == layout.size_bytes()
+            && (0..layout.count()).all(|index| {
+                let range = layout.range(index);
+                range.is_some_and(|range| self.digest(range).ok() == digests.get(index))
+            })
+    }
+
+    /// Brings it to stable storage: whoever wrote it may not have done so.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.file).map_err(StoreError::io("bring the file to stable storage"))
+    }
+}
+
+/// Looks at what is under `path`, without following a link there or on the way.
+pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+    let (parent, name) = path.split();
+    let dir = match beneath.open(parent) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
+        Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
+    };
+    let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
+        Err(errno) => return Err(StoreError::io("look at what is there")(errno)),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Ok(Occupant::Other("a folder")),
+        FileType::Symlink => return Ok(Occupant::Other("a symbolic link")),
+        _ => return Ok(Occupant::Other("a device, FIFO or socket")),
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
+        Err(errno) => return Err(StoreError::io("read the file that is there")(errno)),
+    };
+    let metadata = file.metadata().map_err(|source| StoreError::Io { doing: "look at what is there", source })?;
+    if !metadata.is_file() {
+        return Ok(Occupant::Other("a device, FIFO or socket"));
+    }
+    Ok(Occupant::File(ExistingFile { file, size_bytes: metadata.size() }))
+}

@@ -1,0 +1,200 @@
+//! Landing as a whole, with what is on the disk after each failing case.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::*;
+use crate::digest::{Md5, PartDigests, PartLayout};
+use crate::relpath::{LinkTarget, NamePolicy};
+use crate::units::{Metadata, Mode, MtimeNs};
+
+fn path(name: &str) -> RelPath {
+    RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
+}
+
+fn store(root: &Path, on_conflict: OnConflict) -> Store {
+    Root::open(root, on_conflict).unwrap().session(NewDirs::PrivateUntilAnnounced).unwrap()
+}
+
+fn file(store: &mut Store, name: &str, content: &str) -> Item {
+    let landing = store.land(&path(name)).unwrap();
+    landing.write_at(content.as_bytes(), 0).unwrap();
+    let mut digests = PartDigests::new();
+    digests.insert(0, Md5::of(content.as_bytes()));
+    let metadata = Metadata { mode: Some(Mode::new(0o640)), mtime: Some(MtimeNs(1_700_000_000_123_456_789)) };
+    Item::File { landing, layout: PartLayout::new(content.len() as u64), digests, metadata }
+}
+
+fn land(store: &mut Store, name: &str, content: &str) -> Result<Placed, StoreError> {
+    let item = file(store, name, content);
+    store.commit(vec![item]).remove(0)
+}
+
+/// Every path below `root` with a file's content, sorted.
+fn listing(root: &Path) -> Vec<(String, String)> {
+    let mut all: Vec<_> = walkdir::WalkDir::new(root)
+        .min_depth(1)
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let name = entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            let content = match entry.file_type() {
+                kind if kind.is_file() => fs::read_to_string(entry.path()).unwrap(),
+                kind if kind.is_symlink() => fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned(),
+                _ => "/".into(),
+            };
+            (name, content)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn expect(root: &Path, expected: &[(&str, &str)]) {
+    let expected: Vec<_> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    assert_eq!(listing(root), expected);
+}
+
+#[test]
+fn a_file_lands_with_mode_and_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let item = file(&mut store, "a/b", "bytes");
+    let landings = listing(dir.path());
+    assert!(landings[1].0.starts_with("a/.ftx-"), "hidden until it is named: {landings:?}");
+    assert!(matches!(store.commit(vec![item])[..], [Ok(Placed::Named)]));
+    expect(dir.path(), &[("a", "/"), ("a/b", "bytes")]);
+    let metadata = fs::metadata(dir.path().join("a/b")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_700_000_000, 123_456_789));
+}
+
+#[test]
+fn a_landing_that_is_dropped_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    drop(file(&mut store, "a", "bytes"));
+    expect(dir.path(), &[]);
+}
+
+#[test]
+fn many_files_land_in_one_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let items: Vec<_> = (0..100).map(|n| file(&mut store, &format!("d{}/f{n}", n % 10), &n.to_string())).collect();
+    assert!(store.commit(items).iter().all(|result| matches!(result, Ok(Placed::Named))));
+    let files = listing(dir.path()).into_iter().filter(|(_, content)| content != "/").count();
+    assert_eq!(files, 100);
+}
+
+#[test]
+fn each_policy_does_what_it_says() {
+    use OnConflict::{Error, Overwrite, Rename, SkipSame};
+    let cases: [(OnConflict, &str, Option<Placed>, &[(&str, &str)]); 8] = [
+        (SkipSame, "old", Some(Placed::AlreadyThere), &[("a.txt", "old")]),
+        (SkipSame, "new", None, &[("a.txt", "old")]),
+        (Overwrite, "old", Some(Placed::AlreadyThere), &[("a.txt", "old")]),
+        (Overwrite, "new", Some(Placed::Named), &[("a.txt", "new")]),
+        (Rename, "old", Some(Placed::AlreadyThere), &[("a.txt", "old")]),
+        (Rename, "new", Some(Placed::Renamed(path("a (1).txt"))), &[("a (1).txt", "new"), ("a.txt", "old")]),
+        (Error, "old", None, &[("a.txt", "old")]),
+        (Error, "new", None, &[("a.txt", "old")]),
+    ];
+    for (policy, content, placed, left) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.txt"), "old").unwrap();
+        let result = land(&mut store(dir.path(), policy), "a.txt", content);
+        assert_eq!(result.ok(), placed, "{policy:?} {content}");
+        expect(dir.path(), left);
+    }
+}
+
+#[test]
+fn a_folder_is_never_replaced_and_a_link_never_followed() {
+    for policy in [OnConflict::SkipSame, OnConflict::Overwrite, OnConflict::Error] {
+        let dir = tempfile::tempdir().unwrap();
+        let canary = tempfile::NamedTempFile::new().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        symlink(canary.path(), dir.path().join("l")).unwrap();
+        let mut store = store(dir.path(), policy);
+        let error = land(&mut store, "d", "new").unwrap_err();
+        assert_eq!(error.fault(), Fault::Exists);
+        let over_link = land(&mut store, "l", "new");
+        assert_eq!(over_link.is_ok(), policy == OnConflict::Overwrite, "the link itself may be replaced");
+        assert_eq!(fs::read_to_string(canary.path()).unwrap(), "", "never what it leads to");
+        assert!(dir.path().join("d").is_dir());
+    }
+}
+
+#[test]
+fn nothing_lands_through_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    symlink(outside.path(), dir.path().join("out")).unwrap();
+    let mut store = store(dir.path(), OnConflict::Overwrite);
+    assert_eq!(store.land(&path("out/a")).unwrap_err().fault(), Fault::Exists);
+    assert!(matches!(store.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
+    let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
+    let items = vec![
+        Item::Link { path: path("out/l"), target: link, metadata: Metadata::default() },
+        Item::Dir { path: path("out"), metadata: Metadata::default() },
+        Item::Dir { path: path("out/d"), metadata: Metadata::default() },
+    ];
+    assert!(store.commit(items).iter().all(Result::is_err));
+    assert!(listing(outside.path()).is_empty());
+}
+
+#[test]
+fn folders_and_links_get_their_times_and_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let metadata = Metadata { mode: Some(Mode::new(0o550)), mtime: Some(MtimeNs(-1)) };
+    let target = LinkTarget::new(b"a", &path("d/l"), NamePolicy::Strict).unwrap();
+    let items = vec![
+        file(&mut store, "d/a", "bytes"),
+        Item::Link { path: path("d/l"), target, metadata: Metadata { mode: None, mtime: Some(MtimeNs(5)) } },
+        Item::Dir { path: path("d"), metadata },
+        Item::Dir { path: path("empty"), metadata: Metadata::default() },
+    ];
+    assert!(store.commit(items).iter().all(Result::is_ok));
+    let metadata = fs::metadata(dir.path().join("d")).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.mtime(), metadata.mtime_nsec()), (0o550, -1, 999_999_999));
+    let link = fs::symlink_metadata(dir.path().join("d/l")).unwrap();
+    assert_eq!((link.mtime(), link.mtime_nsec()), (0, 5));
+    fs::set_permissions(dir.path().join("d"), fs::Permissions::from_mode(0o700)).unwrap();
+    expect(dir.path(), &[("d", "/"), ("d/a", "bytes"), ("d/l", "a"), ("empty", "/")]);
+}
+
+#[test]
+fn a_link_replaces_nothing_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("l"), "a file").unwrap();
+    let link = || Item::Link {
+        path: path("l"),
+        target: LinkTarget::new(b"x", &path("l"), NamePolicy::Strict).unwrap(),
+        metadata: Metadata::default(),
+    };
+    assert!(store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[0].is_err());
+    expect(dir.path(), &[("l", "a file")]);
+    assert!(store(dir.path(), OnConflict::Overwrite).commit(vec![link()])[0].is_ok());
+    expect(dir.path(), &[("l", "x")]);
+    assert!(matches!(store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[..], [Ok(Placed::AlreadyThere)]));
+}
+
+#[test]
+fn a_folder_that_vanishes_under_a_kept_handle_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    land(&mut store, "d/a", "one").unwrap();
+    fs::remove_dir_all(dir.path().join("d")).unwrap();
+    land(&mut store, "d/b", "two").unwrap();
+    expect(dir.path(), &[("d", "/"), ("d/b", "two")]);
+}
+
+#[test]
+fn a_root_that_is_no_folder_is_told() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Root::open(file.path(), OnConflict::SkipSame).unwrap_err();
+    assert!(error.to_string().starts_with("cannot use the folder"));
+}
