@@ -4,20 +4,28 @@
 //! (`tests/layers.rs` reads the `use` lines and keeps it so):
 //!
 //! ```text
-//! main   cli   config   demo   error   ui      the program
+//! main   program   cli   config   demo   error   ui
 //! send   recv                                  the two drivers
 //! plan (reads files)   store (writes files)   net (sockets)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! relpath   digest   units   fault   escape   progress    values
 //! ```
 
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod digest;
+pub mod error;
 pub mod escape;
 pub mod fault;
 pub mod net;
 pub mod plan;
+pub mod program;
 pub mod progress;
+pub mod recv;
 pub mod relpath;
+pub mod send;
 pub mod store;
+pub mod ui;
 pub mod units;
 pub mod wire;

@@ -54,6 +54,18 @@ pub enum Event<'a> {
         /// A sentence; may hold a peer's text.
         reason: &'a str,
     },
+    /// A file has another name than its own, because that was taken.
+    Renamed {
+        /// The name it came with.
+        from: &'a [u8],
+        /// The name it has.
+        to: &'a [u8],
+    },
+    /// Nobody listens at the other end yet; the next try comes after a pause.
+    Retrying {
+        /// The pause.
+        pause: Duration,
+    },
     /// A part arrived damaged and is fetched again.
     Repairing {
         /// The file's relative path.

@@ -3,6 +3,7 @@
 mod address;
 mod connect;
 mod listen;
+mod patience;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use connect::connect;
+pub use patience::{LastHeard, PatientWriter, linger};
 pub use listen::{Listener, StopHandle, reachable_addresses};
 
 /// A failure of the network, with where it happened.
@@ -47,11 +49,11 @@ pub enum NetError {
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// What both ends want of a connection: no waiting for small frames, and notice of a peer that is gone for good.
-/// Reads wake up every [`TICK`]; a write that makes no progress for `stall` fails.
-pub fn prepare(stream: &TcpStream, stall: Duration) -> io::Result<()> {
+/// Blocked reads and writes look up every [`TICK`] with an error for which [`is_timeout`] holds.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TICK))?;
-    stream.set_write_timeout(Some(stall))?;
+    stream.set_write_timeout(Some(TICK))?;
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -25,13 +25,23 @@ pub struct Beneath {
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
     handles: HashMap<Box<[u8]>, Arc<OwnedFd>>,
-    /// Folders in which names were made since the last call of [`Beneath::take_touched`].
-    touched: BTreeMap<Box<[u8]>, Arc<OwnedFd>>,
+    /// Folders in which names were made since the last call of [`Beneath::take_touched`], by any view of this root.
+    touched: Arc<Mutex<BTreeMap<Box<[u8]>, Arc<OwnedFd>>>>,
 }
 
 impl Beneath {
     pub fn new(root: Arc<OwnedFd>, dir_mode: Mode) -> Self {
-        Beneath { root, dir_mode, handles: HashMap::new(), touched: BTreeMap::new() }
+        Beneath { root, dir_mode, handles: HashMap::new(), touched: Arc::default() }
+    }
+
+    /// The same root for another thread: handles of its own, but one list of what has to be synced.
+    pub fn another(&self) -> Self {
+        Beneath {
+            root: Arc::clone(&self.root),
+            dir_mode: self.dir_mode,
+            handles: HashMap::new(),
+            touched: Arc::clone(&self.touched),
+        }
     }
 
     /// A handle on the folder `dir`, if it is there.
@@ -76,13 +86,15 @@ impl Beneath {
     }
 
     /// Notes that names were made in a folder, which has to be synced.
-    pub fn touch(&mut self, dir: &[u8], handle: &Arc<OwnedFd>) {
-        self.touched.entry(dir.into()).or_insert_with(|| Arc::clone(handle));
+    pub fn touch(&self, dir: &[u8], handle: &Arc<OwnedFd>) {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        touched.entry(dir.into()).or_insert_with(|| Arc::clone(handle));
     }
 
     /// The folders noted since the last call.
-    pub fn take_touched(&mut self) -> Vec<Arc<OwnedFd>> {
-        std::mem::take(&mut self.touched).into_values().collect()
+    pub fn take_touched(&self) -> Vec<Arc<OwnedFd>> {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *touched).into_values().collect()
     }
 
     fn keep(&mut self, dir: &[u8], handle: &Arc<OwnedFd>) {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::landing::{Landing, random_name, set_metadata, timestamps};
 use super::occupant::{ExistingFile, Occupant, look};
 use super::{OnConflict, Store, StoreError};
-use crate::digest::{PartDigests, PartLayout};
+use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::Metadata;
 
@@ -26,10 +26,8 @@ pub enum Item {
     File {
         /// Where its bytes are.
         landing: Landing,
-        /// Its size and parts.
-        layout: PartLayout,
-        /// Their digests.
-        digests: PartDigests,
+        /// What it holds.
+        content: Content,
         /// Mode and time of modification.
         metadata: Metadata,
     },
@@ -51,6 +49,24 @@ pub enum Item {
         /// Time of modification.
         metadata: Metadata,
     },
+}
+
+/// What a verified file holds, to tell whether another one holds the same.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its digests.
+    pub digests: Digests,
+}
+
+/// How a file was verified.
+#[derive(Clone, Debug)]
+pub enum Digests {
+    /// Part by part.
+    Parts(PartDigests),
+    /// As a whole.
+    Whole(Md5),
 }
 
 /// What became of an item.
@@ -88,8 +104,8 @@ impl Store {
         let mut results: Vec<Result<Placed, StoreError>> = items
             .iter_mut()
             .map(|item| match item {
-                Item::File { landing, layout, metadata, .. } => {
-                    landing.seal(*metadata, layout.size_bytes(), self.umask).map(|()| Placed::Named)
+                Item::File { landing, content, metadata } => {
+                    landing.seal(*metadata, content.size_bytes, self.umask).map(|()| Placed::Named)
                 }
                 _ => Ok(Placed::Named),
             })
@@ -133,13 +149,14 @@ impl Store {
                 _ => None,
             })
             .collect();
-        devices.into_iter().filter_map(|device| Some((device, Arc::clone(self.devices.get(&device)?)))).collect()
+        let handles = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.into_iter().filter_map(|device| Some((device, Arc::clone(handles.get(&device)?)))).collect()
     }
 
     /// Step 5.
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
-            Item::File { landing, layout, digests, .. } => self.place_file(landing, layout, &digests),
+            Item::File { landing, content, .. } => self.place_file(landing, &content),
             Item::AlreadyThere(_) => Ok(Placed::AlreadyThere),
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
             Item::Link { path, target, metadata } => self.place_link(&path, &target, metadata),
@@ -162,7 +179,7 @@ impl Store {
         Ok(())
     }
 
-    fn place_file(&mut self, mut landing: Landing, layout: PartLayout, digests: &PartDigests) -> Result<Placed, StoreError> {
+    fn place_file(&mut self, mut landing: Landing, content: &Content) -> Result<Placed, StoreError> {
         let path = landing.path().clone();
         let (parent, name) = path.split();
         let dir = Arc::clone(landing.dir());
@@ -170,7 +187,7 @@ impl Store {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
                 let what = match look(&mut self.beneath, &path)? {
-                    Occupant::File(file) if self.on_conflict != OnConflict::Error && file.matches(layout, digests) => {
+                    Occupant::File(file) if self.on_conflict != OnConflict::Error && file.matches(content) => {
                         file.sync()?;
                         return Ok(Placed::AlreadyThere);
                     }

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode as FsMode, OFlags};
 use rustix::io::Errno;
@@ -34,7 +34,7 @@ use crate::relpath::RelPath;
 
 use beneath::Beneath;
 
-pub use commit::{Item, Placed};
+pub use commit::{Content, Digests, Item, Placed};
 pub use landing::Landing;
 pub use occupant::{ExistingFile, Occupant};
 
@@ -149,7 +149,7 @@ impl Root {
             beneath: Beneath::new(Arc::new(handle), FsMode::from_raw_mode(dir_mode)),
             on_conflict: self.on_conflict,
             umask: self.umask,
-            devices: BTreeMap::new(),
+            devices: Arc::default(),
         })
     }
 }
@@ -170,7 +170,7 @@ pub struct Store {
     on_conflict: OnConflict,
     umask: u32,
     /// A handle on each file system that was written to, opened before the first write so that it hears of errors.
-    devices: BTreeMap<u64, Arc<OwnedFd>>,
+    devices: Arc<Mutex<BTreeMap<u64, Arc<OwnedFd>>>>,
 }
 
 impl Store {
@@ -187,8 +187,18 @@ impl Store {
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
         let landing = landing::create(&mut self.beneath, path)?;
-        let device = landing.device();
-        self.devices.entry(device).or_insert_with(|| Arc::clone(landing.dir()));
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.entry(landing.device()).or_insert_with(|| Arc::clone(landing.dir()));
         Ok(landing)
+    }
+
+    /// The same store for the thread that commits while this one lands.
+    pub fn for_committing(&self) -> Store {
+        Store {
+            beneath: self.beneath.another(),
+            on_conflict: self.on_conflict,
+            umask: self.umask,
+            devices: Arc::clone(&self.devices),
+        }
     }
 }

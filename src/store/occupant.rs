@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::StoreError;
 use super::beneath::Beneath;
-use crate::digest::{Hasher, Md5, PartDigests, PartLayout, PartRange};
+use super::commit::{Content, Digests};
+use crate::digest::{Hasher, Md5, PartLayout, PartRange};
 use crate::relpath::RelPath;
 
 /// What lies under a name.
@@ -41,11 +42,11 @@ impl ExistingFile {
 
     /// The digest of one range of it.
     pub fn digest(&self, range: PartRange) -> io::Result<Md5> {
-        let mut buffer = vec![0; CHUNK_BYTES.min(range.len as usize)];
+        let mut buffer = vec![0; range.len.min(CHUNK_BYTES as u64) as usize];
         let mut hasher = Hasher::new();
         let (mut offset, end) = (range.offset, range.offset + range.len);
         while offset < end {
-            let chunk = &mut buffer[..CHUNK_BYTES.min((end - offset) as usize)];
+            let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
             self.file.read_exact_at(chunk, offset)?;
             hasher.update(chunk);
             offset += chunk.len() as u64;
@@ -53,13 +54,22 @@ impl ExistingFile {
         Ok(hasher.finish())
     }
 
-    /// Is it byte for byte the file with these digests?
-    pub(super) fn matches(&self, layout: PartLayout, digests: &PartDigests) -> bool {
-        self.size_bytes == layout.size_bytes()
-            && (0..layout.count()).all(|index| {
-                let range = layout.range(index);
-                range.is_some_and(|range| self.digest(range).ok() == digests.get(index))
-            })
+    /// Does it hold just this?
+    pub(super) fn matches(&self, content: &Content) -> bool {
+        if self.size_bytes != content.size_bytes {
+            return false;
+        }
+        let layout = PartLayout::new(content.size_bytes);
+        match &content.digests {
+            Digests::Whole(md5) => {
+                let all = PartRange { offset: 0, len: content.size_bytes };
+                self.digest(all).is_ok_and(|digest| digest == *md5)
+            }
+            Digests::Parts(digests) => (0..layout.count()).all(|index| {
+                let digest = layout.range(index).and_then(|range| self.digest(range).ok());
+                digest.is_some() && digest == digests.get(index)
+            }),
+        }
     }
 
     /// Brings it to stable storage: whoever wrote it may not have done so.

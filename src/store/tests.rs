@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::digest::{Md5, PartDigests, PartLayout};
+use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, NamePolicy};
 use crate::units::{Metadata, Mode, MtimeNs};
 
@@ -23,7 +23,8 @@ fn file(store: &mut Store, name: &str, content: &str) -> Item {
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
     let metadata = Metadata { mode: Some(Mode::new(0o640)), mtime: Some(MtimeNs(1_700_000_000_123_456_789)) };
-    Item::File { landing, layout: PartLayout::new(content.len() as u64), digests, metadata }
+    let content = Content { size_bytes: content.len() as u64, digests: Digests::Parts(digests) };
+    Item::File { landing, content, metadata }
 }
 
 fn land(store: &mut Store, name: &str, content: &str) -> Result<Placed, StoreError> {

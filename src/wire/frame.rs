@@ -22,6 +22,15 @@ pub enum Form {
     Native,
 }
 
+impl Form {
+    fn crc_bytes(self) -> usize {
+        match self {
+            Form::Classic => 0,
+            Form::Native => CRC_BYTES,
+        }
+    }
+}
+
 /// Bytes that do not make a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -70,7 +79,7 @@ pub fn parse_length(field: [u8; LENGTH_BYTES]) -> Result<usize, FrameError> {
 }
 
 /// The JSON reader skips unknown keys without counting how deep they nest, so it is counted here.
-fn is_too_deep(json: &[u8]) -> bool {
+pub fn check_depth(json: &[u8]) -> Result<(), FrameError> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in json {
         match byte {
@@ -82,10 +91,10 @@ fn is_too_deep(json: &[u8]) -> bool {
             _ => {}
         }
         if depth > MAX_JSON_DEPTH {
-            return true;
+            return Err(FrameError::TooDeep);
         }
     }
-    false
+    Ok(())
 }
 
 /// Bytes that arrived on one connection and are not used up yet: frames, and whatever of a body came along.
@@ -148,16 +157,18 @@ impl Inbox {
         self.filled.is_empty()
     }
 
-    /// The JSON of the next frame, without taking it and without looking at a checksum; `None` if more must arrive.
+    /// The JSON of the next frame, without taking it and unchecked but for its length; `None` if more must arrive.
     pub fn peek_json(&self) -> Result<Option<&[u8]>, FrameError> {
         let Some((field, rest)) = self.bytes().split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
-        let json = rest.get(..parse_length(*field)?);
-        if json.is_some_and(is_too_deep) {
-            return Err(FrameError::TooDeep);
-        }
-        Ok(json)
+        Ok(rest.get(..parse_length(*field)?))
+    }
+
+    /// Is the next frame there as a whole?
+    pub fn has_frame(&self, form: Form) -> Result<bool, FrameError> {
+        let json = self.peek_json()?.map(<[u8]>::len);
+        Ok(json.is_some_and(|json| self.filled.len() >= LENGTH_BYTES + json + form.crc_bytes()))
     }
 
     /// Takes the next frame and returns its JSON; `None` if more must arrive.
@@ -167,21 +178,21 @@ impl Inbox {
         };
         let start = self.filled.start;
         let json_end = start + LENGTH_BYTES + json;
-        let end = json_end + if form == Form::Native { CRC_BYTES } else { 0 };
+        let end = json_end + form.crc_bytes();
         if self.filled.end < end {
             return Ok(None);
         }
-        if form == Form::Native {
+        if let Some(field) = self.buffer[json_end..end].first_chunk::<CRC_BYTES>() {
+            let expected = u32::from_le_bytes(*field);
             let actual = crc32c::crc32c(&self.buffer[start..json_end]);
-            let mut field = [0; CRC_BYTES];
-            field.copy_from_slice(&self.buffer[json_end..end]);
-            let expected = u32::from_le_bytes(field);
             if expected != actual {
                 return Err(FrameError::Checksum { expected, actual });
             }
         }
         self.filled.start = end;
-        Ok(Some(&self.buffer[start + LENGTH_BYTES..json_end]))
+        let json = &self.buffer[start + LENGTH_BYTES..json_end];
+        check_depth(json)?;
+        Ok(Some(json))
     }
 
     /// Takes the bytes of a body that arrived together with its frame: at most `dst.len()`; returns how many.

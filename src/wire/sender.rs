@@ -190,7 +190,9 @@ impl SenderSession {
 
     /// Tells the receiver that the silence means work.
     pub fn busy(&mut self) {
-        Message::Busy.encode(&mut self.out);
+        if self.stage > Stage::Hello {
+            Message::Busy.encode(&mut self.out);
+        }
     }
 
     /// Gives up on an entry; `false` if it was settled meanwhile.
@@ -381,6 +383,16 @@ impl SenderSession {
         }
         self.stage = Stage::Done;
         Ok(Event::Receipt(receipt))
+    }
+
+    /// Has the receiver asked for anything that was not taken as a job?
+    pub fn has_job(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn output_len(&self) -> usize {
+        self.out.len()
     }
 
     /// What is to be sent, and forgets it.

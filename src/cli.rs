@@ -1,0 +1,170 @@
+//! The command line, as it is typed. `config` turns it into checked options.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Moves files and folders to another machine, checked by MD5 and durable before it says so.
+#[derive(Debug, Parser)]
+#[command(name = "ftx", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ftx demo                               see it work, on this machine alone
+  ftx recv --out inbox                   on the machine that receives
+  ftx send report.pdf photos/ 10.0.0.5   on the machine that sends
+
+When `ftx send` exits with 0, every byte is at the other end, checked, under its final name and on
+stable storage. Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
+12 protocol; 23 some entries not transferred; 24 a source changed or vanished; 30 timeout;
+35 cannot connect; 40 digest mismatch; 41 refused; 42 no space.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send files and folders to a machine where `ftx recv` runs
+    #[command(after_help = SEND_HELP)]
+    Send(SendArgs),
+    /// Receive what others send into a folder, until Ctrl-C
+    #[command(after_help = RECV_HELP)]
+    Recv(RecvArgs),
+    /// Send something from this machine to itself and show both ends
+    Demo(DemoArgs),
+}
+
+const SEND_HELP: &str = "\
+Examples:
+  ftx send disk.img nas                    one file to the host nas, port 7373
+  ftx send photos/ notes.txt 10.0.0.5:7400 a folder and a file, another port
+  ftx send backup '[2001:db8::5]:7400'     an IPv6 address with a port
+
+A folder lands under its own name, with everything in it. What is there already and identical is
+skipped; something different under the same name is reported and left alone (exit code 23), unless
+the receiver was started with another --on-conflict. Symbolic links that stay inside what is sent
+travel as links; others, and devices, FIFOs and sockets, are reported and left out.";
+
+const RECV_HELP: &str = "\
+Examples:
+  ftx recv                                 into this folder, port 7373, until Ctrl-C
+  ftx recv --out inbox --once              one session, then end with a code that tells how it went
+  ftx recv --bind 127.0.0.1 --port 0       this machine only, any free port
+
+A file gets its final name when it is complete, checked and on stable storage; until then it is a
+hidden file that begins with .ftx- beside it. Senders need no account here: whoever reaches the
+port can send, so open it in networks that you trust, or bind it to an address that is.";
+
+/// `ftx send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// What to send, and last the host that receives, with a port if it is not the usual one
+    #[arg(value_name = "PATH... HOST[:PORT]", num_args = 1.., required = true)]
+    pub paths_and_host: Vec<OsString>,
+    /// The receiver's port, where HOST names none
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Speak the plain dialect of small textbook programs: no receipt, no folders of its own, no links.
+    ///
+    /// With `each`, every file gets a connection of its own, for receivers that close after one.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "row")]
+    pub classic: Option<ClassicHow>,
+    /// How often to try again while the receiver does not listen yet
+    #[arg(long, default_value_t = 2)]
+    pub retries: u32,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Folders are sent with everything in them anyway; accepted for those used to typing it
+    #[arg(short = 'r', short_alias = 'a', hide = true)]
+    pub habit: bool,
+}
+
+/// `ftx recv`.
+#[derive(Debug, Args)]
+pub struct RecvArgs {
+    /// The port to listen on; 0 takes any that is free and says which
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT)]
+    pub port: u16,
+    /// The address to listen on [default: all of them, IPv6 and IPv4]
+    #[arg(short, long, value_name = "ADDR")]
+    pub bind: Option<IpAddr>,
+    /// The folder where things land; made if it is missing
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// End after one session, with a code that tells how it went
+    #[arg(long, conflicts_with = "count")]
+    pub once: bool,
+    /// End after N sessions, with the code of the first that failed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// What to do when something different has the name already; identical files are skipped
+    #[arg(long, value_enum, default_value_t = Conflict::SkipSame)]
+    pub on_conflict: Conflict,
+    /// Take names with control characters (they are escaped wherever they are shown)
+    #[arg(long)]
+    pub allow_odd_names: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// `ftx demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// What to send [default: a sample of some hundred small files and one of 256 MiB]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// What all commands understand.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// How long the other side may be silent, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Only errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// When to show progress bars: auto shows them on a terminal
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ProgressWhen::Auto)]
+    pub progress: ProgressWhen,
+}
+
+/// `--classic`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClassicHow {
+    /// All files in a row on one connection
+    Row,
+    /// A connection for each file
+    Each,
+}
+
+/// `--on-conflict`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Conflict {
+    /// Refuse it and leave what is there
+    SkipSame,
+    /// Replace what is there
+    Overwrite,
+    /// Put it beside: name (1).ext
+    Rename,
+    /// Refuse even an identical file
+    Error,
+}
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressWhen {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}

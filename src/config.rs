@@ -1,0 +1,107 @@
+//! From what was typed to options that are checked.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{ClassicHow, Conflict, RecvArgs, SendArgs};
+use crate::escape::Shown;
+use crate::net::AddressError;
+use crate::relpath::NamePolicy;
+use crate::store::OnConflict;
+use crate::{recv, send};
+
+/// A command line that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// Only one word after `send`.
+    #[error("ftx send needs what to send and, last, where to: ftx send {0} HOST")]
+    NoHost(String),
+    /// The last word is no host.
+    #[error("{text}: {source}")]
+    Host {
+        /// As typed, escaped.
+        text: String,
+        /// What is wrong with it.
+        source: AddressError,
+    },
+}
+
+/// The options of `ftx send`.
+pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
+    let shown = |text: &std::ffi::OsStr| Shown::new(text.as_bytes()).to_string();
+    let (host, paths) = match &args.paths_and_host[..] {
+        [paths @ .., host] if !paths.is_empty() => (host, paths),
+        [only, ..] => return Err(UsageError::NoHost(shown(only))),
+        [] => return Err(UsageError::NoHost("PATH".into())),
+    };
+    let target = host.to_string_lossy().parse();
+    let target = target.map_err(|source| UsageError::Host { text: shown(host), source })?;
+    Ok(send::Options {
+        paths: paths.iter().map(PathBuf::from).collect(),
+        target,
+        port: args.port,
+        classic: args.classic.map(|how| match how {
+            ClassicHow::Row => send::Classic::OneConnection,
+            ClassicHow::Each => send::Classic::ConnectionPerFile,
+        }),
+        timeout: Duration::from_secs(args.common.timeout),
+        retries: args.retries,
+    })
+}
+
+/// The options of `ftx recv`.
+pub fn recv_options(args: &RecvArgs) -> recv::Options {
+    recv::Options {
+        bind: args.bind,
+        port: args.port,
+        out: args.out.clone(),
+        on_conflict: match args.on_conflict {
+            Conflict::SkipSame => OnConflict::SkipSame,
+            Conflict::Overwrite => OnConflict::Overwrite,
+            Conflict::Rename => OnConflict::Rename,
+            Conflict::Error => OnConflict::Error,
+        },
+        names: if args.allow_odd_names { NamePolicy::AllowOdd } else { NamePolicy::Strict },
+        sessions: if args.once { Some(1) } else { args.count },
+        timeout: Duration::from_secs(args.common.timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn send(words: &[&str]) -> Result<send::Options, UsageError> {
+        let words = ["ftx", "send"].iter().chain(words);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Send(args) => send_options(&args),
+            other => panic!("not send: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_last_word_is_the_host() {
+        let options = send(&["a", "b", "-p", "80", "nas"]).unwrap();
+        assert_eq!(options.paths, ["a", "b"].map(PathBuf::from));
+        assert_eq!((options.target.host.as_str(), options.target.port, options.port), ("nas", None, 80));
+        assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target.port, Some(9));
+        assert_eq!(send(&["--classic", "a", "h"]).unwrap().classic, Some(send::Classic::OneConnection));
+        assert_eq!(send(&["--classic=each", "a", "h"]).unwrap().classic, Some(send::Classic::ConnectionPerFile));
+    }
+
+    #[test]
+    fn a_missing_host_is_explained() {
+        assert!(matches!(send(&["photos"]), Err(UsageError::NoHost(_))));
+        assert!(matches!(send(&["photos", "bob@nas"]), Err(UsageError::Host { .. })));
+        assert!(matches!(send(&["photos", "nas:/home"]), Err(UsageError::Host { .. })));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

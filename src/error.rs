@@ -1,0 +1,198 @@
+//! The one place that turns errors into a sentence, a piece of advice and an exit code.
+
+use std::io;
+
+use crate::config::UsageError;
+use crate::fault::Fault;
+use crate::net::NetError;
+use crate::plan::{PlanError, ReadError};
+use crate::progress::Summary;
+use crate::recv::{RecvError, StartError};
+use crate::send::SendError;
+use crate::wire::WireError;
+use crate::wire::classic::ClassicError;
+
+/// The exit codes: stable, documented, tested. Where rsync has a code for the same thing, it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All done, and durable.
+    Ok = 0,
+    /// Any other failure.
+    Other = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The connection broke.
+    Connection = 10,
+    /// A file or folder could not be read or written.
+    FileIo = 11,
+    /// The peer does not keep to the protocol.
+    Protocol = 12,
+    /// Some entries were not transferred; the others were.
+    Partial = 23,
+    /// A source changed or vanished while it was sent.
+    SourceChanged = 24,
+    /// The peer was silent for too long.
+    Timeout = 30,
+    /// No connection.
+    CannotConnect = 35,
+    /// A digest did not match, and could not be repaired.
+    Digest = 40,
+    /// The peer refused.
+    Refused = 41,
+    /// No space at the receiver.
+    NoSpace = 42,
+}
+
+/// An error, for people and for scripts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// What failed.
+    pub sentence: String,
+    /// What can be done about it, where anything can.
+    pub advice: Option<&'static str>,
+    /// The exit code.
+    pub exit: Exit,
+}
+
+impl Explained {
+    fn new(error: &impl ToString, exit: Exit, advice: Option<&'static str>) -> Self {
+        Explained { sentence: error.to_string(), advice, exit }
+    }
+}
+
+impl From<&UsageError> for Explained {
+    fn from(error: &UsageError) -> Self {
+        Explained::new(error, Exit::Usage, Some("ftx send --help has examples"))
+    }
+}
+
+impl From<&io::Error> for Explained {
+    fn from(error: &io::Error) -> Self {
+        Explained::new(error, Exit::Other, None)
+    }
+}
+
+impl From<&SendError> for Explained {
+    fn from(error: &SendError) -> Self {
+        const AGAIN: Option<&str> = Some("send it again: what has arrived is skipped");
+        let (exit, advice) = match error {
+            SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, None),
+            SendError::Plan(PlanError::Nameless { .. }) => (Exit::Usage, Some("name the folders in it instead")),
+            SendError::Plan(PlanError::SameName { .. }) => (Exit::Usage, Some("send them one after the other")),
+            SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
+            SendError::Net(NetError::Resolve { .. }) => (Exit::CannotConnect, Some("check the spelling, or use an address")),
+            SendError::Net(_) => {
+                (Exit::CannotConnect, Some("is `ftx recv` running there, and does the firewall let the port through?"))
+            }
+            SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
+            SendError::Silent(_) => (Exit::Timeout, AGAIN),
+            SendError::Wire(error) => wire(error),
+            SendError::ClassicClosed { .. } => (Exit::Connection, Some("the receiver's own messages say why")),
+            SendError::ClassicSource { error: ReadError::Io(_), .. } => (Exit::FileIo, None),
+            SendError::ClassicSource { .. } => (Exit::SourceChanged, Some("send it when nobody writes to it")),
+        };
+        Explained::new(error, exit, advice)
+    }
+}
+
+impl From<&RecvError> for Explained {
+    fn from(error: &RecvError) -> Self {
+        let (exit, advice) = match error {
+            RecvError::Dialect(_) | RecvError::NotSpoken(_) => {
+                (Exit::Protocol, Some("files are sent here with: ftx send PATH... HOST"))
+            }
+            RecvError::Wire(error) => wire(error),
+            RecvError::Classic(ClassicError::Name { .. }) => (Exit::Partial, None),
+            RecvError::Classic(_) => (Exit::Protocol, Some("docs/protocol.md describes the header dictionary")),
+            RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
+            RecvError::Silent(_) => (Exit::Timeout, None),
+            RecvError::Digest { .. } => (Exit::Digest, Some("nothing of it was kept; it has to be sent again")),
+            RecvError::Root(_) => (Exit::FileIo, None),
+            RecvError::Store { error, .. } => match error.fault() {
+                Fault::NoSpace => (Exit::NoSpace, None),
+                Fault::Exists => (Exit::Partial, Some("--on-conflict overwrite or rename would take it")),
+                _ => (Exit::FileIo, None),
+            },
+        };
+        Explained::new(error, exit, advice)
+    }
+}
+
+impl From<&StartError> for Explained {
+    fn from(error: &StartError) -> Self {
+        let (exit, advice) = match error {
+            StartError::Net(NetError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                (Exit::Connection, Some("another program has that port: choose one with --port, or 0 for any that is free"))
+            }
+            StartError::Net(_) => (Exit::Connection, None),
+            StartError::Root(_) => (Exit::FileIo, None),
+        };
+        Explained::new(error, exit, advice)
+    }
+}
+
+fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
+    match error {
+        WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
+        WireError::Version { .. } => (Exit::Protocol, Some("update ftx on the machine that has the older one")),
+        WireError::Frame(_) | WireError::Message(_) | WireError::Protocol(_) => (Exit::Protocol, None),
+    }
+}
+
+fn exit_of(fault: Fault) -> Exit {
+    match fault {
+        Fault::Exists | Fault::Name | Fault::LeftOut => Exit::Partial,
+        Fault::SourceChanged => Exit::SourceChanged,
+        Fault::Digest => Exit::Digest,
+        Fault::NoSpace => Exit::NoSpace,
+        Fault::FileIo => Exit::FileIo,
+        Fault::Protocol | Fault::Version => Exit::Protocol,
+        Fault::Timeout => Exit::Timeout,
+        Fault::Connection => Exit::Connection,
+        Fault::Refused => Exit::Refused,
+        Fault::Other => Exit::Other,
+    }
+}
+
+/// The exit code of a session that reached its end: 0, or what its failed entries have in common, or 23.
+pub fn exit_of_summary(summary: &Summary) -> Exit {
+    let mut faults = summary.failures.keys();
+    match (faults.next(), faults.next()) {
+        (None, _) => Exit::Ok,
+        (Some(fault @ (Fault::SourceChanged | Fault::Digest | Fault::NoSpace)), None) => exit_of(*fault),
+        _ => Exit::Partial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_with_what_its_failures_have_in_common() {
+        let with = |faults: &[Fault]| {
+            let mut summary = Summary::default();
+            faults.iter().for_each(|fault| summary.count_failure(*fault));
+            exit_of_summary(&summary)
+        };
+        assert_eq!(with(&[]), Exit::Ok);
+        assert_eq!(with(&[Fault::SourceChanged, Fault::SourceChanged]), Exit::SourceChanged);
+        assert_eq!(with(&[Fault::NoSpace]), Exit::NoSpace);
+        assert_eq!(with(&[Fault::Digest]), Exit::Digest);
+        assert_eq!(with(&[Fault::Exists]), Exit::Partial);
+        assert_eq!(with(&[Fault::LeftOut]), Exit::Partial);
+        assert_eq!(with(&[Fault::SourceChanged, Fault::LeftOut]), Exit::Partial);
+    }
+
+    #[test]
+    fn the_codes_are_what_is_documented() {
+        let help = crate::program::help();
+        for (exit, words) in [(Exit::Connection, "10 connection"), (Exit::FileIo, "11 file system"), (Exit::Protocol, "12 protocol"),
+            (Exit::Partial, "23 some entries"), (Exit::SourceChanged, "24 a source changed"), (Exit::Timeout, "30 timeout"),
+            (Exit::CannotConnect, "35 cannot connect"), (Exit::Digest, "40 digest"), (Exit::Refused, "41 refused"), (Exit::NoSpace, "42 no space")] {
+            assert!(words.starts_with(&(exit as u8).to_string()));
+            assert!(help.replace('\n', " ").contains(words), "{words} in {help}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Waiting for a peer as long as it shows signs of life, and not longer.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::is_timeout;
+
+/// When the peer was last heard of; shared by the threads of a connection.
+#[derive(Clone, Debug)]
+pub struct LastHeard {
+    start: Instant,
+    heard_ms: Arc<AtomicU64>,
+    limit: Duration,
+}
+
+impl LastHeard {
+    /// Heard of just now; silence longer than `limit` is too long.
+    pub fn new(limit: Duration) -> Self {
+        LastHeard { start: Instant::now(), heard_ms: Arc::new(AtomicU64::new(0)), limit }
+    }
+
+    /// The peer was heard of.
+    pub fn now(&self) {
+        self.heard_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Was it silent for longer than the limit?
+    pub fn is_too_long_ago(&self) -> bool {
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(heard) > self.limit
+    }
+}
+
+/// Writes to a connection, and waits with a peer that is slow as long as it takes bytes or is heard of.
+#[derive(Debug)]
+pub struct PatientWriter {
+    stream: TcpStream,
+    heard: LastHeard,
+}
+
+impl PatientWriter {
+    /// Wraps a prepared connection.
+    pub fn new(stream: TcpStream, heard: LastHeard) -> Self {
+        PatientWriter { stream, heard }
+    }
+}
+
+impl Write for PatientWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let start = Instant::now();
+        loop {
+            match self.stream.write(bytes) {
+                Err(error) if is_timeout(&error) => {
+                    let stuck = start.elapsed() > self.heard.limit;
+                    if stuck && self.heard.is_too_long_ago() {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Bytes and time that a peer gets to stop talking after it was told why the session ended.
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// Closes our half and takes what is still coming for a moment. Closing at once, with bytes unread, would reset the
+/// connection, and the peer might never read our last words.
+pub fn linger(stream: &TcpStream) {
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let start = Instant::now();
+    let mut left = LINGER_BYTES;
+    let mut buffer = vec![0; 64 << 10];
+    let mut reader = stream;
+    while start.elapsed() < LINGER_TIME && left > 0 {
+        match reader.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => left = left.saturating_sub(count),
+            Err(error) if is_timeout(&error) => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The table of contents of the program: a command, its options, what it runs, its exit code.
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+use crate::config::{recv_options, send_options};
+use crate::demo;
+use crate::error::{Exit, Explained};
+use crate::recv::Server;
+use crate::send;
+use crate::ui::Ui;
+
+/// Runs the command line of this process.
+pub fn run() -> Exit {
+    match Cli::parse().command {
+        Command::Send(args) => {
+            let ui = Ui::new(&args.common);
+            let options = match send_options(&args) {
+                Ok(options) => options,
+                Err(error) => return ui.error(&Explained::from(&error)),
+            };
+            let sent = {
+                let bars = ui.session("sending");
+                send::send(&options, &bars)
+            };
+            match sent {
+                Ok(summary) => ui.sent(&summary, &options.target.to_string()),
+                Err(error) => ui.error(&Explained::from(&error)),
+            }
+        }
+        Command::Recv(args) => {
+            let ui = Ui::new(&args.common);
+            let server = match Server::start(recv_options(&args)) {
+                Ok(server) => server,
+                Err(error) => return ui.error(&Explained::from(&error)),
+            };
+            let served = server.local_addr().and_then(|addr| {
+                ui.listening(addr, server.out());
+                server.run(&ui)
+            });
+            match served {
+                Ok(()) => ui.first_failure(),
+                Err(error) => ui.error(&Explained::from(&error)),
+            }
+        }
+        Command::Demo(args) => {
+            let ui = Ui::new(&args.common);
+            let timeout = std::time::Duration::from_secs(args.common.timeout);
+            demo::run(args.path.as_deref(), timeout, &ui)
+        }
+    }
+}
+
+/// The text of `ftx --help`.
+pub fn help() -> String {
+    Cli::command().render_long_help().to_string()
+}

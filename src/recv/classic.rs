@@ -1,0 +1,109 @@
+//! Classic senders: header dictionary and body, again and again. Nothing can be said back; a refused file closes the
+//! connection, which is the only thing such a sender can notice.
+
+use super::input::Input;
+use super::{RecvError, shown};
+use crate::digest::Hasher;
+use crate::progress::{Event, Progress, Summary};
+use crate::relpath::NamePolicy;
+use crate::store::{Content, Digests, Item, Placed, Store, StoreError};
+use crate::units::Metadata;
+use crate::wire::Form;
+use crate::wire::classic::{Header, parse_header};
+
+/// Files that may wait to be made durable together.
+const BATCH_FILES: usize = 256;
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Takes files until the sender closes the connection.
+pub fn receive(input: Input, store: Store, names: NamePolicy, progress: &dyn Progress) -> Result<Summary, RecvError> {
+    let summary = Summary { confirmed: true, ..Summary::default() };
+    let mut session = Session { input, store, progress, summary, batch: Vec::new(), batch_bytes: 0 };
+    let received = session.receive(names);
+    // What came whole before something broke is whole: it gets its name in any case.
+    let committed = session.commit();
+    session.input.close();
+    received.and(committed)?;
+    Ok(session.summary)
+}
+
+struct Session<'a> {
+    input: Input,
+    store: Store,
+    progress: &'a dyn Progress,
+    summary: Summary,
+    batch: Vec<(Header, Item)>,
+    batch_bytes: u64,
+}
+
+impl Session<'_> {
+    fn receive(&mut self, names: NamePolicy) -> Result<(), RecvError> {
+        while let Some(json) = self.input.frame(Form::Classic)? {
+            let header = parse_header(json, names)?;
+            self.file(header)?;
+            if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
+                self.commit()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, header: Header) -> Result<(), RecvError> {
+        let name = header.path.to_string();
+        let path = header.path.as_bytes();
+        self.progress.event(Event::Planned { files: 1, bytes: header.size_bytes });
+        self.progress.event(Event::FileStarted { path, size_bytes: header.size_bytes });
+        let landing = self.store.land(&header.path).map_err(|error| store_error(&name, error))?;
+        let mut hasher = Hasher::new();
+        let mut offset = 0;
+        let mut written = Ok(());
+        self.input.body(header.size_bytes, &name, |chunk| {
+            hasher.update(chunk);
+            if written.is_ok() {
+                written = landing.write_at(chunk, offset);
+            }
+            offset += chunk.len() as u64;
+            self.summary.moved_bytes += chunk.len() as u64;
+            self.progress.event(Event::Moved { bytes: chunk.len() as u64 });
+        })?;
+        written.map_err(|error| store_error(&name, error))?;
+        let actual = hasher.finish();
+        if actual != header.md5 {
+            return Err(RecvError::Digest { name, expected: header.md5, actual });
+        }
+        let content = Content { size_bytes: header.size_bytes, digests: Digests::Whole(actual) };
+        self.batch_bytes += header.size_bytes;
+        self.batch.push((header, Item::File { landing, content, metadata: Metadata::default() }));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), RecvError> {
+        self.batch_bytes = 0;
+        let (headers, items): (Vec<_>, Vec<_>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        let mut first_error = Ok(());
+        for (header, result) in headers.into_iter().zip(self.store.commit(items)) {
+            match result {
+                Ok(placed) => {
+                    self.summary.files += 1;
+                    if let Placed::Renamed(to) = &placed {
+                        self.progress.event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
+                    }
+                    self.progress.event(Event::FileDone { skipped_bytes: 0 });
+                }
+                Err(error) => {
+                    let (name, fault) = (header.path.as_bytes(), error.fault());
+                    self.summary.count_failure(fault);
+                    self.progress.event(Event::Failed { name, fault, reason: &error.to_string() });
+                    if first_error.is_ok() {
+                        first_error = Err(store_error(&header.path.to_string(), error));
+                    }
+                }
+            }
+        }
+        first_error
+    }
+}
+
+fn store_error(name: &str, error: StoreError) -> RecvError {
+    RecvError::Store { name: shown(name), error }
+}

@@ -1,0 +1,101 @@
+//! The thread that makes complete entries durable, many at a time, and says `stored`.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::RecvError;
+use super::native::{Speaker, lock};
+use crate::progress::{Event, Progress};
+use crate::relpath::RelPath;
+use crate::store::{Item, Placed, Store};
+use crate::wire::EntryId;
+
+/// A batch is committed when it has so many entries, holds so many bytes, or its first entry waited so long.
+/// Far fewer entries than may be in flight, so that the sender never waits for a batch that waits for the sender.
+const BATCH_ENTRIES: usize = 512;
+const BATCH_BYTES: u64 = 256 << 20;
+const BATCH_AGE: Duration = Duration::from_secs(1);
+
+/// An entry that needs nothing more from the sender.
+pub struct Complete {
+    pub id: EntryId,
+    pub path: RelPath,
+    pub size_bytes: u64,
+    pub item: Item,
+}
+
+/// Commits until the queue is closed and empty.
+pub fn commit(
+    mut store: Store,
+    speaker: &Mutex<Speaker>,
+    queue: Receiver<Complete>,
+    progress: &dyn Progress,
+) -> Result<(), RecvError> {
+    let mut told = Ok(());
+    while let Ok(first) = queue.recv() {
+        let batch = collect(first, &queue);
+        let answered = commit_batch(&mut store, batch, speaker, progress);
+        // A sender that cannot be told any more is no reason to leave verified files without their names.
+        told = told.and(answered);
+    }
+    told
+}
+
+fn collect(first: Complete, queue: &Receiver<Complete>) -> Vec<Complete> {
+    let deadline = Instant::now() + BATCH_AGE;
+    let mut bytes = first.size_bytes;
+    let mut batch = vec![first];
+    while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+        match queue.recv_deadline(deadline) {
+            Ok(next) => {
+                bytes += next.size_bytes;
+                batch.push(next);
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    batch
+}
+
+fn commit_batch(
+    store: &mut Store,
+    batch: Vec<Complete>,
+    speaker: &Mutex<Speaker>,
+    progress: &dyn Progress,
+) -> Result<(), RecvError> {
+    let mut labels = Vec::with_capacity(batch.len());
+    let mut items = Vec::with_capacity(batch.len());
+    for Complete { id, path, size_bytes, item } in batch {
+        let (is_file, was_there) = (!matches!(item, Item::Dir { .. } | Item::Link { .. }), matches!(item, Item::AlreadyThere(_)));
+        labels.push((id, path, size_bytes, is_file, was_there));
+        items.push(item);
+    }
+    let results = store.commit(items);
+    let mut speaker = lock(speaker);
+    for ((id, path, size_bytes, is_file, was_there), result) in labels.into_iter().zip(results) {
+        match result {
+            Ok(placed) => {
+                speaker.session.stored(id);
+                if let Placed::Renamed(to) = &placed {
+                    progress.event(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
+                }
+                if is_file {
+                    speaker.summary.files += 1;
+                    speaker.summary.skipped_files += u64::from(was_there);
+                    progress.event(Event::FileDone { skipped_bytes: if was_there { size_bytes } else { 0 } });
+                } else {
+                    speaker.summary.others += 1;
+                }
+            }
+            Err(error) => {
+                let (fault, reason) = (error.fault(), error.to_string());
+                speaker.session.fail(id, fault, &reason);
+                speaker.summary.count_failure(fault);
+                progress.event(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
+            }
+        }
+    }
+    speaker.flush()
+}

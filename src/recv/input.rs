@@ -1,0 +1,129 @@
+//! Reading from a peer: frames and bodies, each wait bounded.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::RecvError;
+use crate::net::{self, LastHeard};
+use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
+
+/// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// One connection's bytes.
+pub struct Input {
+    stream: TcpStream,
+    inbox: Inbox,
+    heard: LastHeard,
+    timeout: Duration,
+    chunk: Box<[u8]>,
+}
+
+impl Input {
+    pub fn new(stream: TcpStream, timeout: Duration) -> Result<Self, RecvError> {
+        net::prepare(&stream).map_err(RecvError::Connection)?;
+        let heard = LastHeard::new(timeout);
+        Ok(Input { stream, inbox: Inbox::new(), heard, timeout, chunk: vec![0; CHUNK_BYTES].into() })
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    pub fn heard(&self) -> &LastHeard {
+        &self.heard
+    }
+
+    /// What the first bytes say; `None` if there are none.
+    pub fn first(&mut self) -> Result<Option<Dialect>, RecvError> {
+        loop {
+            if let Some(dialect) = dialect::detect(&self.inbox)? {
+                return Ok(Some(dialect));
+            }
+            if !self.fill()? {
+                return if self.inbox.is_empty() { Ok(None) } else { Err(RecvError::Truncated("a header".into())) };
+            }
+        }
+    }
+
+    /// Is a whole frame there, without reading more?
+    pub fn has_frame(&self, form: Form) -> bool {
+        // An error is for whoever takes the frame.
+        self.inbox.has_frame(form).unwrap_or(true)
+    }
+
+    /// The JSON of the next frame; `None` if the peer closed between frames.
+    pub fn frame(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
+        loop {
+            // Asked twice, because a frame that is returned borrows the inbox.
+            if self.inbox.has_frame(form).map_err(frame_error)? {
+                return self.inbox.next_frame(form).map_err(frame_error);
+            }
+            if !self.fill()? {
+                return if self.inbox.is_empty() { Ok(None) } else { Err(RecvError::Truncated("a header".into())) };
+            }
+        }
+    }
+
+    /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
+    pub fn body(&mut self, len: u64, name: &str, mut take: impl FnMut(&[u8])) -> Result<(), RecvError> {
+        let mut left = len;
+        while left > 0 {
+            let room = left.min(CHUNK_BYTES as u64) as usize;
+            let mut filled = self.inbox.take_body(&mut self.chunk[..room]);
+            while filled < room {
+                match self.stream.read(&mut self.chunk[filled..room]) {
+                    Ok(0) => return Err(RecvError::Truncated(format!("{name}, {left} bytes before its end"))),
+                    Ok(count) => {
+                        self.heard.now();
+                        filled += count;
+                    }
+                    Err(error) => self.wait_on(error, name)?,
+                }
+            }
+            take(&self.chunk[..room]);
+            left -= room as u64;
+            // Writing may have taken its time; the peer is not to blame for that.
+            self.heard.now();
+        }
+        Ok(())
+    }
+
+    /// Reads what is there; `false` at the end of the connection.
+    fn fill(&mut self) -> Result<bool, RecvError> {
+        loop {
+            match self.stream.read(self.inbox.space()) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    self.inbox.filled(count);
+                    self.heard.now();
+                    return Ok(true);
+                }
+                Err(error) => self.wait_on(error, "a header")?,
+            }
+        }
+    }
+
+    fn wait_on(&self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
+        if net::is_timeout(&error) {
+            return if self.heard.is_too_long_ago() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) };
+        }
+        if error.kind() == std::io::ErrorKind::Interrupted {
+            return Ok(());
+        }
+        if net::is_disconnect(&error) {
+            return Err(RecvError::Truncated(what.to_owned()));
+        }
+        Err(RecvError::Connection(error))
+    }
+
+    /// Ends the connection so that the peer can read our last words.
+    pub fn close(&self) {
+        super::close(&self.stream);
+    }
+}
+
+fn frame_error(error: FrameError) -> RecvError {
+    RecvError::Wire(WireError::Frame(error))
+}

@@ -1,0 +1,250 @@
+//! The receiver's driver: an open port, a thread for each session, everything below one folder.
+
+mod classic;
+mod committer;
+mod input;
+mod native;
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::digest::Md5;
+use crate::escape::Shown;
+use crate::net::{self, Listener, NetError, StopHandle};
+use crate::progress::{Progress, Summary};
+use crate::relpath::NamePolicy;
+use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError};
+use crate::wire::classic::ClassicError;
+use crate::wire::dialect::DialectError;
+use crate::wire::{Dialect, WireError};
+
+use input::Input;
+
+/// What `ftx recv` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The address to listen on; `None` for all of both families.
+    pub bind: Option<IpAddr>,
+    /// The port; 0 for any that is free.
+    pub port: u16,
+    /// Where things land.
+    pub out: PathBuf,
+    /// What to do about names that are taken.
+    pub on_conflict: OnConflict,
+    /// Which names to take.
+    pub names: NamePolicy,
+    /// End after so many sessions.
+    pub sessions: Option<u64>,
+    /// How long a peer may be silent.
+    pub timeout: Duration,
+}
+
+/// Sessions served at the same time; more wait in the system's queue until one ends.
+const MAX_SESSIONS: u64 = 64;
+
+/// Why a session failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum RecvError {
+    /// The first bytes are no dialect of ours.
+    #[error(transparent)]
+    Dialect(#[from] DialectError),
+    /// A dialect that is known, but not spoken here.
+    #[error("the peer speaks {0}, which this receiver does not take")]
+    NotSpoken(&'static str),
+    /// The peer broke the native dialect, or gave up.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A classic header that is refused.
+    #[error(transparent)]
+    Classic(#[from] ClassicError),
+    /// The connection ended in the middle of something.
+    #[error("the connection ended in the middle of {0}")]
+    Truncated(String),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Connection(#[source] io::Error),
+    /// The peer was silent for too long.
+    #[error("nothing was heard from the sender for {} seconds", .0.as_secs())]
+    Silent(Duration),
+    /// A body is not what its header says; classic has no way to repair it.
+    #[error("{name}: the digest does not match: the header says {expected}, the body gives {actual}")]
+    Digest {
+        /// The file's name, escaped.
+        name: String,
+        /// From the header.
+        expected: Md5,
+        /// From the body.
+        actual: Md5,
+    },
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// A file of a classic sender could not land; closing is the only way to tell it.
+    #[error("{name}: {error}")]
+    Store {
+        /// The file's name, escaped.
+        name: String,
+        /// What happened.
+        error: StoreError,
+    },
+}
+
+/// Listens to a receiver as a whole.
+pub trait Observer: Sync {
+    /// A peer connected and said something.
+    fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_>;
+    /// Its session ended.
+    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>);
+}
+
+/// An open port and the folder behind it.
+#[derive(Debug)]
+pub struct Server {
+    listener: Listener,
+    root: Root,
+    options: Options,
+}
+
+/// The receiver cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The folder.
+    #[error(transparent)]
+    Root(#[from] RootError),
+}
+
+#[derive(Default)]
+struct Count {
+    active: u64,
+    finished: u64,
+}
+
+impl Server {
+    /// Opens the folder and the port.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let root = Root::open(&options.out, options.on_conflict)?;
+        let listener = Listener::bind(options.bind, options.port)?;
+        Ok(Server { listener, root, options })
+    }
+
+    /// The address and port really chosen.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The folder's absolute path.
+    pub fn out(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What ends [`Server::run`] from another thread, once the sessions in work are done.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.listener.stop_handle()
+    }
+
+    /// Serves until the wanted number of sessions has ended, or the stop handle is used.
+    pub fn run(&self, observer: &dyn Observer) -> io::Result<()> {
+        let count = Mutex::new(Count::default());
+        let changed = Condvar::new();
+        let lock = || count.lock().unwrap_or_else(PoisonError::into_inner);
+        thread::scope(|scope| {
+            loop {
+                // With a limit, no more are let in than may still be needed: the others wait in the queue.
+                let mut now = lock();
+                while self.is_full(&now) {
+                    now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+                }
+                drop(now);
+                if self.options.sessions.is_some_and(|wanted| lock().finished >= wanted) {
+                    return Ok(());
+                }
+                let Some((stream, peer)) = self.listener.accept()? else {
+                    return Ok(());
+                };
+                lock().active += 1;
+                let (count, changed) = (&count, &changed);
+                scope.spawn(move || {
+                    let counted = self.serve(stream, peer, observer);
+                    let mut now = count.lock().unwrap_or_else(PoisonError::into_inner);
+                    now.active -= 1;
+                    now.finished += u64::from(counted);
+                    changed.notify_all();
+                });
+            }
+        })
+    }
+
+    fn is_full(&self, now: &Count) -> bool {
+        let needed = self.options.sessions.map_or(u64::MAX, |wanted| wanted.saturating_sub(now.finished));
+        now.active > 0 && now.active >= needed.min(MAX_SESSIONS)
+    }
+
+    /// One connection, to its end; `false` if it said nothing at all, like a look whether the port is open.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, observer: &dyn Observer) -> bool {
+        let start = Instant::now();
+        let mut input = match Input::new(stream, self.options.timeout) {
+            Ok(input) => input,
+            Err(_) => return false,
+        };
+        let first = input.first();
+        if matches!(first, Ok(None)) {
+            return false;
+        }
+        let progress = observer.started(peer);
+        let outcome = match first {
+            Ok(Some(dialect)) => self.speak(dialect, input, &*progress),
+            Ok(None) => return false,
+            Err(error) => {
+                input.close();
+                Err(error)
+            }
+        };
+        let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
+        drop(progress);
+        observer.ended(peer, &outcome);
+        true
+    }
+
+    fn speak(&self, dialect: Dialect, mut input: Input, progress: &dyn Progress) -> Result<Summary, RecvError> {
+        match dialect {
+            Dialect::Native => {
+                let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
+                native::receive(input, store, self.options.names, progress)
+            }
+            Dialect::Classic => {
+                let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;
+                classic::receive(input, store, self.options.names, progress)
+            }
+            Dialect::Tls => {
+                input.close();
+                Err(RecvError::NotSpoken("TLS"))
+            }
+            Dialect::Http => {
+                // Whoever asked is not a sender; what becomes of the answer does not matter.
+                let _ = input.stream().write_all(HTTP_ANSWER);
+                input.close();
+                Err(RecvError::NotSpoken("HTTP"))
+            }
+        }
+    }
+}
+
+const HTTP_ANSWER: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
+Connection: close\r\n\r\nThis is ftx, a file receiver. It takes files from: ftx send PATH\n";
+
+/// A peer's text for a sentence.
+fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
+    Shown::new(text).to_string()
+}
+
+/// Tells the peer why, if it listens, and closes so that it can hear it.
+fn close(stream: &TcpStream) {
+    net::linger(stream);
+}

@@ -1,0 +1,184 @@
+//! The classic dialect: header dictionary, body, nothing back.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::{Classic, SendError};
+use crate::digest::{Hasher, Md5, PartLayout};
+use crate::fault::Fault;
+use crate::net::{self, LastHeard, NetError, PatientWriter};
+use crate::plan::{self, Found, OpenSource, ReadError, Root, Source};
+use crate::progress::{Event, Progress, Summary};
+use crate::wire::classic::encode_header;
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Sends every file; folders and links have no place in this dialect.
+pub fn send(
+    roots: &[Root],
+    connect: impl Fn() -> Result<TcpStream, NetError>,
+    how: Classic,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Summary, SendError> {
+    let mut sender = Sender { connection: None, timeout, progress, summary: Summary::default() };
+    // Connecting first tells of a wrong host before anything is hashed.
+    sender.connection = Some(Connection::new(connect()?, timeout)?);
+    let mut outcome = Ok(());
+    plan::find_files(roots, |found| {
+        let source = match found {
+            Found::File(source) => source,
+            Found::LeftOut { path, fault, reason } => {
+                sender.failed(path.as_os_str().as_encoded_bytes(), fault, &reason);
+                return true;
+            }
+            Found::Dir { .. } | Found::Link { .. } => return true,
+        };
+        outcome = sender.send_file(&source, &connect);
+        if how == Classic::ConnectionPerFile && outcome.is_ok() {
+            outcome = sender.finish(&source.name.to_string());
+        }
+        outcome.is_ok()
+    });
+    outcome?;
+    plan::find_others(roots, |found| {
+        if let Found::Link { name, .. } = found {
+            sender.failed(name.as_bytes(), Fault::LeftOut, "the classic dialect has no links");
+        }
+        true
+    });
+    progress.event(Event::PlanComplete);
+    sender.finish("the last file")?;
+    Ok(sender.summary)
+}
+
+struct Sender<'a> {
+    connection: Option<Connection>,
+    timeout: Duration,
+    progress: &'a dyn Progress,
+    summary: Summary,
+}
+
+struct Connection {
+    stream: TcpStream,
+    writer: BufWriter<PatientWriter>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, timeout: Duration) -> Result<Self, SendError> {
+        net::prepare(&stream).map_err(SendError::Connection)?;
+        let clone = stream.try_clone().map_err(SendError::Connection)?;
+        let writer = BufWriter::with_capacity(BUFFER_BYTES, PatientWriter::new(clone, LastHeard::new(timeout)));
+        Ok(Connection { stream, writer })
+    }
+}
+
+impl Sender<'_> {
+    fn failed(&mut self, name: &[u8], fault: Fault, reason: &str) {
+        self.summary.count_failure(fault);
+        self.progress.event(Event::Failed { name, fault, reason });
+    }
+
+    /// One file. Before its header is out, a failure costs this file; after it, the connection.
+    fn send_file(&mut self, source: &Source, connect: impl Fn() -> Result<TcpStream, NetError>) -> Result<(), SendError> {
+        let name = source.name.as_bytes();
+        self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
+        self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
+        let digested = source.open().and_then(|open| Ok((whole_digest(&open, source.size_bytes)?, open)));
+        let (md5, open) = match digested {
+            Ok(done) => done,
+            Err(error) => {
+                self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
+                self.failed(name, fault_of(&error), &error.to_string());
+                return Ok(());
+            }
+        };
+        let Ok(text) = std::str::from_utf8(name) else {
+            self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
+            self.failed(name, Fault::Name, "the classic dialect carries UTF-8 names only");
+            return Ok(());
+        };
+        let mut header = Vec::new();
+        encode_header(text, source.size_bytes, md5, &mut header).map_err(|error| SendError::Connection(error.into()))?;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::new(connect()?, self.timeout)?,
+        };
+        connection.writer.write_all(&header).map_err(|error| self.broken(error, source))?;
+        self.send_body(source, &open, &mut connection)?;
+        connection.writer.flush().map_err(|error| self.broken(error, source))?;
+        self.connection = Some(connection);
+        self.summary.files += 1;
+        self.progress.event(Event::FileDone { skipped_bytes: 0 });
+        Ok(())
+    }
+
+    fn send_body(&mut self, source: &Source, open: &OpenSource, connection: &mut Connection) -> Result<(), SendError> {
+        let changed = |error| SendError::ClassicSource { name: source.name.to_string(), error };
+        let layout = PartLayout::new(source.size_bytes);
+        let mut buffer = Vec::new();
+        for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
+            open.read(range, &mut buffer).map_err(changed)?;
+            for chunk in buffer.chunks(BUFFER_BYTES) {
+                connection.writer.write_all(chunk).map_err(|error| self.broken(error, source))?;
+                self.summary.moved_bytes += chunk.len() as u64;
+                self.progress.event(Event::Moved { bytes: chunk.len() as u64 });
+            }
+        }
+        open.check_unchanged().map_err(changed)
+    }
+
+    fn broken(&self, error: io::Error, source: &Source) -> SendError {
+        match error {
+            error if error.kind() == io::ErrorKind::TimedOut => SendError::Silent(self.timeout),
+            error if net::is_disconnect(&error) => SendError::ClassicClosed { name: source.name.to_string() },
+            error => SendError::Connection(error),
+        }
+    }
+
+    /// Ends the connection and waits until the receiver has ended its half: if it refused something, this is where
+    /// it shows. Some receivers never close; then silence is taken for consent.
+    fn finish(&mut self, name: &str) -> Result<(), SendError> {
+        let Some(mut connection) = self.connection.take() else {
+            return Ok(());
+        };
+        let closed = |error: io::Error| match net::is_disconnect(&error) {
+            true => SendError::ClassicClosed { name: name.to_owned() },
+            false => SendError::Connection(error),
+        };
+        connection.writer.flush().and_then(|()| connection.stream.shutdown(Shutdown::Write)).map_err(closed)?;
+        let heard = LastHeard::new(self.timeout);
+        let mut answer = [0; 512];
+        while !heard.is_too_long_ago() {
+            match (&connection.stream).read(&mut answer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if net::is_timeout(&error) => {}
+                Err(error) => return Err(closed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The MD5 of the whole file: the classic header wants it before the first byte.
+fn whole_digest(open: &OpenSource, size_bytes: u64) -> Result<Md5, ReadError> {
+    let layout = PartLayout::new(size_bytes);
+    let mut hasher = Hasher::new();
+    let mut buffer = Vec::new();
+    for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
+        open.read(range, &mut buffer)?;
+        hasher.update(&buffer);
+    }
+    open.check_unchanged()?;
+    Ok(hasher.finish())
+}
+
+/// The stable reason of a source that could not be read.
+pub fn fault_of(error: &ReadError) -> Fault {
+    match error {
+        ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
+        ReadError::Io(_) => Fault::FileIo,
+    }
+}

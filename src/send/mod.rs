@@ -1,0 +1,97 @@
+//! The sender's driver: from paths to a receipt.
+
+mod classic;
+mod native;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::net::{self, HostPort, NetError};
+use crate::plan::{self, PlanError, ReadError};
+use crate::progress::{Event, Progress, Summary};
+use crate::wire::WireError;
+
+/// What `ftx send` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to send.
+    pub paths: Vec<PathBuf>,
+    /// Where to.
+    pub target: HostPort,
+    /// The port where `target` names none.
+    pub port: u16,
+    /// The plain dialect, and how.
+    pub classic: Option<Classic>,
+    /// How long the peer may be silent.
+    pub timeout: Duration,
+    /// How often to try again when the connection is refused.
+    pub retries: u32,
+}
+
+/// How several files go to a classic receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classic {
+    /// One after another on one connection.
+    OneConnection,
+    /// A connection for each, for receivers that close after a file.
+    ConnectionPerFile,
+}
+
+/// Why a transfer ended early. What it had stored by then is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The paths cannot be sent.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// No connection.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Connection(#[source] io::Error),
+    /// The receiver went away.
+    #[error("the receiver closed the connection before it confirmed everything ({unconfirmed} entries are open)")]
+    Closed {
+        /// Entries announced and not settled.
+        unconfirmed: u64,
+    },
+    /// The receiver was silent for too long.
+    #[error("nothing was heard from the receiver for {} seconds", .0.as_secs())]
+    Silent(Duration),
+    /// The receiver broke the protocol, or gave up.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A classic receiver went away; nobody knows what it kept.
+    #[error("the receiver closed the connection while {name} was sent; a classic receiver says no more than that")]
+    ClassicClosed {
+        /// The file's name, escaped.
+        name: String,
+    },
+    /// A file changed after its header was sent; the classic dialect has no way to take that back.
+    #[error("{name}: {error}; the classic dialect cannot go on after that")]
+    ClassicSource {
+        /// The file's name, escaped.
+        name: String,
+        /// What happened.
+        error: ReadError,
+    },
+}
+
+/// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest
+/// goes on.
+pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendError> {
+    let roots = plan::roots(&options.paths)?;
+    let start = Instant::now();
+    let connect = || {
+        net::connect(&options.target, options.port, options.timeout, options.retries, |pause| {
+            progress.event(Event::Retrying { pause });
+        })
+    };
+    let mut summary = match options.classic {
+        None => native::send(&roots, connect()?, options.timeout, progress)?,
+        Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
+    };
+    summary.elapsed = start.elapsed();
+    Ok(summary)
+}

@@ -1,0 +1,142 @@
+//! The native dialect: five threads around one [`SenderSession`].
+//!
+//! ```text
+//! walker ──found──▶ announcer ──┐                       (this thread)
+//!                               ├─outgoing──▶ writer ──▶ socket
+//!            jobs ──▶ loader ───┘                          │
+//!              ▲                                           ▼
+//!              └─────────────── session ◀──────────────── ear
+//! ```
+//!
+//! The announcer runs ahead as far as the session has room. The ear hears what the receiver wants, which makes jobs;
+//! the loader reads and hashes them while the writer sends what was loaded before. Every queue is bounded, and the
+//! ear never waits for another thread, so that the two ends cannot lock each other up.
+
+mod ear;
+mod loader;
+mod state;
+mod writer;
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::SendError;
+use crate::net::{self, LastHeard, PatientWriter};
+use crate::plan::{self, Found, Root};
+use crate::progress::{Event, Progress, Summary};
+
+use state::{Announced, Shared};
+use writer::Outgoing;
+
+/// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
+const WALK_AHEAD: usize = 16 << 10;
+/// Loaded batches that may wait for the writer, beside the one being loaded and the one being written.
+const LOADED_AHEAD: usize = 1;
+/// A word to the receiver when there was nothing else to say for so long.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// What the walker tells the announcer.
+enum Walked {
+    Found(Found),
+    /// All files are found; folders and links follow.
+    FilesComplete,
+}
+
+/// Sends everything below `roots` on one connection.
+pub fn send(
+    roots: &[Root],
+    stream: TcpStream,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Summary, SendError> {
+    net::prepare(&stream).map_err(SendError::Connection)?;
+    let heard = LastHeard::new(timeout);
+    let reading = stream.try_clone().map_err(SendError::Connection)?;
+    let writing = stream.try_clone().map_err(SendError::Connection)?;
+    let writer = PatientWriter::new(writing, heard.clone());
+    let shared = Shared::new(progress, timeout);
+    let (to_announcer, found) = bounded(WALK_AHEAD);
+    let (outgoing, to_writer) = bounded(LOADED_AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(|| walk(roots, &to_announcer, progress));
+        scope.spawn(|| ear::listen(&shared, reading, &heard));
+        scope.spawn(|| writer::write(&shared, writer, to_writer));
+        let loaded = outgoing.clone();
+        scope.spawn(|| loader::load(&shared, loaded));
+        announce(&shared, found, &outgoing);
+        shared.wait_for_the_end(PULSE, &outgoing);
+        drop(outgoing);
+        // Wakes whoever still reads or writes.
+        let _ = stream.shutdown(Shutdown::Both);
+    });
+    shared.into_outcome()
+}
+
+fn walk(roots: &[Root], to_announcer: &Sender<Walked>, progress: &dyn Progress) {
+    plan::find_files(roots, |found| {
+        if let Found::File(source) = &found {
+            progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
+        }
+        to_announcer.send(Walked::Found(found)).is_ok()
+    });
+    progress.event(Event::PlanComplete);
+    if to_announcer.send(Walked::FilesComplete).is_ok() {
+        plan::find_others(roots, |found| to_announcer.send(Walked::Found(found)).is_ok());
+    }
+}
+
+/// Announces what the walker finds, then the end; returns early when the session is over.
+fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outgoing>) {
+    let (mut files, mut bytes) = (0, 0);
+    loop {
+        let next = match found.try_recv() {
+            Ok(next) => Ok(next),
+            Err(_) => {
+                shared.speak(outgoing);
+                found.recv_timeout(PULSE)
+            }
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(RecvTimeoutError::Timeout) => {
+                shared.lock().session.busy();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let Some(mut state) = shared.wait_for_room(outgoing, PULSE) else {
+            return;
+        };
+        match next {
+            Walked::FilesComplete => state.session.totals(files, bytes),
+            Walked::Found(Found::File(source)) => {
+                files += 1;
+                bytes += source.size_bytes;
+                let id = state.session.announce_file(&source.name, source.size_bytes, source.metadata);
+                state.announced.insert(id, Announced::file(Arc::new(source)));
+            }
+            Walked::Found(Found::Dir { name, metadata }) => {
+                let id = state.session.announce_dir(&name, metadata);
+                state.announced.insert(id, Announced::Other(name));
+            }
+            Walked::Found(Found::Link { name, target, metadata }) => {
+                let id = state.session.announce_link(&name, target.as_bytes(), metadata);
+                state.announced.insert(id, Announced::Other(name));
+            }
+            Walked::Found(Found::LeftOut { path, fault, reason }) => {
+                state.summary.count_failure(fault);
+                let name = path.as_os_str().as_encoded_bytes();
+                shared.progress.event(Event::Failed { name, fault, reason: &reason });
+            }
+        }
+    }
+    if let Some(mut state) = shared.wait_for_room(outgoing, PULSE) {
+        state.session.end();
+        drop(state);
+        shared.speak(outgoing);
+    }
+}

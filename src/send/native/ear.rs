@@ -1,0 +1,109 @@
+//! The thread that hears the receiver. It never waits for another one.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use super::super::SendError;
+use super::state::{Announced, Shared, State};
+use crate::fault::Fault;
+use crate::net::{self, LastHeard};
+use crate::progress::Event as Told;
+use crate::wire::sender::Event;
+use crate::wire::{Form, Inbox, WireError};
+
+/// Reads frames until the receipt is in or the session is over.
+pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
+    let outcome = hear(shared, &mut stream, heard);
+    shared.end(outcome);
+}
+
+fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Result<(), SendError> {
+    let mut inbox = Inbox::new();
+    loop {
+        while let Some(json) = inbox.next_frame(Form::Native).map_err(WireError::from)? {
+            let mut state = shared.lock();
+            let event = state.session.handle(json)?;
+            if take(shared, &mut state, event) {
+                return Ok(());
+            }
+        }
+        shared.ring();
+        match stream.read(inbox.space()) {
+            Ok(0) => return Err(closed(shared)),
+            Ok(count) => {
+                inbox.filled(count);
+                heard.now();
+            }
+            Err(error) if net::is_timeout(&error) => {
+                if heard.is_too_long_ago() {
+                    return Err(SendError::Silent(shared.timeout));
+                }
+                if shared.lock().outcome.is_some() {
+                    return Ok(());
+                }
+            }
+            Err(error) if net::is_disconnect(&error) => return Err(closed(shared)),
+            Err(error) => return Err(SendError::Connection(error)),
+        }
+    }
+}
+
+fn closed(shared: &Shared<'_>) -> SendError {
+    SendError::Closed { unconfirmed: shared.lock().announced.len() as u64 }
+}
+
+/// Notes what an event means; `true` when it was the last one.
+fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
+    match event {
+        Event::Nothing | Event::Welcomed { .. } | Event::Wanted => {}
+        Event::AlreadyThere(ids) => {
+            for id in ids {
+                if let Some(Announced::File { already_there, .. }) = state.announced.get_mut(&id) {
+                    *already_there = true;
+                }
+            }
+        }
+        Event::Stored(ids) => {
+            for id in ids {
+                if let Some(announced) = state.announced.remove(&id) {
+                    stored(shared, state, &announced);
+                }
+            }
+        }
+        Event::Again { entry, part } => {
+            state.summary.repaired_parts += 1;
+            if let Some(announced) = state.announced.get(&entry) {
+                shared.progress.event(Told::Repairing { path: announced.name().as_bytes(), part });
+            }
+        }
+        Event::Failed { entry, fault, message } => {
+            if let Some(announced) = state.announced.remove(&entry) {
+                failed(shared, state, &announced, fault, &message);
+            }
+        }
+        Event::Receipt(_) => return true,
+    }
+    false
+}
+
+fn stored(shared: &Shared<'_>, state: &mut State, announced: &Announced) {
+    match announced {
+        Announced::Other(_) => state.summary.others += 1,
+        Announced::File { source, already_there, .. } => {
+            state.summary.files += 1;
+            state.summary.skipped_files += u64::from(*already_there);
+            let skipped_bytes = if *already_there { source.size_bytes } else { 0 };
+            shared.progress.event(Told::FileDone { skipped_bytes });
+        }
+    }
+}
+
+/// An entry will not arrive: its bytes leave the plan, and the user hears why.
+pub fn failed(shared: &Shared<'_>, state: &mut State, announced: &Announced, fault: Fault, reason: &str) {
+    state.summary.count_failure(fault);
+    if let Announced::File { source, moved_bytes, .. } = announced {
+        let remaining_bytes = source.size_bytes.saturating_sub(*moved_bytes);
+        shared.progress.event(Told::FileDropped { remaining_bytes });
+    }
+    shared.progress.event(Told::Failed { name: announced.name().as_bytes(), fault, reason });
+}

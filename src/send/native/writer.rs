@@ -1,0 +1,92 @@
+//! The thread that writes to the connection.
+
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::super::SendError;
+use super::state::{Announced, Shared};
+use crate::digest::Md5;
+use crate::net::{self, PatientWriter};
+use crate::plan::Source;
+use crate::progress::Event;
+use crate::wire::sender::Job;
+
+/// Small frames and bodies go out together, in writes of this size.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What there is to write.
+pub enum Outgoing {
+    /// What the session has to say.
+    Words,
+    /// Parts, read and hashed.
+    Parts(Vec<Loaded>),
+}
+
+/// A part that was read and hashed.
+pub struct Loaded {
+    pub job: Job,
+    pub md5: Md5,
+    /// Empty where only the digest is wanted.
+    pub body: Vec<u8>,
+    pub source: Arc<Source>,
+}
+
+/// Writes until nobody has anything to say any more.
+pub fn write(shared: &Shared<'_>, stream: PatientWriter, to_write: Receiver<Outgoing>) {
+    match write_all(shared, stream, &to_write) {
+        Ok(()) => {}
+        // The receiver is gone. Whether it said why, the ear knows better.
+        Err(error) if net::is_disconnect(&error) => {}
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => shared.end(Err(SendError::Silent(shared.timeout))),
+        Err(error) => shared.end(Err(SendError::Connection(error))),
+    }
+}
+
+fn write_all(shared: &Shared<'_>, stream: PatientWriter, to_write: &Receiver<Outgoing>) -> io::Result<()> {
+    let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
+    stream.write_all(&shared.take_output())?;
+    loop {
+        let next = match to_write.try_recv() {
+            Ok(next) => next,
+            Err(_) => {
+                stream.flush()?;
+                match to_write.recv() {
+                    Ok(next) => next,
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        if let Outgoing::Parts(parts) = next {
+            for part in parts {
+                write_part(shared, &mut stream, &part)?;
+            }
+        }
+        stream.write_all(&shared.take_output())?;
+    }
+}
+
+fn write_part(shared: &Shared<'_>, stream: &mut impl Write, part: &Loaded) -> io::Result<()> {
+    let mut frame = Vec::new();
+    {
+        let mut state = shared.lock();
+        if !state.session.part_frame(&part.job, part.md5, &mut frame) {
+            return Ok(());
+        }
+        if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&part.job.entry) {
+            *moved_bytes += part.body.len() as u64;
+        }
+        state.summary.moved_bytes += part.body.len() as u64;
+    }
+    if part.job.part == 0 {
+        let size_bytes = part.source.size_bytes;
+        shared.progress.event(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
+    }
+    stream.write_all(&frame)?;
+    for chunk in part.body.chunks(BUFFER_BYTES) {
+        stream.write_all(chunk)?;
+        shared.progress.event(Event::Moved { bytes: chunk.len() as u64 });
+    }
+    Ok(())
+}

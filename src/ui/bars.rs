@@ -1,0 +1,154 @@
+//! Progress bars: one for the whole session, the file in work under it.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle, TermLike};
+
+use super::Ui;
+use super::text;
+use crate::escape::Shown;
+use crate::progress::{Event, Progress};
+
+const OVERALL: &str =
+    "{prefix:<14} {bar:28} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
+const FILE: &str = "               {wide_msg}";
+
+/// The bars of one session, and the lines about its entries.
+pub struct Bars<'a> {
+    ui: &'a Ui,
+    overall: ProgressBar,
+    file: ProgressBar,
+    files_planned: AtomicU64,
+    files_done: AtomicU64,
+    plan_complete: AtomicBool,
+}
+
+impl<'a> Bars<'a> {
+    pub(super) fn new(ui: &'a Ui, title: &str) -> Self {
+        let overall = ui.multi.add(ProgressBar::new(0));
+        let file = ui.multi.insert_after(&overall, ProgressBar::new(0));
+        let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        overall.set_style(style(OVERALL).progress_chars("█▉▊▋▌▍▎▏ "));
+        file.set_style(style(FILE));
+        overall.set_prefix(title.to_owned());
+        Bars {
+            ui,
+            overall,
+            file,
+            files_planned: AtomicU64::new(0),
+            files_done: AtomicU64::new(0),
+            plan_complete: AtomicBool::new(false),
+        }
+    }
+
+    fn show_files(&self) {
+        if !self.ui.has_bars {
+            return;
+        }
+        let (done, planned) = (self.files_done.load(Ordering::Relaxed), self.files_planned.load(Ordering::Relaxed));
+        // As long as the walk goes on, the total is a lower bound.
+        let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
+        self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
+    }
+}
+
+impl Progress for Bars<'_> {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Planned { files, bytes } => {
+                self.files_planned.fetch_add(files, Ordering::Relaxed);
+                self.overall.inc_length(bytes);
+                self.show_files();
+            }
+            Event::PlanComplete => {
+                self.plan_complete.store(true, Ordering::Relaxed);
+                self.show_files();
+            }
+            Event::FileStarted { path, .. } => {
+                if self.ui.has_bars {
+                    self.file.set_message(Shown::new(path).to_string());
+                }
+            }
+            Event::Moved { bytes } => self.overall.inc(bytes),
+            Event::FileDone { skipped_bytes } => {
+                self.files_done.fetch_add(1, Ordering::Relaxed);
+                self.overall.dec_length(skipped_bytes);
+                self.show_files();
+            }
+            Event::FileDropped { remaining_bytes } => {
+                self.files_planned.fetch_sub(1, Ordering::Relaxed);
+                self.overall.dec_length(remaining_bytes);
+                self.show_files();
+            }
+            Event::Failed { name, fault, reason } => {
+                let line = format!("not transferred: {}: {} [{fault}]", Shown::new(name), Shown::new(reason));
+                self.ui.complain(&line);
+            }
+            Event::Renamed { from, to } => {
+                self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
+            }
+            Event::Retrying { pause } => {
+                let seconds = pause.as_secs_f32();
+                self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
+            }
+            Event::Repairing { path, part } => {
+                self.ui.note(&format!("{}: part {part} arrived damaged and is fetched again", Shown::new(path)));
+            }
+        }
+    }
+}
+
+impl Drop for Bars<'_> {
+    fn drop(&mut self) {
+        self.file.finish_and_clear();
+        self.overall.finish_and_clear();
+        self.ui.multi.remove(&self.file);
+        self.ui.multi.remove(&self.overall);
+    }
+}
+
+/// `--progress always` without a terminal: lines without cursor movements, for logs.
+#[derive(Debug)]
+pub struct PlainTerm;
+
+impl fmt::Display for PlainTerm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("plain")
+    }
+}
+
+impl TermLike for PlainTerm {
+    fn width(&self) -> u16 {
+        100
+    }
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.write_str(line)
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        let text = text.trim();
+        if !text.is_empty() {
+            eprintln!("{text}");
+        }
+        Ok(())
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

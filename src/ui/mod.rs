@@ -1,0 +1,149 @@
+//! The only box that prints. Results go to standard output, everything else to standard error.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod bars;
+mod text;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::{CommonArgs, ProgressWhen};
+use crate::error::{Exit, Explained, exit_of_summary};
+use crate::escape::Shown;
+use crate::net::{DEFAULT_PORT, reachable_addresses};
+use crate::progress::{Progress, Summary};
+use crate::recv::{Observer, RecvError};
+
+use bars::Bars;
+
+/// Screen and logs of one program run.
+pub struct Ui {
+    multi: MultiProgress,
+    has_bars: bool,
+    quiet: bool,
+    /// The code of the first session that failed.
+    exit: Mutex<Exit>,
+}
+
+impl Ui {
+    /// What `args` ask for.
+    pub fn new(args: &CommonArgs) -> Self {
+        let has_bars = match args.progress {
+            ProgressWhen::Auto => std::io::stderr().is_terminal() && !args.quiet,
+            ProgressWhen::Always => true,
+            ProgressWhen::Never => false,
+        };
+        let target = if !has_bars {
+            ProgressDrawTarget::hidden()
+        } else if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::term_like_with_hz(Box::new(bars::PlainTerm), 2)
+        };
+        Ui { multi: MultiProgress::with_draw_target(target), has_bars, quiet: args.quiet, exit: Mutex::new(Exit::Ok) }
+    }
+
+    /// Something a person wants to know while it happens.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            self.complain(line);
+        }
+    }
+
+    /// Something a person has to know, even with `--quiet`.
+    fn complain(&self, line: &str) {
+        if self.has_bars {
+            self.multi.suspend(|| eprintln!("{line}"));
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    /// A result, on standard output.
+    fn result(&self, line: &str) {
+        if !self.quiet {
+            self.multi.suspend(|| println!("{line}"));
+        }
+    }
+
+    /// Bars for one session; `title` stands before them.
+    pub fn session(&self, title: &str) -> Bars<'_> {
+        Bars::new(self, title)
+    }
+
+    /// A moving sign for work without a measure.
+    pub fn spinner(&self, words: &str) -> ProgressBar {
+        let spinner = self.multi.add(ProgressBar::new_spinner().with_message(words.to_owned()));
+        spinner.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        spinner
+    }
+
+    /// Where the receiver listens and what to type at the other end; the first line says it all.
+    pub fn listening(&self, addr: SocketAddr, out: &Path) {
+        let suffix = if addr.port() == DEFAULT_PORT { String::new() } else { format!(":{}", addr.port()) };
+        let hosts: Vec<String> = reachable_addresses(addr.ip())
+            .iter()
+            .map(|ip| match ip {
+                std::net::IpAddr::V6(ip) if !suffix.is_empty() => format!("[{ip}]{suffix}"),
+                ip => format!("{ip}{suffix}"),
+            })
+            .collect();
+        let hosts = if hosts.is_empty() { format!("127.0.0.1{suffix}") } else { hosts.join(" or ") };
+        self.note(&format!("Listening on {addr}. From another machine: ftx send PATH... {hosts}"));
+        self.note(&format!("What arrives lands in {}", Shown::new(out.as_os_str().as_encoded_bytes())));
+        if !addr.ip().is_loopback() {
+            self.note("Whoever reaches this port can send: use it in networks that you trust. Ctrl-C ends it.");
+        }
+    }
+
+    /// The closing line of a sender.
+    pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
+        self.result(&text::sent(summary, host));
+        exit_of_summary(summary)
+    }
+
+    /// An error: the sentence, then what can be done about it.
+    pub fn error(&self, explained: &Explained) -> Exit {
+        self.complain(&format!("ftx: {}", explained.sentence));
+        if let Some(advice) = explained.advice {
+            self.complain(&format!("     {advice}"));
+        }
+        explained.exit
+    }
+
+    /// The code of the first session that failed; [`Exit::Ok`] if none did.
+    pub fn first_failure(&self) -> Exit {
+        *self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The receiver's sessions.
+impl Observer for Ui {
+    fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_> {
+        Box::new(self.session(&format!("from {}", peer.ip())))
+    }
+
+    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
+        let exit = match outcome {
+            Ok(summary) => {
+                self.result(&text::received(summary, peer.ip()));
+                exit_of_summary(summary)
+            }
+            Err(error) => {
+                let explained = Explained::from(error);
+                let sentence = format!("from {peer}: {}", explained.sentence);
+                self.error(&Explained { sentence, ..explained })
+            }
+        };
+        let mut first = self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *first == Exit::Ok {
+            *first = exit;
+        }
+    }
+}
