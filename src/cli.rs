@@ -30,7 +30,7 @@ stable storage. Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Send files and folders to a machine where `ftx recv` runs
-    #[command(after_help = SEND_HELP)]
+    #[command(after_help = SEND_HELP, override_usage = "ftx send [OPTIONS] PATH... HOST[:PORT]")]
     Send(SendArgs),
     /// Receive what others send into a folder, until Ctrl-C
     #[command(after_help = RECV_HELP)]
@@ -64,7 +64,7 @@ port can send, so open it in networks that you trust, or bind it to an address t
 #[derive(Debug, Args)]
 pub struct SendArgs {
     /// What to send, and last the host that receives, with a port if it is not the usual one
-    #[arg(value_name = "PATH... HOST[:PORT]", num_args = 1.., required = true)]
+    #[arg(value_name = "PATH... HOST", num_args = 1.., required = true)]
     pub paths_and_host: Vec<OsString>,
     /// The receiver's port, where HOST names none
     #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
@@ -78,6 +78,7 @@ pub struct SendArgs {
     /// How often to try again while the receiver does not listen yet
     #[arg(long, default_value_t = 2)]
     pub retries: u32,
+    /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,
     /// Folders are sent with everything in them anyway; accepted for those used to typing it
@@ -109,6 +110,7 @@ pub struct RecvArgs {
     /// Take names with control characters (they are escaped wherever they are shown)
     #[arg(long)]
     pub allow_odd_names: bool,
+    /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -118,6 +120,7 @@ pub struct RecvArgs {
 pub struct DemoArgs {
     /// What to send [default: a sample of some hundred small files and one of 256 MiB]
     pub path: Option<PathBuf>,
+    /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,
 }

@@ -89,7 +89,10 @@ mod tests {
         assert_eq!((options.target.host.as_str(), options.target.port, options.port), ("nas", None, 80));
         assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target.port, Some(9));
         assert_eq!(send(&["--classic", "a", "h"]).unwrap().classic, Some(send::Classic::OneConnection));
-        assert_eq!(send(&["--classic=each", "a", "h"]).unwrap().classic, Some(send::Classic::ConnectionPerFile));
+        assert_eq!(
+            send(&["--classic=each", "a", "h"]).unwrap().classic,
+            Some(send::Classic::ConnectionPerFile)
+        );
     }
 
     #[test]

@@ -50,7 +50,10 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
     });
     let server = server.map_err(|error| Explained::from(&error))?;
     let port = server.local_addr().map_err(explain)?.port();
-    ui.note(&format!("One end: ftx recv --port {port}    The other: ftx send {} 127.0.0.1:{port}", path.display()));
+    ui.note(&format!(
+        "One end: ftx recv --port {port}    The other: ftx send {} 127.0.0.1:{port}",
+        path.display()
+    ));
     let stop = server.stop_handle();
     let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
     let options = send::Options { paths: vec![path], target, port, classic: None, timeout, retries: 0 };

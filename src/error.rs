@@ -78,19 +78,30 @@ impl From<&SendError> for Explained {
         const AGAIN: Option<&str> = Some("send it again: what has arrived is skipped");
         let (exit, advice) = match error {
             SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, None),
-            SendError::Plan(PlanError::Nameless { .. }) => (Exit::Usage, Some("name the folders in it instead")),
-            SendError::Plan(PlanError::SameName { .. }) => (Exit::Usage, Some("send them one after the other")),
-            SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
-            SendError::Net(NetError::Resolve { .. }) => (Exit::CannotConnect, Some("check the spelling, or use an address")),
-            SendError::Net(_) => {
-                (Exit::CannotConnect, Some("is `ftx recv` running there, and does the firewall let the port through?"))
+            SendError::Plan(PlanError::Nameless { .. }) => {
+                (Exit::Usage, Some("name the folders in it instead"))
             }
+            SendError::Plan(PlanError::SameName { .. }) => {
+                (Exit::Usage, Some("send them one after the other"))
+            }
+            SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
+            SendError::Net(NetError::Resolve { .. }) => {
+                (Exit::CannotConnect, Some("check the spelling, or use an address"))
+            }
+            SendError::Net(_) => (
+                Exit::CannotConnect,
+                Some("is `ftx recv` running there, and does the firewall let the port through?"),
+            ),
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
             SendError::Silent(_) => (Exit::Timeout, AGAIN),
             SendError::Wire(error) => wire(error),
-            SendError::ClassicClosed { .. } => (Exit::Connection, Some("the receiver's own messages say why")),
+            SendError::ClassicClosed { .. } => {
+                (Exit::Connection, Some("the receiver's own messages say why"))
+            }
             SendError::ClassicSource { error: ReadError::Io(_), .. } => (Exit::FileIo, None),
-            SendError::ClassicSource { .. } => (Exit::SourceChanged, Some("send it when nobody writes to it")),
+            SendError::ClassicSource { .. } => {
+                (Exit::SourceChanged, Some("send it when nobody writes to it"))
+            }
         };
         Explained::new(error, exit, advice)
     }
@@ -104,10 +115,14 @@ impl From<&RecvError> for Explained {
             }
             RecvError::Wire(error) => wire(error),
             RecvError::Classic(ClassicError::Name { .. }) => (Exit::Partial, None),
-            RecvError::Classic(_) => (Exit::Protocol, Some("docs/protocol.md describes the header dictionary")),
+            RecvError::Classic(_) => {
+                (Exit::Protocol, Some("docs/protocol.md describes the header dictionary"))
+            }
             RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
             RecvError::Silent(_) => (Exit::Timeout, None),
-            RecvError::Digest { .. } => (Exit::Digest, Some("nothing of it was kept; it has to be sent again")),
+            RecvError::Digest { .. } => {
+                (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))
+            }
             RecvError::Root(_) => (Exit::FileIo, None),
             RecvError::Store { error, .. } => match error.fault() {
                 Fault::NoSpace => (Exit::NoSpace, None),
@@ -122,9 +137,10 @@ impl From<&RecvError> for Explained {
 impl From<&StartError> for Explained {
     fn from(error: &StartError) -> Self {
         let (exit, advice) = match error {
-            StartError::Net(NetError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
-                (Exit::Connection, Some("another program has that port: choose one with --port, or 0 for any that is free"))
-            }
+            StartError::Net(NetError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => (
+                Exit::Connection,
+                Some("another program has that port: choose one with --port, or 0 for any that is free"),
+            ),
             StartError::Net(_) => (Exit::Connection, None),
             StartError::Root(_) => (Exit::FileIo, None),
         };
@@ -135,7 +151,9 @@ impl From<&StartError> for Explained {
 fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
     match error {
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
-        WireError::Version { .. } => (Exit::Protocol, Some("update ftx on the machine that has the older one")),
+        WireError::Version { .. } => {
+            (Exit::Protocol, Some("update ftx on the machine that has the older one"))
+        }
         WireError::Frame(_) | WireError::Message(_) | WireError::Protocol(_) => (Exit::Protocol, None),
     }
 }
@@ -188,9 +206,18 @@ mod tests {
     #[test]
     fn the_codes_are_what_is_documented() {
         let help = crate::program::help();
-        for (exit, words) in [(Exit::Connection, "10 connection"), (Exit::FileIo, "11 file system"), (Exit::Protocol, "12 protocol"),
-            (Exit::Partial, "23 some entries"), (Exit::SourceChanged, "24 a source changed"), (Exit::Timeout, "30 timeout"),
-            (Exit::CannotConnect, "35 cannot connect"), (Exit::Digest, "40 digest"), (Exit::Refused, "41 refused"), (Exit::NoSpace, "42 no space")] {
+        for (exit, words) in [
+            (Exit::Connection, "10 connection"),
+            (Exit::FileIo, "11 file system"),
+            (Exit::Protocol, "12 protocol"),
+            (Exit::Partial, "23 some entries"),
+            (Exit::SourceChanged, "24 a source changed"),
+            (Exit::Timeout, "30 timeout"),
+            (Exit::CannotConnect, "35 cannot connect"),
+            (Exit::Digest, "40 digest"),
+            (Exit::Refused, "41 refused"),
+            (Exit::NoSpace, "42 no space"),
+        ] {
             assert!(words.starts_with(&(exit as u8).to_string()));
             assert!(help.replace('\n', " ").contains(words), "{words} in {help}");
         }

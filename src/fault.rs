@@ -57,7 +57,10 @@ impl Fault {
 
     /// Reads the spelling on the wire; a code from a later version is [`Fault::Other`].
     pub fn from_wire(text: &str) -> Self {
-        Self::SPELLINGS.iter().find(|(_, spelling)| *spelling == text).map_or(Fault::Other, |(fault, _)| *fault)
+        Self::SPELLINGS
+            .iter()
+            .find(|(_, spelling)| *spelling == text)
+            .map_or(Fault::Other, |(fault, _)| *fault)
     }
 }
 

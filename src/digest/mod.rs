@@ -106,7 +106,12 @@ mod tests {
         let digest = Md5::of(b"abc");
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert_eq!(digest.to_string().to_uppercase().parse(), Ok(digest));
-        for bad in ["", "900150983cd24fb0d6963f7d28e17f7", "900150983cd24fb0d6963f7d28e17f720", "g00150983cd24fb0d6963f7d28e17f72"] {
+        for bad in [
+            "",
+            "900150983cd24fb0d6963f7d28e17f7",
+            "900150983cd24fb0d6963f7d28e17f720",
+            "g00150983cd24fb0d6963f7d28e17f72",
+        ] {
             assert_eq!(bad.parse::<Md5>(), Err(DigestError), "{bad}");
         }
     }

@@ -28,7 +28,9 @@ pub enum AddressError {
     #[error("an IPv6 address with a port is written [ADDRESS]:PORT")]
     Brackets,
     /// Not 1..=65535.
-    #[error("\"{0}\" is not a port, 1 to 65535 (ftx has no remote folders: the receiver chooses where files land)")]
+    #[error(
+        "\"{0}\" is not a port, 1 to 65535 (ftx has no remote folders: the receiver chooses where files land)"
+    )]
     Port(String),
     /// `user@host`.
     #[error("ftx needs no user name at the other end: write the host alone, \"{0}\"")]

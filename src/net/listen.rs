@@ -51,7 +51,8 @@ impl Listener {
             },
         };
         let bind = |source| NetError::Bind { addr: (Ipv6Addr::UNSPECIFIED, port).into(), source };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| bind(errno.into()))?;
+        let stop =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| bind(errno.into()))?;
         Ok(Listener { socket, stop: Arc::new(stop) })
     }
 

@@ -13,8 +13,8 @@ use socket2::{SockRef, TcpKeepalive};
 
 pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use connect::connect;
-pub use patience::{LastHeard, PatientWriter, linger};
 pub use listen::{Listener, StopHandle, reachable_addresses};
+pub use patience::{LastHeard, PatientWriter, linger};
 
 /// A failure of the network, with where it happened.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +54,10 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TICK))?;
     stream.set_write_timeout(Some(TICK))?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 

@@ -55,7 +55,14 @@ mod tests {
         fs::create_dir(&photos).unwrap();
         fs::write(dir.path().join("a.txt"), "a").unwrap();
         std::os::unix::fs::symlink("photos", dir.path().join("latest")).unwrap();
-        for (typed, name) in [("photos", "photos"), ("photos/", "photos"), ("photos/.", "photos"), ("a.txt", "a.txt"), ("latest", "latest"), ("photos/../photos", "photos")] {
+        for (typed, name) in [
+            ("photos", "photos"),
+            ("photos/", "photos"),
+            ("photos/.", "photos"),
+            ("a.txt", "a.txt"),
+            ("latest", "latest"),
+            ("photos/../photos", "photos"),
+        ] {
             let root = Root::new(&dir.path().join(typed)).unwrap();
             assert_eq!(root.name.as_bytes(), name.as_bytes(), "{typed}");
         }

@@ -64,7 +64,13 @@ pub enum ReadError {
 impl Source {
     /// Notes what `metadata`, fresh from `lstat`, says of the file.
     pub fn new(path: PathBuf, name: RelPath, metadata: &FsMetadata) -> Self {
-        Source { path, name, size_bytes: metadata.size(), metadata: travelling(metadata), state: State::of(metadata) }
+        Source {
+            path,
+            name,
+            size_bytes: metadata.size(),
+            metadata: travelling(metadata),
+            state: State::of(metadata),
+        }
     }
 
     /// Opens it for reading, never through a link and never waiting for a FIFO's writer.
@@ -143,7 +149,8 @@ mod tests {
             ("vanished", |path, _| fs::remove_file(path).unwrap()),
             ("a FIFO now", |path, _| {
                 fs::remove_file(path).unwrap();
-                rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                    .unwrap();
             }),
         ];
         for (what, change) in changes {

@@ -168,7 +168,9 @@ mod tests {
                 Found::File(source) => files.push(source.name.to_string()),
                 Found::Dir { name, .. } => others.push(format!("{name}/")),
                 Found::Link { name, target, .. } => others.push(format!("{name} -> {target}")),
-                Found::LeftOut { path, .. } => left_out.push(path.file_name().unwrap().to_string_lossy().into_owned()),
+                Found::LeftOut { path, .. } => {
+                    left_out.push(path.file_name().unwrap().to_string_lossy().into_owned())
+                }
             }
             true
         };
@@ -190,7 +192,8 @@ mod tests {
         symlink("dangling", tree.join("d/dangling")).unwrap();
         symlink("/etc/passwd", tree.join("absolute")).unwrap();
         symlink("../outside", tree.join("outside")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
         fs::write(tree.join(".ftx-0123"), "an earlier arrival").unwrap();
         let (files, others, left_out) = everything(&tree);
         assert_eq!(files, ["t/a", "t/d/b"]);

@@ -16,7 +16,12 @@ const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 64 << 20;
 
 /// Takes files until the sender closes the connection.
-pub fn receive(input: Input, store: Store, names: NamePolicy, progress: &dyn Progress) -> Result<Summary, RecvError> {
+pub fn receive(
+    input: Input,
+    store: Store,
+    names: NamePolicy,
+    progress: &dyn Progress,
+) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
     let mut session = Session { input, store, progress, summary, batch: Vec::new(), batch_bytes: 0 };
     let received = session.receive(names);
@@ -86,7 +91,8 @@ impl Session<'_> {
                 Ok(placed) => {
                     self.summary.files += 1;
                     if let Placed::Renamed(to) = &placed {
-                        self.progress.event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
+                        self.progress
+                            .event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
                     }
                     self.progress.event(Event::FileDone { skipped_bytes: 0 });
                 }

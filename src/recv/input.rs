@@ -42,7 +42,11 @@ impl Input {
                 return Ok(Some(dialect));
             }
             if !self.fill()? {
-                return if self.inbox.is_empty() { Ok(None) } else { Err(RecvError::Truncated("a header".into())) };
+                return if self.inbox.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(RecvError::Truncated("a header".into()))
+                };
             }
         }
     }
@@ -61,7 +65,11 @@ impl Input {
                 return self.inbox.next_frame(form).map_err(frame_error);
             }
             if !self.fill()? {
-                return if self.inbox.is_empty() { Ok(None) } else { Err(RecvError::Truncated("a header".into())) };
+                return if self.inbox.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(RecvError::Truncated("a header".into()))
+                };
             }
         }
     }
@@ -74,7 +82,9 @@ impl Input {
             let mut filled = self.inbox.take_body(&mut self.chunk[..room]);
             while filled < room {
                 match self.stream.read(&mut self.chunk[filled..room]) {
-                    Ok(0) => return Err(RecvError::Truncated(format!("{name}, {left} bytes before its end"))),
+                    Ok(0) => {
+                        return Err(RecvError::Truncated(format!("{name}, {left} bytes before its end")));
+                    }
                     Ok(count) => {
                         self.heard.now();
                         filled += count;

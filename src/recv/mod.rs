@@ -212,7 +212,12 @@ impl Server {
         true
     }
 
-    fn speak(&self, dialect: Dialect, mut input: Input, progress: &dyn Progress) -> Result<Summary, RecvError> {
+    fn speak(
+        &self,
+        dialect: Dialect,
+        mut input: Input,
+        progress: &dyn Progress,
+    ) -> Result<Summary, RecvError> {
         match dialect {
             Dialect::Native => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
@@ -236,7 +241,8 @@ impl Server {
     }
 }
 
-const HTTP_ANSWER: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
+const HTTP_ANSWER: &[u8] =
+    b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
 Connection: close\r\n\r\nThis is ftx, a file receiver. It takes files from: ftx send PATH\n";
 
 /// A peer's text for a sentence.

@@ -236,7 +236,12 @@ impl Receiver<'_> {
                 && let Some((entry, file)) = self.existing.remove(&header.id)
             {
                 let size_bytes = entry.layout.size_bytes();
-                self.hand_over(Complete { id: header.id, path: entry.path, size_bytes, item: Item::AlreadyThere(file) });
+                self.hand_over(Complete {
+                    id: header.id,
+                    path: entry.path,
+                    size_bytes,
+                    item: Item::AlreadyThere(file),
+                });
             }
             return;
         }
@@ -309,7 +314,11 @@ impl Receiver<'_> {
                 let reason = "it arrived damaged again and again";
                 let remaining_bytes = entry.layout.size_bytes().saturating_sub(header.range.offset);
                 self.progress.event(Told::FileDropped { remaining_bytes });
-                self.progress.event(Told::Failed { name: entry.path.as_bytes(), fault: Fault::Digest, reason });
+                self.progress.event(Told::Failed {
+                    name: entry.path.as_bytes(),
+                    fault: Fault::Digest,
+                    reason,
+                });
                 self.landings.remove(&header.id);
             }
         }

@@ -48,7 +48,8 @@ impl LinkTarget {
             return Err(LinkError::Escapes);
         }
         if policy == NamePolicy::Strict
-            && let Some(odd) = target.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
+            && let Some(odd) =
+                target.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
         {
             return Err(LinkError::OddCharacter(odd));
         }
@@ -110,7 +111,9 @@ mod tests {
 
     #[test]
     fn targets_inside_are_fine() {
-        for (to, at) in [("b", "t/l"), ("../b", "t/d/l"), ("../../b/c", "t/d/l"), ("./x//y/", "t/l"), ("..", "t/d/l")] {
+        for (to, at) in
+            [("b", "t/l"), ("../b", "t/d/l"), ("../../b/c", "t/d/l"), ("./x//y/", "t/l"), ("..", "t/d/l")]
+        {
             assert!(target(to, at).is_ok(), "{at} -> {to}");
         }
     }
@@ -120,7 +123,13 @@ mod tests {
         assert_eq!(target("/etc/passwd", "t/l"), Err(LinkError::Absolute));
         assert_eq!(target("", "t/l"), Err(LinkError::Malformed));
         assert_eq!(target("a\0b", "t/l"), Err(LinkError::Malformed));
-        for (to, at) in [("..", "l"), ("../../x", "t/l"), ("../../../x", "t/d/l"), ("a/../../../x", "t/l"), ("a/..", "t/l")] {
+        for (to, at) in [
+            ("..", "l"),
+            ("../../x", "t/l"),
+            ("../../../x", "t/d/l"),
+            ("a/../../../x", "t/l"),
+            ("a/..", "t/l"),
+        ] {
             assert_eq!(target(to, at), Err(LinkError::Escapes), "{at} -> {to}");
         }
         assert_eq!(target("a\u{202e}b", "t/l"), Err(LinkError::OddCharacter('\u{202e}')));

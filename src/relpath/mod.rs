@@ -94,7 +94,8 @@ impl RelPath {
             check_component(component)?;
         }
         if policy == NamePolicy::Strict
-            && let Some(odd) = bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
+            && let Some(odd) =
+                bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
         {
             return Err(NameError::OddCharacter(odd));
         }
@@ -164,7 +165,8 @@ mod tests {
 
     #[test]
     fn what_posix_allows_is_fine() {
-        for name in ["a", "photos/2026/ä b.jpg", "back\\slash", "...", "-rf", "👩‍👩‍👧/x", "C:\\a.txt", ".ftx"] {
+        for name in ["a", "photos/2026/ä b.jpg", "back\\slash", "...", "-rf", "👩‍👩‍👧/x", "C:\\a.txt", ".ftx"]
+        {
             assert_eq!(strict(name.as_bytes()).unwrap().as_bytes(), name.as_bytes());
         }
         assert!(strict(b"caf\xe9").is_ok(), "bytes that are not UTF-8 are a name too");
@@ -199,7 +201,9 @@ mod tests {
         let deep = |components: usize| vec!["d"; components].join("/").into_bytes();
         assert!(strict(&deep(128)).is_ok());
         assert_eq!(strict(&deep(129)), Err(NameError::TooDeep));
-        let long = |bytes: usize| [vec!["x".repeat(250); 16].join("/"), "y".repeat(bytes - 4016)].join("/").into_bytes();
+        let long = |bytes: usize| {
+            [vec!["x".repeat(250); 16].join("/"), "y".repeat(bytes - 4016)].join("/").into_bytes()
+        };
         assert_eq!(long(4096).len(), 4096);
         assert!(strict(&long(4096)).is_ok());
         assert_eq!(strict(&long(4097)), Err(NameError::TooLong(4097)));

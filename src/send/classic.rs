@@ -69,7 +69,8 @@ impl Connection {
     fn new(stream: TcpStream, timeout: Duration) -> Result<Self, SendError> {
         net::prepare(&stream).map_err(SendError::Connection)?;
         let clone = stream.try_clone().map_err(SendError::Connection)?;
-        let writer = BufWriter::with_capacity(BUFFER_BYTES, PatientWriter::new(clone, LastHeard::new(timeout)));
+        let writer =
+            BufWriter::with_capacity(BUFFER_BYTES, PatientWriter::new(clone, LastHeard::new(timeout)));
         Ok(Connection { stream, writer })
     }
 }
@@ -81,7 +82,11 @@ impl Sender<'_> {
     }
 
     /// One file. Before its header is out, a failure costs this file; after it, the connection.
-    fn send_file(&mut self, source: &Source, connect: impl Fn() -> Result<TcpStream, NetError>) -> Result<(), SendError> {
+    fn send_file(
+        &mut self,
+        source: &Source,
+        connect: impl Fn() -> Result<TcpStream, NetError>,
+    ) -> Result<(), SendError> {
         let name = source.name.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
@@ -100,7 +105,8 @@ impl Sender<'_> {
             return Ok(());
         };
         let mut header = Vec::new();
-        encode_header(text, source.size_bytes, md5, &mut header).map_err(|error| SendError::Connection(error.into()))?;
+        encode_header(text, source.size_bytes, md5, &mut header)
+            .map_err(|error| SendError::Connection(error.into()))?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::new(connect()?, self.timeout)?,
@@ -114,7 +120,12 @@ impl Sender<'_> {
         Ok(())
     }
 
-    fn send_body(&mut self, source: &Source, open: &OpenSource, connection: &mut Connection) -> Result<(), SendError> {
+    fn send_body(
+        &mut self,
+        source: &Source,
+        open: &OpenSource,
+        connection: &mut Connection,
+    ) -> Result<(), SendError> {
         let changed = |error| SendError::ClassicSource { name: source.name.to_string(), error };
         let layout = PartLayout::new(source.size_bytes);
         let mut buffer = Vec::new();
@@ -147,7 +158,11 @@ impl Sender<'_> {
             true => SendError::ClassicClosed { name: name.to_owned() },
             false => SendError::Connection(error),
         };
-        connection.writer.flush().and_then(|()| connection.stream.shutdown(Shutdown::Write)).map_err(closed)?;
+        connection
+            .writer
+            .flush()
+            .and_then(|()| connection.stream.shutdown(Shutdown::Write))
+            .map_err(closed)?;
         let heard = LastHeard::new(self.timeout);
         let mut answer = [0; 512];
         while !heard.is_too_long_ago() {

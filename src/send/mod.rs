@@ -51,7 +51,9 @@ pub enum SendError {
     #[error("the connection broke: {0}")]
     Connection(#[source] io::Error),
     /// The receiver went away.
-    #[error("the receiver closed the connection before it confirmed everything ({unconfirmed} entries are open)")]
+    #[error(
+        "the receiver closed the connection before it confirmed everything ({unconfirmed} entries are open)"
+    )]
     Closed {
         /// Entries announced and not settled.
         unconfirmed: u64,
@@ -63,7 +65,9 @@ pub enum SendError {
     #[error(transparent)]
     Wire(#[from] WireError),
     /// A classic receiver went away; nobody knows what it kept.
-    #[error("the receiver closed the connection while {name} was sent; a classic receiver says no more than that")]
+    #[error(
+        "the receiver closed the connection while {name} was sent; a classic receiver says no more than that"
+    )]
     ClassicClosed {
         /// The file's name, escaped.
         name: String,

@@ -62,7 +62,8 @@ pub fn send(
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let (outgoing, to_writer) = bounded(LOADED_AHEAD);
     thread::scope(|scope| {
-        scope.spawn(|| walk(roots, &to_announcer, progress));
+        // Moved in, so that the queue closes when the walk ends.
+        scope.spawn(move || walk(roots, to_announcer, progress));
         scope.spawn(|| ear::listen(&shared, reading, &heard));
         scope.spawn(|| writer::write(&shared, writer, to_writer));
         let loaded = outgoing.clone();
@@ -76,7 +77,7 @@ pub fn send(
     shared.into_outcome()
 }
 
-fn walk(roots: &[Root], to_announcer: &Sender<Walked>, progress: &dyn Progress) {
+fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
     plan::find_files(roots, |found| {
         if let Found::File(source) = &found {
             progress.event(Event::Planned { files: 1, bytes: source.size_bytes });

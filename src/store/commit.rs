@@ -93,7 +93,10 @@ impl Store {
         if let Err(error) = self.sync_names() {
             let reason = error.to_string();
             for result in results.iter_mut().filter(|result| result.is_ok()) {
-                *result = Err(StoreError::Io { doing: "sync the folder", source: std::io::Error::other(reason.clone()) });
+                *result = Err(StoreError::Io {
+                    doing: "sync the folder",
+                    source: std::io::Error::other(reason.clone()),
+                });
             }
         }
         results
@@ -187,7 +190,9 @@ impl Store {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
                 let what = match look(&mut self.beneath, &path)? {
-                    Occupant::File(file) if self.on_conflict != OnConflict::Error && file.matches(content) => {
+                    Occupant::File(file)
+                        if self.on_conflict != OnConflict::Error && file.matches(content) =>
+                    {
                         file.sync()?;
                         return Ok(Placed::AlreadyThere);
                     }
@@ -204,7 +209,13 @@ impl Store {
     }
 
     /// The name is taken by something else: does what the policy says.
-    fn give_way(&self, dir: &OwnedFd, from: &[u8], path: &RelPath, what: &'static str) -> Result<Placed, StoreError> {
+    fn give_way(
+        &self,
+        dir: &OwnedFd,
+        from: &[u8],
+        path: &RelPath,
+        what: &'static str,
+    ) -> Result<Placed, StoreError> {
         let (parent, name) = path.split();
         match self.on_conflict {
             OnConflict::Overwrite if what != "a folder" => {
@@ -239,10 +250,16 @@ impl Store {
         Ok(Placed::Named)
     }
 
-    fn place_link(&mut self, path: &RelPath, target: &LinkTarget, metadata: Metadata) -> Result<Placed, StoreError> {
+    fn place_link(
+        &mut self,
+        path: &RelPath,
+        target: &LinkTarget,
+        metadata: Metadata,
+    ) -> Result<Placed, StoreError> {
         let (parent, name) = path.split();
         let dir = self.beneath.open_or_make(parent)?;
-        let same = rustix::fs::readlinkat(&dir, name, Vec::new()).is_ok_and(|there| there.as_bytes() == target.as_bytes());
+        let same = rustix::fs::readlinkat(&dir, name, Vec::new())
+            .is_ok_and(|there| there.as_bytes() == target.as_bytes());
         if same && self.on_conflict != OnConflict::Error {
             return Ok(Placed::AlreadyThere);
         }
@@ -251,7 +268,8 @@ impl Store {
         rustix::fs::symlinkat(target.as_path(), &dir, &*hidden).map_err(StoreError::io("make the link"))?;
         let placed = (|| {
             if let Some(mtime) = metadata.mtime {
-                let set = rustix::fs::utimensat(&dir, &*hidden, &timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW);
+                let set =
+                    rustix::fs::utimensat(&dir, &*hidden, &timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW);
                 set.map_err(StoreError::io("set the time of modification"))?;
             }
             match rename_new(&dir, hidden.as_bytes(), name) {

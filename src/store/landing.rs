@@ -39,7 +39,8 @@ pub fn create(beneath: &mut Beneath, path: &RelPath) -> Result<Landing, StoreErr
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir, &*name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => {
-                let device = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
+                let device =
+                    rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
                 let file = Some(File::from(file));
                 return Ok(Landing { dir, device, name, path: path.clone(), file, named: false });
             }
@@ -130,11 +131,16 @@ impl Drop for Landing {
 }
 
 /// Sets the mode, or `default_mode` where none came, and the time of modification.
-pub fn set_metadata(file: impl std::os::fd::AsFd, metadata: Metadata, default_mode: u32) -> Result<(), StoreError> {
+pub fn set_metadata(
+    file: impl std::os::fd::AsFd,
+    metadata: Metadata,
+    default_mode: u32,
+) -> Result<(), StoreError> {
     let mode = metadata.mode.map_or(default_mode, |mode| mode.bits());
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(StoreError::io("set the mode"))?;
     if let Some(mtime) = metadata.mtime {
-        rustix::fs::futimens(&file, &timestamps(mtime)).map_err(StoreError::io("set the time of modification"))?;
+        rustix::fs::futimens(&file, &timestamps(mtime))
+            .map_err(StoreError::io("set the time of modification"))?;
     }
     Ok(())
 }

@@ -120,7 +120,12 @@ impl Root {
         let open = || {
             std::fs::create_dir_all(path)?;
             let path = path.canonicalize()?;
-            rustix::fs::accessat(rustix::fs::CWD, &path, rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS)?;
+            rustix::fs::accessat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::Access::WRITE_OK,
+                rustix::fs::AtFlags::EACCESS,
+            )?;
             Ok(path)
         };
         let path = open().map_err(|source| RootError { path: path.to_owned(), source })?;

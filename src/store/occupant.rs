@@ -103,7 +103,8 @@ pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreErro
         Err(Errno::NOENT) => return Ok(Occupant::Nothing),
         Err(errno) => return Err(StoreError::io("read the file that is there")(errno)),
     };
-    let metadata = file.metadata().map_err(|source| StoreError::Io { doing: "look at what is there", source })?;
+    let metadata =
+        file.metadata().map_err(|source| StoreError::Io { doing: "look at what is there", source })?;
     if !metadata.is_file() {
         return Ok(Occupant::Other("a device, FIFO or socket"));
     }

@@ -42,7 +42,9 @@ fn listing(root: &Path) -> Vec<(String, String)> {
             let name = entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let content = match entry.file_type() {
                 kind if kind.is_file() => fs::read_to_string(entry.path()).unwrap(),
-                kind if kind.is_symlink() => fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned(),
+                kind if kind.is_symlink() => {
+                    fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned()
+                }
                 _ => "/".into(),
             };
             (name, content)
@@ -83,7 +85,8 @@ fn a_landing_that_is_dropped_leaves_nothing() {
 fn many_files_land_in_one_batch() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path(), OnConflict::SkipSame);
-    let items: Vec<_> = (0..100).map(|n| file(&mut store, &format!("d{}/f{n}", n % 10), &n.to_string())).collect();
+    let items: Vec<_> =
+        (0..100).map(|n| file(&mut store, &format!("d{}/f{n}", n % 10), &n.to_string())).collect();
     assert!(store.commit(items).iter().all(|result| matches!(result, Ok(Placed::Named))));
     let files = listing(dir.path()).into_iter().filter(|(_, content)| content != "/").count();
     assert_eq!(files, 100);
@@ -180,7 +183,10 @@ fn a_link_replaces_nothing_unasked() {
     expect(dir.path(), &[("l", "a file")]);
     assert!(store(dir.path(), OnConflict::Overwrite).commit(vec![link()])[0].is_ok());
     expect(dir.path(), &[("l", "x")]);
-    assert!(matches!(store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[..], [Ok(Placed::AlreadyThere)]));
+    assert!(matches!(
+        store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[..],
+        [Ok(Placed::AlreadyThere)]
+    ));
 }
 
 #[test]

@@ -29,7 +29,9 @@ impl<'a> Bars<'a> {
     pub(super) fn new(ui: &'a Ui, title: &str) -> Self {
         let overall = ui.multi.add(ProgressBar::new(0));
         let file = ui.multi.insert_after(&overall, ProgressBar::new(0));
-        let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = |template| {
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+        };
         overall.set_style(style(OVERALL).progress_chars("█▉▊▋▌▍▎▏ "));
         file.set_style(style(FILE));
         overall.set_prefix(title.to_owned());
@@ -47,7 +49,8 @@ impl<'a> Bars<'a> {
         if !self.ui.has_bars {
             return;
         }
-        let (done, planned) = (self.files_done.load(Ordering::Relaxed), self.files_planned.load(Ordering::Relaxed));
+        let (done, planned) =
+            (self.files_done.load(Ordering::Relaxed), self.files_planned.load(Ordering::Relaxed));
         // As long as the walk goes on, the total is a lower bound.
         let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
         self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
@@ -94,7 +97,8 @@ impl Progress for Bars<'_> {
                 self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
             }
             Event::Repairing { path, part } => {
-                self.ui.note(&format!("{}: part {part} arrived damaged and is fetched again", Shown::new(path)));
+                self.ui
+                    .note(&format!("{}: part {part} arrived damaged and is fetched again", Shown::new(path)));
             }
         }
     }

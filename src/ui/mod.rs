@@ -45,7 +45,12 @@ impl Ui {
         } else {
             ProgressDrawTarget::term_like_with_hz(Box::new(bars::PlainTerm), 2)
         };
-        Ui { multi: MultiProgress::with_draw_target(target), has_bars, quiet: args.quiet, exit: Mutex::new(Exit::Ok) }
+        Ui {
+            multi: MultiProgress::with_draw_target(target),
+            has_bars,
+            quiet: args.quiet,
+            exit: Mutex::new(Exit::Ok),
+        }
     }
 
     /// Something a person wants to know while it happens.
@@ -79,7 +84,10 @@ impl Ui {
     /// A moving sign for work without a measure.
     pub fn spinner(&self, words: &str) -> ProgressBar {
         let spinner = self.multi.add(ProgressBar::new_spinner().with_message(words.to_owned()));
-        spinner.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        spinner.set_style(
+            ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
         spinner.enable_steady_tick(std::time::Duration::from_millis(100));
         spinner
     }
@@ -98,7 +106,9 @@ impl Ui {
         self.note(&format!("Listening on {addr}. From another machine: ftx send PATH... {hosts}"));
         self.note(&format!("What arrives lands in {}", Shown::new(out.as_os_str().as_encoded_bytes())));
         if !addr.ip().is_loopback() {
-            self.note("Whoever reaches this port can send: use it in networks that you trust. Ctrl-C ends it.");
+            self.note(
+                "Whoever reaches this port can send: use it in networks that you trust. Ctrl-C ends it.",
+            );
         }
     }
 

@@ -66,7 +66,13 @@ mod tests {
     use crate::fault::Fault;
 
     fn summary() -> Summary {
-        Summary { files: 1234, moved_bytes: 2_300_000_000, elapsed: Duration::from_millis(3200), confirmed: true, ..Summary::default() }
+        Summary {
+            files: 1234,
+            moved_bytes: 2_300_000_000,
+            elapsed: Duration::from_millis(3200),
+            confirmed: true,
+            ..Summary::default()
+        }
     }
 
     #[test]

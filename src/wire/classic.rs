@@ -78,9 +78,11 @@ struct AllSpellings<'a> {
 
 /// Reads the JSON of a classic frame.
 pub fn parse_header(json: &[u8], policy: NamePolicy) -> Result<Header, ClassicError> {
-    let raw: RawHeader = serde_json::from_slice(json).map_err(|error| ClassicError::Json(error.to_string()))?;
+    let raw: RawHeader =
+        serde_json::from_slice(json).map_err(|error| ClassicError::Json(error.to_string()))?;
     let name = agree([raw.filename, raw.file_name], "file's name (filename or file_name)")?;
-    let size_bytes = agree([raw.size, raw.total_size, raw.file_size], "file's size (size, total_size or file_size)")?;
+    let size_bytes =
+        agree([raw.size, raw.total_size, raw.file_size], "file's size (size, total_size or file_size)")?;
     let md5 = raw.md5.ok_or(ClassicError::Missing("md5"))?;
     if size_bytes > MAX_FILE_BYTES {
         return Err(ClassicError::TooLarge(size_bytes));
@@ -99,14 +101,22 @@ fn landing_name(name: &str) -> &str {
     }
 }
 
-fn agree<T: PartialEq, const N: usize>(spellings: [Option<T>; N], what: &'static str) -> Result<T, ClassicError> {
+fn agree<T: PartialEq, const N: usize>(
+    spellings: [Option<T>; N],
+    what: &'static str,
+) -> Result<T, ClassicError> {
     let mut found = spellings.into_iter().flatten();
     let first = found.next().ok_or(ClassicError::Missing(what))?;
     if found.all(|other| other == first) { Ok(first) } else { Err(ClassicError::Ambiguous(what)) }
 }
 
 /// Appends the frame for one file to `out`. `name` is UTF-8: the dialect has no way to carry anything else.
-pub fn encode_header(name: &str, size_bytes: u64, md5: Md5, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+pub fn encode_header(
+    name: &str,
+    size_bytes: u64,
+    md5: Md5,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
     let json = serde_json::to_vec(&AllSpellings {
         filename: name,
         file_name: name,
@@ -143,10 +153,13 @@ mod tests {
 
     #[test]
     fn an_absolute_name_means_its_last_component() {
-        let path = |name: &str| parse(&format!(r#"{{"filename":"{name}","size":3,"md5":"{MD5}"}}"#)).map(|h| h.path);
+        let path =
+            |name: &str| parse(&format!(r#"{{"filename":"{name}","size":3,"md5":"{MD5}"}}"#)).map(|h| h.path);
         assert_eq!(path("/a/b/c/a.txt").unwrap().as_bytes(), b"a.txt");
         assert_eq!(path("b/a.txt").unwrap().as_bytes(), b"b/a.txt");
-        for bad in ["", "/", "/a/", "/a/..", "../a", "a/../b", ".", "a\\u0000b", "a\\u001bb", "a\\nb", ".ftx-x"] {
+        for bad in
+            ["", "/", "/a/", "/a/..", "../a", "a/../b", ".", "a\\u0000b", "a\\u001bb", "a\\nb", ".ftx-x"]
+        {
             assert!(matches!(path(bad), Err(ClassicError::Name { .. })), "{bad}");
         }
     }
@@ -159,7 +172,10 @@ mod tests {
         }
         assert_eq!(size("9223372036854775808"), Err(ClassicError::TooLarge(1 << 63)));
         assert!(size("9223372036854775807").is_ok());
-        assert!(matches!(parse(&format!(r#"{{"filename":"a","md5":"{MD5}"}}"#)), Err(ClassicError::Missing(_))));
+        assert!(matches!(
+            parse(&format!(r#"{{"filename":"a","md5":"{MD5}"}}"#)),
+            Err(ClassicError::Missing(_))
+        ));
         assert!(matches!(parse(&format!(r#"{{"size":1,"md5":"{MD5}"}}"#)), Err(ClassicError::Missing(_))));
         assert_eq!(parse(r#"{"filename":"a","size":1}"#), Err(ClassicError::Missing("md5")));
         assert_eq!(parse(r#"{"filename":"a","size":1,"md5":"9001"}"#), Err(ClassicError::Digest));
@@ -183,7 +199,8 @@ mod tests {
         encode_header("ä/b.txt", 7, md5, &mut bytes).unwrap();
         let mut inbox = Inbox::new();
         inbox.push(&bytes);
-        let header = parse_header(inbox.next_frame(Form::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
+        let header =
+            parse_header(inbox.next_frame(Form::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
         assert_eq!((header.path.as_bytes(), header.size_bytes, header.md5), ("ä/b.txt".as_bytes(), 7, md5));
     }
 }

@@ -60,10 +60,13 @@ pub fn detect(inbox: &Inbox) -> Result<Option<Dialect>, DialectError> {
         return Ok(None);
     };
     check_depth(json)?;
-    let keys: FirstKeys = serde_json::from_slice(json).map_err(|error| DialectError::Json(error.to_string()))?;
+    let keys: FirstKeys =
+        serde_json::from_slice(json).map_err(|error| DialectError::Json(error.to_string()))?;
     match keys {
         FirstKeys { ftx: Some(_), .. } => Ok(Some(Dialect::Native)),
-        FirstKeys { filename: Some(_), .. } | FirstKeys { file_name: Some(_), .. } => Ok(Some(Dialect::Classic)),
+        FirstKeys { filename: Some(_), .. } | FirstKeys { file_name: Some(_), .. } => {
+            Ok(Some(Dialect::Classic))
+        }
         _ => Err(DialectError::Keys),
     }
 }

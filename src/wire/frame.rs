@@ -245,9 +245,14 @@ mod tests {
 
     #[test]
     fn impossible_lengths_are_refused_at_the_fourth_byte() {
-        for (field, big_endian) in
-            [(0u32, false), (65_537, false), (u32::MAX, false), (1 << 31, true), (1 << 30 | 1, false), (100u32.swap_bytes(), true)]
-        {
+        for (field, big_endian) in [
+            (0u32, false),
+            (65_537, false),
+            (u32::MAX, false),
+            (1 << 31, true),
+            (1 << 30 | 1, false),
+            (100u32.swap_bytes(), true),
+        ] {
             let mut inbox = Inbox::new();
             inbox.push(&field.to_le_bytes()[..3]);
             assert_eq!(inbox.next_frame(Form::Native).unwrap(), None);

@@ -394,7 +394,10 @@ impl TryFrom<RawEntry<'_>> for Entry {
     type Error = MessageError;
 
     fn try_from(raw: RawEntry<'_>) -> Result<Self, MessageError> {
-        let missing = |key: &str| MessageError::Shape { kind: "entry".into(), reason: format!("missing field `{key}`") };
+        let missing = |key: &str| MessageError::Shape {
+            kind: "entry".into(),
+            reason: format!("missing field `{key}`"),
+        };
         let kind = match raw.kind {
             RawKind::File => EntryKind::File { size_bytes: raw.size.ok_or_else(|| missing("size"))? },
             RawKind::Dir => EntryKind::Dir,
@@ -413,16 +416,21 @@ impl TryFrom<RawEntry<'_>> for Entry {
 
 impl From<&Part> for RawPart<'_> {
     fn from(part: &Part) -> Self {
-        RawPart { entry: part.entry, part: part.part, size: part.size_bytes, md5: part.md5.to_string().into() }
+        RawPart {
+            entry: part.entry,
+            part: part.part,
+            size: part.size_bytes,
+            md5: part.md5.to_string().into(),
+        }
     }
 }
 
 impl RawPart<'_> {
     fn checked(self, kind: &str) -> Result<Part, MessageError> {
-        let md5 = self
-            .md5
-            .parse()
-            .map_err(|error: crate::digest::DigestError| MessageError::Shape { kind: kind.into(), reason: error.to_string() })?;
+        let md5 = self.md5.parse().map_err(|error: crate::digest::DigestError| MessageError::Shape {
+            kind: kind.into(),
+            reason: error.to_string(),
+        })?;
         Ok(Part { entry: self.entry, part: self.part, size_bytes: self.size, md5 })
     }
 }
@@ -441,7 +449,11 @@ impl<'a> From<&'a Failure> for RawError<'a> {
 impl From<RawError<'_>> for Failure {
     fn from(raw: RawError<'_>) -> Self {
         let end = raw.message.floor_char_boundary(MAX_SENTENCE_BYTES);
-        Failure { entry: raw.entry, fault: Fault::from_wire(&raw.code), message: raw.message[..end].to_owned() }
+        Failure {
+            entry: raw.entry,
+            fault: Fault::from_wire(&raw.code),
+            message: raw.message[..end].to_owned(),
+        }
     }
 }
 
@@ -475,16 +487,29 @@ mod tests {
     #[test]
     fn the_longest_odd_name_fits_into_a_frame() {
         let name = vec![0x01; 4096];
-        let entry = Entry { id: u64::MAX, name: name.clone(), kind: EntryKind::Link { target: name }, metadata: Metadata::default() };
+        let entry = Entry {
+            id: u64::MAX,
+            name: name.clone(),
+            kind: EntryKind::Link { target: name },
+            metadata: Metadata::default(),
+        };
         assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
         let name = vec![0xff; 4096];
-        let entry = Entry { id: u64::MAX, name: name.clone(), kind: EntryKind::Link { target: name }, metadata: Metadata::default() };
+        let entry = Entry {
+            id: u64::MAX,
+            name: name.clone(),
+            kind: EntryKind::Link { target: name },
+            metadata: Metadata::default(),
+        };
         assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
     }
 
     #[test]
     fn unknown_keys_are_ignored_and_unknown_kinds_are_errors() {
-        assert_eq!(Message::parse(br#"{"ftx":"end","entries":7,"colour":[1,{}]}"#), Ok(Message::End { entries: 7 }));
+        assert_eq!(
+            Message::parse(br#"{"ftx":"end","entries":7,"colour":[1,{}]}"#),
+            Ok(Message::End { entries: 7 })
+        );
         assert_eq!(
             Message::parse(br#"{"ftx":"dance"}"#),
             Err(MessageError::UnknownKind { kind: "dance".into() })
@@ -494,16 +519,27 @@ mod tests {
     #[test]
     fn what_has_the_wrong_shape_is_refused() {
         for json in [
-            "", "[]", "7", "null", "{}", r#"{"ftx":7}"#, r#"{"ftx":"end"}"#, r#"{"ftx":"end","entries":-1}"#,
-            r#"{"ftx":"end","entries":1.0}"#, r#"{"ftx":"end","entries":"1"}"#, r#"{"ftx":"end","entries":1,"entries":1}"#,
-            r#"{"ftx":"end","ftx":"end","entries":1}"#, r#"{"ftx":"end","entries":18446744073709551616}"#,
+            "",
+            "[]",
+            "7",
+            "null",
+            "{}",
+            r#"{"ftx":7}"#,
+            r#"{"ftx":"end"}"#,
+            r#"{"ftx":"end","entries":-1}"#,
+            r#"{"ftx":"end","entries":1.0}"#,
+            r#"{"ftx":"end","entries":"1"}"#,
+            r#"{"ftx":"end","entries":1,"entries":1}"#,
+            r#"{"ftx":"end","ftx":"end","entries":1}"#,
+            r#"{"ftx":"end","entries":18446744073709551616}"#,
             r#"{"ftx":"entry","entry":0,"type":"file","filename":"a"}"#,
             r#"{"ftx":"entry","entry":0,"type":"link","filename":"a"}"#,
             r#"{"ftx":"entry","entry":0,"type":"fifo","filename":"a"}"#,
             r#"{"ftx":"entry","entry":0,"type":"dir","filename":"a","filename_hex":"6"}"#,
             r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":1,"mode":-1}"#,
             r#"{"ftx":"part","entry":0,"part":0,"size":1,"md5":"12"}"#,
-            r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#, r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
+            r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#,
+            r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
         ] {
             assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
         }
@@ -512,7 +548,9 @@ mod tests {
     #[test]
     fn long_sentences_are_cut_at_a_character() {
         let failure = Failure { entry: None, fault: Fault::Other, message: "ä".repeat(1000) };
-        let Message::Error(cut) = there_and_back(&Message::Error(failure)) else { panic!("an error stays one") };
+        let Message::Error(cut) = there_and_back(&Message::Error(failure)) else {
+            panic!("an error stays one")
+        };
         assert_eq!(cut.message, "ä".repeat(512));
     }
 

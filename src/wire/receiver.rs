@@ -200,7 +200,9 @@ impl ReceiverSession {
         let message = Message::parse(json)?;
         match (self.stage, message) {
             (Stage::Hello, Message::Hello(hello)) => self.welcome(hello),
-            (_, Message::Error(Failure { entry: None, fault, message })) => Err(WireError::PeerGaveUp { fault, message }),
+            (_, Message::Error(Failure { entry: None, fault, message })) => {
+                Err(WireError::PeerGaveUp { fault, message })
+            }
             (Stage::Hello, _) => Err(WireError::protocol("the first header is not a hello")),
             (_, Message::Busy) => Ok(Event::Nothing),
             (Stage::Open, Message::Entry(entry)) => self.announced(entry),
@@ -208,7 +210,9 @@ impl ReceiverSession {
             (Stage::Open, Message::End { entries }) => self.end(entries),
             (_, Message::Part(part)) => self.part(part, FileStage::Bodies),
             (_, Message::Offer(part)) => self.part(part, FileStage::Offers),
-            (_, Message::Error(Failure { entry: Some(id), fault, message })) => self.withdrawn(id, fault, message),
+            (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
+                self.withdrawn(id, fault, message)
+            }
             (_, other) => Err(WireError::protocol(format!("a header out of place: {}", kind_of(&other)))),
         }
     }
@@ -224,7 +228,10 @@ impl ReceiverSession {
 
     fn announced(&mut self, entry: Entry) -> Result<Event, WireError> {
         if entry.id != self.receipt.entries {
-            return Err(WireError::protocol(format!("entry {} announced, {} expected", entry.id, self.receipt.entries)));
+            return Err(WireError::protocol(format!(
+                "entry {} announced, {} expected",
+                entry.id, self.receipt.entries
+            )));
         }
         if self.in_flight() >= MAX_ENTRIES_IN_FLIGHT {
             return Err(WireError::protocol(format!("more than {MAX_ENTRIES_IN_FLIGHT} entries in flight")));
@@ -284,7 +291,9 @@ impl ReceiverSession {
     }
 
     fn part(&mut self, part: Part, stage: FileStage) -> Result<Event, WireError> {
-        let unexpected = |what: &str| Err(WireError::protocol(format!("part {} of entry {}: {what}", part.part, part.entry)));
+        let unexpected = |what: &str| {
+            Err(WireError::protocol(format!("part {} of entry {}: {what}", part.part, part.entry)))
+        };
         if part.entry >= self.receipt.entries {
             return unexpected("the entry was never announced");
         }
@@ -299,7 +308,11 @@ impl ReceiverSession {
         if file.stage != stage {
             if stage == FileStage::Offers {
                 // Offers that were on their way when the receiver had seen enough.
-                return if file.stage == FileStage::Bodies { Ok(Event::Nothing) } else { unexpected("offered unasked") };
+                return if file.stage == FileStage::Bodies {
+                    Ok(Event::Nothing)
+                } else {
+                    unexpected("offered unasked")
+                };
             }
             return unexpected("sent unasked");
         }
@@ -468,7 +481,11 @@ impl ReceiverSession {
 
 /// How this program introduces itself.
 pub(super) fn introduction() -> Introduction {
-    Introduction { version: VERSION, features: Vec::new(), agent: concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned() }
+    Introduction {
+        version: VERSION,
+        features: Vec::new(),
+        agent: concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
 }
 
 /// The `ftx` key of a message, for error messages.
@@ -518,7 +535,13 @@ mod tests {
         session.handle(json.to_string().as_bytes())
     }
 
-    fn part(session: &mut ReceiverSession, kind: &str, id: u64, part: u64, size: u64) -> Result<Event, WireError> {
+    fn part(
+        session: &mut ReceiverSession,
+        kind: &str,
+        id: u64,
+        part: u64,
+        size: u64,
+    ) -> Result<Event, WireError> {
         let md5 = Md5::of(b"x").to_string();
         let json = serde_json::json!({"ftx":kind,"entry":id,"part":part,"size":size,"md5":md5});
         session.handle(json.to_string().as_bytes())
@@ -547,7 +570,10 @@ mod tests {
         session.stored(0);
         let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
         assert_eq!(session.finish(), Some(receipt));
-        assert_eq!(said(&mut session), [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]);
+        assert_eq!(
+            said(&mut session),
+            [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]
+        );
     }
 
     #[test]
@@ -563,8 +589,15 @@ mod tests {
         }
         let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
         assert_eq!(session.part_damaged(&header), Repair::GaveUp);
-        assert!(matches!(&said(&mut session)[..], [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]));
-        assert_eq!(part(&mut session, "part", 0, 0, 1), Ok(Event::Discard { bytes: 1 }), "one more was on its way");
+        assert!(matches!(
+            &said(&mut session)[..],
+            [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]
+        ));
+        assert_eq!(
+            part(&mut session, "part", 0, 0, 1),
+            Ok(Event::Discard { bytes: 1 }),
+            "one more was on its way"
+        );
     }
 
     #[test]
@@ -600,11 +633,27 @@ mod tests {
     #[test]
     fn bad_names_are_refused_and_the_rest_goes_on() {
         let mut session = open();
-        for (id, name) in ["", "..", "a/../b", "/abs", "a\0b", "a\nb", "a\u{1b}b", "a\u{9b}b", "a\u{202e}b", ".ftx-x"].iter().enumerate() {
-            assert!(matches!(announce(&mut session, id as u64, name, 1), Ok(Event::Refused { fault: Fault::Name, .. })), "{name:?}");
-            assert!(matches!(&said(&mut session)[..], [Message::Error(Failure { entry: Some(_), fault: Fault::Name, .. })]));
+        for (id, name) in
+            ["", "..", "a/../b", "/abs", "a\0b", "a\nb", "a\u{1b}b", "a\u{9b}b", "a\u{202e}b", ".ftx-x"]
+                .iter()
+                .enumerate()
+        {
+            assert!(
+                matches!(
+                    announce(&mut session, id as u64, name, 1),
+                    Ok(Event::Refused { fault: Fault::Name, .. })
+                ),
+                "{name:?}"
+            );
+            assert!(matches!(
+                &said(&mut session)[..],
+                [Message::Error(Failure { entry: Some(_), fault: Fault::Name, .. })]
+            ));
         }
-        assert!(matches!(announce(&mut session, 10, "fine", 1 << 63), Ok(Event::Refused { fault: Fault::NoSpace, .. })));
+        assert!(matches!(
+            announce(&mut session, 10, "fine", 1 << 63),
+            Ok(Event::Refused { fault: Fault::NoSpace, .. })
+        ));
         assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
         let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
         assert!(matches!(session.handle(link), Ok(Event::Refused { fault: Fault::Name, .. })));
@@ -615,7 +664,9 @@ mod tests {
         type Step = fn(&mut ReceiverSession) -> Result<Event, WireError>;
         let steps: [(&str, Step); 14] = [
             ("hello twice", |s| s.handle(br#"{"ftx":"hello","version":1}"#)),
-            ("a receiver's word", |s| s.handle(br#"{"ftx":"busy"}"#).and(s.handle(br#"{"ftx":"welcome","version":1}"#))),
+            ("a receiver's word", |s| {
+                s.handle(br#"{"ftx":"busy"}"#).and(s.handle(br#"{"ftx":"welcome","version":1}"#))
+            }),
             ("a number skipped", |s| announce(s, 2, "b", 1)),
             ("a number again", |s| announce(s, 0, "b", 1)),
             ("an end that lies", |s| s.handle(br#"{"ftx":"end","entries":7}"#)),

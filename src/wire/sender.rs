@@ -201,7 +201,8 @@ impl SenderSession {
             return false;
         }
         self.failed += 1;
-        Message::Error(Failure { entry: Some(entry), fault, message: reason.to_owned() }).encode(&mut self.out);
+        Message::Error(Failure { entry: Some(entry), fault, message: reason.to_owned() })
+            .encode(&mut self.out);
         true
     }
 
@@ -253,7 +254,9 @@ impl SenderSession {
     pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
         let message = Message::parse(json)?;
         match (self.stage, message) {
-            (_, Message::Error(Failure { entry: None, fault, message })) => Err(WireError::PeerGaveUp { fault, message }),
+            (_, Message::Error(Failure { entry: None, fault, message })) => {
+                Err(WireError::PeerGaveUp { fault, message })
+            }
             (Stage::Hello, Message::Welcome(welcome)) => {
                 if welcome.version != VERSION {
                     return Err(WireError::Version { theirs: welcome.version });
@@ -294,7 +297,8 @@ impl SenderSession {
         self.known(ids)?;
         let mut already_there = Vec::new();
         for id in ids.iter().flatten() {
-            let unexpected = |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
+            let unexpected =
+                |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
             let file = match self.entries.get_mut(&id) {
                 Some(State::File(file)) => file,
                 Some(State::Other) => return unexpected("parts, but it is not a file"),
@@ -345,7 +349,9 @@ impl SenderSession {
         let tries = file.tries.entry(part).or_default();
         *tries += 1;
         if *tries >= MAX_TRIES_A_PART {
-            return Err(WireError::protocol(format!("the receiver asked for one part {MAX_TRIES_A_PART} times")));
+            return Err(WireError::protocol(format!(
+                "the receiver asked for one part {MAX_TRIES_A_PART} times"
+            )));
         }
         file.sent -= 1;
         file.todo.push_front(part..=part);
@@ -362,9 +368,15 @@ impl SenderSession {
                 Some(State::File(file)) if file.stage == FileStage::AlreadyThere => {}
                 Some(State::File(file)) if file.stage == FileStage::Bodies && file.sent == file.asked => {}
                 Some(State::File(_)) => {
-                    return Err(WireError::protocol(format!("the receiver confirms entry {id}, which was not sent whole")));
+                    return Err(WireError::protocol(format!(
+                        "the receiver confirms entry {id}, which was not sent whole"
+                    )));
                 }
-                None => return Err(WireError::protocol(format!("the receiver confirms entry {id}, which is not in flight"))),
+                None => {
+                    return Err(WireError::protocol(format!(
+                        "the receiver confirms entry {id}, which is not in flight"
+                    )));
+                }
             }
             self.entries.remove(&id);
             settled.push(id);
@@ -441,7 +453,10 @@ mod tests {
     fn a_file_is_sent_as_it_is_wanted() {
         let mut session = with_file(2 * PART_BYTES + 1);
         assert_eq!(session.next_job(), None, "nothing is sent unasked");
-        assert_eq!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#), Ok(Event::Wanted));
+        assert_eq!(
+            session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#),
+            Ok(Event::Wanted)
+        );
         assert_eq!(send_all(&mut session), [0, 2]);
         session.end();
         assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
@@ -460,14 +475,20 @@ mod tests {
             assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "not whole now");
             assert_eq!(send_all(&mut session), [1]);
         }
-        assert!(matches!(session.handle(br#"{"ftx":"again","entry":0,"part":1}"#), Err(WireError::Protocol(_))));
+        assert!(matches!(
+            session.handle(br#"{"ftx":"again","entry":0,"part":1}"#),
+            Err(WireError::Protocol(_))
+        ));
     }
 
     #[test]
     fn offers_are_digests_without_bodies() {
         let mut session = with_file(1);
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#).unwrap();
-        assert!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#).is_err(), "nothing compared yet");
+        assert!(
+            session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#).is_err(),
+            "nothing compared yet"
+        );
         let job = session.next_job().unwrap();
         assert!(!job.wants_body);
         session.part_frame(&job, Md5::of(b""), &mut Vec::new());
@@ -514,13 +535,19 @@ mod tests {
         }
         let mut session = with_file(1);
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
-        assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "forged before it was sent");
+        assert!(
+            session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(),
+            "forged before it was sent"
+        );
         assert!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).is_err(), "twice");
         send_all(&mut session);
         session.end();
         let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
         assert!(session.handle(receipt).is_err(), "a receipt while an entry is in flight");
         let mut session = SenderSession::new();
-        assert!(matches!(session.handle(br#"{"ftx":"welcome","version":2}"#), Err(WireError::Version { theirs: 2 })));
+        assert!(matches!(
+            session.handle(br#"{"ftx":"welcome","version":2}"#),
+            Err(WireError::Version { theirs: 2 })
+        ));
     }
 }

@@ -78,7 +78,11 @@ fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
     }
 }
 
-fn load_part(job: &Job, source: &Arc<Source>, open: &mut Option<(EntryId, OpenSource)>) -> Result<Loaded, ReadError> {
+fn load_part(
+    job: &Job,
+    source: &Arc<Source>,
+    open: &mut Option<(EntryId, OpenSource)>,
+) -> Result<Loaded, ReadError> {
     if open.as_ref().is_none_or(|(entry, _)| *entry != job.entry) {
         *open = Some((job.entry, source.open()?));
     }

@@ -100,7 +100,11 @@ impl<'a> Shared<'a> {
     }
 
     /// Waits until another entry may be announced; `None` when the session is over.
-    pub fn wait_for_room(&self, outgoing: &Sender<Outgoing>, pulse: Duration) -> Option<MutexGuard<'_, State>> {
+    pub fn wait_for_room(
+        &self,
+        outgoing: &Sender<Outgoing>,
+        pulse: Duration,
+    ) -> Option<MutexGuard<'_, State>> {
         let mut state = self.lock();
         let mut told = false;
         loop {

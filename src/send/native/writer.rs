@@ -39,7 +39,9 @@ pub fn write(shared: &Shared<'_>, stream: PatientWriter, to_write: Receiver<Outg
         Ok(()) => {}
         // The receiver is gone. Whether it said why, the ear knows better.
         Err(error) if net::is_disconnect(&error) => {}
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => shared.end(Err(SendError::Silent(shared.timeout))),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            shared.end(Err(SendError::Silent(shared.timeout)))
+        }
         Err(error) => shared.end(Err(SendError::Connection(error))),
     }
 }
