@@ -5,10 +5,11 @@ mod committer;
 mod input;
 mod native;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,8 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// Sessions served at the same time; more wait in the system's queue until one ends.
-const MAX_SESSIONS: u64 = 64;
+/// Connections at the same time; more wait in the system's queue until one ends.
+const MAX_CONNECTIONS: u64 = 256;
 
 /// Why a session failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +121,11 @@ pub enum StartError {
     Root(#[from] RootError),
 }
 
+/// Who is connected, and how many sessions there were.
 #[derive(Default)]
-struct Count {
+struct Desk {
+    /// Connections that have not said anything yet, by number: a door that opens is no session.
+    silent: BTreeMap<u64, TcpStream>,
     active: u64,
     finished: u64,
 }
@@ -151,65 +155,84 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, or the stop handle is used.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<()> {
-        let count = Mutex::new(Count::default());
+        let desk = Mutex::new(Desk::default());
         let changed = Condvar::new();
-        let lock = || count.lock().unwrap_or_else(PoisonError::into_inner);
         thread::scope(|scope| {
-            loop {
-                // With a limit, no more are let in than may still be needed: the others wait in the queue.
-                let mut now = lock();
-                while self.is_full(&now) {
+            let mut number = 0;
+            let accepted = loop {
+                let (stream, peer) = match self.listener.accept() {
+                    Ok(Some(accepted)) => accepted,
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                };
+                number += 1;
+                let mut now = lock(&desk);
+                if let Ok(clone) = stream.try_clone() {
+                    now.silent.insert(number, clone);
+                }
+                while now.silent.len() as u64 + now.active >= MAX_CONNECTIONS {
                     now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
                 }
                 drop(now);
-                if self.options.sessions.is_some_and(|wanted| lock().finished >= wanted) {
-                    return Ok(());
-                }
-                let Some((stream, peer)) = self.listener.accept()? else {
-                    return Ok(());
-                };
-                lock().active += 1;
-                let (count, changed) = (&count, &changed);
+                let (desk, changed) = (&desk, &changed);
                 scope.spawn(move || {
-                    let counted = self.serve(stream, peer, observer);
-                    let mut now = count.lock().unwrap_or_else(PoisonError::into_inner);
-                    now.active -= 1;
-                    now.finished += u64::from(counted);
+                    self.serve(stream, number, peer, (desk, changed), observer);
                     changed.notify_all();
                 });
+            };
+            // Whoever has not said anything by now is not waited for.
+            for stream in lock(&desk).silent.values() {
+                let _ = stream.shutdown(Shutdown::Both);
             }
+            accepted
         })
     }
 
-    fn is_full(&self, now: &Count) -> bool {
-        let needed = self.options.sessions.map_or(u64::MAX, |wanted| wanted.saturating_sub(now.finished));
-        now.active > 0 && now.active >= needed.min(MAX_SESSIONS)
-    }
-
-    /// One connection, to its end; `false` if it said nothing at all, like a look whether the port is open.
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, observer: &dyn Observer) -> bool {
+    /// One connection, to its end. One that says nothing at all, like a look whether the port is open, is no session.
+    fn serve(
+        &self,
+        stream: TcpStream,
+        number: u64,
+        peer: SocketAddr,
+        (desk, changed): (&Mutex<Desk>, &Condvar),
+        observer: &dyn Observer,
+    ) {
         let start = Instant::now();
-        let mut input = match Input::new(stream, self.options.timeout) {
-            Ok(input) => input,
-            Err(_) => return false,
-        };
-        let first = input.first();
-        if matches!(first, Ok(None)) {
-            return false;
+        let input = Input::new(stream, self.options.timeout);
+        let first = input.and_then(|mut input| Ok((input.first().inspect_err(|_| input.close())?, input)));
+        let mut now = lock(desk);
+        now.silent.remove(&number);
+        if matches!(first, Ok((None, _))) {
+            return;
         }
+        // With a limit, no more sessions begin than may still be needed.
+        while self.needed(&now) > 0 && now.active >= self.needed(&now) {
+            now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+        }
+        if self.needed(&now) == 0 {
+            return;
+        }
+        now.active += 1;
+        drop(now);
         let progress = observer.started(peer);
-        let outcome = match first {
-            Ok(Some(dialect)) => self.speak(dialect, input, &*progress),
-            Ok(None) => return false,
-            Err(error) => {
-                input.close();
-                Err(error)
-            }
-        };
+        let outcome = first.and_then(|(dialect, input)| match dialect {
+            Some(dialect) => self.speak(dialect, input, &*progress),
+            None => Ok(Summary::default()),
+        });
         let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
         drop(progress);
         observer.ended(peer, &outcome);
-        true
+        let mut now = lock(desk);
+        now.active -= 1;
+        now.finished += 1;
+        if self.needed(&now) == 0 {
+            self.stop_handle().stop();
+        }
+    }
+
+    /// How many more sessions have to end.
+    fn needed(&self, now: &Desk) -> u64 {
+        self.options.sessions.map_or(u64::MAX, |wanted| wanted.saturating_sub(now.finished))
     }
 
     fn speak(
@@ -244,6 +267,10 @@ impl Server {
 const HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
 Connection: close\r\n\r\nThis is ftx, a file receiver. It takes files from: ftx send PATH\n";
+
+fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A peer's text for a sentence.
 fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {

@@ -1,0 +1,190 @@
+//! Running the real program in tests.
+
+#![allow(dead_code)] // Each test file uses its share.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub const FTX: &str = env!("CARGO_BIN_EXE_ftx");
+
+/// No test takes this long; whatever does hangs.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running `ftx recv` on a free port of this machine.
+pub struct Receiver {
+    child: Child,
+    pub port: u16,
+    rest_of_stderr: mpsc::Receiver<String>,
+}
+
+impl Receiver {
+    /// Starts `ftx recv --bind 127.0.0.1 --port 0 --out OUT ARGS`.
+    pub fn start(out: &Path, args: &[&str]) -> Self {
+        Self::start_on("127.0.0.1", out, args)
+    }
+
+    pub fn start_on(bind: &str, out: &Path, args: &[&str]) -> Self {
+        let mut child = Command::new(FTX)
+            .args(["recv", "--bind", bind, "--port", "0", "--out"])
+            .arg(out)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        stderr.read_line(&mut first).unwrap();
+        let words =
+            first.strip_prefix("Listening on ").unwrap_or_else(|| panic!("no listening line: {first:?}"));
+        let addr = words.split(". ").next().unwrap();
+        let port = addr.parse::<std::net::SocketAddr>().unwrap().port();
+        let (send, rest_of_stderr) = mpsc::channel();
+        thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = stderr.read_to_string(&mut rest);
+            let _ = send.send(rest);
+        });
+        Receiver { child, port, rest_of_stderr }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+        stream
+    }
+
+    /// `kill -9`
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for a receiver with `--once` or `--count`.
+    pub fn wait(mut self) -> Ended {
+        let code = wait(&mut self.child);
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        Ended { code, stdout, stderr: self.rest_of_stderr.recv().unwrap() }
+    }
+}
+
+/// Waits for a child, and kills it if it hangs.
+pub fn wait(child: &mut Child) -> i32 {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        if start.elapsed() > WATCHDOG {
+            child.kill().unwrap();
+            panic!("the program hangs");
+        }
+        thread::yield_now();
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs `ftx ARGS` to its end.
+pub fn ftx(args: &[&str]) -> Ended {
+    ended(Command::new(FTX).args(args).stdin(Stdio::null()).output().unwrap())
+}
+
+/// Runs `ftx send ARGS PATH... HOST`.
+pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
+    let output = Command::new(FTX).arg("send").args(args).args(paths).arg(host).stdin(Stdio::null()).output();
+    ended(output.unwrap())
+}
+
+/// Starts `ftx send PATH... HOST`.
+pub fn start_send(paths: &[&Path], host: &str) -> Child {
+    let mut command = Command::new(FTX);
+    command
+        .arg("send")
+        .args(paths)
+        .arg(host)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Waits for what [`start_send`] started.
+pub fn end(mut child: Child) -> Ended {
+    let code = wait(&mut child);
+    let output = child.wait_with_output().unwrap();
+    Ended { code, ..ended(output) }
+}
+
+fn ended(output: Output) -> Ended {
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// One line for everything below `root`: name, type, mode, time, content's length and digest, or link's target.
+pub fn listing(root: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = walkdir::WalkDir::new(root)
+        .min_depth(1)
+        .into_iter()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.path().strip_prefix(root).unwrap();
+            let meta = entry.metadata().unwrap();
+            let kind = if meta.is_file() {
+                let content = fs::read(entry.path()).unwrap();
+                format!("{} bytes {}", content.len(), ftx::digest::Md5::of(&content))
+            } else if meta.is_symlink() {
+                format!("-> {:?}", fs::read_link(entry.path()).unwrap())
+            } else {
+                "folder".to_owned()
+            };
+            format!("{name:?} {:o} {}.{:09} {kind}", meta.mode(), meta.mtime(), meta.mtime_nsec())
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// Names below `root`, sorted; landings would show as `.ftx-...`.
+pub fn names(root: &Path) -> Vec<String> {
+    let mut names: Vec<String> = walkdir::WalkDir::new(root)
+        .min_depth(1)
+        .into_iter()
+        .map(|entry| entry.unwrap().path().strip_prefix(root).unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Waits until `condition` holds, looking again and again.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WATCHDOG, "waited for {what} in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

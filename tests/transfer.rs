@@ -1,0 +1,244 @@
+//! Whole transfers between real processes.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use common::{Receiver, ftx, listing, names, send};
+
+/// A tree with everything that a file system has to offer.
+fn make_tree(root: &Path) {
+    fs::create_dir_all(root.join("a/b/c")).unwrap();
+    fs::create_dir_all(root.join("empty folder/deeper")).unwrap();
+    fs::write(root.join("empty"), "").unwrap();
+    fs::write(root.join("one"), "1").unwrap();
+    fs::write(root.join("a/name with spaces.txt"), "spaces").unwrap();
+    fs::write(root.join("a/b/Ünïcödé 写真 👩‍👩‍👧.jpg"), "any script").unwrap();
+    fs::write(root.join("a/b/back\\slash"), "fine here").unwrap();
+    fs::write(root.join("a/b/c").join(OsStr::from_bytes(b"caf\xe9.txt")), "not UTF-8").unwrap();
+    fs::write(root.join("-rf"), "a name like an option").unwrap();
+    // Around a part's size, and several parts.
+    for bytes in [(8 << 20) - 1, 8 << 20, (8 << 20) + 1, 20 << 20] {
+        let content: Vec<u8> = (0..bytes).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        fs::write(root.join(format!("a/{bytes}.img")), content).unwrap();
+    }
+    for number in 0..500 {
+        fs::write(root.join(format!("a/b/c/{number}")), format!("file {number}").repeat(number)).unwrap();
+    }
+    symlink("../one", root.join("a/link")).unwrap();
+    symlink("nowhere", root.join("a/dangling")).unwrap();
+    symlink("b/c", root.join("a/link to a folder")).unwrap();
+    fs::set_permissions(root.join("one"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o400)).unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    File::open(root.join("one")).unwrap().set_modified(old).unwrap();
+    for folder in ["a/b/c", "a/b", "a", "empty folder"] {
+        File::open(root.join(folder))
+            .unwrap()
+            .set_modified(old - Duration::from_secs(folder.len() as u64))
+            .unwrap();
+    }
+    fs::set_permissions(root.join("empty folder/deeper"), fs::Permissions::from_mode(0o500)).unwrap();
+}
+
+#[test]
+fn a_tree_arrives_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    make_tree(&from.join("tree"));
+    let receiver = Receiver::start(&to, &["--once"]);
+    let sent = send(&[], &[&from.join("tree")], &receiver.host());
+    let received = receiver.wait();
+    assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
+    assert_eq!(listing(&to), listing(&from));
+    assert!(sent.stdout.contains("Checked by MD5, durable at the receiver"), "{sent:?}");
+    assert!(received.stdout.contains("Received 511 files"), "{received:?}");
+    assert!(sent.stderr.is_empty(), "nothing to complain about: {}", sent.stderr);
+}
+
+#[test]
+fn what_is_there_already_is_compared_and_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    make_tree(&from.join("tree"));
+    let receiver = Receiver::start(&to, &["--count", "2"]);
+    assert_eq!(send(&[], &[&from.join("tree")], &receiver.host()).code, 0);
+    let again = send(&[], &[&from.join("tree")], &receiver.host());
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(
+        again.stdout.contains("(0 B)") && again.stdout.contains("511 of them were there already"),
+        "{again:?}"
+    );
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(listing(&to), listing(&from));
+}
+
+#[test]
+fn several_paths_land_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir_all(from.join("d")).unwrap();
+    fs::write(from.join("d/x"), "x").unwrap();
+    fs::write(from.join("y"), "y").unwrap();
+    symlink("../y", from.join("d/link")).unwrap();
+    let receiver = Receiver::start(&to, &["--once"]);
+    let sent = send(&[], &[&from.join("d"), &from.join("y")], &receiver.host());
+    assert_eq!((sent.code, receiver.wait().code), (0, 0), "{sent:?}");
+    assert_eq!(listing(&to), listing(&from), "a link from one to the other stays a link");
+}
+
+#[test]
+fn ipv6_and_names_of_hosts_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let six = Receiver::start_on("::1", &dir.path().join("six"), &["--once"]);
+    assert_eq!(send(&[], &[&file], &format!("[::1]:{}", six.port)).code, 0);
+    assert_eq!(six.wait().code, 0);
+    let all = Receiver::start_on("::", &dir.path().join("all"), &["--count", "2"]);
+    assert_eq!(send(&[], &[&file], &format!("localhost:{}", all.port)).code, 0);
+    assert_eq!(send(&["--port", &all.port.to_string()], &[&file], "127.0.0.1").code, 0);
+    assert_eq!(all.wait().code, 0);
+}
+
+#[test]
+fn each_conflict_policy_does_what_it_says() {
+    // (policy, code when the same is sent, code when another is sent, what is there at the end)
+    for (policy, same, other, left) in [
+        ("skip-same", 0, 23, vec![("a.txt", "old")]),
+        ("overwrite", 0, 0, vec![("a.txt", "new")]),
+        ("rename", 0, 0, vec![("a (1).txt", "new"), ("a.txt", "old")]),
+        ("error", 23, 23, vec![("a.txt", "old")]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, to) = (dir.path().join("a.txt"), dir.path().join("to"));
+        fs::create_dir(&to).unwrap();
+        fs::write(to.join("a.txt"), "old").unwrap();
+        let receiver = Receiver::start(&to, &["--count", "2", "--on-conflict", policy]);
+        fs::write(&file, "old").unwrap();
+        assert_eq!(send(&[], &[&file], &receiver.host()).code, same, "{policy}");
+        fs::write(&file, "new").unwrap();
+        let sent = send(&[], &[&file], &receiver.host());
+        assert_eq!(sent.code, other, "{policy}: {sent:?}");
+        assert_eq!(sent.stderr.contains("there already"), other != 0, "{sent:?}");
+        assert_eq!(receiver.wait().code, if same != 0 { same } else { other }, "{policy}");
+        let there: Vec<_> = names(&to)
+            .into_iter()
+            .map(|name| (name.clone(), fs::read_to_string(to.join(name)).unwrap()))
+            .collect();
+        let left: Vec<_> =
+            left.into_iter().map(|(name, content)| (name.to_owned(), content.to_owned())).collect();
+        assert_eq!(there, left, "{policy}");
+    }
+}
+
+#[test]
+fn one_different_file_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("t"), dir.path().join("to"));
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(to.join("t/is a folder")).unwrap();
+    for name in ["different size", "same size!", "fine", "is a folder"] {
+        fs::write(from.join(name), "new bytes").unwrap();
+    }
+    fs::write(to.join("t/different size"), "old").unwrap();
+    fs::write(to.join("t/same size!"), "old bytes").unwrap();
+    let receiver = Receiver::start(&to, &["--once"]);
+    let sent = send(&[], &[&from], &receiver.host());
+    let received = receiver.wait();
+    assert_eq!((sent.code, received.code), (23, 23), "{sent:?} {received:?}");
+    assert!(sent.stdout.contains("3 entries were NOT transferred"), "{sent:?}");
+    assert_eq!(sent.stderr.lines().count(), 3, "one line each: {}", sent.stderr);
+    assert_eq!(fs::read_to_string(to.join("t/fine")).unwrap(), "new bytes");
+    assert_eq!(fs::read_to_string(to.join("t/different size")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(to.join("t/same size!")).unwrap(), "old bytes");
+    assert_eq!(names(&to).len(), 5, "no landing is left: {:?}", names(&to));
+}
+
+#[test]
+fn what_cannot_travel_is_reported_and_never_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("t"), dir.path().join("to"));
+    fs::create_dir_all(&from).unwrap();
+    fs::write(from.join("fine"), "fine").unwrap();
+    symlink("/etc/passwd", from.join("absolute")).unwrap();
+    symlink("../../outside", from.join("outside")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, from.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
+    let receiver = Receiver::start(&to, &["--once"]);
+    let sent = send(&[], &[&from], &receiver.host());
+    assert_eq!(sent.code, 23, "{sent:?}");
+    for name in ["absolute", "outside", "fifo", "socket"] {
+        assert!(sent.stderr.lines().any(|line| line.contains(name)), "{name} in {}", sent.stderr);
+    }
+    assert_eq!(names(&to), ["t", "t/fine"]);
+    drop(receiver);
+}
+
+#[test]
+fn odd_names_need_a_receiver_that_takes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("t");
+    fs::create_dir_all(&from).unwrap();
+    for odd in ["new\nline", "escape\u{1b}[31m", "c1\u{9b}x", "bidi\u{202e}gpj.exe"] {
+        fs::write(from.join(odd), "odd").unwrap();
+    }
+    fs::write(from.join("fine"), "fine").unwrap();
+    for (args, code) in [(vec!["--once"], 23), (vec!["--once", "--allow-odd-names"], 0)] {
+        let to = dir.path().join(format!("to {code}"));
+        let receiver = Receiver::start(&to, &args);
+        let sent = send(&[], &[&from], &receiver.host());
+        let received = receiver.wait();
+        assert_eq!((sent.code, received.code), (code, code), "{sent:?} {received:?}");
+        assert_eq!(names(&to.join("t")).len(), if code == 0 { 5 } else { 1 });
+        for output in [&sent.stderr, &received.stderr] {
+            assert!(!output.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "shown escaped: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn many_senders_are_served_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("to");
+    let receiver = Receiver::start(&to, &["--count", "8"]);
+    // A peer that says nothing takes a place, but no sender's.
+    let _idle = receiver.connect();
+    let children: Vec<_> = (0..8)
+        .map(|number| {
+            let file = dir.path().join(format!("file {number}"));
+            fs::write(&file, vec![number; 3 << 20]).unwrap();
+            common::start_send(&[&file], &receiver.host())
+        })
+        .collect();
+    for child in children {
+        assert_eq!(common::end(child).code, 0);
+    }
+    drop(_idle);
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(names(&to).len(), 8);
+}
+
+#[test]
+fn the_demo_shows_a_verified_transfer_and_cleans_up() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let output = std::process::Command::new(common::FTX)
+        .arg("demo")
+        .arg(&file)
+        .env("TMPDIR", temp.path())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}");
+    assert!(stdout.contains("Received 1 file (5 B)") && stdout.contains("Sent 1 file (5 B)"), "{stdout}");
+    assert_eq!(names(temp.path()), ["a"], "nothing is left but what was there");
+    assert_eq!(ftx(&["demo", "/does/not/exist"]).code, 11);
+}
