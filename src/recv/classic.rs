@@ -23,7 +23,8 @@ pub fn receive(
     progress: &dyn Progress,
 ) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
-    let mut session = Session { input, store, progress, summary, batch: Vec::new(), batch_bytes: 0 };
+    let mut session =
+        Session { input, store, progress, summary, last: None, batch: Vec::new(), batch_bytes: 0 };
     let received = session.receive(names);
     // What came whole before something broke is whole: it gets its name in any case.
     let committed = session.commit();
@@ -37,6 +38,7 @@ struct Session<'a> {
     store: Store,
     progress: &'a dyn Progress,
     summary: Summary,
+    last: Option<(Header, Item)>,
     batch: Vec<(Header, Item)>,
     batch_bytes: u64,
 }
@@ -45,12 +47,20 @@ impl Session<'_> {
     fn receive(&mut self, names: NamePolicy) -> Result<(), RecvError> {
         while let Some(json) = self.input.frame(Form::Classic)? {
             let header = parse_header(json, names)?;
+            self.believe_last();
             self.file(header)?;
             if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
                 self.commit()?;
             }
         }
+        self.believe_last();
         Ok(())
+    }
+
+    /// A file is believed once the frame boundary behind it holds: a valid header, or the end. A body that goes on
+    /// is not the file that its header announced, even if the first bytes of it have the right digest.
+    fn believe_last(&mut self) {
+        self.batch.extend(self.last.take());
     }
 
     fn file(&mut self, header: Header) -> Result<(), RecvError> {
@@ -78,7 +88,7 @@ impl Session<'_> {
         }
         let content = Content { size_bytes: header.size_bytes, digests: Digests::Whole(actual) };
         self.batch_bytes += header.size_bytes;
-        self.batch.push((header, Item::File { landing, content, metadata: Metadata::default() }));
+        self.last = Some((header, Item::File { landing, content, metadata: Metadata::default() }));
         Ok(())
     }
 

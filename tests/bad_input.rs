@@ -1,0 +1,348 @@
+//! What a hostile or broken sender can say to `ftx recv`. After each: one clear line, a documented exit code, nothing
+//! under a final name and no landing, and the next sender is served.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::path::Path;
+
+use common::{Receiver, names, send};
+use ftx::digest::Md5;
+use ftx::wire::frame::{Form, encode};
+
+/// Exit codes, as documented.
+const CONNECTION: i32 = 10;
+const PROTOCOL: i32 = 12;
+const PARTIAL: i32 = 23;
+const TIMEOUT: i32 = 30;
+const DIGEST: i32 = 40;
+
+const MD5_OF_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
+
+fn classic(json: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(Form::Classic, json.as_bytes(), &mut bytes);
+    bytes
+}
+
+fn classic_file(name: &str, size: &str, md5: &str, body: &[u8]) -> Vec<u8> {
+    let name = serde_json::Value::from(name);
+    [classic(&format!(r#"{{"filename":{name},"size":{size},"md5":"{md5}"}}"#)), body.to_vec()].concat()
+}
+
+fn native(jsons: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(Form::Native, br#"{"ftx":"hello","version":1}"#, &mut bytes);
+    for json in jsons {
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+    }
+    bytes
+}
+
+fn native_entry(name: &str) -> String {
+    serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":name,"size":3}).to_string()
+}
+
+/// Says `bytes` to a receiver that is already there and closes; then waits until it has closed too.
+fn say(receiver: &Receiver, bytes: &[u8]) {
+    let mut stream = receiver.connect();
+    // The receiver may have heard enough before the end and closed.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// (what, bytes, exit code with `--once`, part of the line that is shown)
+fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
+    let mut cases: Vec<(String, Vec<u8>, i32, &'static str)> = Vec::new();
+    let mut add = |what: &str, bytes: Vec<u8>, code, line| cases.push((what.to_owned(), bytes, code, line));
+    let after_length = br#"{"filename":"a","size":3,"md5":"900150983cd24fb0d6963f7d28e17f72"}abc"#;
+    for (what, length, line) in [
+        ("length 0", 0u32, "a header of 0 bytes was announced"),
+        ("length -1", u32::MAX, "a header of 4294967295 bytes"),
+        ("length 65,537", 65_537, "a header of 65537 bytes"),
+        ("length big-endian", 66u32.swap_bytes(), "sent big-endian?"),
+    ] {
+        add(what, [&length.to_le_bytes()[..], after_length].concat(), PROTOCOL, line);
+    }
+    let deep = format!(
+        r#"{{"filename":"a","size":3,"md5":"{MD5_OF_ABC}","x":{}{}}}"#,
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
+    for (what, json, line) in [
+        ("an array", "[1,2]".to_owned(), "not a JSON dictionary"),
+        ("a number", "7".to_owned(), "not a JSON dictionary"),
+        ("no JSON", "{filename}".to_owned(), "not a JSON dictionary"),
+        ("10,000 deep", deep, "nests deeper"),
+        ("neither dialect", r#"{"size":3}"#.to_owned(), "names no file"),
+        (
+            "a key twice",
+            format!(r#"{{"filename":"a","filename":"b","size":3,"md5":"{MD5_OF_ABC}"}}"#),
+            "duplicate field",
+        ),
+        (
+            "a size twice",
+            format!(r#"{{"filename":"a","size":3,"size":3,"md5":"{MD5_OF_ABC}"}}"#),
+            "duplicate field",
+        ),
+        ("no size", format!(r#"{{"filename":"a","md5":"{MD5_OF_ABC}"}}"#), "no file's size"),
+        ("no md5", r#"{"filename":"a","size":3}"#.to_owned(), "no md5"),
+    ] {
+        add(what, [classic(&json), b"abc".to_vec()].concat(), PROTOCOL, line);
+    }
+    for size in ["3.0", "\"3\"", "-3", "9223372036854775808", "18446744073709551616", "null"] {
+        add(&format!("size {size}"), classic_file("a", size, MD5_OF_ABC, b"abc"), PROTOCOL, "header");
+    }
+    for digits in [&MD5_OF_ABC[1..], "900150983cd24fb0d6963f7d28e17f720"] {
+        add(
+            &format!("{} digits", digits.len()),
+            classic_file("a", "3", digits, b"abc"),
+            PROTOCOL,
+            "32 hex digits",
+        );
+    }
+    for (what, name) in bad_names() {
+        add(
+            &format!("classic, {what}"),
+            classic_file(&name, "3", MD5_OF_ABC, b"abc"),
+            PARTIAL,
+            "refused the name",
+        );
+        add(
+            &format!("native, {what}"),
+            native(&[&native_entry(&name), r#"{"ftx":"end","entries":1}"#]),
+            PARTIAL,
+            "not transferred",
+        );
+    }
+    add(
+        "native, absolute",
+        native(&[&native_entry("/etc/x"), r#"{"ftx":"end","entries":1}"#]),
+        PARTIAL,
+        "absolute",
+    );
+    add(
+        "a short body",
+        classic_file("a", "4", MD5_OF_ABC, b"abc"),
+        CONNECTION,
+        "middle of a, 4 bytes before its end",
+    );
+    add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
+    add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
+    add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), PROTOCOL, "speaks TLS");
+    add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), PROTOCOL, "speaks HTTP");
+    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), PROTOCOL, "bytes was announced");
+    add(
+        "an old version",
+        {
+            let mut bytes = Vec::new();
+            encode(Form::Native, br#"{"ftx":"hello","version":0}"#, &mut bytes);
+            bytes
+        },
+        PROTOCOL,
+        "speaks version 0",
+    );
+    for (what, json) in [
+        ("an unknown kind", r#"{"ftx":"dance"}"#),
+        ("an end that lies", r#"{"ftx":"end","entries":5}"#),
+        (
+            "a part of nothing",
+            r#"{"ftx":"part","entry":0,"part":0,"size":3,"md5":"900150983cd24fb0d6963f7d28e17f72"}"#,
+        ),
+        ("a receiver's word", r#"{"ftx":"stored","entries":[[0,0]]}"#),
+        ("a skipped number", r#"{"ftx":"entry","entry":1,"type":"file","filename":"a","size":3}"#),
+    ] {
+        add(what, native(&[json]), PROTOCOL, "from 127.0.0.1");
+    }
+    let mut flipped = native(&[r#"{"ftx":"end","entries":0}"#]);
+    let last = flipped.len() - 8;
+    flipped[last] ^= 1;
+    add("a damaged header", flipped, PROTOCOL, "CRC-32C");
+    cases
+}
+
+fn bad_names() -> Vec<(&'static str, String)> {
+    vec![
+        ("empty", String::new()),
+        ("dot", ".".into()),
+        ("dot dot", "..".into()),
+        ("dot dot inside", "a/../b".into()),
+        ("NUL", "a\0b".into()),
+        ("newline", "a\nb".into()),
+        ("ESC", "a\u{1b}[2Jb".into()),
+        ("C1", "a\u{9b}b".into()),
+        ("bidi", "a\u{202e}b".into()),
+        ("a component of 256 bytes", "x".repeat(256)),
+        ("more than 4096 bytes", vec!["y".repeat(240); 18].join("/")),
+        ("a landing's name", ".ftx-0123456789abcdef".into()),
+    ]
+}
+
+#[test]
+fn each_ends_with_its_code_and_a_line_and_leaves_nothing() {
+    for (what, bytes, code, line) in cases() {
+        let out = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(out.path(), &["--once"]);
+        say(&receiver, &bytes);
+        let ended = receiver.wait();
+        assert_eq!(ended.code, code, "{what}: {ended:?}");
+        assert!(ended.stderr.contains(line), "{what}: {:?}", ended.stderr);
+        assert!(!ended.stderr.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{what}: escaped");
+        assert_eq!(names(out.path()), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn the_next_sender_is_served_after_all_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("good.txt"), dir.path().join("out"));
+    fs::write(&file, "good").unwrap();
+    let receiver = Receiver::start(&out, &[]);
+    for (_, bytes, _, _) in cases() {
+        say(&receiver, &bytes);
+    }
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
+    assert_eq!(names(&out), ["good.txt"]);
+    receiver.kill();
+}
+
+/// Cuts `bytes` everywhere and looks at what is left each time.
+fn cut_everywhere(bytes: &[u8], step: usize) {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    for end in (0..bytes.len()).step_by(step) {
+        say(&receiver, &bytes[..end]);
+        assert_eq!(names(out.path()), Vec::<String>::new(), "cut after {end} bytes");
+    }
+    say(&receiver, bytes);
+    assert_eq!(names(out.path()), ["a.txt"], "and whole it lands");
+    receiver.kill();
+}
+
+#[test]
+fn a_classic_sender_that_stops_at_any_byte_leaves_nothing() {
+    cut_everywhere(&classic_file("a.txt", "3", MD5_OF_ABC, b"abc"), 1);
+}
+
+#[test]
+fn a_native_sender_that_stops_at_any_byte_leaves_nothing() {
+    // Everything a sender says for one file, without waiting for the answers.
+    let mut bytes = native(&[
+        r#"{"ftx":"entry","entry":0,"type":"file","filename":"a.txt","size":3}"#,
+        &format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{MD5_OF_ABC}"}}"#),
+    ]);
+    bytes.extend_from_slice(b"abc");
+    cut_everywhere(&bytes, 1);
+}
+
+#[test]
+fn odd_names_land_when_the_receiver_takes_them() {
+    for (what, name) in
+        bad_names().into_iter().filter(|(what, _)| ["newline", "ESC", "C1", "bidi"].contains(what))
+    {
+        let out = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(out.path(), &["--once", "--allow-odd-names"]);
+        say(&receiver, &classic_file(&name, "3", MD5_OF_ABC, b"abc"));
+        let ended = receiver.wait();
+        assert_eq!(ended.code, 0, "{what}: {ended:?}");
+        assert_eq!(fs::read(out.path().join(&name)).unwrap(), b"abc", "{what}");
+        assert!(
+            !format!("{}{}", ended.stderr, ended.stdout).contains(['\u{1b}', '\u{9b}', '\u{202e}']),
+            "{what}"
+        );
+    }
+    // NUL does not, whatever was asked for.
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once", "--allow-odd-names"]);
+    say(&receiver, &classic_file("a\0b", "3", MD5_OF_ABC, b"abc"));
+    assert_eq!(receiver.wait().code, PARTIAL);
+    assert_eq!(names(out.path()), Vec::<String>::new());
+}
+
+#[test]
+fn an_uppercase_digest_is_fine() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    say(&receiver, &classic_file("a.txt", "3", &MD5_OF_ABC.to_uppercase(), b"abc"));
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(names(out.path()), ["a.txt"]);
+}
+
+#[test]
+fn a_peer_that_begins_and_then_says_nothing_is_given_up() {
+    for begun in [&b"\x10"[..], &native(&[]), &classic_file("a", "1000", MD5_OF_ABC, b"abc")] {
+        let out = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
+        let mut stream = receiver.connect();
+        stream.write_all(begun).unwrap();
+        let ended = receiver.wait();
+        assert_eq!(ended.code, TIMEOUT, "{ended:?}");
+        assert!(ended.stderr.contains("nothing was heard from the sender for 1 seconds"), "{ended:?}");
+        assert_eq!(names(out.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_peer_that_connects_and_says_nothing_is_given_up() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
+    let _silent = receiver.connect();
+    let ended = receiver.wait();
+    assert_eq!(ended.code, TIMEOUT, "{ended:?}");
+    assert_eq!(names(out.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_look_whether_the_port_is_open_is_no_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("good.txt"), dir.path().join("out"));
+    fs::write(&file, "good").unwrap();
+    let receiver = Receiver::start(&out, &["--once"]);
+    drop(receiver.connect());
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
+    assert_eq!(receiver.wait().code, 0);
+}
+
+#[test]
+fn a_huge_size_allocates_nothing() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    say(&receiver, &classic_file("a", "9223372036854775807", MD5_OF_ABC, b"abc"));
+    let ended = receiver.wait();
+    assert_eq!(ended.code, CONNECTION, "{ended:?}");
+    assert_eq!(names(out.path()), Vec::<String>::new());
+}
+
+/// Says frames to a receiver one by one, reading its answers in between.
+fn converse(out: &Path, parts: &[&[u8]]) -> common::Ended {
+    let receiver = Receiver::start(out, &["--once"]);
+    let mut bytes = native(&[r#"{"ftx":"entry","entry":0,"type":"file","filename":"a.txt","size":3}"#]);
+    for body in parts {
+        let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{}"}}"#, Md5::of(b"abc"));
+        encode(Form::Native, part.as_bytes(), &mut bytes);
+        bytes.extend_from_slice(body);
+    }
+    encode(Form::Native, br#"{"ftx":"end","entries":1}"#, &mut bytes);
+    say(&receiver, &bytes);
+    receiver.wait()
+}
+
+#[test]
+fn a_damaged_part_is_repaired_in_the_same_session() {
+    let out = tempfile::tempdir().unwrap();
+    let ended = converse(out.path(), &[b"abX", b"aXc", b"abc"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.contains("2 damaged parts were fetched again"), "{ended:?}");
+    assert_eq!(fs::read(out.path().join("a.txt")).unwrap(), b"abc");
+}
+
+#[test]
+fn a_part_that_is_damaged_three_times_is_given_up() {
+    let out = tempfile::tempdir().unwrap();
+    let ended = converse(out.path(), &[b"abX", b"aXc", b"Xbc", b"abc"]);
+    assert_eq!(ended.code, DIGEST, "{ended:?}");
+    assert_eq!(names(out.path()), Vec::<String>::new(), "the fourth came too late");
+}

@@ -1,0 +1,204 @@
+//! What happens when one end goes away in the middle, and the exit codes of everything that is not a transfer.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{FTX, Receiver, end, ftx, names, send, start_send, until};
+use ftx::wire::frame::{Form, encode};
+
+/// A large file with holes: quick to make, long to send.
+fn large_file(dir: &tempfile::TempDir) -> PathBuf {
+    let path = dir.path().join("large.img");
+    fs::File::create(&path).unwrap().set_len(64 << 30).unwrap();
+    path
+}
+
+fn landing_has_bytes(out: &std::path::Path) -> bool {
+    let Ok(entries) = fs::read_dir(out) else { return false };
+    entries.flatten().any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+}
+
+#[test]
+fn a_receiver_that_dies_is_noticed_quickly_and_leaves_no_final_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (large_file(&dir), dir.path().join("out"));
+    let receiver = Receiver::start(&out, &[]);
+    let sender = start_send(&[&file], &receiver.host());
+    until("bytes at the receiver", || landing_has_bytes(&out));
+    receiver.kill();
+    let killed = Instant::now();
+    let sent = end(sender);
+    assert!(killed.elapsed() < Duration::from_secs(5), "quickly");
+    assert_eq!(sent.code, 10, "{sent:?}");
+    assert!(
+        sent.stderr.contains("the receiver closed the connection before it confirmed everything"),
+        "{sent:?}"
+    );
+    assert!(!out.join("large.img").exists());
+}
+
+#[test]
+fn a_sender_that_dies_leaves_nothing_and_the_next_one_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (large_file(&dir), dir.path().join("out"));
+    let receiver = Receiver::start(&out, &["--count", "2"]);
+    let mut sender = start_send(&[&file], &receiver.host());
+    until("bytes at the receiver", || landing_has_bytes(&out));
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    let small = dir.path().join("small");
+    fs::write(&small, "small").unwrap();
+    assert_eq!(send(&[], &[&small], &receiver.host()).code, 0);
+    let ended = receiver.wait();
+    assert_eq!(ended.code, 10, "{ended:?}");
+    assert!(ended.stderr.contains("the connection ended in the middle of large.img"), "{ended:?}");
+    assert_eq!(names(&out), ["small"]);
+}
+
+/// A receiver that says `answer` to whoever connects and then does `after` with the connection.
+fn fake_receiver(answer: &[&str], after: fn(TcpStream)) -> (String, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let mut bytes = Vec::new();
+    for json in answer {
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+    }
+    let thread = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&bytes).unwrap();
+        after(stream);
+    });
+    (host, thread)
+}
+
+const WELCOME: &str = r#"{"ftx":"welcome","version":1}"#;
+
+#[test]
+fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
+    for (answer, code, line) in [
+        (vec![], 10, "closed the connection"),
+        (vec![WELCOME], 10, "closed the connection"),
+        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
+        (vec![WELCOME, r#"{"ftx":"stored","entries":[[0,0]]}"#], 12, "never announced"),
+        (vec![WELCOME, r#"{"ftx":"want","entries":[[7,7]],"parts":"all"}"#], 12, "never announced"),
+        (
+            vec![WELCOME, r#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0}"#],
+            12,
+            "out of place",
+        ),
+        (
+            vec![WELCOME, r#"{"ftx":"error","code":"no-space","message":"full \u001b[31m\nup"}"#],
+            42,
+            r"full \x1b[31m\nup",
+        ),
+        (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
+        (vec!["[]"], 12, "cannot be read"),
+    ] {
+        // Closes only where the answer alone does not end the session.
+        let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
+        let sent = send(&["--retries", "0"], &[&file], &host);
+        thread.join().unwrap();
+        assert_eq!(sent.code, code, "{answer:?}: {sent:?}");
+        assert!(sent.stderr.contains(line), "{answer:?}: {sent:?}");
+        assert!(sent.stdout.is_empty() && !sent.stderr.contains('\u{1b}'), "{answer:?}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_receiver_that_says_nothing_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let (host, thread) = fake_receiver(&[WELCOME], |mut stream| drop(stream.read_to_end(&mut Vec::new())));
+    let sent = send(&["--timeout", "1"], &[&file], &host);
+    assert_eq!(sent.code, 30, "{sent:?}");
+    assert!(sent.stderr.contains("nothing was heard from the receiver for 1 seconds"), "{sent:?}");
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    fs::create_dir(&tree).unwrap();
+    let large = tree.join("large.img");
+    fs::File::create(&large).unwrap().set_len(1 << 30).unwrap();
+    fs::write(tree.join("small"), "small").unwrap();
+    let receiver = Receiver::start(&out, &["--once"]);
+    let sender = start_send(&[&tree], &receiver.host());
+    until("bytes at the receiver", || landing_has_bytes(&out.join("t")));
+    fs::OpenOptions::new().append(true).open(&large).unwrap().write_all(b"more").unwrap();
+    let (sent, received) = (end(sender), receiver.wait());
+    assert_eq!((sent.code, received.code), (24, 24), "{sent:?} {received:?}");
+    assert!(sent.stderr.contains("the file changed while it was sent"), "{sent:?}");
+    assert_eq!(names(&out), ["t", "t/small"]);
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = dir.path().join("small disk");
+    fs::create_dir(&small).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(&small)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        // Needs the right to mount.
+        return;
+    }
+    let file = dir.path().join("large.img");
+    fs::write(&file, vec![7; 6 << 20]).unwrap();
+    let receiver = Receiver::start(&small, &["--once"]);
+    let sent = send(&[], &[&file], &receiver.host());
+    let received = receiver.wait();
+    let left = names(&small);
+    std::process::Command::new("umount").arg(&small).status().unwrap();
+    assert_eq!((sent.code, received.code), (42, 42), "{sent:?} {received:?}");
+    assert!(sent.stderr.contains("No space left"), "{sent:?}");
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(ftx(&["--version"]).code, 0);
+    for usage in [
+        &["send"][..],
+        &["send", file],
+        &["fly"],
+        &["recv", "--port", "70000"],
+        &["send", file, "bob@host"],
+        &["send", file, "host:/path"],
+    ] {
+        let ended = ftx(usage);
+        assert_eq!(ended.code, 2, "{usage:?} {ended:?}");
+        assert!(!ended.stderr.is_empty());
+    }
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    assert_eq!(ftx(&["send", "--retries", "0", file, &closed]).code, 35);
+    let refused = ftx(&["send", "--retries", "1", file, &closed]);
+    assert!(refused.code == 35 && refused.stderr.contains("trying again in"), "{refused:?}");
+    assert_eq!(ftx(&["send", file, "no-such-host.invalid"]).code, 35);
+    assert_eq!(ftx(&["send", "/does/not/exist", "127.0.0.1"]).code, 11);
+    assert_eq!(ftx(&["recv", "--out", file]).code, 11);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let bind = ftx(&["recv", "--bind", "127.0.0.1", "--port", &port, "--out", dir.path().to_str().unwrap()]);
+    assert_eq!(bind.code, 10, "{bind:?}");
+    assert!(bind.stderr.contains("another program has that port"), "{bind:?}");
+    let _ = FTX;
+}
