@@ -11,6 +11,8 @@
 //! relpath   digest   units   fault   escape   progress    values
 //! ```
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -1,4 +1,4 @@
-//! The native dialect: five threads around one [`SenderSession`].
+//! The native dialect: five threads around one [`SenderSession`](crate::wire::SenderSession).
 //!
 //! ```text
 //! walker ──found──▶ announcer ──┐                       (this thread)

@@ -1,6 +1,6 @@
 //! Reaching folders below the root without ever following a link.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,20 +18,23 @@ const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 /// The kernel has no `openat2` (before 5.6), or a sandbox hides it: walk one component at a time instead.
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
+/// Handles by the path of their folder.
+type Handles = BTreeMap<Box<[u8]>, Arc<OwnedFd>>;
+
 /// Folders below a root, by their path; the root itself is the empty path.
 #[derive(Debug)]
 pub struct Beneath {
     root: Arc<OwnedFd>,
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
-    handles: HashMap<Box<[u8]>, Arc<OwnedFd>>,
+    handles: Handles,
     /// Folders in which names were made since the last call of [`Beneath::take_touched`], by any view of this root.
-    touched: Arc<Mutex<BTreeMap<Box<[u8]>, Arc<OwnedFd>>>>,
+    touched: Arc<Mutex<Handles>>,
 }
 
 impl Beneath {
     pub fn new(root: Arc<OwnedFd>, dir_mode: Mode) -> Self {
-        Beneath { root, dir_mode, handles: HashMap::new(), touched: Arc::default() }
+        Beneath { root, dir_mode, handles: Handles::new(), touched: Arc::default() }
     }
 
     /// The same root for another thread: handles of its own, but one list of what has to be synced.
@@ -39,7 +42,7 @@ impl Beneath {
         Beneath {
             root: Arc::clone(&self.root),
             dir_mode: self.dir_mode,
-            handles: HashMap::new(),
+            handles: Handles::new(),
             touched: Arc::clone(&self.touched),
         }
     }

@@ -95,7 +95,8 @@ fn many_files_land_in_one_batch() {
 #[test]
 fn each_policy_does_what_it_says() {
     use OnConflict::{Error, Overwrite, Rename, SkipSame};
-    let cases: [(OnConflict, &str, Option<Placed>, &[(&str, &str)]); 8] = [
+    type Left = &'static [(&'static str, &'static str)];
+    let cases: [(OnConflict, &str, Option<Placed>, Left); 8] = [
         (SkipSame, "old", Some(Placed::AlreadyThere), &[("a.txt", "old")]),
         (SkipSame, "new", None, &[("a.txt", "old")]),
         (Overwrite, "old", Some(Placed::AlreadyThere), &[("a.txt", "old")]),

@@ -29,7 +29,8 @@ pub enum Event {
         /// Program and version.
         agent: String,
     },
-    /// A file wants to come. Answer with [`ReceiverSession::want`] or [`ReceiverSession::fail`].
+    /// A file wants to come. Answer with [`ReceiverSession::want_all`], [`ReceiverSession::want_offers`] or
+    /// [`ReceiverSession::fail`].
     File(FileEntry),
     /// An entry was refused by the session itself and answered.
     Refused {
