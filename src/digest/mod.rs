@@ -2,6 +2,8 @@
 //!
 //! MD5 (RFC 1321) finds accidents: a flipped bit, a short write, a file that changed. It does not find attackers.
 
+mod lanes;
+mod many;
 mod parts;
 
 use std::fmt::{self, Display};
@@ -9,6 +11,7 @@ use std::str::FromStr;
 
 use md5::Digest as _;
 
+pub use many::{digest_many, digest_ranges, kernel_name, lane_count};
 pub use parts::{Etag, PART_BYTES, PartDigests, PartLayout, PartRange};
 
 /// An MD5 digest: 16 bytes, written as 32 hex digits.
