@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{FTX, Receiver, end, ftx, names, send, start_send, until};
+use common::{Receiver, end, ftx, names, send, start_send, until};
+use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
 
 /// A large file with holes: quick to make, long to send.
@@ -102,7 +103,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
             r"full \x1b[31m\nup",
         ),
         (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
-        (vec!["[]"], 12, "cannot be read"),
+        (vec!["[]"], 12, "not a JSON dictionary"),
     ] {
         // Closes only where the answer alone does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
@@ -112,6 +113,52 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
         assert!(sent.stderr.contains(line), "{answer:?}: {sent:?}");
         assert!(sent.stdout.is_empty() && !sent.stderr.contains('\u{1b}'), "{answer:?}: {sent:?}");
     }
+}
+
+/// Reads frames of a sender until one is of this kind.
+fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
+    let mut inbox = Inbox::new();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let start = Instant::now();
+    loop {
+        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+            if json.starts_with(format!(r#"{{"ftx":"{kind}""#).as_bytes()) {
+                return;
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "never heard {kind}");
+        match stream.read(inbox.space()) {
+            Ok(0) => panic!("closed without {kind}"),
+            Ok(count) => inbox.filled(count),
+            Err(_) => meanwhile(stream),
+        }
+    }
+}
+
+#[test]
+fn a_sender_gives_signs_of_life_however_much_it_hears() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let (host, thread) = fake_receiver(&[WELCOME], |mut stream| {
+        let mut busy = Vec::new();
+        encode(Form::Native, br#"{"ftx":"busy"}"#, &mut busy);
+        hear(&mut stream, "busy", |stream| stream.write_all(&busy).unwrap());
+    });
+    assert_eq!(send(&[], &[&file], &host).code, 10);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_receiver_that_breaks_the_protocol_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let (host, thread) = fake_receiver(&[WELCOME, r#"{"ftx":"stored","entries":[[0,0]]}"#], |mut stream| {
+        hear(&mut stream, "error", |_| {});
+    });
+    assert_eq!(send(&[], &[&file], &host).code, 12);
+    thread.join().unwrap();
 }
 
 #[test]
@@ -200,5 +247,4 @@ fn exit_codes_are_as_documented() {
     let bind = ftx(&["recv", "--bind", "127.0.0.1", "--port", &port, "--out", dir.path().to_str().unwrap()]);
     assert_eq!(bind.code, 10, "{bind:?}");
     assert!(bind.stderr.contains("another program has that port"), "{bind:?}");
-    let _ = FTX;
 }

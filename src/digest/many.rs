@@ -21,17 +21,18 @@ pub fn digest_many(messages: &[&[u8]]) -> Vec<Md5> {
     lanes::digest_many(messages).into_iter().map(Md5::from).collect()
 }
 
-/// The digest of each range, side by side. `read` fills a buffer from an offset.
+/// The digest of each range, side by side. `read` fills a buffer from an offset of what the range with that index
+/// lies in.
 ///
 /// # Errors
 ///
 /// The first one that `read` gives.
 pub fn digest_ranges<E>(
     ranges: &[PartRange],
-    mut read: impl FnMut(&mut [u8], u64) -> Result<(), E>,
+    mut read: impl FnMut(usize, &mut [u8], u64) -> Result<(), E>,
 ) -> Result<Vec<Md5>, E> {
     let mut digests = Vec::with_capacity(ranges.len());
-    for group in ranges.chunks(lane_count()) {
+    for (first, group) in (0..).step_by(lane_count()).zip(ranges.chunks(lane_count())) {
         let longest = group.iter().map(|range| range.len).max().unwrap_or(0);
         let slice_bytes = longest.min(SLICE_BYTES as u64) as usize;
         let mut buffer = vec![0; slice_bytes * group.len()];
@@ -39,13 +40,12 @@ pub fn digest_ranges<E>(
         let mut done = 0;
         while done < longest {
             let mut work = Vec::with_capacity(group.len());
-            for ((range, message), slice) in
-                group.iter().zip(&mut messages).zip(buffer.chunks_exact_mut(slice_bytes))
-            {
+            let slices = buffer.chunks_exact_mut(slice_bytes.max(1));
+            for (((index, range), message), slice) in (first..).zip(group).zip(&mut messages).zip(slices) {
                 let len = range.len.saturating_sub(done).min(slice_bytes as u64) as usize;
                 let slice = &mut slice[..len];
                 if len > 0 {
-                    read(slice, range.offset + done)?;
+                    read(index, slice, range.offset + done)?;
                 }
                 work.push((message, &*slice));
             }
@@ -65,7 +65,7 @@ mod tests {
     use std::convert::Infallible;
 
     fn range_digests(content: &[u8], ranges: &[PartRange]) -> Vec<Md5> {
-        digest_ranges(ranges, |buffer, offset| {
+        digest_ranges(ranges, |_, buffer, offset| {
             buffer.copy_from_slice(&content[offset as usize..][..buffer.len()]);
             Ok::<_, Infallible>(())
         })
@@ -98,6 +98,6 @@ mod tests {
     #[test]
     fn an_error_of_reading_comes_out() {
         let range = PartRange { offset: 0, len: 1 };
-        assert_eq!(digest_ranges(&[range], |_, _| Err("gone")), Err("gone"));
+        assert_eq!(digest_ranges(&[range], |_, _, _| Err("gone")), Err("gone"));
     }
 }

@@ -1,10 +1,15 @@
 //! Waiting for a peer as long as it shows signs of life, and not longer.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::fs::sendfile;
+use rustix::io::Errno;
 
 use super::is_timeout;
 
@@ -48,20 +53,68 @@ impl PatientWriter {
     }
 }
 
-impl Write for PatientWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+/// Bytes that the kernel is asked to send at once; few enough to see progress.
+const SEND_FILE_BYTES: u64 = 1 << 20;
+
+impl PatientWriter {
+    /// Has the kernel send `len` bytes of a file from `offset`, without a copy through this process. `sent` hears of
+    /// every step. Returns how many bytes went out: fewer where the file ends early.
+    pub fn send_file(
+        &mut self,
+        file: &File,
+        offset: u64,
+        len: u64,
+        mut sent: impl FnMut(u64),
+    ) -> io::Result<u64> {
+        let mut done = 0;
+        while done < len {
+            let mut from = offset + done;
+            let count = (len - done).min(SEND_FILE_BYTES) as usize;
+            let step = match self.patiently(|stream| Ok(sendfile(stream, file, Some(&mut from), count)?)) {
+                // A file system whose files the kernel cannot send by itself.
+                Err(error) if is_unsupported(&error) => self.copy(file, offset + done, count)?,
+                step => step?,
+            };
+            if step == 0 {
+                break;
+            }
+            done += step as u64;
+            sent(step as u64);
+        }
+        Ok(done)
+    }
+
+    fn copy(&mut self, file: &File, offset: u64, count: usize) -> io::Result<usize> {
+        let mut buffer = vec![0; count];
+        let read = file.read_at(&mut buffer, offset)?;
+        self.write_all(&buffer[..read])?;
+        Ok(read)
+    }
+
+    fn patiently(&mut self, mut send: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let start = Instant::now();
         loop {
-            match self.stream.write(bytes) {
+            match send(&mut self.stream) {
                 Err(error) if is_timeout(&error) => {
                     let stuck = start.elapsed() > self.heard.limit;
                     if stuck && self.heard.is_too_long_ago() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => return done,
             }
         }
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+impl Write for PatientWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(|stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

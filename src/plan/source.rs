@@ -73,7 +73,8 @@ impl Source {
         }
     }
 
-    /// Opens it for reading, never through a link and never waiting for a FIFO's writer.
+    /// Opens it for reading, never through a link and never waiting for a FIFO's writer. What was read counts only
+    /// after [`OpenSource::check_unchanged`].
     pub fn open(&self) -> Result<OpenSource, ReadError> {
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
@@ -107,10 +108,27 @@ impl OpenSource {
     /// Fills `buffer` with the bytes of `range`.
     pub fn read(&self, range: PartRange, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
         buffer.resize(range.len as usize, 0);
-        self.file.read_exact_at(buffer, range.offset).map_err(|error| match error.kind() {
+        self.read_at(buffer, range.offset)
+    }
+
+    /// Fills `buffer` from an offset.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => ReadError::Changed,
             _ => ReadError::Io(error),
         })
+    }
+
+    /// The open file, for the kernel to read from.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Tells the kernel that `range` is read soon, so that it comes off the disk in one go.
+    pub fn will_need(&self, range: PartRange) {
+        // Only a hint: a file system that cannot take it reads as it likes.
+        let len = std::num::NonZeroU64::new(range.len);
+        let _ = rustix::fs::fadvise(&self.file, range.offset, len, rustix::fs::Advice::WillNeed);
     }
 
     /// Is the file still in the state in which the walk saw it?
@@ -159,10 +177,16 @@ mod tests {
             fs::write(&other, "bytes").unwrap();
             let seen = source(&path);
             let mut buffer = Vec::new();
-            seen.open().unwrap().read(PartLayout::new(5).range(0).unwrap(), &mut buffer).unwrap();
+            let range = PartLayout::new(5).range(0).unwrap();
+            let open = seen.open().unwrap();
+            open.read(range, &mut buffer).and_then(|()| open.check_unchanged()).unwrap();
             assert_eq!(buffer, b"bytes");
             change(&path, &other);
-            assert!(matches!(seen.open(), Err(ReadError::Changed | ReadError::Vanished)), "{what}");
+            let again = seen.open().and_then(|open| {
+                open.read(range, &mut buffer)?;
+                open.check_unchanged()
+            });
+            assert!(matches!(again, Err(ReadError::Changed | ReadError::Vanished)), "{what}: {again:?}");
         }
     }
 

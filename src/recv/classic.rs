@@ -45,7 +45,16 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn receive(&mut self, names: NamePolicy) -> Result<(), RecvError> {
-        while let Some(json) = self.input.frame(Form::Classic)? {
+        loop {
+            // A sender that keeps the connection open and waits for us shall not wait in vain.
+            if self.last.is_some() && !self.input.stirs() {
+                self.believe_last();
+                self.commit()?;
+            }
+            let Some(json) = self.input.frame_or_end(Form::Classic)? else {
+                self.believe_last();
+                return Ok(());
+            };
             let header = parse_header(json, names)?;
             self.believe_last();
             self.file(header)?;
@@ -53,11 +62,9 @@ impl Session<'_> {
                 self.commit()?;
             }
         }
-        self.believe_last();
-        Ok(())
     }
 
-    /// A file is believed once the frame boundary behind it holds: a valid header, or the end. A body that goes on
+    /// A file is believed once the frame boundary behind it holds: a valid header, silence, or the end. A body that goes on
     /// is not the file that its header announced, even if the first bytes of it have the right digest.
     fn believe_last(&mut self) {
         self.batch.extend(self.last.take());

@@ -16,7 +16,7 @@ use crate::wire::EntryId;
 /// Far fewer entries than may be in flight, so that the sender never waits for a batch that waits for the sender.
 const BATCH_ENTRIES: usize = 512;
 const BATCH_BYTES: u64 = 256 << 20;
-const BATCH_AGE: Duration = Duration::from_secs(1);
+const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// An entry that needs nothing more from the sender.
 pub struct Complete {

@@ -51,6 +51,37 @@ impl Input {
         }
     }
 
+    /// Does anything more come within a moment, be it the end? Bytes that come are kept.
+    pub fn stirs(&mut self) -> bool {
+        if !self.inbox.is_empty() {
+            return true;
+        }
+        match self.stream.read(self.inbox.space()) {
+            Ok(count) => {
+                self.inbox.filled(count);
+                self.heard.now();
+                true
+            }
+            Err(error) => !net::is_timeout(&error),
+        }
+    }
+
+    /// Like [`Input::frame`], but silence, or a connection that is cut, is an end like any other where a frame could
+    /// have begun: nothing is missing then.
+    pub fn frame_or_end(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
+        while !self.inbox.has_frame(form).map_err(frame_error)? {
+            match self.fill() {
+                Ok(true) => {}
+                Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.inbox.is_empty() => {
+                    return Ok(None);
+                }
+                Ok(false) => return Err(RecvError::Truncated("a header".into())),
+                Err(error) => return Err(error),
+            }
+        }
+        self.inbox.next_frame(form).map_err(frame_error)
+    }
+
     /// Is a whole frame there, without reading more?
     pub fn has_frame(&self, form: Form) -> bool {
         // An error is for whoever takes the frame.
@@ -83,7 +114,10 @@ impl Input {
             while filled < room {
                 match self.stream.read(&mut self.chunk[filled..room]) {
                     Ok(0) => {
-                        return Err(RecvError::Truncated(format!("{name}, {left} bytes before its end")));
+                        return Err(RecvError::Truncated(format!(
+                            "{name}, {} bytes before its end",
+                            left - filled as u64
+                        )));
                     }
                     Ok(count) => {
                         self.heard.now();

@@ -1,9 +1,11 @@
 //! The receiver's driver: an open port, a thread for each session, everything below one folder.
 
+mod arrivals;
 mod classic;
 mod committer;
 mod input;
 mod native;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,4 +1,14 @@
-//! Native senders: one thread reads, verifies and writes; a second one commits; a third keeps the peer informed.
+//! Native senders: one thread reads and writes, a second one verifies, a third one commits, and a fourth keeps the
+//! sender informed.
+//!
+//! ```text
+//! socket ──▶ receiver ──parts──▶ verifier ──complete──▶ committer
+//!               │                   │                       │
+//!               └────── session, with its way back to the sender ──────▶ socket
+//! ```
+//!
+//! Small files are verified in memory, many at a time, before anything of them touches the disk. Larger parts go to
+//! their landing at once and are read back by the verifier, a window of them side by side.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -7,24 +17,29 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::RecvError;
+use super::arrivals::Arrivals;
 use super::committer::{self, Complete};
 use super::input::Input;
-use crate::digest::{Hasher, PartDigests};
+use super::verifier::{self, ToVerify};
+use crate::digest::digest_many;
 use crate::fault::Fault;
 use crate::net::PatientWriter;
 use crate::progress::{Event as Told, Progress, Summary};
 use crate::relpath::NamePolicy;
-use crate::store::{Content, Digests, ExistingFile, Item, Landing, Occupant, OnConflict, Store, StoreError};
-use crate::wire::receiver::{Event, FileEntry, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
+use crate::store::{ExistingFile, Item, Occupant, OnConflict, Store, StoreError};
+use crate::wire::receiver::{Event, FileEntry, PartHeader, Progressed};
 use crate::wire::{EntryId, Form, ReceiverSession, WireError};
 
-/// Files that may be in arrival at the same time; a sender of ours needs one.
-const MAX_LANDINGS: usize = 64;
-/// Complete entries that may wait for the committer.
-const COMMITS_AHEAD: usize = 1024;
+/// Files up to this are verified in memory.
+const SMALL_BYTES: u64 = 128 << 10;
+/// Small bodies that are collected before they are verified together: bytes and files.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_FILES: usize = 256;
+/// Parts that may wait for the verifier.
+const VERIFIES_AHEAD: usize = 64;
 /// A sign of life for the sender, however busy this side is.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -67,19 +82,25 @@ pub fn receive(
     let outcome = thread::scope(|scope| {
         scope.spawn(|| pulse(&speaker, &ended));
         let committing = store.for_committing();
-        let (complete, to_commit) = bounded(COMMITS_AHEAD);
+        let (complete, to_commit) = unbounded();
         let committer = scope.spawn(|| committer::commit(committing, &speaker, to_commit, progress));
-        let mut receiver = Receiver {
-            store,
-            speaker: &speaker,
-            complete,
-            progress,
-            landings: HashMap::new(),
-            existing: HashMap::new(),
-        };
-        let received = receiver.receive(&mut input);
+        let arrivals = Arrivals::new(&speaker, complete, progress);
+        let (verify, to_verify) = bounded(VERIFIES_AHEAD);
+        let received = thread::scope(|scope| {
+            let arrivals = &arrivals;
+            scope.spawn(move || verifier::verify(arrivals, to_verify));
+            let mut receiver = Receiver {
+                store,
+                arrivals,
+                verify,
+                existing: HashMap::new(),
+                small: Vec::new(),
+                small_bytes: Vec::new(),
+            };
+            receiver.receive(&mut input)
+        });
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
-        drop(receiver);
+        drop(arrivals);
         let committed = committer.join().unwrap_or(Ok(()));
         *ended.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         ended.1.notify_all();
@@ -90,7 +111,9 @@ pub fn receive(
         speaker.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
         speaker.flush()
     });
-    if let Err(error) = &outcome {
+    if let Err(error) = &outcome
+        && !matches!(error, RecvError::Wire(WireError::PeerGaveUp { .. }))
+    {
         let (fault, reason) = last_words(error);
         speaker.session.give_up(fault, &reason);
         // The peer may be gone; then there is nobody to tell.
@@ -132,56 +155,71 @@ fn last_words(error: &RecvError) -> (Fault, String) {
 
 struct Receiver<'a> {
     store: Store,
-    speaker: &'a Mutex<Speaker>,
-    complete: Sender<Complete>,
-    progress: &'a dyn Progress,
-    /// Files in arrival.
-    landings: HashMap<EntryId, (FileEntry, Option<Landing>)>,
+    arrivals: &'a Arrivals<'a>,
+    verify: Sender<ToVerify>,
     /// Files that are there already and are being compared.
     existing: HashMap<EntryId, (FileEntry, ExistingFile)>,
+    /// Small files that arrived and are not verified yet, and where their bodies end in `small_bytes`.
+    small: Vec<(PartHeader, usize)>,
+    small_bytes: Vec<u8>,
 }
 
 impl Receiver<'_> {
     fn receive(&mut self, input: &mut Input) -> Result<(), RecvError> {
         loop {
-            // While whole frames are at hand, answers are collected: many decisions fit into one frame.
+            // While whole frames are at hand, work is collected: many small files are verified at once, and many
+            // decisions fit into one frame.
             if !input.has_frame(Form::Native) {
-                lock(self.speaker).flush()?;
+                self.verify_small();
+                let mut speaker = self.arrivals.speak();
+                speaker.flush()?;
+                if speaker.session.is_quiet() {
+                    drop(speaker);
+                    // The sender waits for the verdict on its last parts.
+                    self.drain_verifier();
+                    let mut speaker = self.arrivals.speak();
+                    speaker.flush()?;
+                    if speaker.session.is_all_received() {
+                        return Ok(());
+                    }
+                }
             }
             let Some(json) = input.frame(Form::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
-            let event = lock(self.speaker).session.handle(json)?;
+            let event = self.arrivals.speak().session.handle(json)?;
             self.take(event, input)?;
-            self.hand_over_others();
-            if lock(self.speaker).session.is_all_received() {
-                return Ok(());
-            }
+            // An entry that was withdrawn or failed may have been the one that folders waited for.
+            self.arrivals.hand_over_others(&mut self.arrivals.speak());
         }
     }
 
     fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
+        let progress = self.arrivals.progress;
         match event {
             Event::Nothing | Event::Introduced { .. } => {}
             Event::File(entry) => {
-                self.progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
+                progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
                 self.decide(entry);
             }
             Event::Refused { name, fault, reason } => {
-                lock(self.speaker).summary.count_failure(fault);
-                self.progress.event(Told::Failed { name: &name, fault, reason: &reason });
+                self.arrivals.speak().summary.count_failure(fault);
+                progress.event(Told::Failed { name: &name, fault, reason: &reason });
             }
-            Event::Body(header) => self.body(&header, input)?,
+            Event::Body(header) if header.range.len <= SMALL_BYTES && header.range.offset == 0 => {
+                self.small_body(header, input)?;
+            }
+            Event::Body(header) => self.large_body(header, input)?,
             Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
             Event::Offer(header) => self.compare(&header),
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
-                self.landings.remove(&id);
+                self.arrivals.forget(id);
                 self.existing.remove(&id);
-                lock(self.speaker).summary.count_failure(fault);
-                self.progress.event(Told::FileDropped { remaining_bytes });
-                self.progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+                self.arrivals.speak().summary.count_failure(fault);
+                progress.event(Told::FileDropped { remaining_bytes });
+                progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
             }
-            Event::Totals { .. } => self.progress.event(Told::PlanComplete),
+            Event::Totals { .. } => progress.event(Told::PlanComplete),
         }
         Ok(())
     }
@@ -191,14 +229,14 @@ impl Receiver<'_> {
         let id = entry.id;
         let occupant = match self.store.occupant(&entry.path) {
             Ok(occupant) => occupant,
-            Err(error) => return self.fail(&entry, &error),
+            Err(error) => return self.arrivals.fail(&entry, &error),
         };
         let policy = self.store.on_conflict();
         let conflict = match occupant {
             Occupant::Nothing => None,
             Occupant::File(_) if policy == OnConflict::Error => Some("a file"),
             Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
-                lock(self.speaker).session.want_offers(id);
+                self.arrivals.speak().session.want_offers(id);
                 self.existing.insert(id, (entry, file));
                 return;
             }
@@ -206,8 +244,8 @@ impl Receiver<'_> {
             Occupant::Other(what) => Some(what),
         };
         match conflict {
-            Some(what) if !self.gives_way(what) => self.fail(&entry, &StoreError::Exists { what }),
-            _ => self.want(entry),
+            Some(what) if !self.gives_way(what) => self.arrivals.fail(&entry, &StoreError::Exists { what }),
+            _ => self.arrivals.want(entry),
         }
     }
 
@@ -220,28 +258,20 @@ impl Receiver<'_> {
         }
     }
 
-    fn want(&mut self, entry: FileEntry) {
-        lock(self.speaker).session.want_all(entry.id);
-        self.landings.insert(entry.id, (entry, None));
-    }
-
     /// The digest of one part of a file that is there already.
     fn compare(&mut self, header: &PartHeader) {
         let Some((_, file)) = self.existing.get(&header.id) else {
             return;
         };
         if file.digest(header.range).is_ok_and(|md5| md5 == header.md5) {
-            let progressed = lock(self.speaker).session.part_verified(header);
-            if let Progressed::Complete(_) = progressed
+            let mut speaker = self.arrivals.speak();
+            if let Progressed::Complete(_) = speaker.session.part_verified(header)
                 && let Some((entry, file)) = self.existing.remove(&header.id)
             {
                 let size_bytes = entry.layout.size_bytes();
-                self.hand_over(Complete {
-                    id: header.id,
-                    path: entry.path,
-                    size_bytes,
-                    item: Item::AlreadyThere(file),
-                });
+                let item = Item::AlreadyThere(file);
+                self.arrivals
+                    .hand_over(&mut speaker, Complete { id: header.id, path: entry.path, size_bytes, item });
             }
             return;
         }
@@ -249,117 +279,79 @@ impl Receiver<'_> {
             return;
         };
         if self.gives_way("a different file") {
-            self.want(entry);
+            self.arrivals.want(entry);
         } else {
-            self.fail(&entry, &StoreError::Exists { what: "a different file" });
+            self.arrivals.fail(&entry, &StoreError::Exists { what: "a different file" });
         }
     }
 
-    /// One part's body: to the file and through the hash at once.
-    fn body(&mut self, header: &PartHeader, input: &mut Input) -> Result<(), RecvError> {
-        let open = self.landings.values().filter(|(_, landing)| landing.is_some()).count();
-        let Some((entry, slot)) = self.landings.get_mut(&header.id) else {
-            return input.body(header.range.len, "a body that is not needed", |_| {});
-        };
-        let name = entry.path.to_string();
-        let landing = match slot {
-            Some(landing) => Ok(landing),
-            None if open >= MAX_LANDINGS => Err(StoreError::Io {
-                doing: "begin another file",
-                source: std::io::Error::other("too many files are in arrival at once"),
-            }),
-            None => self.store.land(&entry.path).map(|landing| {
-                let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
-                self.progress.event(Told::FileStarted { path, size_bytes });
-                slot.insert(landing)
-            }),
-        };
-        let mut hasher = Hasher::new();
-        let mut offset = header.range.offset;
-        let mut written = landing;
-        input.body(header.range.len, &name, |chunk| {
-            if let Ok(landing) = &written {
-                hasher.update(chunk);
-                if let Err(error) = landing.write_at(chunk, offset) {
-                    written = Err(error);
-                }
-            }
-            offset += chunk.len() as u64;
-            self.progress.event(Told::Moved { bytes: chunk.len() as u64 });
-        })?;
-        let mut speaker = lock(self.speaker);
-        speaker.summary.moved_bytes += header.range.len;
-        if let Err(error) = written {
-            drop(speaker);
-            if let Some((entry, _)) = self.landings.remove(&header.id) {
-                self.fail(&entry, &error);
-            }
-            return Ok(());
-        }
-        if hasher.finish() == header.md5 {
-            let progressed = speaker.session.part_verified(header);
-            drop(speaker);
-            if let Progressed::Complete(digests) = progressed {
-                self.complete(header.id, digests);
-            }
-            return Ok(());
-        }
-        match speaker.session.part_damaged(header) {
-            Repair::Again => {
-                speaker.summary.repaired_parts += 1;
-                self.progress.event(Told::Repairing { path: entry.path.as_bytes(), part: header.part });
-            }
-            Repair::GaveUp => {
-                speaker.summary.count_failure(Fault::Digest);
-                let reason = "it arrived damaged again and again";
-                let remaining_bytes = entry.layout.size_bytes().saturating_sub(header.range.offset);
-                self.progress.event(Told::FileDropped { remaining_bytes });
-                self.progress.event(Told::Failed {
-                    name: entry.path.as_bytes(),
-                    fault: Fault::Digest,
-                    reason,
-                });
-                self.landings.remove(&header.id);
-            }
+    /// A small file, whole: kept in memory until enough of them are there to be verified together.
+    fn small_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        let bytes = &mut self.small_bytes;
+        input.body(header.range.len, "a small file", |chunk| bytes.extend_from_slice(chunk))?;
+        self.arrivals.moved(header.range.len);
+        self.small.push((header, bytes.len()));
+        if self.small_bytes.len() >= BATCH_BYTES || self.small.len() >= BATCH_FILES {
+            self.verify_small();
         }
         Ok(())
     }
 
-    fn complete(&mut self, id: EntryId, digests: PartDigests) {
-        let Some((entry, Some(landing))) = self.landings.remove(&id) else {
-            return;
-        };
-        let size_bytes = entry.layout.size_bytes();
-        let content = Content { size_bytes, digests: Digests::Parts(digests) };
-        let item = Item::File { landing, content, metadata: entry.metadata };
-        self.hand_over(Complete { id, path: entry.path, size_bytes, item });
-    }
-
-    fn hand_over_others(&mut self) {
-        loop {
-            let next = lock(self.speaker).session.next_ready();
-            let Some(OtherEntry { id, path, kind, metadata }) = next else {
-                return;
+    fn verify_small(&mut self) {
+        let mut start = 0;
+        let bodies: Vec<&[u8]> = self
+            .small
+            .iter()
+            .map(|(_, end)| &self.small_bytes[std::mem::replace(&mut start, *end)..*end])
+            .collect();
+        for (((header, _), body), md5) in self.small.iter().zip(&bodies).zip(digest_many(&bodies)) {
+            let landed = match md5 == header.md5 {
+                true => self.arrivals.land(&mut self.store, header.id, |landing| landing.write_at(body, 0)),
+                // Damaged bytes never reach the disk.
+                false => Ok(()),
             };
-            let item = match kind {
-                OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
-                OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
-            };
-            self.hand_over(Complete { id, path, size_bytes: 0, item });
+            if let Err(error) = landed {
+                self.arrivals.fail_arrival(header.id, &error);
+                continue;
+            }
+            self.arrivals.judge(header, md5);
         }
+        self.small.clear();
+        self.small_bytes.clear();
     }
 
-    fn hand_over(&self, complete: Complete) {
-        // The committer only ends after this queue is closed, which this side does last.
-        let _ = self.complete.send(complete);
+    /// One part of a larger file: to its landing at once, and then to the verifier.
+    fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        let name = self.arrivals.name(header.id);
+        let progress = self.arrivals.progress;
+        let mut offset = header.range.offset;
+        let mut written = self.arrivals.land(&mut self.store, header.id, |landing| {
+            landing.written().ok_or(StoreError::Exists { what: "a complete file" })
+        });
+        input.body(header.range.len, &name, |chunk| {
+            if let Ok(landing) = &written
+                && let Err(error) = landing.write_at(chunk, offset)
+            {
+                written = Err(error);
+            }
+            offset += chunk.len() as u64;
+            progress.event(Told::Moved { bytes: chunk.len() as u64 });
+        })?;
+        self.arrivals.speak().summary.moved_bytes += header.range.len;
+        match written {
+            Ok(written) => {
+                // The verifier only ends after this queue is closed, which this side does last.
+                let _ = self.verify.send(ToVerify::Part(header, written));
+            }
+            Err(error) => self.arrivals.fail_arrival(header.id, &error),
+        }
+        Ok(())
     }
 
-    fn fail(&self, entry: &FileEntry, error: &StoreError) {
-        let (fault, reason) = (error.fault(), error.to_string());
-        let mut speaker = lock(self.speaker);
-        let remaining_bytes = speaker.session.fail(entry.id, fault, &reason);
-        speaker.summary.count_failure(fault);
-        self.progress.event(Told::FileDropped { remaining_bytes });
-        self.progress.event(Told::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
+    fn drain_verifier(&self) {
+        let (done, wait) = bounded(1);
+        if self.verify.send(ToVerify::Drain(done)).is_ok() {
+            let _ = wait.recv();
+        }
     }
 }

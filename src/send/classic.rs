@@ -2,7 +2,8 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
@@ -167,7 +168,7 @@ impl Sender<'_> {
         let mut answer = [0; 512];
         while !heard.is_too_long_ago() {
             match (&connection.stream).read(&mut answer) {
-                Ok(0) => break,
+                Ok(0) => return late_reset(&connection.stream).map_or(Ok(()), |error| Err(closed(error))),
                 Ok(_) => {}
                 Err(error) if net::is_timeout(&error) => {}
                 Err(error) => return Err(closed(error)),
@@ -175,6 +176,23 @@ impl Sender<'_> {
         }
         Ok(())
     }
+}
+
+/// How long a reset may come after the end of the connection.
+const LATE_RESET: Duration = Duration::from_millis(20);
+
+/// A receiver that closes before it has read everything ends the connection first and resets it a round trip later,
+/// when the bytes that it did not want arrive. This waits for that a little; a longer way hides it, which is one more
+/// reason why a classic transfer is never called confirmed.
+fn late_reset(stream: &TcpStream) -> Option<io::Error> {
+    let start = Instant::now();
+    while start.elapsed() < LATE_RESET {
+        if let Ok(Some(error)) = stream.take_error() {
+            return Some(error);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    None
 }
 
 /// The MD5 of the whole file: the classic header wants it before the first byte.

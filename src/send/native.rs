@@ -20,7 +20,7 @@ mod writer;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -34,10 +34,13 @@ use writer::Outgoing;
 
 /// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
 const WALK_AHEAD: usize = 16 << 10;
-/// Loaded batches that may wait for the writer, beside the one being loaded and the one being written.
+/// Loaded windows that may wait for the writer, beside the one being loaded and the one being written.
 const LOADED_AHEAD: usize = 1;
 /// A word to the receiver when there was nothing else to say for so long.
 const PULSE: Duration = Duration::from_secs(1);
+
+/// Time for telling the receiver why the session ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the walker tells the announcer.
 enum Walked {
@@ -65,12 +68,20 @@ pub fn send(
         // Moved in, so that the queue closes when the walk ends.
         scope.spawn(move || walk(roots, to_announcer, progress));
         scope.spawn(|| ear::listen(&shared, reading, &heard));
-        scope.spawn(|| writer::write(&shared, writer, to_writer));
+        let writing = scope.spawn(|| writer::write(&shared, writer, to_writer));
         let loaded = outgoing.clone();
         scope.spawn(|| loader::load(&shared, loaded));
         announce(&shared, found, &outgoing);
         shared.wait_for_the_end(PULSE, &outgoing);
-        drop(outgoing);
+        if shared.give_up() {
+            // The receiver is told why, if it still listens.
+            let _ = outgoing.send_timeout(Outgoing::Words, LAST_WORDS);
+            drop(outgoing);
+            let start = Instant::now();
+            while !writing.is_finished() && start.elapsed() < LAST_WORDS {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         // Wakes whoever still reads or writes.
         let _ = stream.shutdown(Shutdown::Both);
     });
@@ -105,6 +116,7 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outg
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
                 shared.lock().session.busy();
+                shared.speak(outgoing);
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,

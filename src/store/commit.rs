@@ -243,9 +243,7 @@ impl Store {
             Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
             Occupant::Other(what) => return Err(StoreError::Exists { what }),
         };
-        if metadata != Metadata::default() {
-            set_metadata(&*handle, metadata, 0o777 & !self.umask)?;
-        }
+        set_metadata(&*handle, metadata)?;
         self.beneath.touch(path.as_bytes(), &handle);
         Ok(Placed::Named)
     }

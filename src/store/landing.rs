@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::StoreError;
 use super::beneath::Beneath;
 use crate::relpath::{RESERVED_PREFIX, RelPath};
-use crate::units::{Metadata, MtimeNs};
+use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
 const RANDOM_BYTES: usize = 8;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
@@ -25,7 +25,7 @@ pub struct Landing {
     device: u64,
     name: Box<str>,
     path: RelPath,
-    file: Option<File>,
+    file: Option<Arc<File>>,
     named: bool,
 }
 
@@ -41,7 +41,7 @@ pub fn create(beneath: &mut Beneath, path: &RelPath) -> Result<Landing, StoreErr
             Ok(file) => {
                 let device =
                     rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
-                let file = Some(File::from(file));
+                let file = Some(Arc::new(File::from(file)));
                 return Ok(Landing { dir, device, name, path: path.clone(), file, named: false });
             }
             Err(Errno::EXIST) => {}
@@ -71,14 +71,19 @@ impl Landing {
 
     /// Writes bytes at an offset.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let file = self.file.as_ref().ok_or_else(closed)?;
-        file.write_all_at(bytes, offset).map_err(|source| StoreError::Io { doing: "write the file", source })
+        self.written().ok_or_else(closed)?.write_at(bytes, offset)
+    }
+
+    /// What was written, to be read again by whoever verifies it.
+    pub fn written(&self) -> Option<Written> {
+        self.file.clone().map(Written)
     }
 
     /// All bytes are in: sets mode and time of modification. Small files let go of their handle.
     pub fn seal(&mut self, metadata: Metadata, size_bytes: u64, umask: u32) -> Result<(), StoreError> {
         let file = self.file.as_ref().ok_or_else(closed)?;
-        set_metadata(file, metadata, 0o666 & !umask)?;
+        let mode = metadata.mode.unwrap_or(FileMode::new(0o666 & !umask));
+        set_metadata(file, Metadata { mode: Some(mode), ..metadata })?;
         if size_bytes <= KEEP_HANDLE_BYTES {
             self.file = None;
         }
@@ -121,6 +126,24 @@ impl Landing {
     }
 }
 
+/// A landing's bytes. Reading them does not keep its name.
+#[derive(Clone, Debug)]
+pub struct Written(Arc<File>);
+
+impl Written {
+    /// Writes bytes at an offset.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let written = self.0.write_all_at(bytes, offset);
+        written.map_err(|source| StoreError::Io { doing: "write the file", source })
+    }
+
+    /// Fills `buffer` from an offset.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let read = self.0.read_exact_at(buffer, offset);
+        read.map_err(|source| StoreError::Io { doing: "read back what was written", source })
+    }
+}
+
 impl Drop for Landing {
     fn drop(&mut self) {
         if !self.named {
@@ -130,14 +153,12 @@ impl Drop for Landing {
     }
 }
 
-/// Sets the mode, or `default_mode` where none came, and the time of modification.
-pub fn set_metadata(
-    file: impl std::os::fd::AsFd,
-    metadata: Metadata,
-    default_mode: u32,
-) -> Result<(), StoreError> {
-    let mode = metadata.mode.map_or(default_mode, |mode| mode.bits());
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(StoreError::io("set the mode"))?;
+/// Sets what there is of mode and time of modification.
+pub fn set_metadata(file: impl std::os::fd::AsFd, metadata: Metadata) -> Result<(), StoreError> {
+    if let Some(mode) = metadata.mode {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.bits()))
+            .map_err(StoreError::io("set the mode"))?;
+    }
     if let Some(mtime) = metadata.mtime {
         rustix::fs::futimens(&file, &timestamps(mtime))
             .map_err(StoreError::io("set the time of modification"))?;

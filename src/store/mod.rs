@@ -35,7 +35,7 @@ use crate::relpath::RelPath;
 use beneath::Beneath;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use landing::Landing;
+pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 
 /// What to do when something is there already under the name of an entry.

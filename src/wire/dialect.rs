@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::frame::{FrameError, Inbox, check_depth};
+use super::frame::{FrameError, Inbox, check_json};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn detect(inbox: &Inbox) -> Result<Option<Dialect>, DialectError> {
     let Some(json) = inbox.peek_json()? else {
         return Ok(None);
     };
-    check_depth(json)?;
+    check_json(json)?;
     let keys: FirstKeys =
         serde_json::from_slice(json).map_err(|error| DialectError::Json(error.to_string()))?;
     match keys {

@@ -42,6 +42,9 @@ pub enum FrameError {
         /// Would it be a fine length if it were read in network byte order?
         big_endian: bool,
     },
+    /// JSON, perhaps, but not an object.
+    #[error("a header is not a JSON dictionary")]
+    NotADictionary,
     /// Nested deeper than [`MAX_JSON_DEPTH`].
     #[error("a header nests deeper than {MAX_JSON_DEPTH} levels")]
     TooDeep,
@@ -78,8 +81,12 @@ pub fn parse_length(field: [u8; LENGTH_BYTES]) -> Result<usize, FrameError> {
     }
 }
 
-/// The JSON reader skips unknown keys without counting how deep they nest, so it is counted here.
-pub fn check_depth(json: &[u8]) -> Result<(), FrameError> {
+/// What the JSON reader does not check: it takes an array for a dictionary whose keys are left out, and skips unknown
+/// keys without counting how deep they nest.
+pub fn check_json(json: &[u8]) -> Result<(), FrameError> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(FrameError::NotADictionary);
+    }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in json {
         match byte {
@@ -191,7 +198,7 @@ impl Inbox {
         }
         self.filled.start = end;
         let json = &self.buffer[start + LENGTH_BYTES..json_end];
-        check_depth(json)?;
+        check_json(json)?;
         Ok(Some(json))
     }
 
@@ -233,14 +240,14 @@ mod tests {
     fn frames_and_bodies_that_stick_together_come_apart() {
         let mut bytes = frame(Form::Classic, b"{}");
         bytes.extend_from_slice(b"body");
-        bytes.extend_from_slice(&frame(Form::Classic, b"[1]"));
+        bytes.extend_from_slice(&frame(Form::Classic, b"{ }"));
         let mut inbox = Inbox::new();
         inbox.push(&bytes);
         assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"{}"[..]));
         let mut body = [0; 4];
         assert_eq!(inbox.take_body(&mut body), 4);
         assert_eq!(&body, b"body");
-        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"[1]"[..]));
+        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"{ }"[..]));
     }
 
     #[test]
@@ -266,12 +273,15 @@ mod tests {
 
     #[test]
     fn nesting_is_bounded_but_brackets_in_names_are_not_nesting() {
-        let nested = |levels: usize| [b"[".repeat(levels), b"]".repeat(levels)].concat();
+        let nested = |levels: usize| {
+            [&b"{\"x\":"[..], &b"[".repeat(levels - 1), &b"]".repeat(levels - 1), b"}"].concat()
+        };
         for (json, fine) in [
             (nested(32), true),
             (nested(33), false),
             (nested(10_000), false),
-            ([&b"\"\\\""[..], &b"[".repeat(100), b"\""].concat(), true),
+            ([&b"{\"\\\""[..], &b"[".repeat(100), b"\":1}"].concat(), true),
+            (b"[1]".to_vec(), false),
         ] {
             let mut inbox = Inbox::new();
             inbox.push(&frame(Form::Native, &json));
@@ -294,7 +304,8 @@ mod tests {
 
     #[test]
     fn the_longest_frame_fits() {
-        let json = vec![b' '; MAX_JSON_BYTES];
+        let mut json = vec![b' '; MAX_JSON_BYTES];
+        json[..2].copy_from_slice(b"{}");
         let bytes = frame(Form::Native, &json);
         let mut inbox = Inbox::new();
         let mut sent = 0;

@@ -127,7 +127,7 @@ pub struct Part {
 
 /// What a receiver wants of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "RawWanted")]
 pub enum Wanted {
     /// Every part.
     All,
@@ -138,6 +138,29 @@ pub enum Wanted {
     /// These parts.
     #[serde(untagged)]
     Parts(Runs),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawWanted {
+    Word(String),
+    Parts(Runs),
+}
+
+impl TryFrom<RawWanted> for Wanted {
+    type Error = &'static str;
+
+    fn try_from(raw: RawWanted) -> Result<Self, &'static str> {
+        match raw {
+            RawWanted::Parts(runs) => Ok(Wanted::Parts(runs)),
+            RawWanted::Word(word) => match word.as_str() {
+                "all" => Ok(Wanted::All),
+                "none" => Ok(Wanted::None),
+                "offers" => Ok(Wanted::Offers),
+                _ => Err("parts are all, none, offers, or runs"),
+            },
+        }
+    }
 }
 
 /// The receiver's last word.
@@ -540,6 +563,7 @@ mod tests {
             r#"{"ftx":"part","entry":0,"part":0,"size":1,"md5":"12"}"#,
             r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#,
             r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
+            r#"{"ftx":"want","entries":[[0,1]],"parts":{"all":null}}"#,
         ] {
             assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
         }

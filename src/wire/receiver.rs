@@ -137,7 +137,10 @@ pub enum Repair {
     /// It was asked for again.
     Again,
     /// It was damaged [`MAX_TRIES_A_PART`] times in a row: the entry failed and is answered.
-    GaveUp,
+    GaveUp {
+        /// Bytes of the file that will not come any more.
+        remaining_bytes: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -151,9 +154,19 @@ enum Stage {
 struct FileState {
     entry: FileEntry,
     stage: FileStage,
+    /// Bodies that arrived and are not judged yet.
+    pending: BTreeSet<u64>,
     verified: PartDigests,
     verified_bytes: u64,
     tries: BTreeMap<u64, u32>,
+}
+
+impl FileState {
+    /// Has every body arrived, though perhaps not every one been judged?
+    fn is_quiet(&self) -> bool {
+        let arrived = self.pending.len() as u64 + self.verified.count();
+        self.stage == FileStage::Bodies && arrived == self.entry.layout.count()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +183,12 @@ pub struct ReceiverSession {
     stage: Stage,
     /// Files announced and neither complete nor failed.
     files: BTreeMap<EntryId, FileState>,
+    /// How many of them have all their bodies here.
+    quiet_files: usize,
     /// Folders and links whose turn has not come.
     waiting: VecDeque<OtherEntry>,
-    /// Entries handed over to be committed.
-    committing: BTreeSet<EntryId>,
+    /// Entries handed over to be committed, and whether they were there already.
+    committing: BTreeMap<EntryId, bool>,
     receipt: Receipt,
     wants: Vec<EntryId>,
     stored: Vec<EntryId>,
@@ -187,8 +202,9 @@ impl ReceiverSession {
             policy,
             stage: Stage::Hello,
             files: BTreeMap::new(),
+            quiet_files: 0,
             waiting: VecDeque::new(),
-            committing: BTreeSet::new(),
+            committing: BTreeMap::new(),
             receipt: Receipt::default(),
             wants: Vec::new(),
             stored: Vec::new(),
@@ -254,6 +270,7 @@ impl ReceiverSession {
                 let state = FileState {
                     entry: entry.clone(),
                     stage: FileStage::Undecided,
+                    pending: BTreeSet::new(),
                     verified: PartDigests::new(),
                     verified_bytes: 0,
                     tries: BTreeMap::new(),
@@ -298,7 +315,7 @@ impl ReceiverSession {
         if part.entry >= self.receipt.entries {
             return unexpected("the entry was never announced");
         }
-        let Some(file) = self.files.get(&part.entry) else {
+        let Some(file) = self.files.get_mut(&part.entry) else {
             // The entry failed or was stored, and the sender had not heard of it when it sent this.
             return match stage {
                 FileStage::Bodies if part.size_bytes > PART_BYTES => unexpected("larger than a part"),
@@ -323,8 +340,12 @@ impl ReceiverSession {
         if range.len != part.size_bytes {
             return unexpected(&format!("{} bytes, {} expected", part.size_bytes, range.len));
         }
-        if file.verified.contains(part.part) {
+        if file.verified.contains(part.part) || file.pending.contains(&part.part) {
             return unexpected("sent twice");
+        }
+        if stage == FileStage::Bodies {
+            file.pending.insert(part.part);
+            self.quiet_files += usize::from(file.is_quiet());
         }
         let header = PartHeader { id: part.entry, part: part.part, range, md5: part.md5 };
         Ok(if stage == FileStage::Offers { Event::Offer(header) } else { Event::Body(header) })
@@ -334,7 +355,7 @@ impl ReceiverSession {
         if id >= self.receipt.entries {
             return Err(WireError::protocol(format!("entry {id} withdrawn, but never announced")));
         }
-        Ok(match self.files.remove(&id) {
+        Ok(match self.remove_file(id) {
             Some(file) => {
                 self.receipt.failed += 1;
                 let remaining_bytes = file.entry.layout.size_bytes() - file.verified_bytes;
@@ -368,6 +389,7 @@ impl ReceiverSession {
             return Progressed::Partly;
         };
         file.tries.remove(&header.part);
+        file.pending.remove(&header.part);
         file.verified.insert(header.part, header.md5);
         file.verified_bytes += header.range.len;
         if file.stage == FileStage::Bodies {
@@ -377,26 +399,27 @@ impl ReceiverSession {
             return Progressed::Partly;
         }
         if file.stage == FileStage::Offers {
-            self.receipt.skipped += 1;
             Message::Want { entries: Runs::one(header.id), parts: Wanted::None }.encode(&mut self.out);
         }
-        self.committing.insert(header.id);
-        let verified = std::mem::take(&mut file.verified);
-        self.files.remove(&header.id);
+        self.committing.insert(header.id, file.stage == FileStage::Offers);
+        let verified = file.verified.clone();
+        self.remove_file(header.id);
         Progressed::Complete(verified)
     }
 
     /// A part's digest does not hold: asks for it again, or gives up.
     pub fn part_damaged(&mut self, header: &PartHeader) -> Repair {
         let Some(file) = self.files.get_mut(&header.id) else {
-            return Repair::GaveUp;
+            return Repair::GaveUp { remaining_bytes: 0 };
         };
+        self.quiet_files -= usize::from(file.is_quiet());
+        file.pending.remove(&header.part);
         let tries = file.tries.entry(header.part).or_default();
         *tries += 1;
         if *tries >= MAX_TRIES_A_PART {
             let reason = format!("part {} arrived damaged {MAX_TRIES_A_PART} times in a row", header.part);
-            self.fail(header.id, Fault::Digest, &reason);
-            return Repair::GaveUp;
+            let remaining_bytes = self.fail(header.id, Fault::Digest, &reason);
+            return Repair::GaveUp { remaining_bytes };
         }
         Message::Again { entry: header.id, part: header.part }.encode(&mut self.out);
         Repair::Again
@@ -409,25 +432,32 @@ impl ReceiverSession {
             return None;
         }
         let other = self.waiting.pop_front()?;
-        self.committing.insert(other.id);
+        self.committing.insert(other.id, false);
         Some(other)
     }
 
     /// The entry is verified, durable and in place.
     pub fn stored(&mut self, id: EntryId) {
-        if self.committing.remove(&id) {
+        if let Some(was_there) = self.committing.remove(&id) {
             self.receipt.stored += 1;
+            self.receipt.skipped += u64::from(was_there);
             self.stored.push(id);
         }
     }
 
     /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
     pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
-        let file = self.files.remove(&id);
+        let file = self.remove_file(id);
         self.committing.remove(&id);
         self.receipt.failed += 1;
         Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
+    }
+
+    fn remove_file(&mut self, id: EntryId) -> Option<FileState> {
+        let file = self.files.remove(&id)?;
+        self.quiet_files -= usize::from(file.is_quiet());
+        Some(file)
     }
 
     /// Tells the sender why the session ends here.
@@ -437,12 +467,21 @@ impl ReceiverSession {
 
     /// Tells the sender that the silence means work.
     pub fn busy(&mut self) {
-        Message::Busy.encode(&mut self.out);
+        // Before the welcome a sender expects nothing else.
+        if self.stage > Stage::Hello {
+            Message::Busy.encode(&mut self.out);
+        }
     }
 
     /// All entries were announced and all of them are handed over or failed.
     pub fn is_all_received(&self) -> bool {
         self.stage == Stage::Ended && self.files.is_empty() && self.waiting.is_empty()
+    }
+
+    /// All entries were announced and all bodies that were asked for are here: until one is judged damaged, the sender
+    /// has nothing more to say.
+    pub fn is_quiet(&self) -> bool {
+        self.stage == Stage::Ended && self.quiet_files == self.files.len()
     }
 
     /// Is anything handed over and not settled?
@@ -562,9 +601,11 @@ mod tests {
         assert_eq!(file.path.as_bytes(), b"a/b");
         session.want_all(0);
         assert_eq!(said(&mut session), [Message::Want { entries: Runs::one(0), parts: Wanted::All }]);
-        let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
         session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
-        assert!(!session.is_all_received());
+        assert!(!session.is_quiet());
+        let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+        assert!(part(&mut session, "part", 0, 0, 1).is_err(), "twice, before it is judged");
+        assert!(session.is_quiet() && !session.is_all_received());
         assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
         assert!(session.is_all_received() && session.is_committing());
         assert_eq!(session.finish(), None, "no receipt before it is stored");
@@ -586,10 +627,11 @@ mod tests {
         for _ in 1..MAX_TRIES_A_PART {
             let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
             assert_eq!(session.part_damaged(&header), Repair::Again);
+            assert!(!session.is_quiet());
             assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
         }
         let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
-        assert_eq!(session.part_damaged(&header), Repair::GaveUp);
+        assert_eq!(session.part_damaged(&header), Repair::GaveUp { remaining_bytes: 1 });
         assert!(matches!(
             &said(&mut session)[..],
             [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]

@@ -331,7 +331,6 @@ impl SenderSession {
                 self.queue.push_back(id);
             }
         }
-        self.skipped += already_there.len() as u64;
         Ok(if already_there.is_empty() { Event::Wanted } else { Event::AlreadyThere(already_there) })
     }
 
@@ -365,7 +364,7 @@ impl SenderSession {
         for id in ids.iter().flatten() {
             match self.entries.get(&id) {
                 Some(State::Other) => {}
-                Some(State::File(file)) if file.stage == FileStage::AlreadyThere => {}
+                Some(State::File(file)) if file.stage == FileStage::AlreadyThere => self.skipped += 1,
                 Some(State::File(file)) if file.stage == FileStage::Bodies && file.sent == file.asked => {}
                 Some(State::File(_)) => {
                     return Err(WireError::protocol(format!(

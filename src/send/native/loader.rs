@@ -1,4 +1,7 @@
-//! The thread that reads and hashes what the receiver wants, one batch ahead of the writer.
+//! The thread that reads and hashes what the receiver wants, ahead of the writer.
+//!
+//! Parts are hashed side by side, a window of them at a time. Small ones are kept in memory; of the others only the
+//! digest is kept, and the kernel sends them from the file while the next window is hashed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,43 +11,40 @@ use crossbeam_channel::Sender;
 use super::super::classic::fault_of;
 use super::ear::failed;
 use super::state::{Announced, Shared};
-use super::writer::{Loaded, Outgoing};
-use crate::digest::Md5;
+use super::writer::{Body, Loaded, Outgoing};
+use crate::digest::{digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
-/// Small parts are handed to the writer together, up to so many bytes.
-const BATCH_BYTES: usize = 1 << 20;
+/// Parts up to this are read once, into memory.
+const SMALL_BYTES: u64 = 128 << 10;
+/// Small parts are handed to the writer together, up to so many bytes or parts.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_PARTS: usize = 256;
+/// The first window; the next ones double, so that the first byte leaves early and the lanes are full soon.
+const FIRST_WINDOW: usize = 2;
 const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// Loads parts until the session is over.
 pub fn load(shared: &Shared<'_>, outgoing: Sender<Outgoing>) {
-    // Parts of one file come one after another: it stays open between them.
-    let mut open: Option<(EntryId, OpenSource)> = None;
-    loop {
-        let Some((mut job, mut source)) = next_job(shared) else {
-            return;
-        };
-        let mut batch = Vec::new();
-        let mut batch_bytes = 0;
-        loop {
-            match load_part(&job, &source, &mut open) {
-                Ok(loaded) => {
-                    batch_bytes += loaded.body.len();
-                    batch.push(loaded);
-                }
-                Err(error) => withdraw(shared, job.entry, &error),
-            }
-            if batch_bytes >= BATCH_BYTES {
+    let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
+    let mut next = None;
+    while let Some(first) = next.take().or_else(|| next_job(shared)) {
+        let is_small = first.0.range.len <= SMALL_BYTES;
+        let mut jobs = vec![first];
+        let mut bytes = 0;
+        while jobs.len() < if is_small { BATCH_PARTS } else { loader.window } && bytes < BATCH_BYTES {
+            let Some(job) = job_at_hand(shared) else { break };
+            if (job.0.range.len <= SMALL_BYTES) != is_small {
+                next = Some(job);
                 break;
             }
-            match job_at_hand(shared) {
-                Some(next) => (job, source) = next,
-                None => break,
-            }
+            bytes += if is_small { job.0.range.len } else { 0 };
+            jobs.push(job);
         }
-        if outgoing.send(Outgoing::Parts(batch)).is_err() {
+        let loaded = if is_small { loader.load_small(jobs) } else { loader.load_large(jobs) };
+        if outgoing.send(Outgoing::Parts(loaded)).is_err() {
             return;
         }
     }
@@ -78,36 +78,93 @@ fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
     }
 }
 
-fn load_part(
-    job: &Job,
-    source: &Arc<Source>,
-    open: &mut Option<(EntryId, OpenSource)>,
-) -> Result<Loaded, ReadError> {
-    if open.as_ref().is_none_or(|(entry, _)| *entry != job.entry) {
-        *open = Some((job.entry, source.open()?));
-    }
-    let Some((_, file)) = open.as_ref() else {
-        return Err(ReadError::Vanished);
-    };
-    let mut body = Vec::new();
-    file.read(job.range, &mut body)?;
-    if job.is_last {
-        // Whatever was read before came from the same state of the file as this.
-        file.check_unchanged()?;
-    }
-    let md5 = Md5::of(&body);
-    if !job.wants_body {
-        body = Vec::new();
-    }
-    Ok(Loaded { job: *job, md5, body, source: Arc::clone(source) })
+struct Loader<'a> {
+    shared: &'a Shared<'a>,
+    /// Parts of one file come one after another: it stays open between them.
+    open: Option<(EntryId, Arc<OpenSource>)>,
+    window: usize,
 }
 
-fn withdraw(shared: &Shared<'_>, entry: EntryId, error: &ReadError) {
-    let mut state = shared.lock();
-    let (fault, reason) = (fault_of(error), error.to_string());
-    if state.session.withdraw(entry, fault, &reason)
-        && let Some(announced) = state.announced.remove(&entry)
-    {
-        failed(shared, &mut state, &announced, fault, &reason);
+impl Loader<'_> {
+    fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {
+        let mut read = Vec::with_capacity(jobs.len());
+        for (job, source) in jobs {
+            let mut body = Vec::new();
+            let done = self.open(&job, &source).and_then(|open| {
+                open.read(job.range, &mut body)?;
+                open.check_unchanged()
+            });
+            match done {
+                Ok(()) => read.push((job, source, body)),
+                Err(error) => self.withdraw(job.entry, &error),
+            }
+        }
+        let bodies: Vec<&[u8]> = read.iter().map(|(_, _, body)| &body[..]).collect();
+        let digests = digest_many(&bodies);
+        let loaded = read.into_iter().zip(digests).map(|((job, source, body), md5)| {
+            let body = if job.wants_body { Body::Bytes(body) } else { Body::Nothing };
+            Loaded { job, md5, body, source }
+        });
+        loaded.collect()
+    }
+
+    fn load_large(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {
+        self.window = (self.window * 2).min(lane_count());
+        let mut opened = Vec::with_capacity(jobs.len());
+        for (job, source) in jobs {
+            match self.open(&job, &source) {
+                Ok(open) => {
+                    open.will_need(job.range);
+                    opened.push((job, source, open));
+                }
+                Err(error) => self.withdraw(job.entry, &error),
+            }
+        }
+        let ranges: Vec<_> = opened.iter().map(|(job, ..)| job.range).collect();
+        // One file that cannot be read must not cost the others in the window.
+        let together =
+            digest_ranges(&ranges, |index, buffer, offset| opened[index].2.read_at(buffer, offset));
+        let digests: Vec<_> = match together {
+            Ok(digests) => digests.into_iter().map(Ok).collect(),
+            Err(_) => opened
+                .iter()
+                .map(|(job, _, open)| {
+                    digest_ranges(&[job.range], |_, buffer, offset| open.read_at(buffer, offset))
+                        .map(|all| all[0])
+                })
+                .collect(),
+        };
+        let mut loaded = Vec::with_capacity(opened.len());
+        for ((job, source, open), digest) in opened.into_iter().zip(digests) {
+            match digest.and_then(|md5| open.check_unchanged().map(|()| md5)) {
+                Ok(md5) => {
+                    let body = if job.wants_body { Body::File(open) } else { Body::Nothing };
+                    loaded.push(Loaded { job, md5, body, source });
+                }
+                Err(error) => self.withdraw(job.entry, &error),
+            }
+        }
+        loaded
+    }
+
+    fn open(&mut self, job: &Job, source: &Source) -> Result<Arc<OpenSource>, ReadError> {
+        match &self.open {
+            Some((entry, open)) if *entry == job.entry => Ok(Arc::clone(open)),
+            _ => {
+                let open = Arc::new(source.open()?);
+                self.open = Some((job.entry, Arc::clone(&open)));
+                Ok(open)
+            }
+        }
+    }
+
+    fn withdraw(&self, entry: EntryId, error: &ReadError) {
+        let mut state = self.shared.lock();
+        let (fault, reason) = (fault_of(error), error.to_string());
+        if state.session.withdraw(entry, fault, &reason)
+            && let Some(announced) = state.announced.remove(&entry)
+        {
+            failed(self.shared, &mut state, &announced, fault, &reason);
+        }
     }
 }

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::super::SendError;
 use super::writer::Outgoing;
+use crate::fault::Fault;
 use crate::plan::Source;
 use crate::progress::{Progress, Summary};
 use crate::relpath::RelPath;
-use crate::wire::EntryId;
 use crate::wire::sender::SenderSession;
+use crate::wire::{EntryId, WireError};
 
 /// Output of the session that may wait before the writer is told.
 const SPEAK_BYTES: usize = 32 << 10;
@@ -31,6 +32,21 @@ pub struct State {
     pub announced: HashMap<EntryId, Announced>,
     pub summary: Summary,
     pub outcome: Option<Result<(), SendError>>,
+    /// When anything was last given to the writer.
+    spoke: Instant,
+    /// The writer knows that the session has something to say.
+    told: bool,
+}
+
+impl State {
+    /// How long until the receiver needs a sign of life; says it when the time has come.
+    fn pulse(&mut self, pulse: Duration) -> Duration {
+        if self.spoke.elapsed() >= pulse {
+            self.session.busy();
+            self.spoke = Instant::now();
+        }
+        pulse.saturating_sub(self.spoke.elapsed())
+    }
 }
 
 /// An entry in flight, as this side knows it.
@@ -59,6 +75,8 @@ impl<'a> Shared<'a> {
             announced: HashMap::new(),
             summary: Summary { confirmed: true, ..Summary::default() },
             outcome: None,
+            spoke: Instant::now(),
+            told: false,
         };
         Shared { state: Mutex::new(state), changed: Condvar::new(), progress, timeout }
     }
@@ -79,15 +97,17 @@ impl<'a> Shared<'a> {
     }
 
     /// Waits until the bell rings or the time is up.
-    pub fn wait<'s>(&self, state: MutexGuard<'s, State>, limit: Duration) -> (MutexGuard<'s, State>, bool) {
-        let (state, result) = self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
-        (state, result.timed_out())
+    pub fn wait<'s>(&self, state: MutexGuard<'s, State>, limit: Duration) -> MutexGuard<'s, State> {
+        self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// What the session has to say, to be sent; rings, because there is room for more now.
     pub fn take_output(&self) -> Vec<u8> {
-        let output = self.lock().session.take_output();
+        let mut state = self.lock();
+        let output = state.session.take_output();
         if !output.is_empty() {
+            state.spoke = Instant::now();
+            state.told = false;
             self.ring();
         }
         output
@@ -99,51 +119,64 @@ impl<'a> Shared<'a> {
         let _ = outgoing.send(Outgoing::Words);
     }
 
-    /// Waits until another entry may be announced; `None` when the session is over.
+    /// Waits until another entry may be announced; `None` when the session is over. The receiver gets a sign of life
+    /// meanwhile, whatever rings the bell in between.
     pub fn wait_for_room(
         &self,
         outgoing: &Sender<Outgoing>,
         pulse: Duration,
     ) -> Option<MutexGuard<'_, State>> {
         let mut state = self.lock();
-        let mut told = false;
         loop {
             if state.outcome.is_some() {
                 return None;
             }
-            let much_to_say = state.session.output_len() >= SPEAK_BYTES;
-            if state.session.has_room() && !much_to_say {
+            if state.session.has_room() && state.session.output_len() < SPEAK_BYTES {
                 return Some(state);
             }
-            if !told && state.session.output_len() > 0 {
-                drop(state);
-                self.speak(outgoing);
-                told = true;
-                state = self.lock();
-                continue;
-            }
-            let timed_out;
-            (state, timed_out) = self.wait(state, pulse);
-            if timed_out {
-                state.session.busy();
-                told = false;
-            }
+            state = self.speak_or_wait(state, outgoing, pulse);
         }
     }
 
-    /// Waits for the receipt or a failure; says a word now and then.
+    /// Waits for the receipt or a failure, with signs of life.
     pub fn wait_for_the_end(&self, pulse: Duration, outgoing: &Sender<Outgoing>) {
         let mut state = self.lock();
         while state.outcome.is_none() {
-            let timed_out;
-            (state, timed_out) = self.wait(state, pulse);
-            if timed_out && state.outcome.is_none() {
-                state.session.busy();
-                drop(state);
-                self.speak(outgoing);
-                state = self.lock();
-            }
+            state = self.speak_or_wait(state, outgoing, pulse);
         }
+    }
+
+    /// Sends what there is to say, or waits for the bell or the next sign of life.
+    fn speak_or_wait<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        outgoing: &Sender<Outgoing>,
+        pulse: Duration,
+    ) -> MutexGuard<'s, State> {
+        let until_pulse = state.pulse(pulse);
+        if state.session.output_len() > 0 && !state.told {
+            state.told = true;
+            drop(state);
+            self.speak(outgoing);
+            return self.lock();
+        }
+        self.wait(state, until_pulse)
+    }
+
+    /// Has this side found a reason to end the session that the receiver does not know?
+    pub fn give_up(&self) -> bool {
+        let mut state = self.lock();
+        let (fault, reason) = match &state.outcome {
+            Some(Err(SendError::Wire(WireError::PeerGaveUp { .. }))) => return false,
+            Some(Err(error @ SendError::Wire(WireError::Version { .. }))) => {
+                (Fault::Version, error.to_string())
+            }
+            Some(Err(error @ SendError::Wire(_))) => (Fault::Protocol, error.to_string()),
+            Some(Err(error @ SendError::Silent(_))) => (Fault::Timeout, error.to_string()),
+            _ => return false,
+        };
+        state.session.give_up(fault, &reason);
+        true
     }
 
     pub fn into_outcome(self) -> Result<Summary, SendError> {

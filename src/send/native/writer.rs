@@ -1,6 +1,6 @@
 //! The thread that writes to the connection.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -9,7 +9,7 @@ use super::super::SendError;
 use super::state::{Announced, Shared};
 use crate::digest::Md5;
 use crate::net::{self, PatientWriter};
-use crate::plan::Source;
+use crate::plan::{OpenSource, Source};
 use crate::progress::Event;
 use crate::wire::sender::Job;
 
@@ -28,9 +28,18 @@ pub enum Outgoing {
 pub struct Loaded {
     pub job: Job,
     pub md5: Md5,
-    /// Empty where only the digest is wanted.
-    pub body: Vec<u8>,
+    pub body: Body,
     pub source: Arc<Source>,
+}
+
+/// Where the bytes of a part are.
+pub enum Body {
+    /// Only the digest is wanted.
+    Nothing,
+    /// In memory.
+    Bytes(Vec<u8>),
+    /// In the file: the kernel sends them from there.
+    File(Arc<OpenSource>),
 }
 
 /// Writes until nobody has anything to say any more.
@@ -69,7 +78,8 @@ fn write_all(shared: &Shared<'_>, stream: PatientWriter, to_write: &Receiver<Out
     }
 }
 
-fn write_part(shared: &Shared<'_>, stream: &mut impl Write, part: &Loaded) -> io::Result<()> {
+fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: &Loaded) -> io::Result<()> {
+    let body_bytes = if matches!(part.body, Body::Nothing) { 0 } else { part.job.range.len };
     let mut frame = Vec::new();
     {
         let mut state = shared.lock();
@@ -77,18 +87,31 @@ fn write_part(shared: &Shared<'_>, stream: &mut impl Write, part: &Loaded) -> io
             return Ok(());
         }
         if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&part.job.entry) {
-            *moved_bytes += part.body.len() as u64;
+            *moved_bytes += body_bytes;
         }
-        state.summary.moved_bytes += part.body.len() as u64;
+        state.summary.moved_bytes += body_bytes;
     }
     if part.job.part == 0 {
         let size_bytes = part.source.size_bytes;
         shared.progress.event(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
     }
     stream.write_all(&frame)?;
-    for chunk in part.body.chunks(BUFFER_BYTES) {
-        stream.write_all(chunk)?;
-        shared.progress.event(Event::Moved { bytes: chunk.len() as u64 });
+    match &part.body {
+        Body::Nothing => Ok(()),
+        Body::Bytes(bytes) => {
+            stream.write_all(bytes)?;
+            shared.progress.event(Event::Moved { bytes: body_bytes });
+            Ok(())
+        }
+        Body::File(file) => {
+            stream.flush()?;
+            let range = part.job.range;
+            let moved = |bytes| shared.progress.event(Event::Moved { bytes });
+            let sent = stream.get_mut().send_file(file.file(), range.offset, range.len, moved)?;
+            // The file was cut while it was sent. The receiver was promised so many bytes: it gets them, finds that
+            // the digest does not match and asks again, and then the loader sees what happened.
+            io::copy(&mut io::repeat(0).take(range.len - sent), stream)?;
+            Ok(())
+        }
     }
-    Ok(())
 }
