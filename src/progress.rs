@@ -94,6 +94,8 @@ pub struct Summary {
     pub others: u64,
     /// Bytes of bodies that moved.
     pub moved_bytes: u64,
+    /// Bytes of holes, which are there without having moved.
+    pub hole_bytes: u64,
     /// Parts that had to be fetched again.
     pub repaired_parts: u64,
     /// Entries that did not arrive, by reason.

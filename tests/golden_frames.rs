@@ -14,7 +14,7 @@ use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
-use ftx::wire::message::{Entry, EntryKind, Failure, Introduction, Part, Receipt, Wanted};
+use ftx::wire::message::{Entry, EntryKind, Failure, Hole, Introduction, Part, Receipt, Wanted};
 use ftx::wire::receiver::{Event, Progressed};
 use ftx::wire::runs::Runs;
 use ftx::wire::{Dialect, Form, Inbox, Message, ReceiverSession, SenderSession, frame, sender};
@@ -61,7 +61,12 @@ fn metadata(mode: Option<u32>, mtime_ns: Option<i64>) -> Metadata {
 }
 
 fn file(id: u64, name: &[u8], size_bytes: u64, metadata: Metadata) -> Message {
-    Message::Entry(Entry { id, name: name.to_vec(), kind: EntryKind::File { size_bytes }, metadata })
+    Message::Entry(Entry {
+        id,
+        name: name.to_vec(),
+        kind: EntryKind::File { size_bytes, is_sparse: false },
+        metadata,
+    })
 }
 
 fn link(id: u64, name: &[u8], target: &[u8], metadata: Metadata) -> Message {
@@ -97,6 +102,15 @@ fn native() -> Vec<(&'static str, Message)> {
             file(0, "photos/ä b.jpg".as_bytes(), 20 << 20, metadata(Some(0o644), Some(noon + 123_456_789))),
         ),
         ("entry-file-bare", file(1, b"a", 0, bare)),
+        (
+            "entry-file-sparse",
+            Message::Entry(Entry {
+                id: 0,
+                name: b"a.txt".to_vec(),
+                kind: EntryKind::File { size_bytes: 1_073_741_824_000, is_sparse: true },
+                metadata: bare,
+            }),
+        ),
         ("entry-file-before-1970", file(2, b"old", i64::MAX as u64, metadata(Some(0), Some(-1)))),
         ("entry-file-not-utf8", file(3, b"caf\xe9.txt", 3, metadata(Some(0o600), Some(0)))),
         ("entry-dir", dir(4, b"photos", metadata(Some(0o755), Some(noon)))),
@@ -105,6 +119,7 @@ fn native() -> Vec<(&'static str, Message)> {
         ("part", Message::Part(part(0, 2, 4 << 20, MD5_ABC))),
         ("part-empty", Message::Part(part(1, 0, 0, MD5_EMPTY))),
         ("offer", Message::Offer(part(0, 1, 8 << 20, MD5_ABC))),
+        ("hole", Message::Hole(Hole { entry: 0, part: 1, parts: 127_998 })),
         ("totals", Message::Totals { files: 3, bytes: 20_971_526 }),
         ("end", Message::End { entries: 7 }),
         ("end-of-nothing", Message::End { entries: 0 }),
@@ -449,7 +464,12 @@ fn tiny_session() -> Vec<Said> {
     all.extend(hello.into_iter().chain(welcome));
 
     let path = RelPath::new(b"a.txt", NamePolicy::Strict).unwrap();
-    sender.announce_file(&path, BODY.len() as u64, metadata(Some(0o644), Some(1_700_000_000_000_000_000)));
+    sender.announce_file(
+        &path,
+        BODY.len() as u64,
+        false,
+        metadata(Some(0o644), Some(1_700_000_000_000_000_000)),
+    );
     let entry = said(SENDER, &sender.take_output());
     let Some(Event::File(file)) = receive(&mut receiver, &entry) else { panic!("a file is announced") };
     receiver.want_all(file.id);

@@ -5,18 +5,28 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Receiver, end, ftx, names, send, start_send, until};
+use ftx::digest::PART_BYTES;
 use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
 
-/// A large file with holes: quick to make, long to send.
+/// A file that is quick to make and long to send: one byte of data in every part, holes around it.
+fn make_large(path: &std::path::Path, gibibytes: u64) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(gibibytes << 30).unwrap();
+    for part in 0..(gibibytes << 30) / PART_BYTES {
+        file.write_all_at(b"x", part * PART_BYTES + 5).unwrap();
+    }
+}
+
 fn large_file(dir: &tempfile::TempDir) -> PathBuf {
     let path = dir.path().join("large.img");
-    fs::File::create(&path).unwrap().set_len(64 << 30).unwrap();
+    make_large(&path, 32);
     path
 }
 
@@ -179,7 +189,7 @@ fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     fs::create_dir(&tree).unwrap();
     let large = tree.join("large.img");
-    fs::File::create(&large).unwrap().set_len(1 << 30).unwrap();
+    make_large(&large, 4);
     fs::write(tree.join("small"), "small").unwrap();
     let receiver = Receiver::start(&out, &["--once"]);
     let sender = start_send(&[&tree], &receiver.host());

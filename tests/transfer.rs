@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -241,4 +241,47 @@ fn the_demo_shows_a_verified_transfer_and_cleans_up() {
     assert!(stdout.contains("Received 1 file (5 B)") && stdout.contains("Sent 1 file (5 B)"), "{stdout}");
     assert_eq!(names(temp.path()), ["a"], "nothing is left but what was there");
     assert_eq!(ftx(&["demo", "/does/not/exist"]).code, 11);
+}
+
+/// A file of `size` with bytes at its start, in its middle and at its end.
+fn make_sparse(path: &Path, size: u64) {
+    let file = File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for (offset, bytes) in [(0, 3 << 20), (size / 2 + 4097, 100_000), (size - 5000, 5000)] {
+        let noise: Vec<u8> =
+            (0..bytes).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 23) as u8 | 1).collect();
+        file.write_all_at(&noise, offset).unwrap();
+    }
+}
+
+#[test]
+fn holes_arrive_as_holes_and_are_compared_as_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    let size = 40_000_000_001;
+    make_sparse(&from.join("a.img"), size);
+    File::create(from.join("only a hole")).unwrap().set_len(16 << 20).unwrap();
+    let receiver = Receiver::start(&to, &["--count", "3"]);
+    let sent = send(&[], &[&from], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert!(sent.stdout.contains("of holes did not have to move"), "{sent:?}");
+    let landed = to.join("from/a.img");
+    let (there, here) = (fs::metadata(&landed).unwrap(), fs::metadata(from.join("a.img")).unwrap());
+    assert_eq!(there.len(), size);
+    assert!(there.blocks() <= here.blocks() + 64, "{} blocks of {}", there.blocks(), here.blocks());
+    let (a, b) = (File::open(from.join("a.img")).unwrap(), File::open(&landed).unwrap());
+    for offset in [0, (4 << 20) - 100, size / 2 - 100_000, size / 2 + 50_000, size - 300_000] {
+        let (mut x, mut y) = (vec![0; 200_000], vec![1; 200_000]);
+        a.read_exact_at(&mut x, offset).unwrap();
+        b.read_exact_at(&mut y, offset).unwrap();
+        assert!(x == y, "at {offset}");
+    }
+    let again = send(&[], &[&from], &receiver.host());
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(again.stdout.contains("2 of them were there already"), "{again:?}");
+    // One byte where a hole is taken for granted.
+    File::options().write(true).open(&landed).unwrap().write_all_at(b"x", 30_000_000_000).unwrap();
+    assert_eq!(send(&[], &[&from], &receiver.host()).code, 23);
+    drop(receiver);
 }

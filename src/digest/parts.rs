@@ -48,9 +48,19 @@ impl PartLayout {
     }
 }
 
-/// The digests of a file's parts, collected in any order. Its memory grows with what was really collected.
+/// The digests of a file's parts, collected in any order. Its memory grows with what was really collected; a run of
+/// holes counts as one, however long it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PartDigests(BTreeMap<u64, Md5>);
+pub struct PartDigests {
+    digests: BTreeMap<u64, Md5>,
+    /// Runs of whole parts of zeros: the first index, and how many.
+    holes: BTreeMap<u64, u64>,
+    count: u64,
+}
+
+/// The digest of a whole part of zeros: `md5(b"\0" * 2**23)`.
+const ZERO_PART: [u8; 16] =
+    [0x96, 0x99, 0x5b, 0x58, 0xd4, 0xcb, 0xf6, 0xaa, 0xa9, 0x04, 0x1b, 0x4f, 0x00, 0xc7, 0xf6, 0xae];
 
 impl PartDigests {
     /// None yet.
@@ -60,22 +70,42 @@ impl PartDigests {
 
     /// Notes the digest of part `index`.
     pub fn insert(&mut self, index: u64, md5: Md5) {
-        self.0.insert(index, md5);
+        self.count += u64::from(self.digests.insert(index, md5).is_none());
+    }
+
+    /// Notes `count` whole parts of zeros, none of which is in.
+    pub fn insert_holes(&mut self, first: u64, count: u64) {
+        self.holes.insert(first, count);
+        self.count += count;
     }
 
     /// The digest of part `index`, if it is in.
     pub fn get(&self, index: u64) -> Option<Md5> {
-        self.0.get(&index).copied()
+        let in_hole = || self.hole_at(index).then_some(Md5::from(ZERO_PART));
+        self.digests.get(&index).copied().or_else(in_hole)
+    }
+
+    fn hole_at(&self, index: u64) -> bool {
+        let before = self.holes.range(..=index).next_back();
+        before.is_some_and(|(first, count)| index - first < *count)
     }
 
     /// Is part `index` in?
     pub fn contains(&self, index: u64) -> bool {
-        self.0.contains_key(&index)
+        self.digests.contains_key(&index) || self.hole_at(index)
+    }
+
+    /// Is any of `count` parts from `first` in?
+    pub fn contains_any(&self, first: u64, count: u64) -> bool {
+        let end = first.saturating_add(count);
+        self.hole_at(first)
+            || self.holes.range(first..end).next().is_some()
+            || self.digests.range(first..end).next().is_some()
     }
 
     /// How many are in.
     pub fn count(&self) -> u64 {
-        self.0.len() as u64
+        self.count
     }
 
     /// The etag of the whole file, once all parts of `layout` are in.
@@ -87,8 +117,8 @@ impl PartDigests {
             return self.get(0).map(|md5| Etag { md5, parts: 1 });
         }
         let mut hasher = Hasher::new();
-        for md5 in self.0.values() {
-            hasher.update(md5.as_bytes());
+        for index in 0..layout.count() {
+            hasher.update(self.get(index)?.as_bytes());
         }
         Some(Etag { md5: hasher.finish(), parts: layout.count() })
     }
@@ -142,6 +172,25 @@ mod tests {
         let mut single = PartDigests::new();
         single.insert(0, Md5::of(b"abc"));
         assert_eq!(single.etag(PartLayout::new(3)).unwrap().to_string(), Md5::of(b"abc").to_string());
+    }
+
+    #[test]
+    fn a_run_of_holes_counts_as_its_parts() {
+        assert_eq!(Md5::of(&vec![0; PART_BYTES as usize]), Md5::from(ZERO_PART));
+        let layout = PartLayout::new(4 * PART_BYTES);
+        let (mut holes, mut parts) = (PartDigests::new(), PartDigests::new());
+        holes.insert(0, Md5::of(b"x"));
+        assert!(!holes.contains_any(1, 3));
+        holes.insert_holes(1, 3);
+        parts.insert(0, Md5::of(b"x"));
+        (1..4).for_each(|index| parts.insert(index, Md5::from(ZERO_PART)));
+        assert_eq!((holes.count(), holes.etag(layout)), (4, parts.etag(layout)));
+        assert!(holes.etag(layout).is_some() && holes.contains(3) && !holes.contains(4));
+        for (first, count, any) in
+            [(0, 1, true), (2, 1, true), (3, 9, true), (4, 9, false), (4, u64::MAX, false)]
+        {
+            assert_eq!(holes.contains_any(first, count), any, "{first} {count}");
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::digest::PartRange;
@@ -20,6 +21,8 @@ pub struct Source {
     pub name: RelPath,
     /// Its size.
     pub size_bytes: u64,
+    /// It takes less room on the disk than its size: there may be holes.
+    pub is_sparse: bool,
     /// What travels with it.
     pub metadata: Metadata,
     state: State,
@@ -34,6 +37,9 @@ struct State {
     mtime: (i64, i64),
     ctime: (i64, i64),
 }
+
+/// The unit of `st_blocks`, whatever the file system's own blocks are (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 impl State {
     fn of(metadata: &FsMetadata) -> Self {
@@ -68,6 +74,7 @@ impl Source {
             path,
             name,
             size_bytes: metadata.size(),
+            is_sparse: metadata.blocks() * STAT_BLOCK_BYTES < metadata.size(),
             metadata: travelling(metadata),
             state: State::of(metadata),
         }
@@ -122,6 +129,16 @@ impl OpenSource {
     /// The open file, for the kernel to read from.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// How many bytes from `offset` on are a hole, as far as the file system knows; 0 where there is data.
+    pub fn hole_bytes(&self, offset: u64) -> u64 {
+        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data - offset,
+            // Nothing but a hole to the end.
+            Err(Errno::NXIO) => self.state.size_bytes.saturating_sub(offset),
+            Err(_) => 0,
+        }
     }
 
     /// Tells the kernel that `range` is read soon, so that it comes off the disk in one go.

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::progress::{Event, Progress};
 use crate::store::{Content, Digests, Item, Landing, Store, StoreError};
 use crate::wire::EntryId;
-use crate::wire::receiver::{FileEntry, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
+use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
 
 /// Landings that may be open at the same time; a sender of ours needs one a stream.
 const MAX_LANDINGS: usize = 64;
@@ -79,12 +79,31 @@ impl<'a> Arrivals<'a> {
             return Err(busy("too many files are in arrival at once"));
         }
         let landing = store.land(&entry.path)?;
+        if entry.is_sparse {
+            landing.make_sparse(entry.layout.size_bytes())?;
+        }
         let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
         self.progress.event(Event::FileStarted { path, size_bytes });
         let written = write(&landing);
         *slot = Some(landing);
         files.landings += 1;
         written
+    }
+
+    /// Is the file one in whose fresh landing zeros need not be written?
+    pub fn is_sparse(&self, id: EntryId) -> bool {
+        self.files().wanted.get(&id).is_some_and(|(entry, _)| entry.is_sparse)
+    }
+
+    /// Parts of zeros are in place.
+    pub fn holes_verified(&self, hole: &HoleHeader) {
+        let mut speaker = self.speak();
+        speaker.summary.hole_bytes += hole.range.len;
+        if let Progressed::Complete(digests) = speaker.session.holes_verified(hole) {
+            self.complete(&mut speaker, hole.id, digests);
+        }
+        drop(speaker);
+        self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
     /// Bytes of a body came in.

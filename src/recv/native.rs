@@ -30,7 +30,7 @@ use crate::net::PatientWriter;
 use crate::progress::{Event as Told, Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{ExistingFile, Item, Occupant, OnConflict, Store, StoreError};
-use crate::wire::receiver::{Event, FileEntry, PartHeader, Progressed};
+use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader, Progressed};
 use crate::wire::{EntryId, Form, ReceiverSession, WireError};
 
 /// Files up to this are verified in memory.
@@ -211,7 +211,15 @@ impl Receiver<'_> {
             }
             Event::Body(header) => self.large_body(header, input)?,
             Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
-            Event::Offer(header) => self.compare(&header),
+            Event::Offer(header) => {
+                let same = |file: &ExistingFile| file.digest(header.range).is_ok_and(|md5| md5 == header.md5);
+                self.compare(header.id, same, |session| session.part_verified(&header));
+            }
+            Event::Hole(hole) if hole.is_offer => {
+                let same = |file: &ExistingFile| file.is_zero(hole.range).unwrap_or(false);
+                self.compare(hole.id, same, |session| session.holes_verified(&hole));
+            }
+            Event::Hole(hole) => self.hole(&hole),
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
                 self.arrivals.forget(id);
                 self.existing.remove(&id);
@@ -258,30 +266,43 @@ impl Receiver<'_> {
         }
     }
 
-    /// The digest of one part of a file that is there already.
-    fn compare(&mut self, header: &PartHeader) {
-        let Some((_, file)) = self.existing.get(&header.id) else {
+    /// One part, or a run of holes, of a file that is there already: is it the same?
+    fn compare(
+        &mut self,
+        id: EntryId,
+        same: impl FnOnce(&ExistingFile) -> bool,
+        verified: impl FnOnce(&mut ReceiverSession) -> Progressed,
+    ) {
+        let Some((_, file)) = self.existing.get(&id) else {
             return;
         };
-        if file.digest(header.range).is_ok_and(|md5| md5 == header.md5) {
+        if same(file) {
             let mut speaker = self.arrivals.speak();
-            if let Progressed::Complete(_) = speaker.session.part_verified(header)
-                && let Some((entry, file)) = self.existing.remove(&header.id)
+            if let Progressed::Complete(_) = verified(&mut speaker.session)
+                && let Some((entry, file)) = self.existing.remove(&id)
             {
                 let size_bytes = entry.layout.size_bytes();
                 let item = Item::AlreadyThere(file);
-                self.arrivals
-                    .hand_over(&mut speaker, Complete { id: header.id, path: entry.path, size_bytes, item });
+                self.arrivals.hand_over(&mut speaker, Complete { id, path: entry.path, size_bytes, item });
             }
             return;
         }
-        let Some((entry, _)) = self.existing.remove(&header.id) else {
+        let Some((entry, _)) = self.existing.remove(&id) else {
             return;
         };
         if self.gives_way("a different file") {
             self.arrivals.want(entry);
         } else {
             self.arrivals.fail(&entry, &StoreError::Exists { what: "a different file" });
+        }
+    }
+
+    /// Parts of zeros: a fresh landing of a sparse file has them already.
+    fn hole(&mut self, hole: &HoleHeader) {
+        let landed = self.arrivals.land(&mut self.store, hole.id, |_| Ok(()));
+        match landed {
+            Ok(()) => self.arrivals.holes_verified(hole),
+            Err(error) => self.arrivals.fail_arrival(hole.id, &error),
         }
     }
 
@@ -324,15 +345,21 @@ impl Receiver<'_> {
     fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
         let name = self.arrivals.name(header.id);
         let progress = self.arrivals.progress;
+        // A part that was damaged has left something where its zeros belong.
+        let skip_zeros = self.arrivals.is_sparse(header.id) && !header.is_repair;
         let mut offset = header.range.offset;
         let mut written = self.arrivals.land(&mut self.store, header.id, |landing| {
             landing.written().ok_or(StoreError::Exists { what: "a complete file" })
         });
         input.body(header.range.len, &name, |chunk| {
-            if let Ok(landing) = &written
-                && let Err(error) = landing.write_at(chunk, offset)
-            {
-                written = Err(error);
+            if let Ok(landing) = &written {
+                let done = match skip_zeros {
+                    true => landing.write_sparse_at(chunk, offset),
+                    false => landing.write_at(chunk, offset),
+                };
+                if let Err(error) = done {
+                    written = Err(error);
+                }
             }
             offset += chunk.len() as u64;
             progress.event(Told::Moved { bytes: chunk.len() as u64 });

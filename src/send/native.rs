@@ -129,7 +129,12 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outg
             Walked::Found(Found::File(source)) => {
                 files += 1;
                 bytes += source.size_bytes;
-                let id = state.session.announce_file(&source.name, source.size_bytes, source.metadata);
+                let id = state.session.announce_file(
+                    &source.name,
+                    source.size_bytes,
+                    source.is_sparse,
+                    source.metadata,
+                );
                 state.announced.insert(id, Announced::file(Arc::new(source)));
             }
             Walked::Found(Found::Dir { name, metadata }) => {

@@ -15,6 +15,8 @@ use crate::relpath::{RESERVED_PREFIX, RelPath};
 use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
 const RANDOM_BYTES: usize = 8;
+/// Zeros of a sparse file are left out by blocks of this size, which is that of a page and of most file systems.
+const HOLE_BLOCK_BYTES: usize = 4096;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
 const KEEP_HANDLE_BYTES: u64 = 1 << 20;
 
@@ -74,6 +76,13 @@ impl Landing {
         self.written().ok_or_else(closed)?.write_at(bytes, offset)
     }
 
+    /// Makes it a file of so many zeros that take no room.
+    pub fn make_sparse(&self, size_bytes: u64) -> Result<(), StoreError> {
+        let file = self.file.as_ref().ok_or_else(closed)?;
+        file.set_len(size_bytes)
+            .map_err(|source| StoreError::Io { doing: "make the file that large", source })
+    }
+
     /// What was written, to be read again by whoever verifies it.
     pub fn written(&self) -> Option<Written> {
         self.file.clone().map(Written)
@@ -131,6 +140,26 @@ impl Landing {
 pub struct Written(Arc<File>);
 
 impl Written {
+    /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
+    pub fn write_sparse_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let mut pending: Option<(u64, usize, usize)> = None;
+        for (index, block) in bytes.chunks(HOLE_BLOCK_BYTES).enumerate() {
+            let start = index * HOLE_BLOCK_BYTES;
+            let end = start + block.len();
+            if block.iter().all(|byte| *byte == 0) {
+                if let Some((at, from, to)) = pending.take() {
+                    self.write_at(&bytes[from..to], at)?;
+                }
+                continue;
+            }
+            pending = match pending {
+                Some((at, from, _)) => Some((at, from, end)),
+                None => Some((offset + start as u64, start, end)),
+            };
+        }
+        pending.map_or(Ok(()), |(at, from, to)| self.write_at(&bytes[from..to], at))
+    }
+
     /// Writes bytes at an offset.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let written = self.0.write_all_at(bytes, offset);

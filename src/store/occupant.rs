@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -52,6 +52,28 @@ impl ExistingFile {
             offset += chunk.len() as u64;
         }
         Ok(hasher.finish())
+    }
+
+    /// Does a range hold zeros alone? Holes of it need not be read.
+    pub fn is_zero(&self, range: PartRange) -> io::Result<bool> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let (mut offset, end) = (range.offset, range.offset + range.len);
+        while offset < end {
+            match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+                Ok(data) if data >= end => return Ok(true),
+                Ok(data) => offset = data,
+                Err(Errno::NXIO) => return Ok(true),
+                // A file system without holes.
+                Err(_) => {}
+            }
+            let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
+            self.file.read_exact_at(chunk, offset)?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            offset += chunk.len() as u64;
+        }
+        Ok(true)
     }
 
     /// Does it hold just this?

@@ -36,6 +36,9 @@ fn remarks(summary: &Summary) -> String {
     if summary.skipped_files > 0 {
         remarks += &format!(" {} of them were there already.", count(summary.skipped_files));
     }
+    if summary.hole_bytes > 0 {
+        remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
+    }
     if summary.repaired_parts > 0 {
         remarks += &format!(" {} damaged parts were fetched again.", count(summary.repaired_parts));
     }

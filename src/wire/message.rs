@@ -30,6 +30,8 @@ pub enum Message {
     Part(Part),
     /// Sender: the digest of one part, because the receiver asked for digests first. No body follows.
     Offer(Part),
+    /// Sender: whole parts of zeros, in place of their `part` or `offer` frames. No body follows.
+    Hole(Hole),
     /// Sender: what the walk found; a hint for the receiver's progress bar.
     Totals {
         /// Regular files.
@@ -102,6 +104,8 @@ pub enum EntryKind {
     File {
         /// Its size.
         size_bytes: u64,
+        /// It takes less room on the sender's disk than its size: zeros in it need not be written.
+        is_sparse: bool,
     },
     /// A folder; announced after everything in it.
     Dir,
@@ -123,6 +127,17 @@ pub struct Part {
     pub size_bytes: u64,
     /// The digest of its bytes.
     pub md5: Md5,
+}
+
+/// A run of parts, of the whole part size each, that hold zeros alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hole {
+    /// The file.
+    pub entry: EntryId,
+    /// The first part's index.
+    pub part: u64,
+    /// How many parts.
+    pub parts: u64,
 }
 
 /// What a receiver wants of a file.
@@ -242,6 +257,8 @@ struct RawEntry<'a> {
     filename_hex: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    sparse: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     target: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -313,6 +330,7 @@ impl Message {
             "entry" => Message::Entry(read::<RawEntry>(kind, json)?.try_into()?),
             "part" => Message::Part(read::<RawPart>(kind, json)?.checked(kind)?),
             "offer" => Message::Offer(read::<RawPart>(kind, json)?.checked(kind)?),
+            "hole" => Message::Hole(read(kind, json)?),
             "totals" => {
                 let RawTotals { files, bytes } = read(kind, json)?;
                 Message::Totals { files, bytes }
@@ -342,6 +360,7 @@ impl Message {
             Message::Entry(entry) => to_json(&RawEntry::from(entry)),
             Message::Part(part) => tagged("part", &RawPart::from(part)),
             Message::Offer(part) => tagged("offer", &RawPart::from(part)),
+            Message::Hole(hole) => tagged("hole", hole),
             Message::Totals { files, bytes } => tagged("totals", &RawTotals { files: *files, bytes: *bytes }),
             Message::End { entries } => tagged("end", &RawEnd { entries: *entries }),
             Message::Want { entries, parts } => {
@@ -394,7 +413,7 @@ impl<'a> From<&'a Entry> for RawEntry<'a> {
     fn from(entry: &'a Entry) -> Self {
         let (filename, filename_hex) = readable(&entry.name);
         let (kind, size, target) = match &entry.kind {
-            EntryKind::File { size_bytes } => (RawKind::File, Some(*size_bytes), None),
+            EntryKind::File { size_bytes, .. } => (RawKind::File, Some(*size_bytes), None),
             EntryKind::Dir => (RawKind::Dir, None, None),
             EntryKind::Link { target } => (RawKind::Link, None, Some(readable(target))),
         };
@@ -405,6 +424,7 @@ impl<'a> From<&'a Entry> for RawEntry<'a> {
             filename,
             filename_hex,
             size,
+            sparse: matches!(entry.kind, EntryKind::File { is_sparse: true, .. }),
             target,
             target_hex,
             mode: entry.metadata.mode.map(Mode::bits),
@@ -422,7 +442,10 @@ impl TryFrom<RawEntry<'_>> for Entry {
             reason: format!("missing field `{key}`"),
         };
         let kind = match raw.kind {
-            RawKind::File => EntryKind::File { size_bytes: raw.size.ok_or_else(|| missing("size"))? },
+            RawKind::File => EntryKind::File {
+                size_bytes: raw.size.ok_or_else(|| missing("size"))?,
+                is_sparse: raw.sparse,
+            },
             RawKind::Dir => EntryKind::Dir,
             RawKind::Link => EntryKind::Link {
                 target: raw_bytes(&raw.target.ok_or_else(|| missing("target"))?, raw.target_hex.as_deref())?,
@@ -586,7 +609,7 @@ mod tests {
 
         #[test]
         fn entries_survive_the_trip(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
-            let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size },
+            let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size, is_sparse: size % 2 == 0 },
                 metadata: Metadata { mode: Some(Mode::new(mode)), mtime: Some(MtimeNs(mtime)) } });
             prop_assert_eq!(there_and_back(&entry), entry);
         }

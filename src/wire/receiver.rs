@@ -11,7 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::message::{Entry, EntryId, EntryKind, Failure, Introduction, Message, Part, Receipt, Wanted};
+use super::message::{
+    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Message, Part, Receipt, Wanted,
+};
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError, classic::MAX_FILE_BYTES};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
@@ -51,6 +53,9 @@ pub enum Event {
     },
     /// The digest that a part has at the sender; no body follows.
     Offer(PartHeader),
+    /// Whole parts that hold zeros alone; no body follows. Then say [`ReceiverSession::holes_verified`], or
+    /// [`ReceiverSession::fail`].
+    Hole(HoleHeader),
     /// The sender gave up on an entry.
     Withdrawn {
         /// The entry.
@@ -82,6 +87,8 @@ pub struct FileEntry {
     pub path: RelPath,
     /// Its size and parts.
     pub layout: PartLayout,
+    /// Zeros in it need not be written.
+    pub is_sparse: bool,
     /// Mode and time of modification.
     pub metadata: Metadata,
 }
@@ -119,6 +126,23 @@ pub struct PartHeader {
     pub range: PartRange,
     /// What its bytes must give.
     pub md5: Md5,
+    /// Did it arrive before, damaged?
+    pub is_repair: bool,
+}
+
+/// Parts of a file that hold zeros alone: checked against the file's layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoleHeader {
+    /// The file.
+    pub id: EntryId,
+    /// The first part's index.
+    pub part: u64,
+    /// How many parts.
+    pub parts: u64,
+    /// Where they lie, all of them together.
+    pub range: PartRange,
+    /// Is it only to be compared with what is there?
+    pub is_offer: bool,
 }
 
 /// What became of a file when one more of its parts was verified.
@@ -227,6 +251,7 @@ impl ReceiverSession {
             (Stage::Open, Message::End { entries }) => self.end(entries),
             (_, Message::Part(part)) => self.part(part, FileStage::Bodies),
             (_, Message::Offer(part)) => self.part(part, FileStage::Offers),
+            (_, Message::Hole(hole)) => self.hole(hole),
             (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
                 self.withdrawn(id, fault, message)
             }
@@ -261,12 +286,12 @@ impl ReceiverSession {
         };
         let metadata = entry.metadata;
         match entry.kind {
-            EntryKind::File { size_bytes } if size_bytes > MAX_FILE_BYTES => {
+            EntryKind::File { size_bytes, .. } if size_bytes > MAX_FILE_BYTES => {
                 let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
                 Ok(self.refuse(id, entry.name, Fault::NoSpace, reason))
             }
-            EntryKind::File { size_bytes } => {
-                let entry = FileEntry { id, path, layout: PartLayout::new(size_bytes), metadata };
+            EntryKind::File { size_bytes, is_sparse } => {
+                let entry = FileEntry { id, path, layout: PartLayout::new(size_bytes), is_sparse, metadata };
                 let state = FileState {
                     entry: entry.clone(),
                     stage: FileStage::Undecided,
@@ -347,8 +372,44 @@ impl ReceiverSession {
             file.pending.insert(part.part);
             self.quiet_files += usize::from(file.is_quiet());
         }
-        let header = PartHeader { id: part.entry, part: part.part, range, md5: part.md5 };
+        let is_repair = file.tries.contains_key(&part.part);
+        let header = PartHeader { id: part.entry, part: part.part, range, md5: part.md5, is_repair };
         Ok(if stage == FileStage::Offers { Event::Offer(header) } else { Event::Body(header) })
+    }
+
+    fn hole(&mut self, hole: Hole) -> Result<Event, WireError> {
+        let Hole { entry: id, part, parts } = hole;
+        let unexpected =
+            |what: &str| Err(WireError::protocol(format!("a hole at part {part} of entry {id}: {what}")));
+        if id >= self.receipt.entries {
+            return unexpected("the entry was never announced");
+        }
+        let Some(file) = self.files.get(&id) else {
+            return Ok(Event::Nothing);
+        };
+        let is_offer = match file.stage {
+            // Only the landing of a sparse file begins as zeros.
+            FileStage::Bodies if !file.entry.is_sparse => {
+                return unexpected("the file was not announced as sparse");
+            }
+            FileStage::Bodies => false,
+            FileStage::Offers => true,
+            FileStage::Undecided => return unexpected("sent unasked"),
+        };
+        let last = parts.checked_sub(1).and_then(|more| part.checked_add(more));
+        let last = last.and_then(|last| file.entry.layout.range(last));
+        let (Some(first), Some(last)) = (file.entry.layout.range(part), last) else {
+            return unexpected("the file has no such parts");
+        };
+        if last.len != PART_BYTES {
+            return unexpected("not a whole part");
+        }
+        let is_in = file.pending.range(part..part + parts).next().is_some();
+        if is_in || file.verified.contains_any(part, parts) {
+            return unexpected("sent twice");
+        }
+        let range = PartRange { offset: first.offset, len: last.offset + last.len - first.offset };
+        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer }))
     }
 
     fn withdrawn(&mut self, id: EntryId, fault: Fault, message: String) -> Result<Event, WireError> {
@@ -383,6 +444,16 @@ impl ReceiverSession {
         }
     }
 
+    /// The zeros are in place: in a fresh landing of the file's size, or in what is there already.
+    pub fn holes_verified(&mut self, hole: &HoleHeader) -> Progressed {
+        let Some(file) = self.files.get_mut(&hole.id) else {
+            return Progressed::Partly;
+        };
+        file.verified.insert_holes(hole.part, hole.parts);
+        self.quiet_files += usize::from(file.is_quiet());
+        self.verified_more(hole.id, hole.range.len)
+    }
+
     /// A part's digest holds: its bytes are on their way to the disk, or the offered digest matches what is there.
     pub fn part_verified(&mut self, header: &PartHeader) -> Progressed {
         let Some(file) = self.files.get_mut(&header.id) else {
@@ -391,19 +462,26 @@ impl ReceiverSession {
         file.tries.remove(&header.part);
         file.pending.remove(&header.part);
         file.verified.insert(header.part, header.md5);
-        file.verified_bytes += header.range.len;
+        self.verified_more(header.id, header.range.len)
+    }
+
+    fn verified_more(&mut self, id: EntryId, bytes: u64) -> Progressed {
+        let Some(file) = self.files.get_mut(&id) else {
+            return Progressed::Partly;
+        };
+        file.verified_bytes += bytes;
         if file.stage == FileStage::Bodies {
-            self.receipt.bytes += header.range.len;
+            self.receipt.bytes += bytes;
         }
         if file.verified.count() < file.entry.layout.count() {
             return Progressed::Partly;
         }
         if file.stage == FileStage::Offers {
-            Message::Want { entries: Runs::one(header.id), parts: Wanted::None }.encode(&mut self.out);
+            Message::Want { entries: Runs::one(id), parts: Wanted::None }.encode(&mut self.out);
         }
-        self.committing.insert(header.id, file.stage == FileStage::Offers);
+        self.committing.insert(id, file.stage == FileStage::Offers);
         let verified = file.verified.clone();
-        self.remove_file(header.id);
+        self.remove_file(id);
         Progressed::Complete(verified)
     }
 
@@ -536,6 +614,7 @@ pub(super) fn kind_of(message: &Message) -> &'static str {
         Message::Entry(_) => "entry",
         Message::Part(_) => "part",
         Message::Offer(_) => "offer",
+        Message::Hole(_) => "hole",
         Message::Totals { .. } => "totals",
         Message::End { .. } => "end",
         Message::Want { .. } => "want",
@@ -656,6 +735,45 @@ mod tests {
         session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
         let receipt = session.finish().unwrap();
         assert_eq!((receipt.stored, receipt.skipped, receipt.bytes), (1, 1, 0));
+    }
+
+    #[test]
+    fn holes_stand_for_whole_parts_and_for_nothing_else() {
+        let mut session = open();
+        announce(&mut session, 0, "dense", 4 * PART_BYTES + 1).unwrap();
+        session.want_all(0);
+        assert!(
+            session.handle(br#"{"ftx":"hole","entry":0,"part":0,"parts":1}"#).is_err(),
+            "not announced as sparse"
+        );
+        let mut session = open();
+        let sparse = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+            "size":4 * PART_BYTES + 1,"sparse":true});
+        session.handle(sparse.to_string().as_bytes()).unwrap();
+        let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
+            let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
+            session.handle(json.to_string().as_bytes())
+        };
+        assert!(hole(&mut session, 0, 1).is_err(), "before the decision");
+        session.want_all(0);
+        session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+        for (part, parts) in [(0, 0), (0, 5), (4, 1), (5, 1), (0, u64::MAX), (u64::MAX, 2)] {
+            assert!(matches!(hole(&mut session, part, parts), Err(WireError::Protocol(_))), "{part} {parts}");
+        }
+        let first = body(part(&mut session, "part", 0, 1, PART_BYTES).unwrap());
+        assert!(hole(&mut session, 0, 2).is_err(), "a part that is there, though not judged yet");
+        session.part_verified(&first);
+        assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
+        let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
+        assert_eq!(header.range, PartRange { offset: 2 * PART_BYTES, len: 2 * PART_BYTES });
+        assert_eq!(session.holes_verified(&header), Progressed::Partly);
+        assert!(hole(&mut session, 3, 1).is_err(), "twice");
+        let last = body(part(&mut session, "part", 0, 4, 1).unwrap());
+        session.part_verified(&last);
+        assert!(!session.is_quiet());
+        let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
+        assert!(matches!(session.holes_verified(&header), Progressed::Complete(_)));
+        assert!(session.is_quiet() && session.is_all_received());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
-use super::message::{Entry, EntryId, EntryKind, Failure, Message, Part, Receipt, Wanted};
+use super::message::{Entry, EntryId, EntryKind, Failure, Hole, Message, Part, Receipt, Wanted};
 use super::receiver::{introduction, kind_of};
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
@@ -146,7 +146,13 @@ impl SenderSession {
     }
 
     /// Announces a file.
-    pub fn announce_file(&mut self, path: &RelPath, size_bytes: u64, metadata: Metadata) -> EntryId {
+    pub fn announce_file(
+        &mut self,
+        path: &RelPath,
+        size_bytes: u64,
+        is_sparse: bool,
+        metadata: Metadata,
+    ) -> EntryId {
         let state = State::File(FileState {
             layout: PartLayout::new(size_bytes),
             stage: FileStage::Announced,
@@ -155,7 +161,7 @@ impl SenderSession {
             asked: 0,
             tries: BTreeMap::new(),
         });
-        self.announce(path, EntryKind::File { size_bytes }, metadata, state)
+        self.announce(path, EntryKind::File { size_bytes, is_sparse }, metadata, state)
     }
 
     /// Announces a folder, after everything in it.
@@ -247,6 +253,39 @@ impl SenderSession {
         file.sent += 1;
         let part = Part { entry: job.entry, part: job.part, size_bytes: job.range.len, md5 };
         if job.wants_body { Message::Part(part) } else { Message::Offer(part) }.encode(out);
+        true
+    }
+
+    /// The part of a job and up to `parts` in all, counted from it, hold zeros alone: takes as many of them as are
+    /// wanted in a row, and returns how many those are.
+    pub fn take_holes(&mut self, job: &Job, parts: u64) -> u64 {
+        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+            return 1;
+        };
+        let Some(run) = file.todo.front_mut().filter(|run| *run.start() == job.part + 1) else {
+            return 1;
+        };
+        let more = (parts.max(1) - 1).min(run.end() - run.start() + 1);
+        if run.start() + more > *run.end() {
+            file.todo.pop_front();
+        } else {
+            *run = run.start() + more..=*run.end();
+        }
+        1 + more
+    }
+
+    /// Appends the frame for `parts` parts of zeros that [`SenderSession::take_holes`] gave, from that of `job` on;
+    /// `false` if nobody wants them any more.
+    pub fn hole_frame(&mut self, job: &Job, parts: u64, out: &mut Vec<u8>) -> bool {
+        let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
+        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+            return false;
+        };
+        if file.stage != stage {
+            return false;
+        }
+        file.sent += parts;
+        Message::Hole(Hole { entry: job.entry, part: job.part, parts }).encode(out);
         true
     }
 
@@ -435,7 +474,7 @@ mod tests {
 
     fn with_file(size: u64) -> SenderSession {
         let mut session = open();
-        session.announce_file(&path(), size, Metadata::default());
+        session.announce_file(&path(), size, false, Metadata::default());
         session
     }
 
@@ -478,6 +517,24 @@ mod tests {
             session.handle(br#"{"ftx":"again","entry":0,"part":1}"#),
             Err(WireError::Protocol(_))
         ));
+    }
+
+    #[test]
+    fn holes_are_taken_as_far_as_they_are_wanted() {
+        let mut session = with_file(10 * PART_BYTES);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,4],[6,9]]}"#).unwrap();
+        let job = session.next_job().unwrap();
+        assert_eq!(session.take_holes(&job, 100), 5, "the run ends there");
+        assert!(session.hole_frame(&job, 5, &mut Vec::new()));
+        let job = session.next_job().unwrap();
+        assert_eq!((job.part, session.take_holes(&job, 2)), (6, 2));
+        assert!(session.hole_frame(&job, 2, &mut Vec::new()));
+        assert_eq!(send_all(&mut session), [8, 9]);
+        session.end();
+        assert!(
+            session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_ok(),
+            "all nine parts count as sent"
+        );
     }
 
     #[test]

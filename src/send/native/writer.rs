@@ -40,6 +40,8 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// In the file: the kernel sends them from there.
     File(Arc<OpenSource>),
+    /// So many parts from this one on are nothing but zeros.
+    Holes(u64),
 }
 
 /// Writes until nobody has anything to say any more.
@@ -79,6 +81,9 @@ fn write_all(shared: &Shared<'_>, stream: PatientWriter, to_write: &Receiver<Out
 }
 
 fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: &Loaded) -> io::Result<()> {
+    if let Body::Holes(parts) = part.body {
+        return write_holes(shared, stream, part, parts);
+    }
     let body_bytes = if matches!(part.body, Body::Nothing) { 0 } else { part.job.range.len };
     let mut frame = Vec::new();
     {
@@ -97,7 +102,7 @@ fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: 
     }
     stream.write_all(&frame)?;
     match &part.body {
-        Body::Nothing => Ok(()),
+        Body::Nothing | Body::Holes(_) => Ok(()),
         Body::Bytes(bytes) => {
             stream.write_all(bytes)?;
             shared.progress.event(Event::Moved { bytes: body_bytes });
@@ -114,4 +119,22 @@ fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: 
             Ok(())
         }
     }
+}
+
+fn write_holes(shared: &Shared<'_>, stream: &mut impl Write, first: &Loaded, parts: u64) -> io::Result<()> {
+    let mut frame = Vec::new();
+    let mut state = shared.lock();
+    if !state.session.hole_frame(&first.job, parts, &mut frame) {
+        return Ok(());
+    }
+    if first.job.wants_body {
+        let bytes = parts * first.job.range.len;
+        if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&first.job.entry) {
+            *moved_bytes += bytes;
+        }
+        state.summary.hole_bytes += bytes;
+        shared.progress.event(Event::Moved { bytes });
+    }
+    drop(state);
+    stream.write_all(&frame)
 }
