@@ -29,6 +29,7 @@ pub fn run() -> Exit {
             }
         }
         Command::Recv(args) => {
+            raise_descriptor_limit();
             let ui = Ui::new(&args.common);
             let server = match Server::start(recv_options(&args)) {
                 Ok(server) => server,
@@ -49,6 +50,15 @@ pub fn run() -> Exit {
             demo::run(args.path.as_deref(), timeout, &ui)
         }
     }
+}
+
+/// The usual soft limit of 1024 descriptors is for programs that use `select`. A receiver with many sessions may want
+/// more, and may have what the hard limit allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // With the old limit it still works, for fewer sessions.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// The text of `ftx --help`.

@@ -258,3 +258,17 @@ fn exit_codes_are_as_documented() {
     assert_eq!(bind.code, 10, "{bind:?}");
     assert!(bind.stderr.contains("another program has that port"), "{bind:?}");
 }
+
+#[test]
+fn a_classic_sender_notices_that_its_only_file_was_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "new").unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("a"), "old").unwrap();
+    let receiver = Receiver::start(&out, &["--once"]);
+    let sent = send(&["--classic"], &[&file], &receiver.host());
+    assert_eq!(sent.code, 10, "{sent:?}");
+    assert_eq!(receiver.wait().code, 23);
+    assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "old");
+}

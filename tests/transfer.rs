@@ -285,3 +285,61 @@ fn holes_arrive_as_holes_and_are_compared_as_holes() {
     assert_eq!(send(&[], &[&from], &receiver.host()).code, 23);
     drop(receiver);
 }
+
+#[test]
+fn a_folder_that_was_there_keeps_its_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("private"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("new"), "new").unwrap();
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir_all(to.join("private")).unwrap();
+    fs::set_permissions(to.join("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    let receiver = Receiver::start(&to, &["--once"]);
+    assert_eq!(send(&[], &[&from], &receiver.host()).code, 0);
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(fs::metadata(to.join("private")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(names(&to), ["private", "private/new"]);
+}
+
+#[test]
+fn a_thousand_files_need_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("t"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    for number in 0..1500 {
+        fs::write(from.join(number.to_string()), "small").unwrap();
+    }
+    for number in 0..200 {
+        fs::write(from.join(format!("larger {number}")), vec![7; 200_000]).unwrap();
+    }
+    // Twice: once to land, once to compare with what is there.
+    let receiver = Receiver::start_limited(100, &to, &["--count", "2"]);
+    for _ in 0..2 {
+        let sent = send(&[], &[&from], &receiver.host());
+        assert_eq!(sent.code, 0, "{sent:?}");
+    }
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(listing(&to.join("t")), listing(&from));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_does_not_fail_a_transfer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("t"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("fine"), "fine").unwrap();
+    symlink("/etc/passwd", from.join("left out")).unwrap();
+    let receiver = Receiver::start(&to, &["--once"]);
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let status = std::process::Command::new(common::FTX)
+        .arg("send")
+        .arg(&from)
+        .arg(receiver.host())
+        .stdout(full())
+        .stderr(full())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(23));
+    assert_eq!(receiver.wait().code, 0, "what it was offered, it has");
+}

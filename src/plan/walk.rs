@@ -4,6 +4,7 @@
 //! which needs no look at the files again: links, and each folder after everything in it, so that a folder's time of
 //! modification and rights are set when nothing will be made in it any more.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -50,26 +51,42 @@ pub enum Found {
     },
 }
 
-/// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop.
-pub fn find_files(roots: &[Root], mut visit: impl FnMut(Found) -> bool) {
+/// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop. Returns
+/// the paths that could not be read.
+pub fn find_files(roots: &[Root], mut visit: impl FnMut(Found) -> bool) -> BTreeSet<PathBuf> {
+    let mut told = BTreeSet::new();
     for root in roots {
         for entry in WalkDir::new(&root.path) {
             let found = match entry {
                 Ok(entry) if entry.file_type().is_dir() || entry.file_type().is_symlink() => continue,
                 Ok(entry) => file(root, &entry),
-                Err(error) => unreadable(error),
+                Err(error) => {
+                    told.extend(error.path().map(Path::to_owned));
+                    unreadable(error)
+                }
             };
             if !visit(found) {
-                return;
+                return told;
             }
         }
     }
+    told
 }
 
-/// Finds every link and folder, contents first. What could not be read was told by [`find_files`].
-pub fn find_others(roots: &[Root], mut visit: impl FnMut(Found) -> bool) {
+/// Finds every link and folder, contents first. What could not be read is not told again if it is among `told`.
+pub fn find_others(roots: &[Root], told: &BTreeSet<PathBuf>, mut visit: impl FnMut(Found) -> bool) {
     for root in roots {
-        for entry in WalkDir::new(&root.path).contents_first(true).into_iter().flatten() {
+        for entry in WalkDir::new(&root.path).contents_first(true) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if error.path().is_some_and(|path| told.contains(path)) => continue,
+                Err(error) => {
+                    if !visit(unreadable(error)) {
+                        return;
+                    }
+                    continue;
+                }
+            };
             let found = if entry.file_type().is_symlink() {
                 link(roots, root, &entry)
             } else if entry.file_type().is_dir() {
@@ -174,8 +191,8 @@ mod tests {
             }
             true
         };
-        find_files(&roots, &mut sort);
-        find_others(&roots, &mut sort);
+        let told = find_files(&roots, &mut sort);
+        find_others(&roots, &told, &mut sort);
         files.sort();
         left_out.sort();
         (files, others, left_out)

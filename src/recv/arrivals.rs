@@ -16,7 +16,7 @@ use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
 
 /// Landings that may be open at the same time; a sender of ours needs one a stream.
-const MAX_LANDINGS: usize = 64;
+pub const MAX_LANDINGS: usize = 64;
 
 /// See the module's page.
 pub struct Arrivals<'a> {
@@ -152,12 +152,15 @@ impl<'a> Arrivals<'a> {
 
     fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
         let mut files = self.files();
-        let Some((entry, Some(landing))) = files.wanted.remove(&id) else {
+        let Some((entry, Some(mut landing))) = files.wanted.remove(&id) else {
             return;
         };
         files.landings -= 1;
         drop(files);
         let size_bytes = entry.layout.size_bytes();
+        if let Err(error) = landing.seal(entry.metadata, size_bytes) {
+            return self.fail_now(speaker, &entry, &error);
+        }
         let content = Content { size_bytes, digests: Digests::Parts(digests) };
         let item = Item::File { landing, content, metadata: entry.metadata };
         self.hand_over(speaker, Complete { id, path: entry.path, size_bytes, item });
@@ -200,12 +203,14 @@ impl<'a> Arrivals<'a> {
 
     /// A file will not arrive; the sender is told.
     pub fn fail(&self, entry: &FileEntry, error: &StoreError) {
+        self.fail_now(&mut self.speak(), entry, error);
+    }
+
+    fn fail_now(&self, speaker: &mut Speaker, entry: &FileEntry, error: &StoreError) {
         let (fault, reason) = (error.fault(), error.to_string());
-        let mut speaker = self.speak();
         let remaining_bytes = speaker.session.fail(entry.id, fault, &reason);
         speaker.summary.count_failure(fault);
-        self.hand_over_others(&mut speaker);
-        drop(speaker);
+        self.hand_over_others(speaker);
         self.progress.event(Event::FileDropped { remaining_bytes });
         self.progress.event(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
     }

@@ -28,8 +28,13 @@ pub fn receive(
     let received = session.receive(names);
     // What came whole before something broke is whole: it gets its name in any case.
     let committed = session.commit();
-    session.input.close();
-    received.and(committed)?;
+    match received.and(committed) {
+        Ok(()) => session.input.close(),
+        Err(error) => {
+            session.input.reset();
+            return Err(error);
+        }
+    }
     Ok(session.summary)
 }
 
@@ -75,7 +80,7 @@ impl Session<'_> {
         let path = header.path.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: header.size_bytes });
         self.progress.event(Event::FileStarted { path, size_bytes: header.size_bytes });
-        let landing = self.store.land(&header.path).map_err(|error| store_error(&name, error))?;
+        let mut landing = self.store.land(&header.path).map_err(|error| store_error(&name, error))?;
         let mut hasher = Hasher::new();
         let mut offset = 0;
         let mut written = Ok(());
@@ -93,6 +98,7 @@ impl Session<'_> {
         if actual != header.md5 {
             return Err(RecvError::Digest { name, expected: header.md5, actual });
         }
+        landing.seal(Metadata::default(), header.size_bytes).map_err(|error| store_error(&name, error))?;
         let content = Content { size_bytes: header.size_bytes, digests: Digests::Whole(actual) };
         self.batch_bytes += header.size_bytes;
         self.last = Some((header, Item::File { landing, content, metadata: Metadata::default() }));

@@ -31,6 +31,10 @@ impl Input {
         &mut self.stream
     }
 
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub fn heard(&self) -> &LastHeard {
         &self.heard
     }
@@ -41,12 +45,11 @@ impl Input {
             if let Some(dialect) = dialect::detect(&self.inbox)? {
                 return Ok(Some(dialect));
             }
-            if !self.fill()? {
-                return if self.inbox.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(RecvError::Truncated("a header".into()))
-                };
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) | Err(RecvError::Truncated(_)) if self.inbox.is_empty() => return Ok(None),
+                Ok(false) => return Err(RecvError::Truncated("a header".into())),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -160,6 +163,11 @@ impl Input {
             return Err(RecvError::Truncated(what.to_owned()));
         }
         Err(RecvError::Connection(error))
+    }
+
+    /// Ends the connection with a reset: to a peer that is told nothing, the one sign that something was refused.
+    pub fn reset(&self) {
+        net::reset_on_close(&self.stream);
     }
 
     /// Ends the connection so that the peer can read our last words.

@@ -216,6 +216,14 @@ impl Server {
         }
         now.active += 1;
         drop(now);
+        let _leave = OnDrop(|| {
+            let mut now = lock(desk);
+            now.active -= 1;
+            now.finished += 1;
+            if self.needed(&now) == 0 {
+                self.stop_handle().stop();
+            }
+        });
         let progress = observer.started(peer);
         let outcome = first.and_then(|(dialect, input)| match dialect {
             Some(dialect) => self.speak(dialect, input, &*progress),
@@ -224,12 +232,6 @@ impl Server {
         let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
         drop(progress);
         observer.ended(peer, &outcome);
-        let mut now = lock(desk);
-        now.active -= 1;
-        now.finished += 1;
-        if self.needed(&now) == 0 {
-            self.stop_handle().stop();
-        }
     }
 
     /// How many more sessions have to end.
@@ -269,6 +271,15 @@ impl Server {
 const HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
 Connection: close\r\n\r\nThis is ftx, a file receiver. It takes files from: ftx send PATH\n";
+
+/// Runs a closure at the end of a scope, however it ends.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
 
 fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
     desk.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,7 +11,7 @@
 //! their landing at once and are read back by the verifier, a window of them side by side.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::RecvError;
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::committer::{self, Complete};
 use super::input::Input;
 use super::verifier::{self, ToVerify};
@@ -39,7 +39,9 @@ const SMALL_BYTES: u64 = 128 << 10;
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_FILES: usize = 256;
 /// Parts that may wait for the verifier.
-const VERIFIES_AHEAD: usize = 64;
+const VERIFIES_AHEAD: usize = 32;
+// Each of them, the verifier's window and the one that is coming in may hold a landing.
+const _: () = assert!(VERIFIES_AHEAD + verifier::MAX_WINDOW < MAX_LANDINGS);
 /// A sign of life for the sender, however busy this side is.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -48,16 +50,30 @@ pub struct Speaker {
     pub session: ReceiverSession,
     pub summary: Summary,
     writer: PatientWriter,
+    timeout: Duration,
+    /// How an earlier write failed.
+    broken: Option<io::ErrorKind>,
 }
 
 impl Speaker {
     /// Sends what the session has to say.
     pub fn flush(&mut self) -> Result<(), RecvError> {
         let output = self.session.take_output();
-        if output.is_empty() {
-            return Ok(());
+        if let Some(kind) = self.broken {
+            // A frame was cut: whatever comes behind it would be misread.
+            return Err(self.write_error(kind.into()));
         }
-        self.writer.write_all(&output).map_err(RecvError::Connection)
+        self.writer.write_all(&output).map_err(|error| {
+            self.broken = Some(error.kind());
+            self.write_error(error)
+        })
+    }
+
+    fn write_error(&self, error: io::Error) -> RecvError {
+        match error.kind() {
+            io::ErrorKind::TimedOut => RecvError::Silent(self.timeout),
+            _ => RecvError::Connection(error),
+        }
     }
 }
 
@@ -77,10 +93,14 @@ pub fn receive(
         session: ReceiverSession::new(names),
         summary: Summary { confirmed: true, ..Summary::default() },
         writer: PatientWriter::new(writing, input.heard().clone()),
+        timeout: input.timeout(),
+        broken: None,
     });
     let ended = (Mutex::new(false), Condvar::new());
     let outcome = thread::scope(|scope| {
         scope.spawn(|| pulse(&speaker, &ended));
+        // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
+        let _end = EndOnDrop(&ended);
         let committing = store.for_committing();
         let (complete, to_commit) = unbounded();
         let committer = scope.spawn(|| committer::commit(committing, &speaker, to_commit, progress));
@@ -101,9 +121,8 @@ pub fn receive(
         });
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
         drop(arrivals);
-        let committed = committer.join().unwrap_or(Ok(()));
-        *ended.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        ended.1.notify_all();
+        let ended_early = || Err(RecvError::Connection(std::io::Error::other("the committer ended early")));
+        let committed = committer.join().unwrap_or_else(|_| ended_early());
         received.and(committed)
     });
     let mut speaker = lock(&speaker);
@@ -121,6 +140,15 @@ pub fn receive(
     }
     input.close();
     outcome.map(|()| std::mem::take(&mut speaker.summary))
+}
+
+struct EndOnDrop<'a>(&'a (Mutex<bool>, Condvar));
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
 }
 
 /// Tells the sender every now and then that this side is alive, so that it can tell slow from dead.
@@ -367,8 +395,9 @@ impl Receiver<'_> {
         self.arrivals.speak().summary.moved_bytes += header.range.len;
         match written {
             Ok(written) => {
-                // The verifier only ends after this queue is closed, which this side does last.
-                let _ = self.verify.send(ToVerify::Part(header, written));
+                if self.verify.send(ToVerify::Part(header, written)).is_err() {
+                    return Err(RecvError::Connection(std::io::Error::other("the verifier ended early")));
+                }
             }
             Err(error) => self.arrivals.fail_arrival(header.id, &error),
         }

@@ -12,6 +12,9 @@ use crate::wire::receiver::PartHeader;
 /// A window that is not full is verified after this long all the same.
 const WINDOW_AGE: Duration = Duration::from_millis(200);
 
+/// Parts in a window at most: as many as the widest kernel has lanes.
+pub const MAX_WINDOW: usize = 16;
+
 /// Work for the verifier.
 pub enum ToVerify {
     /// A part whose bytes are written.
@@ -32,7 +35,7 @@ pub fn verify(arrivals: &Arrivals<'_>, queue: Receiver<ToVerify>) {
                 Some(ToVerify::Drain(done)) => break Some(done),
                 None => break None,
             }
-            if window.len() >= lane_count() {
+            if window.len() >= lane_count().min(MAX_WINDOW) {
                 break None;
             }
             next = queue.recv_deadline(deadline).ok();

@@ -27,7 +27,7 @@ pub fn send(
     // Connecting first tells of a wrong host before anything is hashed.
     sender.connection = Some(Connection::new(connect()?, timeout)?);
     let mut outcome = Ok(());
-    plan::find_files(roots, |found| {
+    let told = plan::find_files(roots, |found| {
         let source = match found {
             Found::File(source) => source,
             Found::LeftOut { path, fault, reason } => {
@@ -43,7 +43,7 @@ pub fn send(
         outcome.is_ok()
     });
     outcome?;
-    plan::find_others(roots, |found| {
+    plan::find_others(roots, &told, |found| {
         if let Found::Link { name, .. } = found {
             sender.failed(name.as_bytes(), Fault::LeftOut, "the classic dialect has no links");
         }

@@ -89,7 +89,7 @@ pub fn send(
 }
 
 fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
-    plan::find_files(roots, |found| {
+    let told = plan::find_files(roots, |found| {
         if let Found::File(source) = &found {
             progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         }
@@ -97,7 +97,7 @@ fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
     });
     progress.event(Event::PlanComplete);
     if to_announcer.send(Walked::FilesComplete).is_ok() {
-        plan::find_others(roots, |found| to_announcer.send(Walked::Found(found)).is_ok());
+        plan::find_others(roots, &told, |found| to_announcer.send(Walked::Found(found)).is_ok());
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reaching folders below the root without ever following a link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 /// Handles by the path of their folder.
-type Handles = BTreeMap<Box<[u8]>, Arc<OwnedFd>>;
+pub type Handles = BTreeMap<Box<[u8]>, Arc<OwnedFd>>;
 
 /// Folders below a root, by their path; the root itself is the empty path.
 #[derive(Debug)]
@@ -30,11 +30,13 @@ pub struct Beneath {
     handles: Handles,
     /// Folders in which names were made since the last call of [`Beneath::take_touched`], by any view of this root.
     touched: Arc<Mutex<Handles>>,
+    /// Folders that were made here and not announced yet.
+    made: Arc<Mutex<BTreeSet<Box<[u8]>>>>,
 }
 
 impl Beneath {
     pub fn new(root: Arc<OwnedFd>, dir_mode: Mode) -> Self {
-        Beneath { root, dir_mode, handles: Handles::new(), touched: Arc::default() }
+        Beneath { root, dir_mode, handles: Handles::new(), touched: Arc::default(), made: Arc::default() }
     }
 
     /// The same root for another thread: handles of its own, but one list of what has to be synced.
@@ -44,6 +46,7 @@ impl Beneath {
             dir_mode: self.dir_mode,
             handles: Handles::new(),
             touched: Arc::clone(&self.touched),
+            made: Arc::clone(&self.made),
         }
     }
 
@@ -73,14 +76,25 @@ impl Beneath {
         };
         let parent = self.open_or_make(above)?;
         match rustix::fs::mkdirat(&parent, name, self.dir_mode) {
-            Ok(()) => self.touch(above, &parent),
+            Ok(()) => drop(self.made().insert(dir.into())),
+            // Somebody else made it just now, and may not have synced its name.
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(StoreError::io("make the folder it belongs in")(errno)),
         }
+        self.touch(above, &parent);
         let handle = rustix::fs::openat(&parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
         let handle = Arc::new(handle.map_err(StoreError::io("open the folder it belongs in"))?);
         self.keep(dir, &handle);
         Ok(handle)
+    }
+
+    /// Was the folder made here? Asked once, when it is announced with its metadata.
+    pub fn take_made(&self, dir: &[u8]) -> bool {
+        self.made().remove(dir)
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeSet<Box<[u8]>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets the handle on `dir`: it was removed, or replaced, by somebody else.
@@ -95,9 +109,9 @@ impl Beneath {
     }
 
     /// The folders noted since the last call.
-    pub fn take_touched(&self) -> Vec<Arc<OwnedFd>> {
+    pub fn take_touched(&self) -> Handles {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *touched).into_values().collect()
+        std::mem::take(&mut *touched)
     }
 
     fn keep(&mut self, dir: &[u8], handle: &Arc<OwnedFd>) {

@@ -108,7 +108,7 @@ impl Store {
             .iter_mut()
             .map(|item| match item {
                 Item::File { landing, content, metadata } => {
-                    landing.seal(*metadata, content.size_bytes, self.umask).map(|()| Placed::Named)
+                    landing.seal(*metadata, content.size_bytes).map(|()| Placed::Named)
                 }
                 _ => Ok(Placed::Named),
             })
@@ -160,7 +160,10 @@ impl Store {
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
-            Item::AlreadyThere(_) => Ok(Placed::AlreadyThere),
+            Item::AlreadyThere(file) => {
+                self.beneath.touch(file.folder(), file.dir());
+                Ok(Placed::AlreadyThere)
+            }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
             Item::Link { path, target, metadata } => self.place_link(&path, &target, metadata),
         }
@@ -169,17 +172,12 @@ impl Store {
     /// Step 6.
     fn sync_names(&mut self) -> Result<(), StoreError> {
         let touched = self.beneath.take_touched();
-        let sync = |errno| StoreError::io("sync the folder")(errno);
-        if touched.len() <= SYNC_ONE_BY_ONE {
-            return touched.iter().try_for_each(|dir| rustix::fs::fsync(&**dir)).map_err(sync);
+        let synced = sync_folders(touched.values());
+        if synced.is_err() {
+            // What is in them is not durable, now or after the next batch, until a sync succeeds.
+            touched.iter().for_each(|(path, dir)| self.beneath.touch(path, dir));
         }
-        let mut synced = BTreeSet::new();
-        for dir in &touched {
-            if synced.insert(rustix::fs::fstat(&**dir).map_err(sync)?.st_dev) {
-                rustix::fs::syncfs(&**dir).map_err(sync)?;
-            }
-        }
-        Ok(())
+        synced.map_err(StoreError::io("sync the folder"))
     }
 
     fn place_file(&mut self, mut landing: Landing, content: &Content) -> Result<Placed, StoreError> {
@@ -194,6 +192,8 @@ impl Store {
                         if self.on_conflict != OnConflict::Error && file.matches(content) =>
                     {
                         file.sync()?;
+                        // Whoever named it may not have synced its folder yet.
+                        self.beneath.touch(parent, &dir);
                         return Ok(Placed::AlreadyThere);
                     }
                     Occupant::File(_) | Occupant::Nothing => "a different file",
@@ -243,7 +243,10 @@ impl Store {
             Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
             Occupant::Other(what) => return Err(StoreError::Exists { what }),
         };
-        set_metadata(&*handle, metadata)?;
+        // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
+        if self.beneath.take_made(path.as_bytes()) || self.on_conflict == OnConflict::Overwrite {
+            set_metadata(&*handle, metadata)?;
+        }
         self.beneath.touch(path.as_bytes(), &handle);
         Ok(Placed::Named)
     }
@@ -259,6 +262,7 @@ impl Store {
         let same = rustix::fs::readlinkat(&dir, name, Vec::new())
             .is_ok_and(|there| there.as_bytes() == target.as_bytes());
         if same && self.on_conflict != OnConflict::Error {
+            self.beneath.touch(parent, &dir);
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
@@ -290,6 +294,19 @@ impl Store {
         }
         placed
     }
+}
+
+fn sync_folders<'a>(folders: impl ExactSizeIterator<Item = &'a Arc<OwnedFd>>) -> Result<(), Errno> {
+    let one_by_one = folders.len() <= SYNC_ONE_BY_ONE;
+    let mut synced = BTreeSet::new();
+    for folder in folders {
+        if one_by_one {
+            rustix::fs::fsync(&**folder)?;
+        } else if synced.insert(rustix::fs::fstat(&**folder)?.st_dev) {
+            rustix::fs::syncfs(&**folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// `name (1).ext` beside `name.ext`; `None` where that would be too long a name.

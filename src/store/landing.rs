@@ -15,6 +15,7 @@ use crate::relpath::{RESERVED_PREFIX, RelPath};
 use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
 const RANDOM_BYTES: usize = 8;
+const OWNER_READS: u32 = 0o400;
 /// Zeros of a sparse file are left out by blocks of this size, which is that of a page and of most file systems.
 const HOLE_BLOCK_BYTES: usize = 4096;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
@@ -28,11 +29,14 @@ pub struct Landing {
     name: Box<str>,
     path: RelPath,
     file: Option<Arc<File>>,
+    /// The mode that a file gets if none came with it.
+    default_mode: u32,
+    sealed: bool,
     named: bool,
 }
 
 /// Makes the landing for `path` in the folder where it belongs.
-pub fn create(beneath: &mut Beneath, path: &RelPath) -> Result<Landing, StoreError> {
+pub fn create(beneath: &mut Beneath, path: &RelPath, default_mode: u32) -> Result<Landing, StoreError> {
     let (parent, _) = path.split();
     let mut retried = false;
     loop {
@@ -44,7 +48,16 @@ pub fn create(beneath: &mut Beneath, path: &RelPath) -> Result<Landing, StoreErr
                 let device =
                     rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
                 let file = Some(Arc::new(File::from(file)));
-                return Ok(Landing { dir, device, name, path: path.clone(), file, named: false });
+                return Ok(Landing {
+                    dir,
+                    device,
+                    name,
+                    path: path.clone(),
+                    file,
+                    default_mode,
+                    sealed: false,
+                    named: false,
+                });
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
@@ -88,12 +101,18 @@ impl Landing {
         self.file.clone().map(Written)
     }
 
-    /// All bytes are in: sets mode and time of modification. Small files let go of their handle.
-    pub fn seal(&mut self, metadata: Metadata, size_bytes: u64, umask: u32) -> Result<(), StoreError> {
+    /// All bytes are in: sets mode and time of modification. Small files let go of their handle, so that thousands of
+    /// them can wait for their batch. A second call does nothing.
+    pub fn seal(&mut self, metadata: Metadata, size_bytes: u64) -> Result<(), StoreError> {
+        if self.sealed {
+            return Ok(());
+        }
         let file = self.file.as_ref().ok_or_else(closed)?;
-        let mode = metadata.mode.unwrap_or(FileMode::new(0o666 & !umask));
+        let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
         set_metadata(file, Metadata { mode: Some(mode), ..metadata })?;
-        if size_bytes <= KEEP_HANDLE_BYTES {
+        self.sealed = true;
+        // Without a right to read it, it could not be opened again to be synced.
+        if size_bytes <= KEEP_HANDLE_BYTES && mode.bits() & OWNER_READS != 0 {
             self.file = None;
         }
         Ok(())

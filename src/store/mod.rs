@@ -118,7 +118,7 @@ impl Root {
     /// Opens the folder, making it where it is missing. Call it before threads start: it reads the process's umask.
     pub fn open(path: &Path, on_conflict: OnConflict) -> Result<Self, RootError> {
         let open = || {
-            std::fs::create_dir_all(path)?;
+            make_durable(path)?;
             let path = path.canonicalize()?;
             rustix::fs::accessat(
                 rustix::fs::CWD,
@@ -159,6 +159,20 @@ impl Root {
     }
 }
 
+/// Makes a folder and those above it, each synced into its parent.
+fn make_durable(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_durable(parent)?;
+    match std::fs::create_dir(path) {
+        Err(error) if !path.is_dir() => return Err(error),
+        _ => {}
+    }
+    std::fs::File::open(parent)?.sync_all()
+}
+
 /// The mode of folders that are made on the way to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewDirs {
@@ -191,7 +205,7 @@ impl Store {
 
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
-        let landing = landing::create(&mut self.beneath, path)?;
+        let landing = landing::create(&mut self.beneath, path, 0o666 & !self.umask)?;
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.entry(landing.device()).or_insert_with(|| Arc::clone(landing.dir()));
         Ok(landing)

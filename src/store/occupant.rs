@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -18,17 +20,22 @@ use crate::relpath::RelPath;
 pub enum Occupant {
     /// Nothing.
     Nothing,
-    /// A regular file, open for comparing.
+    /// A regular file.
     File(ExistingFile),
     /// Something else; the words say what.
     Other(&'static str),
 }
 
-/// A regular file that was there before.
+/// A regular file that was there before. It is opened whenever it is looked at and closed again: thousands of them may
+/// wait for their turn.
 #[derive(Debug)]
 pub struct ExistingFile {
-    file: File,
+    dir: Arc<OwnedFd>,
+    folder: Box<[u8]>,
+    name: Box<[u8]>,
     size_bytes: u64,
+    /// Device and inode: the same file each time.
+    identity: (u64, u64),
 }
 
 /// Bytes read at a time when hashing; small enough to stay in a core's cache.
@@ -40,14 +47,35 @@ impl ExistingFile {
         self.size_bytes
     }
 
+    /// The folder it lies in.
+    pub(super) fn folder(&self) -> &[u8] {
+        &self.folder
+    }
+
+    /// A handle on that folder.
+    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
+        &self.dir
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&self.dir, &*self.name, flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        match (metadata.dev(), metadata.ino()) == self.identity && metadata.size() == self.size_bytes {
+            true => Ok(file),
+            false => Err(io::Error::other("it was replaced meanwhile")),
+        }
+    }
+
     /// The digest of one range of it.
     pub fn digest(&self, range: PartRange) -> io::Result<Md5> {
+        let file = self.open()?;
         let mut buffer = vec![0; range.len.min(CHUNK_BYTES as u64) as usize];
         let mut hasher = Hasher::new();
         let (mut offset, end) = (range.offset, range.offset + range.len);
         while offset < end {
             let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
-            self.file.read_exact_at(chunk, offset)?;
+            file.read_exact_at(chunk, offset)?;
             hasher.update(chunk);
             offset += chunk.len() as u64;
         }
@@ -56,10 +84,11 @@ impl ExistingFile {
 
     /// Does a range hold zeros alone? Holes of it need not be read.
     pub fn is_zero(&self, range: PartRange) -> io::Result<bool> {
+        let file = self.open()?;
         let mut buffer = vec![0; CHUNK_BYTES];
         let (mut offset, end) = (range.offset, range.offset + range.len);
         while offset < end {
-            match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
                 Ok(data) if data >= end => return Ok(true),
                 Ok(data) => offset = data,
                 Err(Errno::NXIO) => return Ok(true),
@@ -67,7 +96,7 @@ impl ExistingFile {
                 Err(_) => {}
             }
             let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
-            self.file.read_exact_at(chunk, offset)?;
+            file.read_exact_at(chunk, offset)?;
             if chunk.iter().any(|byte| *byte != 0) {
                 return Ok(false);
             }
@@ -96,7 +125,8 @@ impl ExistingFile {
 
     /// Brings it to stable storage: whoever wrote it may not have done so.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        rustix::fs::fsync(&self.file).map_err(StoreError::io("bring the file to stable storage"))
+        let synced = self.open().and_then(|file| file.sync_all());
+        synced.map_err(|source| StoreError::Io { doing: "bring the file to stable storage", source })
     }
 }
 
@@ -119,16 +149,11 @@ pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreErro
         FileType::Symlink => return Ok(Occupant::Other("a symbolic link")),
         _ => return Ok(Occupant::Other("a device, FIFO or socket")),
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
-        Err(errno) => return Err(StoreError::io("read the file that is there")(errno)),
-    };
-    let metadata =
-        file.metadata().map_err(|source| StoreError::Io { doing: "look at what is there", source })?;
-    if !metadata.is_file() {
-        return Ok(Occupant::Other("a device, FIFO or socket"));
-    }
-    Ok(Occupant::File(ExistingFile { file, size_bytes: metadata.size() }))
+    Ok(Occupant::File(ExistingFile {
+        dir,
+        folder: parent.into(),
+        name: name.into(),
+        size_bytes: stat.st_size as u64,
+        identity: (stat.st_dev, stat.st_ino),
+    }))
 }

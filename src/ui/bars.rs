@@ -145,7 +145,7 @@ impl TermLike for PlainTerm {
     fn write_str(&self, text: &str) -> io::Result<()> {
         let text = text.trim();
         if !text.is_empty() {
-            eprintln!("{text}");
+            super::print_line(&mut io::stderr(), text);
         }
         Ok(())
     }

@@ -318,7 +318,8 @@ impl ReceiverSession {
     }
 
     fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: Fault, reason: String) -> Event {
-        self.fail(id, fault, &reason);
+        self.receipt.failed += 1;
+        Message::Error(Failure { entry: Some(id), fault, message: reason.clone() }).encode(&mut self.out);
         Event::Refused { name, fault, reason }
     }
 
@@ -526,7 +527,10 @@ impl ReceiverSession {
     /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
     pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
         let file = self.remove_file(id);
-        self.committing.remove(&id);
+        if self.committing.remove(&id).is_none() && file.is_none() {
+            // Settled meanwhile, by another thread.
+            return 0;
+        }
         self.receipt.failed += 1;
         Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)

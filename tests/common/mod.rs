@@ -39,7 +39,18 @@ impl Receiver {
     }
 
     pub fn start_on(bind: &str, out: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(FTX)
+        Self::spawn(Command::new(FTX), bind, out, args)
+    }
+
+    /// With so many descriptors and no more.
+    pub fn start_limited(descriptors: u32, out: &Path, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), FTX]);
+        Self::spawn(shell, "127.0.0.1", out, args)
+    }
+
+    fn spawn(mut command: Command, bind: &str, out: &Path, args: &[&str]) -> Self {
+        let mut child = command
             .args(["recv", "--bind", bind, "--port", "0", "--out"])
             .arg(out)
             .args(args)

@@ -13,8 +13,20 @@ use crate::wire::{Form, Inbox, WireError};
 
 /// Reads frames until the receipt is in or the session is over.
 pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
+    // If the ear breaks down, nobody else would notice that the session is over.
+    let guard = EndOnDrop(shared);
     let outcome = hear(shared, &mut stream, heard);
     shared.end(outcome);
+    drop(guard);
+}
+
+struct EndOnDrop<'a, 'b>(&'a Shared<'b>);
+
+impl Drop for EndOnDrop<'_, '_> {
+    fn drop(&mut self) {
+        // The first outcome counts.
+        self.0.end(Err(SendError::Closed { unconfirmed: 0 }));
+    }
 }
 
 fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Result<(), SendError> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::super::SendError;
 use super::writer::Outgoing;
@@ -15,6 +15,8 @@ use crate::relpath::RelPath;
 use crate::wire::sender::SenderSession;
 use crate::wire::{EntryId, WireError};
 
+/// How often a thread that waits for the writer looks whether the session is over.
+const LOOK_UP: Duration = Duration::from_millis(200);
 /// Output of the session that may wait before the writer is told.
 const SPEAK_BYTES: usize = 32 << 10;
 
@@ -115,8 +117,13 @@ impl<'a> Shared<'a> {
 
     /// Has the writer send what the session has to say.
     pub fn speak(&self, outgoing: &Sender<Outgoing>) {
-        // A writer that is gone has left the reason in the outcome, or the ear is about to find it.
-        let _ = outgoing.send(Outgoing::Words);
+        // A writer that is gone has left the reason in the outcome, or the ear is about to find it. One that is stuck
+        // must not keep this thread from seeing that the session is over.
+        while let Err(SendTimeoutError::Timeout(_)) = outgoing.send_timeout(Outgoing::Words, LOOK_UP) {
+            if self.lock().outcome.is_some() {
+                return;
+            }
+        }
     }
 
     /// Waits until another entry may be announced; `None` when the session is over. The receiver gets a sign of life
