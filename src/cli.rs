@@ -22,7 +22,7 @@ Examples:
   ftx send report.pdf photos/ 10.0.0.5   on the machine that sends
 
 When `ftx send` exits with 0, every byte is at the other end, checked, under its final name and on
-stable storage. Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
+stable storage (but with --classic: such receivers confirm nothing). Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
 12 protocol; 23 some entries not transferred; 24 a source changed or vanished; 30 timeout;
 35 cannot connect; 40 digest mismatch; 41 refused; 42 no space.";
 
@@ -104,7 +104,7 @@ pub struct RecvArgs {
     /// End after N sessions, with the code of the first that failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// What to do when something different has the name already; identical files are skipped
+    /// What to do when something has the name already; but for error, identical files are skipped
     #[arg(long, value_enum, default_value_t = Conflict::SkipSame)]
     pub on_conflict: Conflict,
     /// Take names with control characters (they are escaped wherever they are shown)

@@ -9,6 +9,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::digest::PartRange;
+use crate::fault::Fault;
 use crate::relpath::RelPath;
 use crate::units::{Metadata, Mode, MtimeNs};
 
@@ -65,6 +66,16 @@ pub enum ReadError {
     /// The system could not read it.
     #[error("cannot read the file: {0}")]
     Io(io::Error),
+}
+
+impl ReadError {
+    /// The stable reason.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
+            ReadError::Io(_) => Fault::FileIo,
+        }
+    }
 }
 
 impl Source {

@@ -172,7 +172,7 @@ impl Input {
 
     /// Ends the connection so that the peer can read our last words.
     pub fn close(&self) {
-        super::close(&self.stream);
+        net::linger(&self.stream);
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
-use crate::net::{self, Listener, NetError, StopHandle};
+use crate::net::{Listener, NetError, StopHandle};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError};
@@ -288,9 +288,4 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 /// A peer's text for a sentence.
 fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
     Shown::new(text).to_string()
-}
-
-/// Tells the peer why, if it listens, and closes so that it can hear it.
-fn close(stream: &TcpStream) {
-    net::linger(stream);
 }

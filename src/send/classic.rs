@@ -96,7 +96,7 @@ impl Sender<'_> {
             Ok(done) => done,
             Err(error) => {
                 self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
-                self.failed(name, fault_of(&error), &error.to_string());
+                self.failed(name, error.fault(), &error.to_string());
                 return Ok(());
             }
         };
@@ -206,12 +206,4 @@ fn whole_digest(open: &OpenSource, size_bytes: u64) -> Result<Md5, ReadError> {
     }
     open.check_unchanged()?;
     Ok(hasher.finish())
-}
-
-/// The stable reason of a source that could not be read.
-pub fn fault_of(error: &ReadError) -> Fault {
-    match error {
-        ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
-        ReadError::Io(_) => Fault::FileIo,
-    }
 }

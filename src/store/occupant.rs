@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::StoreError;
 use super::beneath::Beneath;
 use super::commit::{Content, Digests};
-use crate::digest::{Hasher, Md5, PartLayout, PartRange};
+use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::RelPath;
 
 /// What lies under a name.
@@ -70,16 +70,8 @@ impl ExistingFile {
     /// The digest of one range of it.
     pub fn digest(&self, range: PartRange) -> io::Result<Md5> {
         let file = self.open()?;
-        let mut buffer = vec![0; range.len.min(CHUNK_BYTES as u64) as usize];
-        let mut hasher = Hasher::new();
-        let (mut offset, end) = (range.offset, range.offset + range.len);
-        while offset < end {
-            let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
-            file.read_exact_at(chunk, offset)?;
-            hasher.update(chunk);
-            offset += chunk.len() as u64;
-        }
-        Ok(hasher.finish())
+        let digests = digest_ranges(&[range], |_, buffer, offset| file.read_exact_at(buffer, offset))?;
+        digests.first().copied().ok_or_else(|| io::ErrorKind::Other.into())
     }
 
     /// Does a range hold zeros alone? Holes of it need not be read.

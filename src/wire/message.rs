@@ -84,6 +84,14 @@ pub struct Introduction {
     pub agent: String,
 }
 
+impl Introduction {
+    /// How this program introduces itself.
+    pub fn ours() -> Self {
+        let agent = concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned();
+        Introduction { version: super::VERSION, features: Vec::new(), agent }
+    }
+}
+
 /// An entry as it is announced. Names and targets are raw: not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -350,6 +358,26 @@ impl Message {
             "error" => Message::Error(read::<RawError>(kind, json)?.into()),
             _ => return Err(MessageError::UnknownKind { kind: kind.to_owned() }),
         })
+    }
+
+    /// The value of its key `ftx`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Message::Hello(_) => "hello",
+            Message::Welcome(_) => "welcome",
+            Message::Entry(_) => "entry",
+            Message::Part(_) => "part",
+            Message::Offer(_) => "offer",
+            Message::Hole(_) => "hole",
+            Message::Totals { .. } => "totals",
+            Message::End { .. } => "end",
+            Message::Want { .. } => "want",
+            Message::Again { .. } => "again",
+            Message::Stored { .. } => "stored",
+            Message::Receipt(_) => "receipt",
+            Message::Busy => "busy",
+            Message::Error(_) => "error",
+        }
     }
 
     /// Appends this message to `out`, as a native frame.

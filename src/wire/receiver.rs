@@ -255,7 +255,7 @@ impl ReceiverSession {
             (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
                 self.withdrawn(id, fault, message)
             }
-            (_, other) => Err(WireError::protocol(format!("a header out of place: {}", kind_of(&other)))),
+            (_, other) => Err(WireError::protocol(format!("a header out of place: {}", other.kind()))),
         }
     }
 
@@ -264,7 +264,7 @@ impl ReceiverSession {
             return Err(WireError::Version { theirs: hello.version });
         }
         self.stage = Stage::Open;
-        Message::Welcome(introduction()).encode(&mut self.out);
+        Message::Welcome(Introduction::ours()).encode(&mut self.out);
         Ok(Event::Introduced { agent: hello.agent })
     }
 
@@ -598,35 +598,6 @@ impl ReceiverSession {
 
     fn in_flight(&self) -> usize {
         self.files.len() + self.waiting.len() + self.committing.len()
-    }
-}
-
-/// How this program introduces itself.
-pub(super) fn introduction() -> Introduction {
-    Introduction {
-        version: VERSION,
-        features: Vec::new(),
-        agent: concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned(),
-    }
-}
-
-/// The `ftx` key of a message, for error messages.
-pub(super) fn kind_of(message: &Message) -> &'static str {
-    match message {
-        Message::Hello(_) => "hello",
-        Message::Welcome(_) => "welcome",
-        Message::Entry(_) => "entry",
-        Message::Part(_) => "part",
-        Message::Offer(_) => "offer",
-        Message::Hole(_) => "hole",
-        Message::Totals { .. } => "totals",
-        Message::End { .. } => "end",
-        Message::Want { .. } => "want",
-        Message::Again { .. } => "again",
-        Message::Stored { .. } => "stored",
-        Message::Receipt(_) => "receipt",
-        Message::Busy => "busy",
-        Message::Error(_) => "error",
     }
 }
 

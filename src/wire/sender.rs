@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
-use super::message::{Entry, EntryId, EntryKind, Failure, Hole, Message, Part, Receipt, Wanted};
-use super::receiver::{introduction, kind_of};
+use super::message::{
+    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Message, Part, Receipt, Wanted,
+};
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
 use crate::digest::{Md5, PartLayout, PartRange};
@@ -63,8 +64,6 @@ pub struct Job {
     pub range: PartRange,
     /// Does the receiver want the bytes, or only their digest?
     pub wants_body: bool,
-    /// Is it the last one that is wanted of this file, as far as is known?
-    pub is_last: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -120,7 +119,7 @@ pub struct SenderSession {
 impl Default for SenderSession {
     fn default() -> Self {
         let mut out = Vec::new();
-        Message::Hello(introduction()).encode(&mut out);
+        Message::Hello(Introduction::ours()).encode(&mut out);
         SenderSession {
             stage: Stage::Hello,
             next_entry: 0,
@@ -236,7 +235,7 @@ impl SenderSession {
             // A `want` is checked against the layout, so the range is there.
             let range = file.layout.range(part)?;
             let wants_body = file.stage == FileStage::Bodies;
-            return Some(Job { entry, part, range, wants_body, is_last: file.todo.is_empty() });
+            return Some(Job { entry, part, range, wants_body });
         }
     }
 
@@ -452,7 +451,7 @@ impl SenderSession {
 }
 
 fn out_of_place(message: &Message) -> WireError {
-    WireError::protocol(format!("a header out of place: {}", kind_of(message)))
+    WireError::protocol(format!("a header out of place: {}", message.kind()))
 }
 
 #[cfg(test)]

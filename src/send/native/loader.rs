@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::super::classic::fault_of;
 use super::ear::failed;
 use super::state::{Announced, Shared};
 use super::writer::{Body, Loaded, Outgoing};
@@ -177,7 +176,7 @@ impl Loader<'_> {
 
     fn withdraw(&self, entry: EntryId, error: &ReadError) {
         let mut state = self.shared.lock();
-        let (fault, reason) = (fault_of(error), error.to_string());
+        let (fault, reason) = (error.fault(), error.to_string());
         if state.session.withdraw(entry, fault, &reason)
             && let Some(announced) = state.announced.remove(&entry)
         {
