@@ -1,0 +1,121 @@
+"""What lies between the two ends: nothing, a delay, or a line of 1 Gbit/s."""
+
+import os
+import subprocess
+import sys
+
+import processes
+
+
+class Loopback:
+    """Straight through this machine."""
+
+    told = "over loopback"
+    address = "127.0.0.1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def sender(self, command):
+        return command
+
+    def receiver(self, command):
+        return command
+
+    def connect(self, port, _log):
+        """Where a sender reaches a receiver that listens on `port`."""
+        return self.address, port
+
+    def disconnect(self):
+        """The run is over."""
+
+    def close(self):
+        """Nobody needs this any more."""
+
+
+class Delay(Loopback):
+    """A proxy in between that holds every chunk for half a round trip."""
+
+    def __init__(self, milliseconds=50):
+        self.milliseconds, self.proxy = milliseconds, None
+        self.told = f"over a delay of {milliseconds} ms round trip"
+
+    def connect(self, port, log):
+        self.disconnect()
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "delay_proxy.py")
+        command = [sys.executable, "-I", script, "--to", f"{self.address}:{port}"]
+        command += ["--round-trip", str(self.milliseconds)]
+        with open(log, "ab") as complaints:
+            self.proxy = processes.Process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+        line = self.proxy.child.stdout.readline().decode()
+        if not line:
+            raise processes.Failure("the delay proxy did not start" + processes.last_words(log))
+        return self.address, int(line.rpartition(":")[2])
+
+    def disconnect(self):
+        if self.proxy:
+            self.proxy.kill()
+            self.proxy.wait()
+            self.proxy.child.stdout.close()
+            self.proxy = None
+
+    close = disconnect
+
+
+class Gigabit(Loopback):
+    """Two network namespaces and a pair of virtual cards, each of which lets 1 Gbit/s out."""
+
+    told = "over 1 Gbit/s"
+    address = "192.0.2.2"
+
+    def __init__(self):
+        self.spaces = [f"ftx-bench-{os.getpid()}-{side}" for side in ("send", "recv")]
+        self.made = []
+
+    def __enter__(self):
+        try:
+            for space in self.spaces:
+                self.made.append(space)
+                run("ip", "netns", "add", space)
+            run("ip", "link", "add", "ftx0", "netns", self.spaces[0], "type", "veth",
+                "peer", "name", "ftx1", "netns", self.spaces[1])
+            for number, space in enumerate(self.spaces):
+                card = f"ftx{number}"
+                run("ip", "-n", space, "addr", "add", f"192.0.2.{number + 1}/24", "dev", card)
+                for each in ("lo", card):
+                    run("ip", "-n", space, "link", "set", each, "up")
+                run("tc", "-n", space, "qdisc", "add", "dev", card, "root", "tbf",
+                    "rate", "1gbit", "burst", "1mb", "latency", "50ms")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def sender(self, command):
+        return ["nsenter", f"--net=/run/netns/{self.spaces[0]}", *command]
+
+    def receiver(self, command):
+        return ["nsenter", f"--net=/run/netns/{self.spaces[1]}", *command]
+
+    def close(self):
+        while self.made:  # the cards go with their namespaces
+            subprocess.run(["ip", "netns", "delete", self.made.pop()], stderr=subprocess.DEVNULL, check=False)
+
+
+def run(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise processes.Failure(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        raise processes.Failure(f"{' '.join(command[:3])}: {done.stderr.strip() or done.returncode}")
+
+
+def between(where):
+    """The link of a case, or a Failure that says why there is none."""
+    if where == "gigabit" and os.geteuid():
+        raise processes.Failure("network namespaces need root")
+    return {"delay": Delay, "gigabit": Gigabit}.get(where, Loopback)()

@@ -1,0 +1,134 @@
+"""What is sent, and whether that is what arrived."""
+
+import os
+import shutil
+
+MIB = 1 << 20
+CHUNK = 1 << 20
+# How much of the whole is sent where a run would take minutes otherwise.
+SHARE = {"delay": {"one": 0.25, "tree": 0.1, "small": 0.05}, "gigabit": {"one": 0.25}}
+
+
+class Unavailable(Exception):
+    """A workload that cannot be made here; the text says why."""
+
+
+class Workload:
+    """Something to send: `path` is one file or one folder, called `name`."""
+
+    def __init__(self, kind, path, told):
+        self.kind, self.path, self.name, self.told = kind, path, os.path.basename(path), told
+        found = listing(os.path.dirname(path))
+        self.files, self.bytes = len(found), sum(found.values())
+
+    @property
+    def folder(self):
+        return self.kind != "one"
+
+
+def make(kind, where, base, scale, tree=None):
+    """Make one workload in a new folder below `base`."""
+    root = os.path.join(base, "src")
+    shutil.rmtree(root, ignore_errors=True)
+    os.makedirs(root)
+    share = scale * SHARE.get(where, {}).get(kind, 1.0)
+    return {"one": one, "tree": source_tree, "small": small}[kind](root, share, tree)
+
+
+def room(base, needed):
+    there = shutil.disk_usage(base).free
+    if needed > there:
+        raise Unavailable(f"needs {needed // MIB} MiB for source and destination, and only {there // MIB} are free")
+
+
+def one(root, share, _tree):
+    size = max(1, int(1024 * MIB * share))
+    room(root, 2 * size + 64 * MIB)
+    path = os.path.join(root, "one.bin")
+    with open(path, "wb") as file:
+        for at in range(0, size, CHUNK):
+            file.write(os.urandom(min(CHUNK, size - at)))
+    return Workload("one", path, f"one file of {size / MIB:,.0f} MiB, random bytes")
+
+
+def small(root, share, _tree):
+    count = max(1, int(20_000 * share))
+    room(root, 2 * count * 8192 + 64 * MIB)
+    path = os.path.join(root, "small")
+    for folder in range(min(100, count)):
+        os.makedirs(os.path.join(path, f"{folder:02}"))
+    for number in range(count):
+        with open(os.path.join(path, f"{number % 100:02}", f"{number:05}.bin"), "wb") as file:
+            file.write(os.urandom(4096))
+    return Workload("small", path, f"{count:,} files of 4 KiB in {min(100, count)} folders")
+
+
+def source_tree(root, share, tree):
+    """Regular files only: what the peers make of links and empty folders differs, and that is not what is compared."""
+    if not tree:
+        home = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
+        tree = os.path.join(home, "registry", "src")
+    found = sorted(listing(tree, links=False).items())
+    if not found:
+        raise Unavailable("there are no sources that cargo unpacked (`cargo fetch` gets some), and no --tree DIR")
+    wanted = max(1, int(10_000 * share))
+    copies = -(-wanted // len(found))
+    if share < 1:  # whole packages from the start of the list, as many as it takes
+        packages, taken = lambda path: path.split("/")[:2], found[:wanted]
+        taken += [entry for entry in found[wanted:] if packages(entry[0]) == packages(taken[-1][0])]
+        found = taken
+    room(root, 2 * copies * sum(size + 4096 for _, size in found) + 64 * MIB)
+    path = os.path.join(root, "tree")
+    for copy in range(copies):
+        for name, _ in found:
+            target = os.path.join(path, f"copy{copy}", name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            shutil.copyfile(os.path.join(tree, name), target)
+    told = "a source tree" if copies == 1 else f"{copies} copies of a source tree"
+    size = copies * sum(size for _, size in found)
+    return Workload("tree", path, f"{told}, {copies * len(found):,} files, {size / 1e6:,.0f} MB")
+
+
+def listing(root, links=True):
+    """Every name below `root` that is not a folder, with its size; None for what is not a regular file."""
+    found, folders = {}, [""]
+    while folders:
+        inside = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, inside)))
+        except OSError:
+            continue
+        for entry in entries:
+            name = os.path.join(inside, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif entry.is_file(follow_symlinks=False):
+                found[name] = entry.stat().st_size
+            elif links:
+                found[name] = None
+    return found
+
+
+def difference(workload, arrived):
+    """What is wrong with what arrived below `arrived`, or None: names, sizes and every byte."""
+    root = os.path.dirname(workload.path)
+    sent, got = listing(root), listing(arrived)
+    for what, names in (("missing", sent.keys() - got.keys()), ("not sent", got.keys() - sent.keys())):
+        if names:
+            return f"{len(names)} {what}, such as {min(names)}"
+    for name, size in sent.items():
+        if got[name] != size:
+            return f"{name} has {got[name]} bytes instead of {size}"
+        if not same(os.path.join(root, name), os.path.join(arrived, name)):
+            return f"{name} has other bytes"
+    return None
+
+
+def same(left, right):
+    with open(left, "rb", buffering=0) as ours, open(right, "rb", buffering=0) as theirs:
+        while True:
+            chunk = ours.read(CHUNK)
+            if chunk != theirs.read(CHUNK):
+                return False
+            if not chunk:
+                return True
