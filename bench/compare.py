@@ -171,11 +171,15 @@ def announced(log):
     return int(line.split()[2].rstrip(".").rpartition(":")[2])
 
 
+def named(kind, where):
+    return kind if where == "memory" else f"{kind}@{where}"
+
+
 def compare(kind, where, able, given, base):
     """All rounds of one workload: every peer once in each, in an order that rotates."""
     playing = [peer for peer in able if peer.applies(kind, where)]
     workload = workloads.make(kind, where, base, given.scale, given.tree)
-    durable, case = where == "disk", kind if where == "memory" else f"{kind}@{where}"
+    durable, case = where == "disk", named(kind, where)
     results = {peer.name: {"title": peer.title(kind), "promise": peer.promise(durable), "runs": [], "problem": None}
                for peer in playing}
     width = max(len(peer.name) for peer in playing)
@@ -222,8 +226,9 @@ def measure(given, outcome):
                     raise processes.Failure("no peer for it")
                 outcome["cases"].append(compare(kind, where, able, given, bases[where == "disk"]))
             except (processes.Failure, workloads.Unavailable) as failure:
-                outcome["left_out"][f"{kind}@{where}"] = str(failure)
-                say(f"Without {kind}@{where}: {failure}")
+                case = named(kind, where)
+                outcome["left_out"][case] = str(failure)
+                say(f"Without {case}: {failure}")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -270,7 +275,7 @@ def main():
         tell(given, outcome)
     if "the rest" in outcome["left_out"]:
         return 130
-    return int(any(case["peers"].get("ftx", {}).get("problem") for case in outcome["cases"]))
+    return int(not outcome["cases"] or any(case["peers"].get("ftx", {}).get("problem") for case in outcome["cases"]))
 
 
 if __name__ == "__main__":

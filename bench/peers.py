@@ -156,10 +156,11 @@ class Scp(Peer):
         server = processes.pipeline([daemon], log=log)[0]
         try:
             processes.until("sshd", lambda: processes.listens(server.pid, port), [server], log=log)
-            login = subprocess.run(["ssh", "-p", str(port), *self.options(), f"{user()}@127.0.0.1", "true"],
+            login = subprocess.run(["ssh", "-p", str(port), *self.options()[1:], f"{user()}@127.0.0.1", "true"],
                                    capture_output=True, text=True, timeout=20, check=False)
             if login.returncode:
-                raise processes.Failure(f"no login at its own sshd: {(login.stderr.strip() or 'no reason')[-160:]}")
+                said = (login.stdout + login.stderr).strip().splitlines() or ["no reason"]
+                raise processes.Failure(f"no login at its own sshd: {said[-1][:160]}")
         finally:
             server.stop()
 

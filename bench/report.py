@@ -137,9 +137,9 @@ def table(case, rounds):
 
 
 def rate(case, seconds):
-    """Megabytes a second, with a decimal where there are few."""
+    """Megabytes a second, with decimals where there are few."""
     value = case["bytes"] / 1e6 / seconds
-    return f"{value:,.{0 if value >= 20 else 1}f}"
+    return f"{value:,.{0 if value >= 20 else 1 if value >= 2 else 3}f}"
 
 
 def escape(text):
