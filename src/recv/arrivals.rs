@@ -21,7 +21,7 @@ pub const MAX_LANDINGS: usize = 64;
 /// See the module's page.
 pub struct Arrivals<'a> {
     speaker: &'a Mutex<Speaker>,
-    complete: Sender<Complete>,
+    complete: Sender<Vec<Complete>>,
     pub progress: &'a dyn Progress,
     files: Mutex<Files>,
 }
@@ -33,7 +33,11 @@ struct Files {
 }
 
 impl<'a> Arrivals<'a> {
-    pub fn new(speaker: &'a Mutex<Speaker>, complete: Sender<Complete>, progress: &'a dyn Progress) -> Self {
+    pub fn new(
+        speaker: &'a Mutex<Speaker>,
+        complete: Sender<Vec<Complete>>,
+        progress: &'a dyn Progress,
+    ) -> Self {
         Arrivals { speaker, complete, progress, files: Mutex::default() }
     }
 
@@ -88,6 +92,34 @@ impl<'a> Arrivals<'a> {
         *slot = Some(landing);
         files.landings += 1;
         written
+    }
+
+    /// Lands files whose verified bytes are all at hand, and hands them over together: thousands of small files shall
+    /// not cost a hand-over each.
+    pub fn land_whole<'b>(
+        &self,
+        store: &mut Store,
+        bodies: impl Iterator<Item = (&'b PartHeader, &'b [u8])>,
+    ) {
+        let mut landed = Vec::new();
+        for (header, body) in bodies {
+            let Some(entry) = self.forget(header.id) else { continue };
+            let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
+            self.progress.event(Event::FileStarted { path, size_bytes });
+            match store.land_whole(&entry.path, body, entry.metadata) {
+                Ok(landing) => landed.push((header, entry, landing)),
+                Err(error) => self.fail(&entry, &error),
+            }
+        }
+        let mut speaker = self.speak();
+        let mut complete = Vec::with_capacity(landed.len());
+        for (header, entry, landing) in landed {
+            // Anything else, and it was withdrawn meanwhile.
+            if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
+                complete.push(complete_file(entry, landing, digests));
+            }
+        }
+        self.hand_over(&mut speaker, complete);
     }
 
     /// Is the file one in whose fresh landing zeros need not be written?
@@ -157,33 +189,32 @@ impl<'a> Arrivals<'a> {
         };
         files.landings -= 1;
         drop(files);
-        let size_bytes = entry.layout.size_bytes();
-        if let Err(error) = landing.seal(entry.metadata, size_bytes) {
+        if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {
             return self.fail_now(speaker, &entry, &error);
         }
-        let content = Content { size_bytes, digests: Digests::Parts(digests) };
-        let item = Item::File { landing, content, metadata: entry.metadata };
-        self.hand_over(speaker, Complete { id, path: entry.path, size_bytes, item });
+        self.hand_over(speaker, vec![complete_file(entry, landing, digests)]);
     }
 
-    /// Has the committer make something durable, and after it the folders and links that waited for it. The session is
-    /// locked meanwhile, so that the queue has the order of the session: a folder comes after everything in it. The
+    /// Has the committer make entries durable, and after them the folders and links that waited for them. The session
+    /// is locked meanwhile, so that the queue has the order of the session: a folder comes after everything in it. The
     /// queue has no bound of its own; it cannot hold more than the entries in flight.
-    pub fn hand_over(&self, speaker: &mut Speaker, complete: Complete) {
-        // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
-        let _ = self.complete.send(complete);
-        self.hand_over_others(speaker);
-    }
-
-    /// Hands over the folders and links that wait for nothing any more.
-    pub fn hand_over_others(&self, speaker: &mut Speaker) {
+    pub fn hand_over(&self, speaker: &mut Speaker, mut complete: Vec<Complete>) {
         while let Some(OtherEntry { id, path, kind, metadata }) = speaker.session.next_ready() {
             let item = match kind {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
             };
-            let _ = self.complete.send(Complete { id, path, size_bytes: 0, item });
+            complete.push(Complete { id, path, size_bytes: 0, item });
         }
+        if !complete.is_empty() {
+            // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
+            let _ = self.complete.send(complete);
+        }
+    }
+
+    /// Hands over the folders and links that wait for nothing any more.
+    pub fn hand_over_others(&self, speaker: &mut Speaker) {
+        self.hand_over(speaker, Vec::new());
     }
 
     /// Lets a file go, and its landing with it.
@@ -214,6 +245,12 @@ impl<'a> Arrivals<'a> {
         self.progress.event(Event::FileDropped { remaining_bytes });
         self.progress.event(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
     }
+}
+
+fn complete_file(entry: FileEntry, landing: Landing, digests: PartDigests) -> Complete {
+    let FileEntry { id, path, layout, metadata, .. } = entry;
+    let content = Content { size_bytes: layout.size_bytes(), digests: Digests::Parts(digests) };
+    Complete { id, path, size_bytes: layout.size_bytes(), item: Item::File { landing, content, metadata } }
 }
 
 fn busy(why: &'static str) -> StoreError {

@@ -30,7 +30,7 @@ pub struct Complete {
 pub fn commit(
     mut store: Store,
     speaker: &Mutex<Speaker>,
-    queue: Receiver<Complete>,
+    queue: Receiver<Vec<Complete>>,
     progress: &dyn Progress,
 ) -> Result<(), RecvError> {
     let mut told = Ok(());
@@ -43,15 +43,15 @@ pub fn commit(
     told
 }
 
-fn collect(first: Complete, queue: &Receiver<Complete>) -> Vec<Complete> {
+fn collect(mut batch: Vec<Complete>, queue: &Receiver<Vec<Complete>>) -> Vec<Complete> {
     let deadline = Instant::now() + BATCH_AGE;
-    let mut bytes = first.size_bytes;
-    let mut batch = vec![first];
+    let bytes_in = |more: &[Complete]| more.iter().map(|complete| complete.size_bytes).sum::<u64>();
+    let mut bytes = bytes_in(&batch);
     while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
         match queue.recv_deadline(deadline) {
-            Ok(next) => {
-                bytes += next.size_bytes;
-                batch.push(next);
+            Ok(mut more) => {
+                bytes += bytes_in(&more);
+                batch.append(&mut more);
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }

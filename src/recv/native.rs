@@ -311,7 +311,8 @@ impl Receiver<'_> {
             {
                 let size_bytes = entry.layout.size_bytes();
                 let item = Item::AlreadyThere(file);
-                self.arrivals.hand_over(&mut speaker, Complete { id, path: entry.path, size_bytes, item });
+                let complete = Complete { id, path: entry.path, size_bytes, item };
+                self.arrivals.hand_over(&mut speaker, vec![complete]);
             }
             return;
         }
@@ -347,24 +348,25 @@ impl Receiver<'_> {
     }
 
     fn verify_small(&mut self) {
+        if self.small.is_empty() {
+            return;
+        }
         let mut start = 0;
         let bodies: Vec<&[u8]> = self
             .small
             .iter()
             .map(|(_, end)| &self.small_bytes[std::mem::replace(&mut start, *end)..*end])
             .collect();
+        let mut whole = Vec::with_capacity(bodies.len());
         for (((header, _), body), md5) in self.small.iter().zip(&bodies).zip(digest_many(&bodies)) {
-            let landed = match md5 == header.md5 {
-                true => self.arrivals.land(&mut self.store, header.id, |landing| landing.write_at(body, 0)),
+            if md5 == header.md5 {
+                whole.push((header, *body));
+            } else {
                 // Damaged bytes never reach the disk.
-                false => Ok(()),
-            };
-            if let Err(error) = landed {
-                self.arrivals.fail_arrival(header.id, &error);
-                continue;
+                self.arrivals.judge(header, md5);
             }
-            self.arrivals.judge(header, md5);
         }
+        self.arrivals.land_whole(&mut self.store, whole.into_iter());
         self.small.clear();
         self.small_bytes.clear();
     }

@@ -1,18 +1,18 @@
 //! From verified to durable: sync, final names, sync of the folders; many entries at a time.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::landing::{Landing, random_name, set_metadata, timestamps};
+use super::beneath::Folder;
+use super::landing::{Landing, set_metadata, timestamps};
 use super::occupant::{ExistingFile, Occupant, look};
 use super::{OnConflict, Store, StoreError};
 use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, RelPath};
-use crate::units::Metadata;
+use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
 const SYNC_ONE_BY_ONE: usize = 4;
@@ -144,7 +144,7 @@ impl Store {
         results
     }
 
-    fn devices_of(&self, items: &[Item]) -> Vec<(u64, Arc<OwnedFd>)> {
+    fn devices_of(&self, items: &[Item]) -> Vec<(u64, Arc<Folder>)> {
         let devices: BTreeSet<u64> = items
             .iter()
             .filter_map(|item| match item {
@@ -211,7 +211,7 @@ impl Store {
     /// The name is taken by something else: does what the policy says.
     fn give_way(
         &self,
-        dir: &OwnedFd,
+        dir: &Folder,
         from: &[u8],
         path: &RelPath,
         what: &'static str,
@@ -244,8 +244,10 @@ impl Store {
             Occupant::Other(what) => return Err(StoreError::Exists { what }),
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
-        if self.beneath.take_made(path.as_bytes()) || self.on_conflict == OnConflict::Overwrite {
-            set_metadata(&*handle, metadata)?;
+        let is_ours = self.beneath.is_unannounced(&handle);
+        if is_ours || self.on_conflict == OnConflict::Overwrite {
+            let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
+            set_metadata(&*handle, Metadata { mode: metadata.mode.or(default), ..metadata })?;
         }
         self.beneath.touch(path.as_bytes(), &handle);
         Ok(Placed::Named)
@@ -266,7 +268,7 @@ impl Store {
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
-        let hidden = random_name().map_err(StoreError::io("choose a name for the link in arrival"))?;
+        let hidden = self.hidden.next();
         rustix::fs::symlinkat(target.as_path(), &dir, &*hidden).map_err(StoreError::io("make the link"))?;
         let placed = (|| {
             if let Some(mtime) = metadata.mtime {
@@ -296,13 +298,13 @@ impl Store {
     }
 }
 
-fn sync_folders<'a>(folders: impl ExactSizeIterator<Item = &'a Arc<OwnedFd>>) -> Result<(), Errno> {
+fn sync_folders<'a>(folders: impl ExactSizeIterator<Item = &'a Arc<Folder>>) -> Result<(), Errno> {
     let one_by_one = folders.len() <= SYNC_ONE_BY_ONE;
     let mut synced = BTreeSet::new();
     for folder in folders {
         if one_by_one {
             rustix::fs::fsync(&**folder)?;
-        } else if synced.insert(rustix::fs::fstat(&**folder)?.st_dev) {
+        } else if synced.insert(folder.device) {
             rustix::fs::syncfs(&**folder)?;
         }
     }
@@ -321,7 +323,7 @@ fn numbered(parent: &[u8], name: &[u8], number: u32) -> Option<(Vec<u8>, RelPath
 }
 
 /// Renames within one folder, but never onto something that is there.
-fn rename_new(dir: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+fn rename_new(dir: &Folder, from: &[u8], to: &[u8]) -> Result<(), Errno> {
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {}
         done => return done,

@@ -2,20 +2,21 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::Beneath;
+use super::beneath::{Beneath, Folder};
 use crate::relpath::{RESERVED_PREFIX, RelPath};
 use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
 const RANDOM_BYTES: usize = 8;
 const OWNER_READS: u32 = 0o400;
+const PRIVATE_MODE: u32 = 0o600;
 /// Zeros of a sparse file are left out by blocks of this size, which is that of a page and of most file systems.
 const HOLE_BLOCK_BYTES: usize = 4096;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
@@ -24,37 +25,62 @@ const KEEP_HANDLE_BYTES: u64 = 1 << 20;
 /// A file in arrival: hidden, private, and removed when dropped before it got its final name.
 #[derive(Debug)]
 pub struct Landing {
-    dir: Arc<OwnedFd>,
-    device: u64,
+    dir: Arc<Folder>,
     name: Box<str>,
     path: RelPath,
     file: Option<Arc<File>>,
+    /// The mode it has, where that is known.
+    mode: Option<u32>,
     /// The mode that a file gets if none came with it.
     default_mode: u32,
     sealed: bool,
     named: bool,
 }
 
-/// Makes the landing for `path` in the folder where it belongs.
-pub fn create(beneath: &mut Beneath, path: &RelPath, default_mode: u32) -> Result<Landing, StoreError> {
+/// Names in [`RESERVED_PREFIX`] that nobody can guess.
+#[derive(Clone, Debug)]
+pub struct HiddenNames {
+    prefix: Box<str>,
+    next: Arc<AtomicU64>,
+}
+
+impl HiddenNames {
+    pub fn new() -> Result<Self, Errno> {
+        let mut random = [0; RANDOM_BYTES];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let prefix = format!("{}{}", String::from_utf8_lossy(RESERVED_PREFIX), hex::encode(random));
+        Ok(HiddenNames { prefix: prefix.into(), next: Arc::default() })
+    }
+
+    pub fn next(&self) -> Box<str> {
+        format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed)).into()
+    }
+}
+
+/// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
+pub fn create(
+    beneath: &mut Beneath,
+    path: &RelPath,
+    hidden: &HiddenNames,
+    umask: u32,
+    mode: Option<FileMode>,
+) -> Result<Landing, StoreError> {
     let (parent, _) = path.split();
+    let asked = mode.map_or(PRIVATE_MODE, |mode| mode.bits() & 0o777);
     let mut retried = false;
     loop {
         let dir = beneath.open_or_make(parent)?;
-        let name = random_name().map_err(StoreError::io("choose a name for the file in arrival"))?;
+        let name = hidden.next();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&dir, &*name, flags, Mode::RUSR | Mode::WUSR) {
+        match rustix::fs::openat(&*dir, &*name, flags, Mode::from_raw_mode(asked)) {
             Ok(file) => {
-                let device =
-                    rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_dev;
-                let file = Some(Arc::new(File::from(file)));
                 return Ok(Landing {
+                    mode: (!dir.has_default_acl).then_some(asked & !umask),
                     dir,
-                    device,
                     name,
                     path: path.clone(),
-                    file,
-                    default_mode,
+                    file: Some(Arc::new(File::from(file))),
+                    default_mode: 0o666 & !umask,
                     sealed: false,
                     named: false,
                 });
@@ -68,14 +94,6 @@ pub fn create(beneath: &mut Beneath, path: &RelPath, default_mode: u32) -> Resul
             Err(errno) => return Err(StoreError::io("create the file")(errno)),
         }
     }
-}
-
-/// A name in [`RESERVED_PREFIX`] that nobody can guess.
-pub fn random_name() -> Result<Box<str>, Errno> {
-    let mut random = [0; RANDOM_BYTES];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let prefix = String::from_utf8_lossy(RESERVED_PREFIX);
-    Ok(format!("{prefix}{}", hex::encode(random)).into())
 }
 
 impl Landing {
@@ -109,7 +127,10 @@ impl Landing {
         }
         let file = self.file.as_ref().ok_or_else(closed)?;
         let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
-        set_metadata(file, Metadata { mode: Some(mode), ..metadata })?;
+        // Most files are made with the mode that they keep.
+        let to_set = Some(mode).filter(|mode| Some(mode.bits()) != self.mode);
+        set_metadata(file, Metadata { mode: to_set, ..metadata })?;
+        self.mode = Some(mode.bits());
         self.sealed = true;
         // Without a right to read it, it could not be opened again to be synced.
         if size_bytes <= KEEP_HANDLE_BYTES && mode.bits() & OWNER_READS != 0 {
@@ -125,7 +146,7 @@ impl Landing {
             Some(file) => rustix::fs::fsync(file).map_err(sync),
             None => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let reopened = rustix::fs::openat(&self.dir, &*self.name, flags, Mode::empty());
+                let reopened = rustix::fs::openat(&*self.dir, &*self.name, flags, Mode::empty());
                 reopened.and_then(rustix::fs::fsync).map_err(sync)
             }
         }
@@ -137,10 +158,10 @@ impl Landing {
     }
 
     pub(super) fn device(&self) -> u64 {
-        self.device
+        self.dir.device
     }
 
-    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
+    pub(super) fn dir(&self) -> &Arc<Folder> {
         &self.dir
     }
 
@@ -196,7 +217,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         if !self.named {
             // Nothing can be done about a failure here; the name tells what the file is.
-            let _ = rustix::fs::unlinkat(&self.dir, &*self.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | step | a crash after it leaves |
 //! | --- | --- |
-//! | 1. exclusive create of `.ftx-<random>`, mode 0600 | a landing |
+//! | 1. exclusive create of `.ftx-<random>`, mode 0600 (that of the file, if it is verified already) | a landing |
 //! | 2. write and verify every part | a landing |
 //! | 3. mode and time through the handle | a landing |
 //! | 4. sync the data | a landing |
@@ -21,7 +21,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,8 +30,10 @@ use rustix::io::Errno;
 use crate::escape::Shown;
 use crate::fault::Fault;
 use crate::relpath::RelPath;
+use crate::units::Metadata;
 
-use beneath::Beneath;
+use beneath::{Beneath, Folder, UNANNOUNCED};
+use landing::HiddenNames;
 
 pub use commit::{Content, Digests, Item, Placed};
 pub use landing::{Landing, Written};
@@ -144,16 +145,18 @@ impl Root {
     /// each handle: with a shared one, a session could take the error that another one needed to hear.
     pub fn session(&self, new_dirs: NewDirs) -> Result<Store, RootError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&self.path, flags, FsMode::empty());
-        let handle = opened.map_err(|errno| RootError { path: self.path.clone(), source: errno.into() })?;
+        let failed = |errno: Errno| RootError { path: self.path.clone(), source: errno.into() };
+        let root =
+            rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Folder::new).map_err(failed)?;
         let dir_mode = match new_dirs {
-            NewDirs::PrivateUntilAnnounced => 0o700,
+            NewDirs::PrivateUntilAnnounced => UNANNOUNCED,
             NewDirs::AsTheSystemMakesThem => 0o777,
         };
         Ok(Store {
-            beneath: Beneath::new(Arc::new(handle), FsMode::from_raw_mode(dir_mode)),
+            beneath: Beneath::new(root, FsMode::from_raw_mode(dir_mode)),
             on_conflict: self.on_conflict,
             umask: self.umask,
+            hidden: HiddenNames::new().map_err(failed)?,
             devices: Arc::default(),
         })
     }
@@ -176,7 +179,7 @@ fn make_durable(path: &Path) -> io::Result<()> {
 /// The mode of folders that are made on the way to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewDirs {
-    /// 0700; the sender announces each folder, with its mode, once everything is in it.
+    /// 0700, with a mark; the sender announces each folder, with its mode, once everything is in it.
     PrivateUntilAnnounced,
     /// 0777 less the umask; nobody will announce them.
     AsTheSystemMakesThem,
@@ -188,14 +191,15 @@ pub struct Store {
     beneath: Beneath,
     on_conflict: OnConflict,
     umask: u32,
+    hidden: HiddenNames,
     /// A handle on each file system that was written to, opened before the first write so that it hears of errors.
-    devices: Arc<Mutex<BTreeMap<u64, Arc<OwnedFd>>>>,
+    devices: Arc<Mutex<BTreeMap<u64, Arc<Folder>>>>,
 }
 
 impl Store {
     /// Looks at what is under the name of a file that wants to come.
     pub fn occupant(&mut self, path: &RelPath) -> Result<Occupant, StoreError> {
-        occupant::look(&mut self.beneath, path)
+        occupant::expect(&mut self.beneath, path)
     }
 
     /// The policy of this receiver.
@@ -205,10 +209,28 @@ impl Store {
 
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
-        let landing = landing::create(&mut self.beneath, path, 0o666 & !self.umask)?;
+        let landing = landing::create(&mut self.beneath, path, &self.hidden, self.umask, None)?;
+        self.note_device(&landing);
+        Ok(landing)
+    }
+
+    /// Makes the landing of a file whose verified bytes are all at hand, with everything but its name.
+    pub fn land_whole(
+        &mut self,
+        path: &RelPath,
+        bytes: &[u8],
+        metadata: Metadata,
+    ) -> Result<Landing, StoreError> {
+        let mut landing = landing::create(&mut self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
+        self.note_device(&landing);
+        landing.write_at(bytes, 0)?;
+        landing.seal(metadata, bytes.len() as u64)?;
+        Ok(landing)
+    }
+
+    fn note_device(&self, landing: &Landing) {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.entry(landing.device()).or_insert_with(|| Arc::clone(landing.dir()));
-        Ok(landing)
     }
 
     /// The same store for the thread that commits while this one lands.
@@ -217,6 +239,7 @@ impl Store {
             beneath: self.beneath.another(),
             on_conflict: self.on_conflict,
             umask: self.umask,
+            hidden: self.hidden.clone(),
             devices: Arc::clone(&self.devices),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::Beneath;
+use super::beneath::{Beneath, Folder};
 use super::commit::{Content, Digests};
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::RelPath;
@@ -30,7 +29,7 @@ pub enum Occupant {
 /// wait for their turn.
 #[derive(Debug)]
 pub struct ExistingFile {
-    dir: Arc<OwnedFd>,
+    dir: Arc<Folder>,
     folder: Box<[u8]>,
     name: Box<[u8]>,
     size_bytes: u64,
@@ -53,7 +52,7 @@ impl ExistingFile {
     }
 
     /// A handle on that folder.
-    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
+    pub(super) fn dir(&self) -> &Arc<Folder> {
         &self.dir
     }
 
@@ -124,8 +123,17 @@ impl ExistingFile {
 
 /// Looks at what is under `path`, without following a link there or on the way.
 pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+    look_in(beneath.open(path.split().0), path)
+}
+
+/// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
+pub fn expect(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+    look_in(beneath.open_if_occupied(path.split().0), path)
+}
+
+fn look_in(dir: Result<Arc<Folder>, Errno>, path: &RelPath) -> Result<Occupant, StoreError> {
     let (parent, name) = path.split();
-    let dir = match beneath.open(parent) {
+    let dir = match dir {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(Occupant::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),

@@ -206,3 +206,29 @@ fn a_root_that_is_no_folder_is_told() {
     let error = Root::open(file.path(), OnConflict::SkipSame).unwrap_err();
     assert!(error.to_string().starts_with("cannot use the folder"));
 }
+
+#[test]
+fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
+    fs::create_dir(dir.path().join("theirs")).unwrap();
+    fs::set_permissions(dir.path().join("theirs"), fs::Permissions::from_mode(0o711)).unwrap();
+    let mut cut = store(dir.path(), OnConflict::SkipSame);
+    land(&mut cut, "ours/f", "f").unwrap();
+    land(&mut cut, "theirs/f", "f").unwrap();
+    drop(cut);
+    assert_eq!(mode("ours"), UNANNOUNCED);
+    let mut next = store(dir.path(), OnConflict::SkipSame);
+    for (name, announced, expected) in
+        [("ours", Some(0o751), 0o751), ("theirs", Some(0o751), 0o711), ("ours", Some(0o700), 0o751)]
+    {
+        let metadata = Metadata { mode: announced.map(Mode::new), mtime: None };
+        let placed = next.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0);
+        assert_eq!(placed.unwrap(), Placed::Named);
+        assert_eq!(mode(name), expected, "{name}");
+    }
+    land(&mut next, "no mode/f", "f").unwrap();
+    next.commit(vec![Item::Dir { path: path("no mode"), metadata: Metadata::default() }]).remove(0).unwrap();
+    assert_eq!(mode("no mode") & 0o7700, 0o700, "the mark does not stay");
+    assert_ne!(mode("no mode"), UNANNOUNCED);
+}
