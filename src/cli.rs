@@ -75,6 +75,10 @@ pub struct SendArgs {
     /// With `each`, every file gets a connection of its own, for receivers that close after one.
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "row")]
     pub classic: Option<ClassicHow>,
+    /// Connections to spread the bytes over, 1 to 8 [default: one, and more while they make it faster]
+    #[arg(short = 'j', long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::send::MAX_STREAMS)))]
+    pub streams: Option<u32>,
     /// How often to try again while the receiver does not listen yet
     #[arg(long, default_value_t = 2)]
     pub retries: u32,

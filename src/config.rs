@@ -45,6 +45,7 @@ pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
             ClassicHow::Row => send::Classic::OneConnection,
             ClassicHow::Each => send::Classic::ConnectionPerFile,
         }),
+        streams: args.streams.map_or(send::Streams::Auto, send::Streams::Fixed),
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
     })

@@ -54,9 +54,17 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         "One end: ftx recv --port {port}    The other: ftx send {} 127.0.0.1:{port}",
         path.display()
     ));
-    let stop = server.stop_handle();
+    let stop = server.stop();
     let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
-    let options = send::Options { paths: vec![path], target, port, classic: None, timeout, retries: 0 };
+    let options = send::Options {
+        paths: vec![path],
+        target,
+        port,
+        classic: None,
+        streams: send::Streams::Auto,
+        timeout,
+        retries: 0,
+    };
     let sent = thread::scope(|scope| {
         let receiver = Receiver(ui);
         let serving = scope.spawn(move || server.run(&receiver));
@@ -66,7 +74,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         };
         if sent.is_err() {
             // Perhaps nobody ever connected.
-            stop.stop();
+            stop.ring();
         }
         match serving.join() {
             Ok(Err(error)) => Err(Explained::from(&error)),

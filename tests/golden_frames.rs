@@ -14,7 +14,9 @@ use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
-use ftx::wire::message::{Entry, EntryKind, Failure, Hole, Introduction, Part, Receipt, Wanted};
+use ftx::wire::message::{
+    Entry, EntryKind, Failure, Hole, Introduction, Join, Part, Receipt, SessionId, Wanted,
+};
 use ftx::wire::receiver::{Event, Progressed};
 use ftx::wire::runs::Runs;
 use ftx::wire::{Dialect, Form, Inbox, Message, ReceiverSession, SenderSession, frame, sender};
@@ -52,8 +54,13 @@ fn introduction(version: u32, features: &[&str], agent: &str) -> Introduction {
     Introduction {
         version,
         features: features.iter().map(|&f| f.to_owned()).collect(),
+        session: None,
         agent: agent.to_owned(),
     }
+}
+
+fn session() -> SessionId {
+    SessionId::new(std::array::from_fn(|index| index as u8))
 }
 
 fn metadata(mode: Option<u32>, mtime_ns: Option<i64>) -> Metadata {
@@ -94,9 +101,13 @@ fn native() -> Vec<(&'static str, Message)> {
     };
     let noon = 1_700_000_000_000_000_000;
     vec![
-        ("hello", Message::Hello(introduction(1, &[], AGENT))),
+        (
+            "hello",
+            Message::Hello(Introduction { session: Some(session()), ..introduction(1, &["streams"], AGENT) }),
+        ),
+        ("join", Message::Join(Join { session: session() })),
         ("hello-features", Message::Hello(introduction(7, &["resume", "zstd"], "other 2.0"))),
-        ("welcome", Message::Welcome(introduction(1, &[], AGENT))),
+        ("welcome", Message::Welcome(introduction(1, &["streams"], AGENT))),
         (
             "entry-file",
             file(0, "photos/ä b.jpg".as_bytes(), 20 << 20, metadata(Some(0o644), Some(noon + 123_456_789))),
@@ -191,6 +202,9 @@ const BAD: [&str; 106] = [
     "first-number",
     "first-ssh",
     "hex-not-hex",
+    "session-missing",
+    "session-of-31-digits",
+    "session-of-34-digits",
     "hex-of-odd-length",
     "json-and-more",
     "json-array",
@@ -454,11 +468,11 @@ fn tiny_session() -> Vec<Said> {
     const SENDER: &str = "sender";
     const RECEIVER: &str = "receiver";
     const BODY: &[u8] = b"abc";
-    let mut sender = SenderSession::new();
+    let mut sender = SenderSession::new(session());
     let mut receiver = ReceiverSession::new(NamePolicy::Strict);
     let mut all: Vec<Said> = Vec::new();
     let hello = said(SENDER, &sender.take_output());
-    assert!(matches!(receive(&mut receiver, &hello), Some(Event::Introduced { .. })));
+    assert!(matches!(receive(&mut receiver, &hello), Some(Event::Nothing)));
     let welcome = said(RECEIVER, &receiver.take_output());
     assert!(matches!(listen(&mut sender, &welcome), Some(sender::Event::Welcomed { .. })));
     all.extend(hello.into_iter().chain(welcome));

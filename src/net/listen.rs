@@ -2,14 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::NetError;
+use super::{Bell, NetError, Woken};
 
 /// Connections that the system keeps for us while we are busy.
 const BACKLOG: i32 = 128;
@@ -20,20 +18,7 @@ const PAUSE_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    stop: Arc<OwnedFd>,
-}
-
-/// Ends a [`Listener::accept`] from another thread.
-#[derive(Clone, Debug)]
-pub struct StopHandle(Arc<OwnedFd>);
-
-impl StopHandle {
-    /// Makes the current and every later `accept` return `None`.
-    pub fn stop(&self) {
-        // Eight bytes in the machine's own order; an eventfd with room for 2^64 - 2 takes a 1.
-        #[allow(clippy::host_endian_bytes)]
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
+    stop: Bell,
 }
 
 impl Listener {
@@ -51,9 +36,7 @@ impl Listener {
             },
         };
         let bind = |source| NetError::Bind { addr: (Ipv6Addr::UNSPECIFIED, port).into(), source };
-        let stop =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| bind(errno.into()))?;
-        Ok(Listener { socket, stop: Arc::new(stop) })
+        Ok(Listener { socket, stop: Bell::new().map_err(bind)? })
     }
 
     /// The address and the port really chosen.
@@ -61,15 +44,15 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// What stops this listener.
-    pub fn stop_handle(&self) -> StopHandle {
-        StopHandle(Arc::clone(&self.stop))
+    /// Rung, it stops this listener.
+    pub fn stop(&self) -> Bell {
+        self.stop.clone()
     }
 
-    /// The next connection; `None` once [`StopHandle::stop`] was called.
+    /// The next connection; `None` once [`Listener::stop`] was rung.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
-            if self.wait_or_stop(true, None)? {
+            if self.stop.wait(Some(self.socket.as_fd()), None)? == Woken::Bell {
                 return Ok(None);
             }
             match self.socket.accept() {
@@ -80,26 +63,12 @@ impl Listener {
                 Err(error) if is_transient(&error) => {}
                 Err(error) if is_exhausted(&error) => {
                     // The connection stays in the backlog: come back when somebody has finished.
-                    if self.wait_or_stop(false, Some(PAUSE_WITHOUT_DESCRIPTORS))? {
+                    if self.stop.wait(None, Some(PAUSE_WITHOUT_DESCRIPTORS))? == Woken::Bell {
                         return Ok(None);
                     }
                 }
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// Waits for a connection (if `for_connection`), the stop, or the time limit; tells whether it was the stop.
-    fn wait_or_stop(&self, for_connection: bool, limit: Option<Duration>) -> io::Result<bool> {
-        let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-        let mut fds = vec![PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        if for_connection {
-            fds.push(PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN));
-        }
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) => Ok(!fds[0].revents().is_empty()),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(errno) => Err(errno.into()),
         }
     }
 }
@@ -182,9 +151,9 @@ mod tests {
     #[test]
     fn waiting_can_be_stopped() {
         let listener = Listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
-        let stop = listener.stop_handle();
+        let stop = listener.stop();
         let waiting = thread::spawn(move || listener.accept().unwrap().is_none());
-        stop.stop();
+        stop.ring();
         assert!(waiting.join().unwrap());
     }
 }

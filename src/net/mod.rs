@@ -1,9 +1,11 @@
 //! Sockets: names to addresses, connecting, listening. No frames are known here.
 
 mod address;
+mod bell;
 mod connect;
 mod listen;
 mod patience;
+mod splice;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +14,11 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 pub use address::{AddressError, DEFAULT_PORT, HostPort};
+pub use bell::{Bell, Woken};
 pub use connect::connect;
-pub use listen::{Listener, StopHandle, reachable_addresses};
+pub use listen::{Listener, reachable_addresses};
 pub use patience::{LastHeard, PatientWriter, linger};
+pub use splice::{Spliced, Splicer};
 
 /// A failure of the network, with where it happened.
 #[derive(Debug, thiserror::Error)]

@@ -94,6 +94,20 @@ impl Source {
     /// Opens it for reading, never through a link and never waiting for a FIFO's writer. What was read counts only
     /// after [`OpenSource::check_unchanged`].
     pub fn open(&self) -> Result<OpenSource, ReadError> {
+        let open = self.open_unchecked()?;
+        open.check_unchanged()?;
+        Ok(open)
+    }
+
+    /// Reads all of it, if it is still what the walk saw. One look at its state, after the last byte, is enough here.
+    pub fn read_whole(&self, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
+        let open = self.open_unchecked()?;
+        let read = open.read(PartRange { offset: 0, len: self.size_bytes }, buffer);
+        // That it changed explains why it could not be read.
+        open.check_unchanged().and(read)
+    }
+
+    fn open_unchecked(&self) -> Result<OpenSource, ReadError> {
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
         let file = opened.map_err(|error| match error.kind() {
@@ -101,9 +115,7 @@ impl Source {
             _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => ReadError::Changed,
             _ => ReadError::Io(error),
         })?;
-        let open = OpenSource { file, state: self.state };
-        open.check_unchanged()?;
-        Ok(open)
+        Ok(OpenSource { file, state: self.state })
     }
 }
 

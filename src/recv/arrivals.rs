@@ -1,21 +1,24 @@
-//! The files in arrival, shared by the thread that receives and the one that verifies.
+//! The files in arrival, shared by the threads of a session, and how the session ends.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 
+use super::RecvError;
 use super::committer::Complete;
 use super::native::{Speaker, lock};
 use crate::digest::{Md5, PartDigests};
 use crate::fault::Fault;
+use crate::net::Bell;
 use crate::progress::{Event, Progress};
-use crate::store::{Content, Digests, Item, Landing, Store, StoreError};
+use crate::store::{Content, Digests, ExistingFile, Item, Landing, Store, StoreError, Written};
 use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
 
-/// Landings that may be open at the same time; a sender of ours needs one a stream.
+/// Landings that may be open at the same time.
 pub const MAX_LANDINGS: usize = 64;
 
 /// See the module's page.
@@ -24,12 +27,33 @@ pub struct Arrivals<'a> {
     complete: Sender<Vec<Complete>>,
     pub progress: &'a dyn Progress,
     files: Mutex<Files>,
+    /// Parts whose bodies are coming in just now.
+    in_transit: AtomicUsize,
+    moved_bytes: AtomicU64,
+    /// Wakes the readers when there is nothing more to read.
+    over: Bell,
+    outcome: Mutex<Option<Result<(), RecvError>>>,
 }
 
 #[derive(Default)]
 struct Files {
-    wanted: HashMap<EntryId, (FileEntry, Option<Landing>)>,
+    by_id: HashMap<EntryId, Arrival>,
     landings: usize,
+}
+
+struct Arrival {
+    entry: FileEntry,
+    at: At,
+}
+
+/// What there is of a file in arrival.
+enum At {
+    /// Nothing yet.
+    Asked,
+    /// Some parts, in their landing.
+    Landing(Landing),
+    /// A file of that name and size that was there before, and whether it gives way if it is different.
+    Existing(Arc<ExistingFile>, bool),
 }
 
 impl<'a> Arrivals<'a> {
@@ -37,8 +61,17 @@ impl<'a> Arrivals<'a> {
         speaker: &'a Mutex<Speaker>,
         complete: Sender<Vec<Complete>>,
         progress: &'a dyn Progress,
-    ) -> Self {
-        Arrivals { speaker, complete, progress, files: Mutex::default() }
+    ) -> Result<Self, RecvError> {
+        Ok(Arrivals {
+            speaker,
+            complete,
+            progress,
+            files: Mutex::default(),
+            in_transit: AtomicUsize::new(0),
+            moved_bytes: AtomicU64::new(0),
+            over: Bell::new().map_err(RecvError::Connection)?,
+            outcome: Mutex::default(),
+        })
     }
 
     /// The session and its way back to the sender.
@@ -50,48 +83,159 @@ impl<'a> Arrivals<'a> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Rung when there is nothing more to read.
+    pub fn over(&self) -> &Bell {
+        &self.over
+    }
+
+    /// Ends the session for all its threads; the first outcome counts.
+    fn end(&self, outcome: Result<(), RecvError>) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        self.over.ring();
+    }
+
+    /// A reader that failed ends the session.
+    pub fn end_if_failed(&self, read: Result<(), RecvError>) {
+        if read.is_err() {
+            self.end(read);
+        }
+    }
+
+    /// How the session ended, once all threads are done.
+    pub fn outcome(&self) -> Result<(), RecvError> {
+        self.speak().summary.moved_bytes = self.moved_bytes.load(Ordering::Relaxed);
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.unwrap_or_else(|| Err(RecvError::Truncated("the session".into())))
+    }
+
+    /// A body is coming in, until the guard is dropped.
+    pub fn in_transit(&self) -> impl Drop + use<'_> {
+        struct InTransit<'b>(&'b AtomicUsize);
+        impl Drop for InTransit<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Release);
+            }
+        }
+        self.in_transit.fetch_add(1, Ordering::Relaxed);
+        InTransit(&self.in_transit)
+    }
+
+    /// Does nothing more come before what is here is judged?
+    pub fn is_quiet(&self) -> bool {
+        self.in_transit.load(Ordering::Acquire) == 0 && self.speak().session.is_quiet()
+    }
+
+    /// Bytes of a body came in.
+    pub fn moved(&self, bytes: u64) {
+        self.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.event(Event::Moved { bytes });
+    }
+
     /// Asks for a file.
     pub fn want(&self, entry: FileEntry) {
-        self.speak().session.want_all(entry.id);
-        self.files().wanted.insert(entry.id, (entry, None));
+        // Noted first: once the sender is asked, its parts may come on any connection.
+        let id = entry.id;
+        self.files().by_id.insert(id, Arrival { entry, at: At::Asked });
+        self.speak().session.want_all(id);
+    }
+
+    /// Asks for the digests of a file first: one of that name and size is there.
+    pub fn compare(&self, entry: FileEntry, existing: ExistingFile, gives_way: bool) {
+        let id = entry.id;
+        let at = At::Existing(Arc::new(existing), gives_way);
+        self.files().by_id.insert(id, Arrival { entry, at });
+        self.speak().session.want_offers(id);
+    }
+
+    /// The file that is there already and is being compared.
+    pub fn existing(&self, id: EntryId) -> Option<Arc<ExistingFile>> {
+        match &self.files().by_id.get(&id)?.at {
+            At::Existing(file, _) => Some(Arc::clone(file)),
+            At::Asked | At::Landing(_) => None,
+        }
+    }
+
+    /// A part that was offered is the same here.
+    pub fn same(&self, header: &PartHeader) {
+        let mut speaker = self.speak();
+        let progressed = speaker.session.part_verified(header);
+        self.same_so_far(&mut speaker, header.id, progressed);
+    }
+
+    /// Parts of zeros are the same here.
+    pub fn holes_same(&self, hole: &HoleHeader) {
+        let mut speaker = self.speak();
+        let progressed = speaker.session.holes_verified(hole);
+        self.same_so_far(&mut speaker, hole.id, progressed);
+    }
+
+    fn same_so_far(&self, speaker: &mut Speaker, id: EntryId, progressed: Progressed) {
+        if progressed == Progressed::Partly {
+            return;
+        }
+        if let Some(Arrival { entry, at: At::Existing(file, _) }) = self.remove(id) {
+            let size_bytes = entry.layout.size_bytes();
+            let complete = Complete { id, path: entry.path, size_bytes, item: Item::AlreadyThere(file) };
+            self.hand_over(speaker, vec![complete]);
+        }
+    }
+
+    /// The file that is there is not the same.
+    pub fn differs(&self, id: EntryId) {
+        let gives_way = match self.files().by_id.get_mut(&id) {
+            Some(Arrival { at: at @ At::Existing(_, true), .. }) => {
+                *at = At::Asked;
+                true
+            }
+            Some(Arrival { at: At::Existing(_, false), .. }) => false,
+            // Found out before.
+            _ => return,
+        };
+        if gives_way {
+            self.speak().session.want_all(id);
+        } else {
+            self.fail_arrival(id, &StoreError::Exists { what: "a different file" });
+        }
     }
 
     /// The name of a file in arrival, for people.
     pub fn name(&self, id: EntryId) -> String {
-        self.files()
-            .wanted
-            .get(&id)
-            .map_or_else(|| "a file that is not wanted".into(), |(entry, _)| entry.path.to_string())
+        let files = self.files();
+        let known = files.by_id.get(&id).map(|arrival| arrival.entry.path.to_string());
+        known.unwrap_or_else(|| "a file that is not wanted".into())
     }
 
-    /// Gives the landing of a file in arrival to `write`, and makes it first if this is its first part.
-    pub fn land<T>(
-        &self,
-        store: &mut Store,
-        id: EntryId,
-        write: impl FnOnce(&Landing) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    /// Is the file one in whose fresh landing zeros need not be written?
+    pub fn is_sparse(&self, id: EntryId) -> bool {
+        self.files().by_id.get(&id).is_some_and(|arrival| arrival.entry.is_sparse)
+    }
+
+    /// The landing of a file in arrival, which is made if this is its first part.
+    pub fn land(&self, store: &mut Store, id: EntryId) -> Result<Written, StoreError> {
         let mut files = self.files();
         let open = files.landings;
-        let Some((entry, slot)) = files.wanted.get_mut(&id) else {
+        let Some(Arrival { entry, at }) = files.by_id.get_mut(&id) else {
             return Err(busy("it is not wanted any more"));
         };
-        if let Some(landing) = slot {
-            return write(landing);
+        let written =
+            |landing: &Landing| landing.written().ok_or(StoreError::Exists { what: "a complete file" });
+        match at {
+            At::Landing(landing) => written(landing),
+            At::Existing(..) => Err(busy("it was not asked for")),
+            At::Asked if open >= MAX_LANDINGS => Err(busy("too many files are in arrival at once")),
+            At::Asked => {
+                let landing = store.land(&entry.path)?;
+                if entry.is_sparse {
+                    landing.make_sparse(entry.layout.size_bytes())?;
+                }
+                let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
+                self.progress.event(Event::FileStarted { path, size_bytes });
+                let written = written(&landing);
+                *at = At::Landing(landing);
+                files.landings += 1;
+                written
+            }
         }
-        if open >= MAX_LANDINGS {
-            return Err(busy("too many files are in arrival at once"));
-        }
-        let landing = store.land(&entry.path)?;
-        if entry.is_sparse {
-            landing.make_sparse(entry.layout.size_bytes())?;
-        }
-        let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
-        self.progress.event(Event::FileStarted { path, size_bytes });
-        let written = write(&landing);
-        *slot = Some(landing);
-        files.landings += 1;
-        written
     }
 
     /// Lands files whose verified bytes are all at hand, and hands them over together: thousands of small files shall
@@ -103,7 +247,7 @@ impl<'a> Arrivals<'a> {
     ) {
         let mut landed = Vec::new();
         for (header, body) in bodies {
-            let Some(entry) = self.forget(header.id) else { continue };
+            let Some(Arrival { entry, .. }) = self.remove(header.id) else { continue };
             let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
             self.progress.event(Event::FileStarted { path, size_bytes });
             match store.land_whole(&entry.path, body, entry.metadata) {
@@ -122,11 +266,6 @@ impl<'a> Arrivals<'a> {
         self.hand_over(&mut speaker, complete);
     }
 
-    /// Is the file one in whose fresh landing zeros need not be written?
-    pub fn is_sparse(&self, id: EntryId) -> bool {
-        self.files().wanted.get(&id).is_some_and(|(entry, _)| entry.is_sparse)
-    }
-
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
@@ -136,12 +275,6 @@ impl<'a> Arrivals<'a> {
         }
         drop(speaker);
         self.progress.event(Event::Moved { bytes: hole.range.len });
-    }
-
-    /// Bytes of a body came in.
-    pub fn moved(&self, bytes: u64) {
-        self.speak().summary.moved_bytes += bytes;
-        self.progress.event(Event::Moved { bytes });
     }
 
     /// The bytes of a part have this digest: good, or to be fetched again.
@@ -156,39 +289,31 @@ impl<'a> Arrivals<'a> {
         match speaker.session.part_damaged(header) {
             Repair::Again => {
                 speaker.summary.repaired_parts += 1;
-                // The sender may be waiting for nothing else. A broken connection is noticed by the reader.
-                let _ = speaker.flush();
                 drop(speaker);
-                if let Some((entry, _)) = self.files().wanted.get(&header.id) {
+                if let Some(Arrival { entry, .. }) = self.files().by_id.get(&header.id) {
                     self.progress.event(Event::Repairing { path: entry.path.as_bytes(), part: header.part });
                 }
             }
             Repair::GaveUp { remaining_bytes } => {
                 drop(speaker);
-                if let Some(entry) = self.forget(header.id) {
+                if let Some(Arrival { entry, .. }) = self.remove(header.id) {
                     let mut speaker = self.speak();
                     speaker.summary.count_failure(Fault::Digest);
                     self.hand_over_others(&mut speaker);
                     drop(speaker);
                     self.progress.event(Event::FileDropped { remaining_bytes });
                     let reason = "it arrived damaged again and again";
-                    self.progress.event(Event::Failed {
-                        name: entry.path.as_bytes(),
-                        fault: Fault::Digest,
-                        reason,
-                    });
+                    let name = entry.path.as_bytes();
+                    self.progress.event(Event::Failed { name, fault: Fault::Digest, reason });
                 }
             }
         }
     }
 
     fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
-        let mut files = self.files();
-        let Some((entry, Some(mut landing))) = files.wanted.remove(&id) else {
+        let Some(Arrival { entry, at: At::Landing(mut landing) }) = self.remove(id) else {
             return;
         };
-        files.landings -= 1;
-        drop(files);
         if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {
             return self.fail_now(speaker, &entry, &error);
         }
@@ -197,7 +322,8 @@ impl<'a> Arrivals<'a> {
 
     /// Has the committer make entries durable, and after them the folders and links that waited for them. The session
     /// is locked meanwhile, so that the queue has the order of the session: a folder comes after everything in it. The
-    /// queue has no bound of its own; it cannot hold more than the entries in flight.
+    /// queue has no bound of its own; it cannot hold more than the entries in flight. The last hand-over ends the
+    /// reading.
     pub fn hand_over(&self, speaker: &mut Speaker, mut complete: Vec<Complete>) {
         while let Some(OtherEntry { id, path, kind, metadata }) = speaker.session.next_ready() {
             let item = match kind {
@@ -210,6 +336,9 @@ impl<'a> Arrivals<'a> {
             // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
             let _ = self.complete.send(complete);
         }
+        if speaker.session.is_all_received() {
+            self.end(Ok(()));
+        }
     }
 
     /// Hands over the folders and links that wait for nothing any more.
@@ -218,16 +347,20 @@ impl<'a> Arrivals<'a> {
     }
 
     /// Lets a file go, and its landing with it.
-    pub fn forget(&self, id: EntryId) -> Option<FileEntry> {
+    pub fn forget(&self, id: EntryId) {
+        drop(self.remove(id));
+    }
+
+    fn remove(&self, id: EntryId) -> Option<Arrival> {
         let mut files = self.files();
-        let (entry, landing) = files.wanted.remove(&id)?;
-        files.landings -= usize::from(landing.is_some());
-        Some(entry)
+        let arrival = files.by_id.remove(&id)?;
+        files.landings -= usize::from(matches!(arrival.at, At::Landing(_)));
+        Some(arrival)
     }
 
     /// A file in arrival cannot be taken any further.
     pub fn fail_arrival(&self, id: EntryId, error: &StoreError) {
-        if let Some(entry) = self.forget(id) {
+        if let Some(Arrival { entry, .. }) = self.remove(id) {
             self.fail(&entry, error);
         }
     }

@@ -1,11 +1,15 @@
 //! Reading from a peer: frames and bodies, each wait bounded.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::RecvError;
-use crate::net::{self, LastHeard};
+use crate::digest::PartRange;
+use crate::net::{self, Bell, LastHeard, Spliced, Splicer, Woken};
 use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
@@ -18,13 +22,22 @@ pub struct Input {
     heard: LastHeard,
     timeout: Duration,
     chunk: Box<[u8]>,
+    /// Made for the first body that goes to a file.
+    splicer: Option<Splicer>,
 }
 
 impl Input {
     pub fn new(stream: TcpStream, timeout: Duration) -> Result<Self, RecvError> {
         net::prepare(&stream).map_err(RecvError::Connection)?;
         let heard = LastHeard::new(timeout);
-        Ok(Input { stream, inbox: Inbox::new(), heard, timeout, chunk: vec![0; CHUNK_BYTES].into() })
+        Ok(Input {
+            stream,
+            inbox: Inbox::new(),
+            heard,
+            timeout,
+            chunk: vec![0; CHUNK_BYTES].into(),
+            splicer: None,
+        })
     }
 
     pub fn stream(&mut self) -> &mut TcpStream {
@@ -37,6 +50,25 @@ impl Input {
 
     pub fn heard(&self) -> &LastHeard {
         &self.heard
+    }
+
+    /// From now on, the peer counts as heard of when it says anything on any connection of its session.
+    pub fn share(&mut self, heard: &LastHeard) {
+        self.heard = heard.clone();
+    }
+
+    /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
+    pub fn wait_unless(&self, bell: &Bell) -> Result<bool, RecvError> {
+        loop {
+            match bell.wait(Some(self.stream.as_fd()), Some(net::TICK)).map_err(RecvError::Connection)? {
+                Woken::Bell => return Ok(false),
+                Woken::Ready => return Ok(true),
+                Woken::Nothing if self.heard.is_too_long_ago() => {
+                    return Err(RecvError::Silent(self.timeout));
+                }
+                Woken::Nothing => {}
+            }
+        }
     }
 
     /// What the first bytes say; `None` if there are none.
@@ -117,10 +149,7 @@ impl Input {
             while filled < room {
                 match self.stream.read(&mut self.chunk[filled..room]) {
                     Ok(0) => {
-                        return Err(RecvError::Truncated(format!(
-                            "{name}, {} bytes before its end",
-                            left - filled as u64
-                        )));
+                        return Err(cut(name, left - filled as u64));
                     }
                     Ok(count) => {
                         self.heard.now();
@@ -135,6 +164,39 @@ impl Input {
             self.heard.now();
         }
         Ok(())
+    }
+
+    /// Takes a body that belongs to `range` of a file and has the kernel put it there. `moved` hears of every step;
+    /// `name` is for errors. The inner error is the file's: the body is taken all the same.
+    pub fn body_to_file(
+        &mut self,
+        range: PartRange,
+        name: impl Fn() -> String,
+        file: &File,
+        moved: impl Fn(u64),
+    ) -> Result<io::Result<()>, RecvError> {
+        let first = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
+        let mut written = file.write_all_at(&self.chunk[..first], range.offset);
+        let mut done = first as u64;
+        moved(done);
+        let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
+        while done < range.len && written.is_ok() {
+            match splicer.step(&self.stream, file, range.offset + done, range.len - done) {
+                Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
+                Ok(step) => {
+                    written = step.written;
+                    done += step.taken as u64;
+                    self.heard.now();
+                    moved(step.taken as u64);
+                }
+                Err(error) => self.wait_on(error, &name())?,
+            }
+        }
+        self.splicer = Some(splicer);
+        if done < range.len {
+            self.body(range.len - done, &name(), |_| {})?;
+        }
+        Ok(written)
     }
 
     /// Reads what is there; `false` at the end of the connection.
@@ -174,6 +236,10 @@ impl Input {
     pub fn close(&self) {
         net::linger(&self.stream);
     }
+}
+
+fn cut(name: &str, left: u64) -> RecvError {
+    RecvError::Truncated(format!("{name}, {left} bytes before its end"))
 }
 
 fn frame_error(error: FrameError) -> RecvError {

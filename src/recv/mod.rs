@@ -5,6 +5,8 @@ mod classic;
 mod committer;
 mod input;
 mod native;
+mod reader;
+mod sessions;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -17,15 +19,16 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
-use crate::net::{Listener, NetError, StopHandle};
+use crate::net::{Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError};
 use crate::wire::classic::ClassicError;
 use crate::wire::dialect::DialectError;
-use crate::wire::{Dialect, WireError};
+use crate::wire::{Dialect, Form, SessionId, WireError, receiver};
 
 use input::Input;
+use sessions::Sessions;
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -109,6 +112,7 @@ pub trait Observer: Sync {
 pub struct Server {
     listener: Listener,
     root: Root,
+    sessions: Sessions,
     options: Options,
 }
 
@@ -129,7 +133,20 @@ struct Desk {
     /// Connections that have not said anything yet, by number: a door that opens is no session.
     silent: BTreeMap<u64, TcpStream>,
     active: u64,
+    /// Connections that joined a session.
+    joined: u64,
     finished: u64,
+}
+
+/// What a connection is for, told from its first bytes.
+enum Opening {
+    /// A native session; the JSON of its first frame.
+    Native(Vec<u8>),
+    /// One more connection of a native session.
+    Join(SessionId),
+    Classic,
+    Tls,
+    Http,
 }
 
 impl Server {
@@ -137,7 +154,7 @@ impl Server {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let root = Root::open(&options.out, options.on_conflict)?;
         let listener = Listener::bind(options.bind, options.port)?;
-        Ok(Server { listener, root, options })
+        Ok(Server { listener, root, sessions: Sessions::default(), options })
     }
 
     /// The address and port really chosen.
@@ -150,9 +167,9 @@ impl Server {
         self.root.path()
     }
 
-    /// What ends [`Server::run`] from another thread, once the sessions in work are done.
-    pub fn stop_handle(&self) -> StopHandle {
-        self.listener.stop_handle()
+    /// Rung, it ends [`Server::run`] once the sessions in work are done.
+    pub fn stop(&self) -> Bell {
+        self.listener.stop()
     }
 
     /// Serves until the wanted number of sessions has ended, or the stop handle is used.
@@ -172,7 +189,7 @@ impl Server {
                 if let Ok(clone) = stream.try_clone() {
                     now.silent.insert(number, clone);
                 }
-                while now.silent.len() as u64 + now.active >= MAX_CONNECTIONS {
+                while now.silent.len() as u64 + now.active + now.joined >= MAX_CONNECTIONS {
                     now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
                 }
                 drop(now);
@@ -201,12 +218,24 @@ impl Server {
     ) {
         let start = Instant::now();
         let input = Input::new(stream, self.options.timeout);
-        let first = input.and_then(|mut input| Ok((input.first().inspect_err(|_| input.close())?, input)));
+        let first = input.and_then(|mut input| Ok((open(&mut input)?, input)));
         let mut now = lock(desk);
         now.silent.remove(&number);
-        if matches!(first, Ok((None, _))) {
-            return;
-        }
+        let first = match first {
+            Ok((None, _)) => return,
+            Ok((Some(Opening::Join(session)), input)) => {
+                now.joined += 1;
+                drop(now);
+                let _leave = OnDrop(|| lock(desk).joined -= 1);
+                if let Err(refused) = self.sessions.join(session, input) {
+                    let (mut input, error) = *refused;
+                    native::refuse(&mut input, &error);
+                }
+                return;
+            }
+            Ok((Some(opening), input)) => Ok((opening, input)),
+            Err(error) => Err(error),
+        };
         // With a limit, no more sessions begin than may still be needed.
         while self.needed(&now) > 0 && now.active >= self.needed(&now) {
             now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
@@ -221,14 +250,11 @@ impl Server {
             now.active -= 1;
             now.finished += 1;
             if self.needed(&now) == 0 {
-                self.stop_handle().stop();
+                self.stop().ring();
             }
         });
         let progress = observer.started(peer);
-        let outcome = first.and_then(|(dialect, input)| match dialect {
-            Some(dialect) => self.speak(dialect, input, &*progress),
-            None => Ok(Summary::default()),
-        });
+        let outcome = first.and_then(|(opening, input)| self.speak(opening, input, &*progress));
         let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
         drop(progress);
         observer.ended(peer, &outcome);
@@ -241,24 +267,26 @@ impl Server {
 
     fn speak(
         &self,
-        dialect: Dialect,
+        opening: Opening,
         mut input: Input,
         progress: &dyn Progress,
     ) -> Result<Summary, RecvError> {
-        match dialect {
-            Dialect::Native => {
+        match opening {
+            Opening::Native(hello) => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
-                native::receive(input, store, self.options.names, progress)
+                native::receive(input, &hello, store, self.options.names, &self.sessions, progress)
             }
-            Dialect::Classic => {
+            // Handed over before it came to this.
+            Opening::Join(_) => Ok(Summary::default()),
+            Opening::Classic => {
                 let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;
                 classic::receive(input, store, self.options.names, progress)
             }
-            Dialect::Tls => {
+            Opening::Tls => {
                 input.close();
                 Err(RecvError::NotSpoken("TLS"))
             }
-            Dialect::Http => {
+            Opening::Http => {
                 // Whoever asked is not a sender; what becomes of the answer does not matter.
                 let _ = input.stream().write_all(HTTP_ANSWER);
                 input.close();
@@ -266,6 +294,27 @@ impl Server {
             }
         }
     }
+}
+
+/// What a connection is for; `None` if it said nothing. One that is refused is closed, with last words in its dialect.
+fn open(input: &mut Input) -> Result<Option<Opening>, RecvError> {
+    match input.first().inspect_err(|_| input.close())? {
+        None => Ok(None),
+        Some(Dialect::Classic) => Ok(Some(Opening::Classic)),
+        Some(Dialect::Tls) => Ok(Some(Opening::Tls)),
+        Some(Dialect::Http) => Ok(Some(Opening::Http)),
+        Some(Dialect::Native) => {
+            open_native(input).map(Some).inspect_err(|error| native::refuse(input, error))
+        }
+    }
+}
+
+fn open_native(input: &mut Input) -> Result<Opening, RecvError> {
+    let first = input.frame(Form::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+    Ok(match receiver::joins(first)? {
+        Some(session) => Opening::Join(session),
+        None => Opening::Native(first.to_vec()),
+    })
 }
 
 const HTTP_ANSWER: &[u8] =

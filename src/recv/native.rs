@@ -1,47 +1,38 @@
-//! Native senders: one thread reads and writes, a second one verifies, a third one commits, and a fourth keeps the
-//! sender informed.
+//! Native senders: a reader for each connection of the session, and around them a thread that verifies, one that
+//! commits, and one that keeps the sender informed.
 //!
 //! ```text
-//! socket ──▶ receiver ──parts──▶ verifier ──complete──▶ committer
-//!               │                   │                       │
-//!               └────── session, with its way back to the sender ──────▶ socket
+//! connection ──▶ reader ──┐
+//! (joined)   ──▶ reader ──┼─▶ verifier ──complete──▶ committer
+//!                         │       │                      │
+//!                         └────── session, with its way back to the sender ──────▶ first connection
 //! ```
 //!
 //! Small files are verified in memory, many at a time, before anything of them touches the disk. Larger parts go to
 //! their landing at once and are read back by the verifier, a window of them side by side.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 
 use super::RecvError;
-use super::arrivals::{Arrivals, MAX_LANDINGS};
-use super::committer::{self, Complete};
+use super::arrivals::Arrivals;
+use super::committer;
 use super::input::Input;
-use super::verifier::{self, ToVerify};
-use crate::digest::digest_many;
+use super::reader::{Place, Reader};
+use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
+use super::verifier;
 use crate::fault::Fault;
 use crate::net::PatientWriter;
-use crate::progress::{Event as Told, Progress, Summary};
+use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
-use crate::store::{ExistingFile, Item, Occupant, OnConflict, Store, StoreError};
-use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader, Progressed};
-use crate::wire::{EntryId, Form, ReceiverSession, WireError};
+use crate::store::Store;
+use crate::wire::{ReceiverSession, WireError};
 
-/// Files up to this are verified in memory.
-const SMALL_BYTES: u64 = 128 << 10;
-/// Small bodies that are collected before they are verified together: bytes and files.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_FILES: usize = 256;
-/// Parts that may wait for the verifier.
-const VERIFIES_AHEAD: usize = 32;
-// Each of them, the verifier's window and the one that is coming in may hold a landing.
-const _: () = assert!(VERIFIES_AHEAD + verifier::MAX_WINDOW < MAX_LANDINGS);
 /// A sign of life for the sender, however busy this side is.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -56,6 +47,17 @@ pub struct Speaker {
 }
 
 impl Speaker {
+    fn new(session: ReceiverSession, input: &mut Input) -> Result<Self, RecvError> {
+        let writing: TcpStream = input.stream().try_clone().map_err(RecvError::Connection)?;
+        Ok(Speaker {
+            session,
+            summary: Summary { confirmed: true, ..Summary::default() },
+            writer: PatientWriter::new(writing, input.heard().clone()),
+            timeout: input.timeout(),
+            broken: None,
+        })
+    }
+
     /// Sends what the session has to say.
     pub fn flush(&mut self) -> Result<(), RecvError> {
         let output = self.session.take_output();
@@ -75,71 +77,123 @@ impl Speaker {
             _ => RecvError::Connection(error),
         }
     }
+
+    /// Tells the sender why the session ends here, unless it was the one to end it.
+    fn last_words(&mut self, error: &RecvError) {
+        if matches!(error, RecvError::Wire(WireError::PeerGaveUp { .. })) {
+            return;
+        }
+        let fault = match error {
+            RecvError::Silent(_) => Fault::Timeout,
+            RecvError::Wire(WireError::Version { .. }) => Fault::Version,
+            RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
+            RecvError::Root(_) | RecvError::Store { .. } => Fault::FileIo,
+            _ => Fault::Protocol,
+        };
+        self.session.give_up(fault, &error.to_string());
+        // The peer may be gone; then there is nobody to tell.
+        let _ = self.flush();
+    }
 }
 
 pub fn lock(speaker: &Mutex<Speaker>) -> MutexGuard<'_, Speaker> {
     speaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a session to its receipt.
+/// Takes a session from its first frame, `hello`, to its receipt.
 pub fn receive(
     mut input: Input,
+    hello: &[u8],
     store: Store,
     names: NamePolicy,
+    sessions: &Sessions,
     progress: &dyn Progress,
 ) -> Result<Summary, RecvError> {
-    let writing: TcpStream = input.stream().try_clone().map_err(RecvError::Connection)?;
-    let speaker = Mutex::new(Speaker {
-        session: ReceiverSession::new(names),
-        summary: Summary { confirmed: true, ..Summary::default() },
-        writer: PatientWriter::new(writing, input.heard().clone()),
-        timeout: input.timeout(),
-        broken: None,
-    });
-    let ended = (Mutex::new(false), Condvar::new());
-    let outcome = thread::scope(|scope| {
-        scope.spawn(|| pulse(&speaker, &ended));
-        // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
-        let _end = EndOnDrop(&ended);
-        let committing = store.for_committing();
-        let (complete, to_commit) = unbounded();
-        let committer = scope.spawn(|| committer::commit(committing, &speaker, to_commit, progress));
-        let arrivals = Arrivals::new(&speaker, complete, progress);
-        let (verify, to_verify) = bounded(VERIFIES_AHEAD);
-        let received = thread::scope(|scope| {
-            let arrivals = &arrivals;
-            scope.spawn(move || verifier::verify(arrivals, to_verify));
-            let mut receiver = Receiver {
-                store,
-                arrivals,
-                verify,
-                existing: HashMap::new(),
-                small: Vec::new(),
-                small_bytes: Vec::new(),
-            };
-            receiver.receive(&mut input)
-        });
-        // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
-        drop(arrivals);
-        let ended_early = || Err(RecvError::Connection(std::io::Error::other("the committer ended early")));
-        let committed = committer.join().unwrap_or_else(|_| ended_early());
-        received.and(committed)
-    });
+    let mut speaker = Speaker::new(ReceiverSession::new(names), &mut input)?;
+    let opened = speaker.session.handle(hello).map_err(RecvError::from);
+    // Before the sender hears `welcome`, so that whoever joins after it finds the session.
+    let opened = opened.and_then(|_| speaker.session.id().map(|id| sessions.open(id)).transpose());
+    let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
+    let speaker = Mutex::new(speaker);
+    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress));
     let mut speaker = lock(&speaker);
-    let outcome = outcome.and_then(|()| {
+    let outcome = outcome.and_then(|joined| {
         speaker.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
-        speaker.flush()
+        speaker.flush().map(|()| joined)
     });
-    if let Err(error) = &outcome
-        && !matches!(error, RecvError::Wire(WireError::PeerGaveUp { .. }))
-    {
-        let (fault, reason) = last_words(error);
-        speaker.session.give_up(fault, &reason);
-        // The peer may be gone; then there is nobody to tell.
-        let _ = speaker.flush();
+    if let Err(error) = &outcome {
+        speaker.last_words(error);
     }
     input.close();
-    outcome.map(|()| std::mem::take(&mut speaker.summary))
+    // Joined connections stay open until here: for the sender, the end of one before the receipt is a failure.
+    outcome.map(|_joined| std::mem::take(&mut speaker.summary))
+}
+
+/// Ends a connection whose first frame is refused.
+pub fn refuse(input: &mut Input, error: &RecvError) {
+    if let Ok(mut speaker) = Speaker::new(ReceiverSession::new(NamePolicy::Strict), input) {
+        speaker.last_words(error);
+    }
+    input.close();
+}
+
+/// Until everything is received and committed; returns the connections that joined.
+fn run(
+    input: &mut Input,
+    store: Store,
+    speaker: &Mutex<Speaker>,
+    entrance: Option<Entrance<'_>>,
+    progress: &dyn Progress,
+) -> Result<Vec<Joined>, RecvError> {
+    let ended = (Mutex::new(false), Condvar::new());
+    thread::scope(|scope| {
+        scope.spawn(|| pulse(speaker, &ended));
+        // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
+        let _end = EndOnDrop(&ended);
+        let committing = store.another();
+        let (complete, to_commit) = unbounded();
+        let committer = scope.spawn(|| committer::commit(committing, speaker, to_commit, progress));
+        let arrivals = Arrivals::new(speaker, complete, progress)?;
+        let received = read_all(input, &store, &arrivals, entrance);
+        // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
+        drop(arrivals);
+        let ended_early = || Err(RecvError::Connection(io::Error::other("the committer ended early")));
+        let committed = committer.join().unwrap_or_else(|_| ended_early());
+        received.and_then(|joined| committed.map(|()| joined))
+    })
+}
+
+/// Reads all connections of the session until everything is handed over to be committed.
+fn read_all(
+    input: &mut Input,
+    store: &Store,
+    arrivals: &Arrivals<'_>,
+    entrance: Option<Entrance<'_>>,
+) -> Result<Vec<Joined>, RecvError> {
+    let parked = Mutex::new(Vec::new());
+    let (verify, to_verify) = bounded(verifier::QUEUED);
+    let heard = input.heard().clone();
+    thread::scope(|scope| {
+        scope.spawn(|| verifier::verify(arrivals, store.another(), to_verify));
+        if let Some(entrance) = &entrance {
+            let (queue, verify, parked) = (entrance.queue(), verify.clone(), &parked);
+            scope.spawn(move || {
+                for mut joined in queue.iter().take(MAX_JOINED) {
+                    joined.input.share(&heard);
+                    let reader = Reader::new(store.another(), arrivals, verify.clone(), Place::Joined);
+                    scope.spawn(move || {
+                        arrivals.end_if_failed(reader.read(&mut joined.input));
+                        parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
+                    });
+                }
+            });
+        }
+        let reader = Reader::new(store.another(), arrivals, verify, Place::First);
+        arrivals.end_if_failed(reader.read(input));
+        // Nobody can join any more.
+        drop(entrance);
+    });
+    arrivals.outcome().map(|()| parked.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 struct EndOnDrop<'a>(&'a (Mutex<bool>, Condvar));
@@ -165,251 +219,6 @@ fn pulse(speaker: &Mutex<Speaker>, ended: &(Mutex<bool>, Condvar)) {
             speaker.session.busy();
             // A broken connection is noticed by the reader.
             let _ = speaker.flush();
-        }
-    }
-}
-
-/// What the sender is told of a failure here.
-fn last_words(error: &RecvError) -> (Fault, String) {
-    let fault = match error {
-        RecvError::Silent(_) => Fault::Timeout,
-        RecvError::Wire(WireError::Version { .. }) => Fault::Version,
-        RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
-        RecvError::Root(_) | RecvError::Store { .. } => Fault::FileIo,
-        _ => Fault::Protocol,
-    };
-    (fault, error.to_string())
-}
-
-struct Receiver<'a> {
-    store: Store,
-    arrivals: &'a Arrivals<'a>,
-    verify: Sender<ToVerify>,
-    /// Files that are there already and are being compared.
-    existing: HashMap<EntryId, (FileEntry, ExistingFile)>,
-    /// Small files that arrived and are not verified yet, and where their bodies end in `small_bytes`.
-    small: Vec<(PartHeader, usize)>,
-    small_bytes: Vec<u8>,
-}
-
-impl Receiver<'_> {
-    fn receive(&mut self, input: &mut Input) -> Result<(), RecvError> {
-        loop {
-            // While whole frames are at hand, work is collected: many small files are verified at once, and many
-            // decisions fit into one frame.
-            if !input.has_frame(Form::Native) {
-                self.verify_small();
-                let mut speaker = self.arrivals.speak();
-                speaker.flush()?;
-                if speaker.session.is_quiet() {
-                    drop(speaker);
-                    // The sender waits for the verdict on its last parts.
-                    self.drain_verifier();
-                    let mut speaker = self.arrivals.speak();
-                    speaker.flush()?;
-                    if speaker.session.is_all_received() {
-                        return Ok(());
-                    }
-                }
-            }
-            let Some(json) = input.frame(Form::Native)? else {
-                return Err(RecvError::Truncated("the session".into()));
-            };
-            let event = self.arrivals.speak().session.handle(json)?;
-            self.take(event, input)?;
-            // An entry that was withdrawn or failed may have been the one that folders waited for.
-            self.arrivals.hand_over_others(&mut self.arrivals.speak());
-        }
-    }
-
-    fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
-        let progress = self.arrivals.progress;
-        match event {
-            Event::Nothing | Event::Introduced { .. } => {}
-            Event::File(entry) => {
-                progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                self.decide(entry);
-            }
-            Event::Refused { name, fault, reason } => {
-                self.arrivals.speak().summary.count_failure(fault);
-                progress.event(Told::Failed { name: &name, fault, reason: &reason });
-            }
-            Event::Body(header) if header.range.len <= SMALL_BYTES && header.range.offset == 0 => {
-                self.small_body(header, input)?;
-            }
-            Event::Body(header) => self.large_body(header, input)?,
-            Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
-            Event::Offer(header) => {
-                let same = |file: &ExistingFile| file.digest(header.range).is_ok_and(|md5| md5 == header.md5);
-                self.compare(header.id, same, |session| session.part_verified(&header));
-            }
-            Event::Hole(hole) if hole.is_offer => {
-                let same = |file: &ExistingFile| file.is_zero(hole.range).unwrap_or(false);
-                self.compare(hole.id, same, |session| session.holes_verified(&hole));
-            }
-            Event::Hole(hole) => self.hole(&hole),
-            Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
-                self.arrivals.forget(id);
-                self.existing.remove(&id);
-                self.arrivals.speak().summary.count_failure(fault);
-                progress.event(Told::FileDropped { remaining_bytes });
-                progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
-            }
-            Event::Totals { .. } => progress.event(Told::PlanComplete),
-        }
-        Ok(())
-    }
-
-    /// What is there under the name decides what is wanted.
-    fn decide(&mut self, entry: FileEntry) {
-        let id = entry.id;
-        let occupant = match self.store.occupant(&entry.path) {
-            Ok(occupant) => occupant,
-            Err(error) => return self.arrivals.fail(&entry, &error),
-        };
-        let policy = self.store.on_conflict();
-        let conflict = match occupant {
-            Occupant::Nothing => None,
-            Occupant::File(_) if policy == OnConflict::Error => Some("a file"),
-            Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
-                self.arrivals.speak().session.want_offers(id);
-                self.existing.insert(id, (entry, file));
-                return;
-            }
-            Occupant::File(_) => Some("a different file"),
-            Occupant::Other(what) => Some(what),
-        };
-        match conflict {
-            Some(what) if !self.gives_way(what) => self.arrivals.fail(&entry, &StoreError::Exists { what }),
-            _ => self.arrivals.want(entry),
-        }
-    }
-
-    /// May the entry come although something else has its name?
-    fn gives_way(&self, what: &str) -> bool {
-        match self.store.on_conflict() {
-            OnConflict::Overwrite => what != "a folder",
-            OnConflict::Rename => true,
-            OnConflict::SkipSame | OnConflict::Error => false,
-        }
-    }
-
-    /// One part, or a run of holes, of a file that is there already: is it the same?
-    fn compare(
-        &mut self,
-        id: EntryId,
-        same: impl FnOnce(&ExistingFile) -> bool,
-        verified: impl FnOnce(&mut ReceiverSession) -> Progressed,
-    ) {
-        let Some((_, file)) = self.existing.get(&id) else {
-            return;
-        };
-        if same(file) {
-            let mut speaker = self.arrivals.speak();
-            if let Progressed::Complete(_) = verified(&mut speaker.session)
-                && let Some((entry, file)) = self.existing.remove(&id)
-            {
-                let size_bytes = entry.layout.size_bytes();
-                let item = Item::AlreadyThere(file);
-                let complete = Complete { id, path: entry.path, size_bytes, item };
-                self.arrivals.hand_over(&mut speaker, vec![complete]);
-            }
-            return;
-        }
-        let Some((entry, _)) = self.existing.remove(&id) else {
-            return;
-        };
-        if self.gives_way("a different file") {
-            self.arrivals.want(entry);
-        } else {
-            self.arrivals.fail(&entry, &StoreError::Exists { what: "a different file" });
-        }
-    }
-
-    /// Parts of zeros: a fresh landing of a sparse file has them already.
-    fn hole(&mut self, hole: &HoleHeader) {
-        let landed = self.arrivals.land(&mut self.store, hole.id, |_| Ok(()));
-        match landed {
-            Ok(()) => self.arrivals.holes_verified(hole),
-            Err(error) => self.arrivals.fail_arrival(hole.id, &error),
-        }
-    }
-
-    /// A small file, whole: kept in memory until enough of them are there to be verified together.
-    fn small_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
-        let bytes = &mut self.small_bytes;
-        input.body(header.range.len, "a small file", |chunk| bytes.extend_from_slice(chunk))?;
-        self.arrivals.moved(header.range.len);
-        self.small.push((header, bytes.len()));
-        if self.small_bytes.len() >= BATCH_BYTES || self.small.len() >= BATCH_FILES {
-            self.verify_small();
-        }
-        Ok(())
-    }
-
-    fn verify_small(&mut self) {
-        if self.small.is_empty() {
-            return;
-        }
-        let mut start = 0;
-        let bodies: Vec<&[u8]> = self
-            .small
-            .iter()
-            .map(|(_, end)| &self.small_bytes[std::mem::replace(&mut start, *end)..*end])
-            .collect();
-        let mut whole = Vec::with_capacity(bodies.len());
-        for (((header, _), body), md5) in self.small.iter().zip(&bodies).zip(digest_many(&bodies)) {
-            if md5 == header.md5 {
-                whole.push((header, *body));
-            } else {
-                // Damaged bytes never reach the disk.
-                self.arrivals.judge(header, md5);
-            }
-        }
-        self.arrivals.land_whole(&mut self.store, whole.into_iter());
-        self.small.clear();
-        self.small_bytes.clear();
-    }
-
-    /// One part of a larger file: to its landing at once, and then to the verifier.
-    fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
-        let name = self.arrivals.name(header.id);
-        let progress = self.arrivals.progress;
-        // A part that was damaged has left something where its zeros belong.
-        let skip_zeros = self.arrivals.is_sparse(header.id) && !header.is_repair;
-        let mut offset = header.range.offset;
-        let mut written = self.arrivals.land(&mut self.store, header.id, |landing| {
-            landing.written().ok_or(StoreError::Exists { what: "a complete file" })
-        });
-        input.body(header.range.len, &name, |chunk| {
-            if let Ok(landing) = &written {
-                let done = match skip_zeros {
-                    true => landing.write_sparse_at(chunk, offset),
-                    false => landing.write_at(chunk, offset),
-                };
-                if let Err(error) = done {
-                    written = Err(error);
-                }
-            }
-            offset += chunk.len() as u64;
-            progress.event(Told::Moved { bytes: chunk.len() as u64 });
-        })?;
-        self.arrivals.speak().summary.moved_bytes += header.range.len;
-        match written {
-            Ok(written) => {
-                if self.verify.send(ToVerify::Part(header, written)).is_err() {
-                    return Err(RecvError::Connection(std::io::Error::other("the verifier ended early")));
-                }
-            }
-            Err(error) => self.arrivals.fail_arrival(header.id, &error),
-        }
-        Ok(())
-    }
-
-    fn drain_verifier(&self) {
-        let (done, wait) = bounded(1);
-        if self.verify.send(ToVerify::Drain(done)).is_ok() {
-            let _ = wait.recv();
         }
     }
 }

@@ -1,70 +1,148 @@
-//! The thread that reads back what was written and compares its digests, a window of parts side by side.
+//! The thread that compares digests, many messages side by side: small files in memory, which land when they are good,
+//! and parts, which are read from their landing or from the file that is there already.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
-use super::arrivals::Arrivals;
-use crate::digest::{digest_ranges, lane_count};
-use crate::store::Written;
+use super::arrivals::{Arrivals, MAX_LANDINGS};
+use super::sessions::MAX_JOINED;
+use crate::digest::{Md5, digest_many, digest_ranges, lane_count};
+use crate::store::{Store, StoreError, Written};
 use crate::wire::receiver::PartHeader;
 
 /// A window that is not full is verified after this long all the same.
 const WINDOW_AGE: Duration = Duration::from_millis(200);
-
 /// Parts in a window at most: as many as the widest kernel has lanes.
-pub const MAX_WINDOW: usize = 16;
+const MAX_WINDOW: usize = 16;
+/// What may wait for the verifier.
+pub const QUEUED: usize = 32;
+// Each of them, the window, and the parts that are coming in may hold a landing.
+const _: () = assert!(QUEUED + MAX_WINDOW + 1 + MAX_JOINED < MAX_LANDINGS);
+
+/// Small bodies that are verified together at most: bytes and files.
+const SMALL_BATCH_BYTES: usize = 256 << 10;
+const SMALL_BATCH_FILES: usize = 128;
 
 /// Work for the verifier.
 pub enum ToVerify {
+    /// Whole files.
+    Small(Small),
     /// A part whose bytes are written.
     Part(PartHeader, Written),
-    /// Verify all that came before, then say so.
-    Drain(Sender<()>),
+    /// A part that is there already, perhaps the same.
+    Offer(PartHeader, File),
+}
+
+/// Whole files, one behind the other.
+#[derive(Default)]
+pub struct Small {
+    pub headers: Vec<PartHeader>,
+    pub bytes: Vec<u8>,
+}
+
+impl Small {
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= SMALL_BATCH_BYTES || self.headers.len() >= SMALL_BATCH_FILES
+    }
 }
 
 /// Verifies until the queue is closed and empty.
-pub fn verify(arrivals: &Arrivals<'_>, queue: Receiver<ToVerify>) {
+pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, queue: Receiver<ToVerify>) {
     while let Ok(first) = queue.recv() {
         let deadline = Instant::now() + WINDOW_AGE;
-        let mut window = Vec::with_capacity(lane_count());
+        let mut window = Vec::with_capacity(MAX_WINDOW);
         let mut next = Some(first);
-        let drained = loop {
-            match next {
-                Some(ToVerify::Part(header, written)) => window.push((header, written)),
-                Some(ToVerify::Drain(done)) => break Some(done),
-                None => break None,
+        while let Some(work) = next {
+            match work {
+                ToVerify::Small(small) => verify_small(arrivals, &mut store, &small),
+                ToVerify::Part(header, written) => window.push((header, Readable::Landing(written))),
+                ToVerify::Offer(header, file) => window.push((header, Readable::Existing(file))),
             }
             if window.len() >= lane_count().min(MAX_WINDOW) {
-                break None;
+                break;
             }
-            next = queue.recv_deadline(deadline).ok();
-        };
-        verify_window(arrivals, &window);
-        if let Some(done) = drained {
-            // Whoever asked has gone if this fails.
-            let _ = done.send(());
+            next = match queue.try_recv() {
+                Ok(next) => Some(next),
+                // The sender may be waiting for the verdict on what there is.
+                Err(_) if window.is_empty() || arrivals.is_quiet() => None,
+                Err(_) => queue.recv_deadline(deadline).ok(),
+            };
+        }
+        if !window.is_empty() {
+            verify_window(arrivals, &window);
+        }
+        // A connection that is broken is noticed by its reader.
+        let _ = arrivals.speak().flush();
+    }
+}
+
+fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
+    let mut rest = &small.bytes[..];
+    let mut bodies = Vec::with_capacity(small.headers.len());
+    for header in &small.headers {
+        let (body, behind) = rest.split_at(header.range.len as usize);
+        bodies.push(body);
+        rest = behind;
+    }
+    let mut whole = Vec::with_capacity(bodies.len());
+    for ((header, body), md5) in small.headers.iter().zip(&bodies).zip(digest_many(&bodies)) {
+        if md5 == header.md5 {
+            whole.push((header, *body));
+        } else {
+            // Damaged bytes never reach the disk.
+            arrivals.judge(header, md5);
+        }
+    }
+    arrivals.land_whole(store, whole.into_iter());
+}
+
+enum Readable {
+    Landing(Written),
+    Existing(File),
+}
+
+impl Readable {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        match self {
+            Readable::Landing(written) => written.read_at(buffer, offset),
+            Readable::Existing(file) => file
+                .read_exact_at(buffer, offset)
+                .map_err(|source| StoreError::Io { doing: "read what is there", source }),
         }
     }
 }
 
-fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Written)]) {
+fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Readable)]) {
     let ranges: Vec<_> = window.iter().map(|(header, _)| header.range).collect();
     let together = digest_ranges(&ranges, |index, buffer, offset| window[index].1.read_at(buffer, offset));
     match together {
         Ok(digests) => {
             for ((header, _), md5) in window.iter().zip(digests) {
-                arrivals.judge(header, md5);
+                judge(arrivals, header, md5);
             }
         }
-        // One file that cannot be read back must not cost the others.
+        // One file that cannot be read must not cost the others.
         Err(_) => {
-            for (header, written) in window {
-                match digest_ranges(&[header.range], |_, buffer, offset| written.read_at(buffer, offset)) {
-                    Ok(digests) => digests.into_iter().for_each(|md5| arrivals.judge(header, md5)),
+            for (header, file) in window {
+                match digest_ranges(&[header.range], |_, buffer, offset| file.read_at(buffer, offset)) {
+                    Ok(digests) => digests.into_iter().for_each(|md5| judge(arrivals, header, md5)),
+                    Err(_) if header.is_offer => arrivals.differs(header.id),
                     Err(error) => arrivals.fail_arrival(header.id, &error),
                 }
             }
         }
+    }
+}
+
+fn judge(arrivals: &Arrivals<'_>, header: &PartHeader, actual: Md5) {
+    if !header.is_offer {
+        arrivals.judge(header, actual);
+    } else if actual == header.md5 {
+        arrivals.same(header);
+    } else {
+        arrivals.differs(header.id);
     }
 }

@@ -12,6 +12,8 @@ use crate::plan::{self, PlanError, ReadError};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::WireError;
 
+pub use native::{MAX_STREAMS, Streams};
+
 /// What `ftx send` was asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -23,6 +25,8 @@ pub struct Options {
     pub port: u16,
     /// The plain dialect, and how.
     pub classic: Option<Classic>,
+    /// Connections of a native session.
+    pub streams: Streams,
     /// How long the peer may be silent.
     pub timeout: Duration,
     /// How often to try again when the connection is refused.
@@ -93,7 +97,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         })
     };
     let mut summary = match options.classic {
-        None => native::send(&roots, connect()?, options.timeout, progress)?,
+        None => native::send(&roots, connect()?, options.streams, options.timeout, progress)?,
         Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
     };
     summary.elapsed = start.elapsed();

@@ -1,20 +1,22 @@
-//! The native dialect: five threads around one [`SenderSession`](crate::wire::SenderSession).
+//! The native dialect: threads around one [`SenderSession`](crate::wire::SenderSession).
 //!
 //! ```text
-//! walker ──found──▶ announcer ──┐                       (this thread)
-//!                               ├─outgoing──▶ writer ──▶ socket
-//!            jobs ──▶ loader ───┘                          │
-//!              ▲                                           ▼
-//!              └─────────────── session ◀──────────────── ear
+//! walker ──found──▶ announcer ──words──▶ writer ──▶ first connection
+//!                                  ┌────▶    │
+//!            jobs ──▶ loader ──parts         ▼
+//!              ▲                   └────▶ writer ──▶ joined connections
+//!              └────── session ◀────────── ear
 //! ```
 //!
 //! The announcer runs ahead as far as the session has room. The ear hears what the receiver wants, which makes jobs;
-//! the loader reads and hashes them while the writer sends what was loaded before. Every queue is bounded, and the
-//! ear never waits for another thread, so that the two ends cannot lock each other up.
+//! the loader reads and hashes them while the writers send what was loaded before, each as fast as its connection
+//! takes it. Every queue is bounded, and the ear never waits for another thread, so that the two ends cannot lock each
+//! other up.
 
 mod ear;
 mod loader;
 mod state;
+mod streams;
 mod writer;
 
 use std::net::{Shutdown, TcpStream};
@@ -30,12 +32,11 @@ use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
 
 use state::{Announced, Shared};
-use writer::Outgoing;
+
+pub use streams::{MAX_STREAMS, Streams};
 
 /// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
 const WALK_AHEAD: usize = 16 << 10;
-/// Loaded windows that may wait for the writer, beside the one being loaded and the one being written.
-const LOADED_AHEAD: usize = 1;
 /// A word to the receiver when there was nothing else to say for so long.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -49,10 +50,11 @@ enum Walked {
     FilesComplete,
 }
 
-/// Sends everything below `roots` on one connection.
+/// Sends everything below `roots` to the receiver that `stream` leads to.
 pub fn send(
     roots: &[Root],
     stream: TcpStream,
+    streams: Streams,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Summary, SendError> {
@@ -61,22 +63,31 @@ pub fn send(
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
     let writer = PatientWriter::new(writing, heard.clone());
-    let shared = Shared::new(progress, timeout);
+    let (words, spoken) = bounded(1);
+    let shared = Shared::new(words, progress, timeout)?;
     let (to_announcer, found) = bounded(WALK_AHEAD);
-    let (outgoing, to_writer) = bounded(LOADED_AHEAD);
+    let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     thread::scope(|scope| {
-        // Moved in, so that the queue closes when the walk ends.
+        // Moved in, so that the queues close when their writers end.
         scope.spawn(move || walk(roots, to_announcer, progress));
-        scope.spawn(|| ear::listen(&shared, reading, &heard));
-        let writing = scope.spawn(|| writer::write(&shared, writer, to_writer));
-        let loaded = outgoing.clone();
         scope.spawn(|| loader::load(&shared, loaded));
-        announce(&shared, found, &outgoing);
-        shared.wait_for_the_end(PULSE, &outgoing);
+        scope.spawn(|| ear::listen(&shared, reading, &heard));
+        let joining = parts.clone();
+        let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
+        let (shared, stream, heard) = (&shared, &stream, &heard);
+        scope.spawn(move || {
+            streams::grow(shared, stream, streams, |joined| {
+                let (ear, writer) = joined.split(heard)?;
+                let joining = joining.clone();
+                scope.spawn(move || ear::listen_joined(shared, ear));
+                scope.spawn(move || writer::write(shared, writer, None, joining));
+                Ok(())
+            });
+        });
+        announce(shared, found);
+        shared.wait_for_the_end(PULSE);
         if shared.give_up() {
             // The receiver is told why, if it still listens.
-            let _ = outgoing.send_timeout(Outgoing::Words, LAST_WORDS);
-            drop(outgoing);
             let start = Instant::now();
             while !writing.is_finished() && start.elapsed() < LAST_WORDS {
                 thread::sleep(Duration::from_millis(1));
@@ -84,10 +95,10 @@ pub fn send(
         }
         // Wakes whoever still reads or writes.
         let _ = stream.shutdown(Shutdown::Both);
+        shared.hang_up();
     });
     shared.into_outcome()
 }
-
 fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
     let told = plan::find_files(roots, |found| {
         if let Found::File(source) = &found {
@@ -102,13 +113,13 @@ fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
 }
 
 /// Announces what the walker finds, then the end; returns early when the session is over.
-fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outgoing>) {
+fn announce(shared: &Shared<'_>, found: Receiver<Walked>) {
     let (mut files, mut bytes) = (0, 0);
     loop {
         let next = match found.try_recv() {
             Ok(next) => Ok(next),
             Err(_) => {
-                shared.speak(outgoing);
+                shared.speak();
                 found.recv_timeout(PULSE)
             }
         };
@@ -116,12 +127,12 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outg
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
                 shared.lock().session.busy();
-                shared.speak(outgoing);
+                shared.speak();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let Some(mut state) = shared.wait_for_room(outgoing, PULSE) else {
+        let Some(mut state) = shared.wait_for_room(PULSE) else {
             return;
         };
         match next {
@@ -152,9 +163,9 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>, outgoing: &Sender<Outg
             }
         }
     }
-    if let Some(mut state) = shared.wait_for_room(outgoing, PULSE) {
+    if let Some(mut state) = shared.wait_for_room(PULSE) {
         state.session.end();
         drop(state);
-        shared.speak(outgoing);
+        shared.speak();
     }
 }

@@ -32,7 +32,7 @@ pub enum Item {
         metadata: Metadata,
     },
     /// A file that was there before and is identical: it only has to be durable.
-    AlreadyThere(ExistingFile),
+    AlreadyThere(Arc<ExistingFile>),
     /// A folder in which everything is in place.
     Dir {
         /// Where.

@@ -180,6 +180,11 @@ impl Landing {
 pub struct Written(Arc<File>);
 
 impl Written {
+    /// The file, for the kernel to write to.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
     /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
     pub fn write_sparse_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let mut pending: Option<(u64, usize, usize)> = None;

@@ -52,6 +52,17 @@ pub enum OnConflict {
     Error,
 }
 
+impl OnConflict {
+    /// May an entry come although `what` ("a folder", "a different file", ...) has its name?
+    pub fn gives_way(self, what: &str) -> bool {
+        match self {
+            OnConflict::Overwrite => what != "a folder",
+            OnConflict::Rename => true,
+            OnConflict::SkipSame | OnConflict::Error => false,
+        }
+    }
+}
+
 /// Why something could not land.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -233,8 +244,8 @@ impl Store {
         devices.entry(landing.device()).or_insert_with(|| Arc::clone(landing.dir()));
     }
 
-    /// The same store for the thread that commits while this one lands.
-    pub fn for_committing(&self) -> Store {
+    /// The same store for another thread of the session.
+    pub fn another(&self) -> Store {
         Store {
             beneath: self.beneath.another(),
             on_conflict: self.on_conflict,

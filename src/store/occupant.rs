@@ -56,7 +56,8 @@ impl ExistingFile {
         &self.dir
     }
 
-    fn open(&self) -> io::Result<File> {
+    /// Opens it for reading; the same file each time.
+    pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.dir, &*self.name, flags, Mode::empty())?);
         let metadata = file.metadata()?;

@@ -32,6 +32,8 @@ pub enum Message {
     Offer(Part),
     /// Sender: whole parts of zeros, in place of their `part` or `offer` frames. No body follows.
     Hole(Hole),
+    /// Sender, as the first frame of a further connection: it belongs to a session.
+    Join(Join),
     /// Sender: what the walk found; a hint for the receiver's progress bar.
     Totals {
         /// Regular files.
@@ -79,17 +81,71 @@ pub struct Introduction {
     /// Optional abilities; unknown ones are ignored.
     #[serde(default)]
     pub features: Vec<String>,
+    /// In `hello`: the session, for further connections to join it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
     /// Program and version, for logs.
     #[serde(default)]
     pub agent: String,
 }
 
+/// The ability to spread parts over several connections.
+pub const STREAMS: &str = "streams";
+
 impl Introduction {
     /// How this program introduces itself.
-    pub fn ours() -> Self {
+    pub fn ours(session: Option<SessionId>) -> Self {
         let agent = concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned();
-        Introduction { version: super::VERSION, features: Vec::new(), agent }
+        Introduction { version: super::VERSION, features: vec![STREAMS.to_owned()], session, agent }
     }
+
+    /// Is the speaker able to do this?
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
+/// What tells one session from all others: 128 bits that the sender drew at random, 32 hex digits on the wire. Whoever
+/// knows them may join the session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// From random bytes.
+    pub fn new(random: [u8; 16]) -> Self {
+        SessionId(random)
+    }
+}
+
+impl std::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // It is a secret of a kind: not for logs.
+        f.write_str("SessionId")
+    }
+}
+
+impl From<SessionId> for String {
+    fn from(id: SessionId) -> String {
+        hex::encode(id.0)
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| "a session is 32 hex digits")?;
+        Ok(SessionId(bytes))
+    }
+}
+
+/// A further connection of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// The session.
+    pub session: SessionId,
 }
 
 /// An entry as it is announced. Names and targets are raw: not yet checked.
@@ -339,6 +395,7 @@ impl Message {
             "part" => Message::Part(read::<RawPart>(kind, json)?.checked(kind)?),
             "offer" => Message::Offer(read::<RawPart>(kind, json)?.checked(kind)?),
             "hole" => Message::Hole(read(kind, json)?),
+            "join" => Message::Join(read(kind, json)?),
             "totals" => {
                 let RawTotals { files, bytes } = read(kind, json)?;
                 Message::Totals { files, bytes }
@@ -369,6 +426,7 @@ impl Message {
             Message::Part(_) => "part",
             Message::Offer(_) => "offer",
             Message::Hole(_) => "hole",
+            Message::Join(_) => "join",
             Message::Totals { .. } => "totals",
             Message::End { .. } => "end",
             Message::Want { .. } => "want",
@@ -389,6 +447,7 @@ impl Message {
             Message::Part(part) => tagged("part", &RawPart::from(part)),
             Message::Offer(part) => tagged("offer", &RawPart::from(part)),
             Message::Hole(hole) => tagged("hole", hole),
+            Message::Join(join) => tagged("join", join),
             Message::Totals { files, bytes } => tagged("totals", &RawTotals { files: *files, bytes: *bytes }),
             Message::End { entries } => tagged("end", &RawEnd { entries: *entries }),
             Message::Want { entries, parts } => {

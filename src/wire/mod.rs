@@ -22,7 +22,7 @@ pub mod sender;
 
 pub use dialect::Dialect;
 pub use frame::{Form, FrameError, Inbox};
-pub use message::{EntryId, Message, MessageError};
+pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
 

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{
-    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Message, Part, Receipt, Wanted,
+    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Join, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError, classic::MAX_FILE_BYTES};
@@ -26,11 +26,6 @@ use crate::units::Metadata;
 pub enum Event {
     /// Nothing.
     Nothing,
-    /// The sender introduced itself; raw text for logs.
-    Introduced {
-        /// Program and version.
-        agent: String,
-    },
     /// A file wants to come. Answer with [`ReceiverSession::want_all`], [`ReceiverSession::want_offers`] or
     /// [`ReceiverSession::fail`].
     File(FileEntry),
@@ -128,6 +123,8 @@ pub struct PartHeader {
     pub md5: Md5,
     /// Did it arrive before, damaged?
     pub is_repair: bool,
+    /// Is it only to be compared with what is there?
+    pub is_offer: bool,
 }
 
 /// Parts of a file that hold zeros alone: checked against the file's layout.
@@ -178,7 +175,7 @@ enum Stage {
 struct FileState {
     entry: FileEntry,
     stage: FileStage,
-    /// Bodies that arrived and are not judged yet.
+    /// Parts that arrived, or were offered, and are not judged yet.
     pending: BTreeSet<u64>,
     verified: PartDigests,
     verified_bytes: u64,
@@ -186,10 +183,15 @@ struct FileState {
 }
 
 impl FileState {
-    /// Has every body arrived, though perhaps not every one been judged?
+    /// Has everything arrived that was asked for, though perhaps not all of it been judged?
     fn is_quiet(&self) -> bool {
         let arrived = self.pending.len() as u64 + self.verified.count();
-        self.stage == FileStage::Bodies && arrived == self.entry.layout.count()
+        self.stage != FileStage::Undecided && arrived == self.entry.layout.count()
+    }
+
+    /// Was this found out about what is asked for now, or about what an earlier decision asked for?
+    fn is_about(&self, is_offer: bool) -> bool {
+        self.stage == if is_offer { FileStage::Offers } else { FileStage::Bodies }
     }
 }
 
@@ -200,10 +202,19 @@ enum FileStage {
     Bodies,
 }
 
+/// Is the first frame of a connection one that joins it to a session? Then to which?
+pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
+    match Message::parse(json)? {
+        Message::Join(Join { session }) => Ok(Some(session)),
+        _ => Ok(None),
+    }
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub struct ReceiverSession {
     policy: NamePolicy,
+    id: Option<SessionId>,
     stage: Stage,
     /// Files announced and neither complete nor failed.
     files: BTreeMap<EntryId, FileState>,
@@ -224,6 +235,7 @@ impl ReceiverSession {
     pub fn new(policy: NamePolicy) -> Self {
         ReceiverSession {
             policy,
+            id: None,
             stage: Stage::Hello,
             files: BTreeMap::new(),
             quiet_files: 0,
@@ -236,9 +248,28 @@ impl ReceiverSession {
         }
     }
 
-    /// Takes the JSON of one frame.
+    /// What the sender called the session, once it said hello; further connections join by it.
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
+    }
+
+    /// Takes the JSON of one frame of a connection that joined the session: there, only what belongs to the content of
+    /// files has a place.
+    pub fn handle_joined(&mut self, json: &[u8]) -> Result<Event, WireError> {
+        match Message::parse(json)? {
+            message @ (Message::Part(_) | Message::Offer(_) | Message::Hole(_) | Message::Busy) => {
+                self.take(message)
+            }
+            other => Err(out_of_place(&other)),
+        }
+    }
+
+    /// Takes the JSON of one frame of the session's first connection.
     pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
-        let message = Message::parse(json)?;
+        self.take(Message::parse(json)?)
+    }
+
+    fn take(&mut self, message: Message) -> Result<Event, WireError> {
         match (self.stage, message) {
             (Stage::Hello, Message::Hello(hello)) => self.welcome(hello),
             (_, Message::Error(Failure { entry: None, fault, message })) => {
@@ -255,7 +286,7 @@ impl ReceiverSession {
             (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
                 self.withdrawn(id, fault, message)
             }
-            (_, other) => Err(WireError::protocol(format!("a header out of place: {}", other.kind()))),
+            (_, other) => Err(out_of_place(&other)),
         }
     }
 
@@ -264,8 +295,9 @@ impl ReceiverSession {
             return Err(WireError::Version { theirs: hello.version });
         }
         self.stage = Stage::Open;
-        Message::Welcome(Introduction::ours()).encode(&mut self.out);
-        Ok(Event::Introduced { agent: hello.agent })
+        self.id = hello.session;
+        Message::Welcome(Introduction::ours(None)).encode(&mut self.out);
+        Ok(Event::Nothing)
     }
 
     fn announced(&mut self, entry: Entry) -> Result<Event, WireError> {
@@ -369,13 +401,13 @@ impl ReceiverSession {
         if file.verified.contains(part.part) || file.pending.contains(&part.part) {
             return unexpected("sent twice");
         }
-        if stage == FileStage::Bodies {
-            file.pending.insert(part.part);
-            self.quiet_files += usize::from(file.is_quiet());
-        }
+        file.pending.insert(part.part);
+        self.quiet_files += usize::from(file.is_quiet());
         let is_repair = file.tries.contains_key(&part.part);
-        let header = PartHeader { id: part.entry, part: part.part, range, md5: part.md5, is_repair };
-        Ok(if stage == FileStage::Offers { Event::Offer(header) } else { Event::Body(header) })
+        let is_offer = stage == FileStage::Offers;
+        let header =
+            PartHeader { id: part.entry, part: part.part, range, md5: part.md5, is_repair, is_offer };
+        Ok(if is_offer { Event::Offer(header) } else { Event::Body(header) })
     }
 
     fn hole(&mut self, hole: Hole) -> Result<Event, WireError> {
@@ -430,7 +462,9 @@ impl ReceiverSession {
     /// Asks for all parts of a file.
     pub fn want_all(&mut self, id: EntryId) {
         if let Some(file) = self.files.get_mut(&id) {
+            self.quiet_files -= usize::from(file.is_quiet());
             file.stage = FileStage::Bodies;
+            file.pending.clear();
             file.verified = PartDigests::new();
             file.verified_bytes = 0;
             self.wants.push(id);
@@ -447,7 +481,7 @@ impl ReceiverSession {
 
     /// The zeros are in place: in a fresh landing of the file's size, or in what is there already.
     pub fn holes_verified(&mut self, hole: &HoleHeader) -> Progressed {
-        let Some(file) = self.files.get_mut(&hole.id) else {
+        let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
             return Progressed::Partly;
         };
         file.verified.insert_holes(hole.part, hole.parts);
@@ -457,7 +491,8 @@ impl ReceiverSession {
 
     /// A part's digest holds: its bytes are on their way to the disk, or the offered digest matches what is there.
     pub fn part_verified(&mut self, header: &PartHeader) -> Progressed {
-        let Some(file) = self.files.get_mut(&header.id) else {
+        // What was found out about an offer says nothing about a body.
+        let Some(file) = self.files.get_mut(&header.id).filter(|file| file.is_about(header.is_offer)) else {
             return Progressed::Partly;
         };
         file.tries.remove(&header.part);
@@ -560,8 +595,8 @@ impl ReceiverSession {
         self.stage == Stage::Ended && self.files.is_empty() && self.waiting.is_empty()
     }
 
-    /// All entries were announced and all bodies that were asked for are here: until one is judged damaged, the sender
-    /// has nothing more to say.
+    /// All entries were announced and all that was asked for is here: until it is judged, the sender has nothing more to
+    /// say.
     pub fn is_quiet(&self) -> bool {
         self.stage == Stage::Ended && self.quiet_files == self.files.len()
     }
@@ -599,6 +634,10 @@ impl ReceiverSession {
     fn in_flight(&self) -> usize {
         self.files.len() + self.waiting.len() + self.committing.len()
     }
+}
+
+fn out_of_place(message: &Message) -> WireError {
+    WireError::protocol(format!("a header out of place: {}", message.kind()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::message::{
-    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Message, Part, Receipt, Wanted,
+    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Join, Message, Part, Receipt, STREAMS, SessionId,
+    Wanted,
 };
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
@@ -24,8 +25,8 @@ pub enum Event {
     Nothing,
     /// The receiver introduced itself; raw text for logs.
     Welcomed {
-        /// Program and version.
-        agent: String,
+        /// Can parts be spread over further connections, which [`SenderSession::join_frame`] introduces?
+        takes_streams: bool,
     },
     /// There are jobs.
     Wanted,
@@ -105,6 +106,7 @@ enum FileStage {
 /// See the module's page.
 #[derive(Debug)]
 pub struct SenderSession {
+    id: SessionId,
     stage: Stage,
     next_entry: EntryId,
     entries: BTreeMap<EntryId, State>,
@@ -116,11 +118,13 @@ pub struct SenderSession {
     out: Vec<u8>,
 }
 
-impl Default for SenderSession {
-    fn default() -> Self {
+impl SenderSession {
+    /// A session with its `hello` ready to be sent.
+    pub fn new(id: SessionId) -> Self {
         let mut out = Vec::new();
-        Message::Hello(Introduction::ours()).encode(&mut out);
+        Message::Hello(Introduction::ours(Some(id))).encode(&mut out);
         SenderSession {
+            id,
             stage: Stage::Hello,
             next_entry: 0,
             entries: BTreeMap::new(),
@@ -131,12 +135,12 @@ impl Default for SenderSession {
             out,
         }
     }
-}
 
-impl SenderSession {
-    /// A session with its `hello` ready to be sent.
-    pub fn new() -> Self {
-        Self::default()
+    /// The first frame of a further connection.
+    pub fn join_frame(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        Message::Join(Join { session: self.id }).encode(&mut out);
+        out
     }
 
     /// May another entry be announced now?
@@ -300,7 +304,7 @@ impl SenderSession {
                     return Err(WireError::Version { theirs: welcome.version });
                 }
                 self.stage = Stage::Open;
-                Ok(Event::Welcomed { agent: welcome.agent })
+                Ok(Event::Welcomed { takes_streams: welcome.has(STREAMS) })
             }
             (Stage::Hello | Stage::Done, other) => Err(out_of_place(&other)),
             (_, Message::Busy) => Ok(Event::Nothing),
@@ -461,7 +465,7 @@ mod tests {
     use crate::relpath::NamePolicy;
 
     fn open() -> SenderSession {
-        let mut session = SenderSession::new();
+        let mut session = SenderSession::new(SessionId::new([7; 16]));
         session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
         session.take_output();
         session
@@ -599,7 +603,7 @@ mod tests {
         session.end();
         let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
         assert!(session.handle(receipt).is_err(), "a receipt while an entry is in flight");
-        let mut session = SenderSession::new();
+        let mut session = SenderSession::new(SessionId::new([7; 16]));
         assert!(matches!(
             session.handle(br#"{"ftx":"welcome","version":2}"#),
             Err(WireError::Version { theirs: 2 })

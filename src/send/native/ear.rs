@@ -8,8 +8,9 @@ use super::state::{Announced, Shared, State};
 use crate::fault::Fault;
 use crate::net::{self, LastHeard};
 use crate::progress::Event as Told;
+use crate::wire::message::Failure;
 use crate::wire::sender::Event;
-use crate::wire::{Form, Inbox, WireError};
+use crate::wire::{Form, Inbox, Message, WireError};
 
 /// Reads frames until the receipt is in or the session is over.
 pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
@@ -60,6 +61,35 @@ fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Resul
     }
 }
 
+/// Reads a connection that joined, on which the receiver says nothing but why it ends the session.
+pub fn listen_joined(shared: &Shared<'_>, mut stream: TcpStream) {
+    let mut inbox = Inbox::new();
+    let failed = loop {
+        match inbox.next_frame(Form::Native).map(|json| json.map(Message::parse)) {
+            Ok(None) => {}
+            Ok(Some(Ok(Message::Error(Failure { entry: None, fault, message })))) => {
+                break WireError::PeerGaveUp { fault, message }.into();
+            }
+            Ok(Some(Ok(_))) => break WireError::Protocol("words on a joined connection".into()).into(),
+            Ok(Some(Err(error))) => break WireError::from(error).into(),
+            Err(error) => break WireError::from(error).into(),
+        }
+        match stream.read(inbox.space()) {
+            Ok(0) => break closed(shared),
+            Ok(count) => inbox.filled(count),
+            Err(error) if net::is_timeout(&error) => {
+                if shared.lock().outcome.is_some() {
+                    return;
+                }
+            }
+            Err(error) if net::is_disconnect(&error) => break closed(shared),
+            Err(error) => break SendError::Connection(error),
+        }
+    };
+    // At the end of a session the connection closes after the receipt, which has set the outcome by now.
+    shared.end(Err(failed));
+}
+
 fn closed(shared: &Shared<'_>) -> SendError {
     SendError::Closed { unconfirmed: shared.lock().announced.len() as u64 }
 }
@@ -67,7 +97,8 @@ fn closed(shared: &Shared<'_>) -> SendError {
 /// Notes what an event means; `true` when it was the last one.
 fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
     match event {
-        Event::Nothing | Event::Welcomed { .. } | Event::Wanted => {}
+        Event::Nothing | Event::Wanted => {}
+        Event::Welcomed { takes_streams } => shared.welcomed(state, takes_streams),
         Event::AlreadyThere(ids) => {
             for id in ids {
                 if let Some(Announced::File { already_there, .. }) = state.announced.get_mut(&id) {

@@ -1,4 +1,4 @@
-//! The thread that reads and hashes what the receiver wants, ahead of the writer.
+//! The thread that reads and hashes what the receiver wants, ahead of the writers.
 //!
 //! Parts are hashed side by side, a window of them at a time. Small ones are kept in memory; of the others only the
 //! digest is kept, and the kernel sends them from the file while the next window is hashed.
@@ -10,43 +10,56 @@ use crossbeam_channel::Sender;
 
 use super::ear::failed;
 use super::state::{Announced, Shared};
-use super::writer::{Body, Loaded, Outgoing};
+use super::writer::{Body, Loaded};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
-/// Parts up to this are read once, into memory.
+/// Files up to this are read once, into memory.
 const SMALL_BYTES: u64 = 128 << 10;
-/// Small parts are handed to the writer together, up to so many bytes or parts.
-const BATCH_BYTES: u64 = 1 << 20;
-const BATCH_PARTS: usize = 256;
+/// Small parts are handed to a writer together, up to so many bytes or parts.
+const BATCH_BYTES: u64 = 256 << 10;
+const BATCH_PARTS: usize = 128;
+/// Large parts, or batches of small ones, that may wait for the writers: a window, so that they have work while the
+/// next one is hashed.
+pub const LOADED_AHEAD: usize = 16;
 /// The first window; the next ones double, so that the first byte leaves early and the lanes are full soon.
 const FIRST_WINDOW: usize = 2;
 const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// Loads parts until the session is over.
-pub fn load(shared: &Shared<'_>, outgoing: Sender<Outgoing>) {
+pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
     let mut next = None;
     while let Some(first) = next.take().or_else(|| next_job(shared)) {
-        let is_small = first.0.range.len <= SMALL_BYTES;
+        let is_small = is_small(&first.0);
         let mut jobs = vec![first];
         let mut bytes = 0;
         while jobs.len() < if is_small { BATCH_PARTS } else { loader.window } && bytes < BATCH_BYTES {
             let Some(job) = job_at_hand(shared) else { break };
-            if (job.0.range.len <= SMALL_BYTES) != is_small {
+            if self::is_small(&job.0) != is_small {
                 next = Some(job);
                 break;
             }
             bytes += if is_small { job.0.range.len } else { 0 };
             jobs.push(job);
         }
-        let loaded = if is_small { loader.load_small(jobs) } else { loader.load_large(jobs) };
-        if outgoing.send(Outgoing::Parts(loaded)).is_err() {
+        let sent = if is_small {
+            loaded.send(loader.load_small(jobs))
+        } else {
+            // One by one, for whichever connection is free.
+            loader.load_large(jobs).into_iter().try_for_each(|part| loaded.send(vec![part]))
+        };
+        if sent.is_err() {
             return;
         }
     }
+}
+
+/// Is it a whole file, and a small one?
+fn is_small(job: &Job) -> bool {
+    job.range.offset == 0 && job.range.len <= SMALL_BYTES
 }
 
 /// Waits for a job; `None` when the session is over.
@@ -89,10 +102,7 @@ impl Loader<'_> {
         let mut read = Vec::with_capacity(jobs.len());
         for (job, source) in jobs {
             let mut body = Vec::new();
-            let done = self.open(&job, &source).and_then(|open| {
-                open.read(job.range, &mut body)?;
-                open.check_unchanged()
-            });
+            let done = source.read_whole(&mut body);
             match done {
                 Ok(()) => read.push((job, source, body)),
                 Err(error) => self.withdraw(job.entry, &error),

@@ -1,22 +1,22 @@
 //! What the threads of a native sender share.
 
 use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::Sender;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
-use super::writer::Outgoing;
 use crate::fault::Fault;
 use crate::plan::Source;
 use crate::progress::{Progress, Summary};
 use crate::relpath::RelPath;
 use crate::wire::sender::SenderSession;
-use crate::wire::{EntryId, WireError};
+use crate::wire::{EntryId, SessionId, WireError};
 
-/// How often a thread that waits for the writer looks whether the session is over.
-const LOOK_UP: Duration = Duration::from_millis(200);
 /// Output of the session that may wait before the writer is told.
 const SPEAK_BYTES: usize = 32 << 10;
 
@@ -24,8 +24,12 @@ const SPEAK_BYTES: usize = 32 << 10;
 pub struct Shared<'a> {
     state: Mutex<State>,
     changed: Condvar,
+    /// Tells the first connection's writer that the session has something to say.
+    words: Sender<()>,
     pub progress: &'a dyn Progress,
     pub timeout: Duration,
+    /// Nanoseconds that writers have spent with a connection, all writers together.
+    writing_ns: AtomicU64,
 }
 
 pub struct State {
@@ -34,10 +38,15 @@ pub struct State {
     pub announced: HashMap<EntryId, Announced>,
     pub summary: Summary,
     pub outcome: Option<Result<(), SendError>>,
+    /// How long the receiver's first answer took, and whether it takes further connections.
+    pub welcome: Option<(Duration, bool)>,
+    /// Nothing more will be said: the writer may end.
+    pub is_closing: bool,
+    /// Connections that joined.
+    joined: Vec<TcpStream>,
+    began: Instant,
     /// When anything was last given to the writer.
     spoke: Instant,
-    /// The writer knows that the session has something to say.
-    told: bool,
 }
 
 impl State {
@@ -49,6 +58,13 @@ impl State {
         }
         pulse.saturating_sub(self.spoke.elapsed())
     }
+}
+
+/// What went out so far.
+pub struct Moved {
+    pub bytes: u64,
+    /// The time that writers spent with connections, all writers together.
+    pub writing: Duration,
 }
 
 /// An entry in flight, as this side knows it.
@@ -71,16 +87,24 @@ impl Announced {
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(progress: &'a dyn Progress, timeout: Duration) -> Self {
+    pub fn new(words: Sender<()>, progress: &'a dyn Progress, timeout: Duration) -> Result<Self, SendError> {
+        let mut random = [0; 16];
+        getrandom(&mut random, GetRandomFlags::empty())
+            .map_err(|errno| SendError::Connection(errno.into()))?;
+        let now = Instant::now();
         let state = State {
-            session: SenderSession::new(),
+            session: SenderSession::new(SessionId::new(random)),
             announced: HashMap::new(),
             summary: Summary { confirmed: true, ..Summary::default() },
             outcome: None,
-            spoke: Instant::now(),
-            told: false,
+            welcome: None,
+            is_closing: false,
+            joined: Vec::new(),
+            began: now,
+            spoke: now,
         };
-        Shared { state: Mutex::new(state), changed: Condvar::new(), progress, timeout }
+        let (state, changed, writing_ns) = (Mutex::new(state), Condvar::new(), AtomicU64::new(0));
+        Ok(Shared { state, changed, words, progress, timeout, writing_ns })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,36 +127,27 @@ impl<'a> Shared<'a> {
         self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// What the session has to say, to be sent; rings, because there is room for more now.
-    pub fn take_output(&self) -> Vec<u8> {
+    /// What the session has to say, to be sent, and whether that is the last of it; rings, because there is room for
+    /// more now.
+    pub fn take_output(&self) -> (Vec<u8>, bool) {
         let mut state = self.lock();
         let output = state.session.take_output();
         if !output.is_empty() {
             state.spoke = Instant::now();
-            state.told = false;
             self.ring();
         }
-        output
+        (output, state.is_closing)
     }
 
     /// Has the writer send what the session has to say.
-    pub fn speak(&self, outgoing: &Sender<Outgoing>) {
-        // A writer that is gone has left the reason in the outcome, or the ear is about to find it. One that is stuck
-        // must not keep this thread from seeing that the session is over.
-        while let Err(SendTimeoutError::Timeout(_)) = outgoing.send_timeout(Outgoing::Words, LOOK_UP) {
-            if self.lock().outcome.is_some() {
-                return;
-            }
-        }
+    pub fn speak(&self) {
+        // If the queue is full, the writer knows already. If it is gone, the ear finds out why.
+        let _ = self.words.try_send(());
     }
 
     /// Waits until another entry may be announced; `None` when the session is over. The receiver gets a sign of life
     /// meanwhile, whatever rings the bell in between.
-    pub fn wait_for_room(
-        &self,
-        outgoing: &Sender<Outgoing>,
-        pulse: Duration,
-    ) -> Option<MutexGuard<'_, State>> {
+    pub fn wait_for_room(&self, pulse: Duration) -> Option<MutexGuard<'_, State>> {
         let mut state = self.lock();
         loop {
             if state.outcome.is_some() {
@@ -141,33 +156,67 @@ impl<'a> Shared<'a> {
             if state.session.has_room() && state.session.output_len() < SPEAK_BYTES {
                 return Some(state);
             }
-            state = self.speak_or_wait(state, outgoing, pulse);
+            state = self.wait_speaking(state, pulse);
         }
     }
 
     /// Waits for the receipt or a failure, with signs of life.
-    pub fn wait_for_the_end(&self, pulse: Duration, outgoing: &Sender<Outgoing>) {
+    pub fn wait_for_the_end(&self, pulse: Duration) {
         let mut state = self.lock();
         while state.outcome.is_none() {
-            state = self.speak_or_wait(state, outgoing, pulse);
+            state = self.wait_speaking(state, pulse);
         }
     }
 
-    /// Sends what there is to say, or waits for the bell or the next sign of life.
-    fn speak_or_wait<'s>(
+    /// Has said what there is to say, and waits for the bell or the next sign of life.
+    fn wait_speaking<'s>(
         &'s self,
         mut state: MutexGuard<'s, State>,
-        outgoing: &Sender<Outgoing>,
         pulse: Duration,
     ) -> MutexGuard<'s, State> {
         let until_pulse = state.pulse(pulse);
-        if state.session.output_len() > 0 && !state.told {
-            state.told = true;
-            drop(state);
-            self.speak(outgoing);
-            return self.lock();
+        if state.session.output_len() > 0 {
+            self.speak();
         }
         self.wait(state, until_pulse)
+    }
+
+    /// The receiver answered: the session can begin.
+    pub fn welcomed(&self, state: &mut State, takes_streams: bool) {
+        state.welcome = Some((state.began.elapsed(), takes_streams));
+    }
+
+    /// One more connection belongs to the session; `false` when that is over.
+    pub fn add_joined(&self, stream: TcpStream) -> bool {
+        let mut state = self.lock();
+        let goes_on = state.outcome.is_none();
+        if goes_on {
+            state.joined.push(stream);
+        }
+        goes_on
+    }
+
+    /// What went out so far, and the time that it took the writers.
+    pub fn moved(&self) -> Moved {
+        let bytes = self.lock().summary.moved_bytes;
+        Moved { bytes, writing: Duration::from_nanos(self.writing_ns.load(Ordering::Relaxed)) }
+    }
+
+    /// Counts time that a writer spent with its connection.
+    pub fn wrote_since(&self, start: Instant) {
+        self.writing_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Ends all waits for a connection.
+    pub fn hang_up(&self) {
+        let mut state = self.lock();
+        state.is_closing = true;
+        for stream in &state.joined {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        self.speak();
+        self.ring();
     }
 
     /// Has this side found a reason to end the session that the receiver does not know?
@@ -183,6 +232,9 @@ impl<'a> Shared<'a> {
             _ => return false,
         };
         state.session.give_up(fault, &reason);
+        state.is_closing = true;
+        drop(state);
+        self.speak();
         true
     }
 

@@ -1,9 +1,10 @@
-//! The thread that writes to the connection.
+//! The threads that write, one for each connection.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, never, select};
 
 use super::super::SendError;
 use super::state::{Announced, Shared};
@@ -15,14 +16,6 @@ use crate::wire::sender::Job;
 
 /// Small frames and bodies go out together, in writes of this size.
 const BUFFER_BYTES: usize = 256 << 10;
-
-/// What there is to write.
-pub enum Outgoing {
-    /// What the session has to say.
-    Words,
-    /// Parts, read and hashed.
-    Parts(Vec<Loaded>),
-}
 
 /// A part that was read and hashed.
 pub struct Loaded {
@@ -44,9 +37,15 @@ pub enum Body {
     Holes(u64),
 }
 
-/// Writes until nobody has anything to say any more.
-pub fn write(shared: &Shared<'_>, stream: PatientWriter, to_write: Receiver<Outgoing>) {
-    match write_all(shared, stream, &to_write) {
+/// Writes to one connection until the session is over: parts that were loaded, and `words` when the session has
+/// something to say (on the first connection only).
+pub fn write(
+    shared: &Shared<'_>,
+    stream: PatientWriter,
+    words: Option<Receiver<()>>,
+    parts: Receiver<Vec<Loaded>>,
+) {
+    match write_all(shared, stream, words, parts) {
         Ok(()) => {}
         // The receiver is gone. Whether it said why, the ear knows better.
         Err(error) if net::is_disconnect(&error) => {}
@@ -57,26 +56,52 @@ pub fn write(shared: &Shared<'_>, stream: PatientWriter, to_write: Receiver<Outg
     }
 }
 
-fn write_all(shared: &Shared<'_>, stream: PatientWriter, to_write: &Receiver<Outgoing>) -> io::Result<()> {
+fn write_all(
+    shared: &Shared<'_>,
+    stream: PatientWriter,
+    words: Option<Receiver<()>>,
+    mut parts: Receiver<Vec<Loaded>>,
+) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
-    stream.write_all(&shared.take_output())?;
+    let is_first = words.is_some();
+    let words = words.unwrap_or_else(never);
+    if is_first {
+        stream.write_all(&shared.take_output().0)?;
+    }
     loop {
-        let next = match to_write.try_recv() {
-            Ok(next) => next,
-            Err(_) => {
-                stream.flush()?;
-                match to_write.recv() {
-                    Ok(next) => next,
-                    Err(_) => return Ok(()),
+        let loaded = match words.try_recv() {
+            Ok(()) => None,
+            Err(_) => match parts.try_recv() {
+                Ok(loaded) => Some(loaded),
+                Err(_) => {
+                    stream.flush()?;
+                    select! {
+                        recv(words) -> _ => None,
+                        recv(parts) -> loaded => match loaded {
+                            Ok(loaded) => Some(loaded),
+                            // Nothing more is loaded; there may still be something to say.
+                            Err(_) if is_first => {
+                                parts = never();
+                                continue;
+                            }
+                            Err(_) => return Ok(()),
+                        },
+                    }
                 }
-            }
+            },
         };
-        if let Outgoing::Parts(parts) = next {
-            for part in parts {
-                write_part(shared, &mut stream, &part)?;
+        for part in loaded.unwrap_or_default() {
+            let start = Instant::now();
+            write_part(shared, &mut stream, &part)?;
+            shared.wrote_since(start);
+        }
+        if is_first {
+            let (output, is_last) = shared.take_output();
+            stream.write_all(&output)?;
+            if is_last {
+                return stream.flush();
             }
         }
-        stream.write_all(&shared.take_output())?;
     }
 }
 

@@ -1,0 +1,214 @@
+//! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
+
+use crossbeam_channel::Sender;
+
+use super::RecvError;
+use super::arrivals::Arrivals;
+use super::input::Input;
+use super::verifier::{Small, ToVerify};
+use crate::progress::Event as Told;
+use crate::store::{Occupant, OnConflict, Store, StoreError, Written};
+use crate::wire::Form;
+use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
+
+/// Files up to this are verified in memory.
+const SMALL_BYTES: u64 = 128 << 10;
+
+/// Which connection of its session it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The one that said hello, which carries everything but the bodies that go elsewhere.
+    First,
+    /// One that joined: parts and nothing else.
+    Joined,
+}
+
+/// See the module's page.
+pub struct Reader<'a> {
+    store: Store,
+    arrivals: &'a Arrivals<'a>,
+    verify: Sender<ToVerify>,
+    place: Place,
+    /// Small files that arrived here and are not handed to the verifier yet.
+    small: Small,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verify: Sender<ToVerify>, place: Place) -> Self {
+        Reader { store, arrivals, verify, place, small: Small::default() }
+    }
+
+    /// Until everything is received, or somebody ended the session.
+    pub fn read(mut self, input: &mut Input) -> Result<(), RecvError> {
+        loop {
+            // While whole frames are at hand, work is collected: many small files are verified at once, and many
+            // decisions fit into one frame.
+            if !input.has_frame(Form::Native) {
+                self.verify_small()?;
+                self.arrivals.speak().flush()?;
+                if !input.wait_unless(self.arrivals.over())? {
+                    return Ok(());
+                }
+            }
+            let Some(json) = input.frame(Form::Native)? else {
+                return Err(RecvError::Truncated("the session".into()));
+            };
+            let event = {
+                let session = &mut self.arrivals.speak().session;
+                match self.place {
+                    Place::First => session.handle(json)?,
+                    Place::Joined => session.handle_joined(json)?,
+                }
+            };
+            self.take(event, input)?;
+        }
+    }
+
+    fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
+        let progress = self.arrivals.progress;
+        match event {
+            // Perhaps the end, or a folder whose turn is now.
+            Event::Nothing => self.arrivals.hand_over_others(&mut self.arrivals.speak()),
+            Event::File(entry) => {
+                progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
+                self.decide(entry);
+            }
+            Event::Refused { name, fault, reason } => {
+                let mut speaker = self.arrivals.speak();
+                speaker.summary.count_failure(fault);
+                self.arrivals.hand_over_others(&mut speaker);
+                progress.event(Told::Failed { name: &name, fault, reason: &reason });
+            }
+            Event::Body(header) if header.range.len <= SMALL_BYTES && header.range.offset == 0 => {
+                self.small_body(header, input)?;
+            }
+            Event::Body(header) => self.large_body(header, input)?,
+            Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
+            Event::Offer(header) => match self.arrivals.existing(header.id).map(|file| file.open()) {
+                Some(Ok(file)) => self.verify(ToVerify::Offer(header, file))?,
+                Some(Err(_)) => self.arrivals.differs(header.id),
+                None => {}
+            },
+            Event::Hole(hole) if hole.is_offer => match self.arrivals.existing(hole.id) {
+                Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.arrivals.holes_same(&hole),
+                Some(_) => self.arrivals.differs(hole.id),
+                None => {}
+            },
+            Event::Hole(hole) => self.hole(&hole),
+            Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
+                self.arrivals.forget(id);
+                let mut speaker = self.arrivals.speak();
+                speaker.summary.count_failure(fault);
+                // It may have been what folders waited for.
+                self.arrivals.hand_over_others(&mut speaker);
+                drop(speaker);
+                progress.event(Told::FileDropped { remaining_bytes });
+                progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+            }
+            Event::Totals { .. } => progress.event(Told::PlanComplete),
+        }
+        Ok(())
+    }
+
+    /// What is there under the name decides what is wanted.
+    fn decide(&mut self, entry: FileEntry) {
+        let occupant = match self.store.occupant(&entry.path) {
+            Ok(occupant) => occupant,
+            Err(error) => return self.arrivals.fail(&entry, &error),
+        };
+        let policy = self.store.on_conflict();
+        let conflict = match occupant {
+            Occupant::Nothing => None,
+            Occupant::File(_) if policy == OnConflict::Error => Some("a file"),
+            Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
+                return self.arrivals.compare(entry, file, policy.gives_way("a different file"));
+            }
+            Occupant::File(_) => Some("a different file"),
+            Occupant::Other(what) => Some(what),
+        };
+        match conflict {
+            Some(what) if !policy.gives_way(what) => {
+                self.arrivals.fail(&entry, &StoreError::Exists { what });
+            }
+            _ => self.arrivals.want(entry),
+        }
+    }
+
+    /// Parts of zeros: a fresh landing of a sparse file has them already.
+    fn hole(&mut self, hole: &HoleHeader) {
+        match self.arrivals.land(&mut self.store, hole.id) {
+            Ok(_) => self.arrivals.holes_verified(hole),
+            Err(error) => self.arrivals.fail_arrival(hole.id, &error),
+        }
+    }
+
+    /// A small file, whole: kept in memory until enough of them are there to be verified together.
+    fn small_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        let small = &mut self.small;
+        input.body(header.range.len, "a small file", |chunk| small.bytes.extend_from_slice(chunk))?;
+        small.headers.push(header);
+        self.arrivals.moved(header.range.len);
+        if small.is_full() { self.verify_small() } else { Ok(()) }
+    }
+
+    fn verify_small(&mut self) -> Result<(), RecvError> {
+        if self.small.headers.is_empty() {
+            return Ok(());
+        }
+        let small = std::mem::take(&mut self.small);
+        self.verify(ToVerify::Small(small))
+    }
+
+    /// One part of a larger file: to its landing at once, and then to the verifier.
+    fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        let _in_transit = self.arrivals.in_transit();
+        let written = self.arrivals.land(&mut self.store, header.id);
+        let written = match written {
+            // A part that was damaged has left something where its zeros belong.
+            Ok(written) if self.arrivals.is_sparse(header.id) && !header.is_repair => {
+                self.body_without_zeros(header, written, input)?
+            }
+            Ok(written) => {
+                let name = || self.arrivals.name(header.id);
+                let moved = |bytes| self.arrivals.moved(bytes);
+                let done = input.body_to_file(header.range, name, written.file(), moved)?;
+                done.map(|()| written).map_err(|source| StoreError::Io { doing: "write the file", source })
+            }
+            Err(error) => {
+                input.body(header.range.len, "a body that cannot land", |_| {})?;
+                Err(error)
+            }
+        };
+        match written {
+            Ok(written) => {
+                drop(_in_transit);
+                self.verify(ToVerify::Part(header, written))?;
+            }
+            Err(error) => self.arrivals.fail_arrival(header.id, &error),
+        }
+        Ok(())
+    }
+
+    fn body_without_zeros(
+        &self,
+        header: PartHeader,
+        landing: Written,
+        input: &mut Input,
+    ) -> Result<Result<Written, StoreError>, RecvError> {
+        let mut offset = header.range.offset;
+        let mut written = Ok(());
+        input.body(header.range.len, &self.arrivals.name(header.id), |chunk| {
+            if written.is_ok() {
+                written = landing.write_sparse_at(chunk, offset);
+            }
+            offset += chunk.len() as u64;
+            self.arrivals.moved(chunk.len() as u64);
+        })?;
+        Ok(written.map(|()| landing))
+    }
+
+    fn verify(&self, work: ToVerify) -> Result<(), RecvError> {
+        let ended_early = |_| RecvError::Connection(std::io::Error::other("the verifier ended early"));
+        self.verify.send(work).map_err(ended_early)
+    }
+}
