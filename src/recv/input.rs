@@ -16,6 +16,7 @@ use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
 pub const CHUNK_BYTES: usize = 256 << 10;
 
 /// One connection's bytes.
+#[derive(Debug)]
 pub struct Input {
     stream: TcpStream,
     inbox: Inbox,

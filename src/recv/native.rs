@@ -24,7 +24,7 @@ use super::arrivals::Arrivals;
 use super::committer;
 use super::input::Input;
 use super::reader::{Place, Reader};
-use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
+use super::sessions::{Entrance, Joined, Sessions};
 use super::verifier;
 use crate::fault::Fault;
 use crate::net::PatientWriter;
@@ -178,7 +178,7 @@ fn read_all(
         if let Some(entrance) = &entrance {
             let (queue, verify, parked) = (entrance.queue(), verify.clone(), &parked);
             scope.spawn(move || {
-                for mut joined in queue.iter().take(MAX_JOINED) {
+                for mut joined in queue {
                     joined.input.share(&heard);
                     let reader = Reader::new(store.another(), arrivals, verify.clone(), Place::Joined);
                     scope.spawn(move || {

@@ -1,0 +1,223 @@
+//! Sessions of several connections: parts arrive whole whichever way they came, and whoever joins where it has no
+//! business ends nothing but itself, or the session it lied to.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use common::{Receiver, listing, names, send};
+use ftx::digest::Md5;
+use ftx::wire::frame::{Form, encode};
+use ftx::wire::{Inbox, Message};
+
+const CONNECTION: i32 = 10;
+const PROTOCOL: i32 = 12;
+const SESSION: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// A sender of one frame after the other.
+struct Raw {
+    stream: TcpStream,
+    inbox: Inbox,
+}
+
+impl Raw {
+    fn connect(receiver: &Receiver, first: &str) -> Self {
+        let mut raw = Raw { stream: receiver.connect(), inbox: Inbox::new() };
+        raw.say(first);
+        raw
+    }
+
+    fn say(&mut self, json: &str) {
+        let mut bytes = Vec::new();
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next frame, signs of life left aside; `None` at the end.
+    fn hear(&mut self) -> Option<Message> {
+        loop {
+            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+                match Message::parse(json).unwrap() {
+                    Message::Busy => continue,
+                    message => return Some(message),
+                }
+            }
+            match self.stream.read(self.inbox.space()).unwrap_or(0) {
+                0 => return None,
+                count => self.inbox.filled(count),
+            }
+        }
+    }
+}
+
+fn hello() -> String {
+    format!(r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{SESSION}"}}"#)
+}
+
+fn join() -> String {
+    format!(r#"{{"ftx":"join","session":"{SESSION}"}}"#)
+}
+
+/// A session that is open, and its first connection.
+fn open(receiver: &Receiver) -> Raw {
+    let mut first = Raw::connect(receiver, &hello());
+    let Some(Message::Welcome(welcome)) = first.hear() else { panic!("no welcome") };
+    assert!(welcome.features.iter().any(|feature| feature == "streams"));
+    first
+}
+
+fn error_text(message: Option<Message>) -> String {
+    match message {
+        Some(Message::Error(failure)) => failure.message,
+        other => panic!("an error was expected: {other:?}"),
+    }
+}
+
+#[test]
+fn everything_arrives_over_any_number_of_connections() {
+    let source = tempfile::tempdir().unwrap();
+    let tree = source.path().join("tree");
+    fs::create_dir_all(tree.join("deep/er")).unwrap();
+    for number in 0..300u32 {
+        let content = number.to_le_bytes().repeat(number as usize * 7);
+        fs::write(tree.join(format!("deep/er/{number}")), content).unwrap();
+    }
+    let large: Vec<u8> = (0..40_000_000u32).map(|i| (i / 3) as u8).collect();
+    fs::write(tree.join("large"), &large).unwrap();
+    fs::write(tree.join("also large"), &large[..17 << 20]).unwrap();
+    for streams in ["1", "2", "5", "8"] {
+        let out = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(out.path(), &["--once"]);
+        let sent = send(&["-j", streams], &[&tree], &receiver.host());
+        assert_eq!(sent.code, 0, "{streams}: {}", sent.stderr);
+        assert_eq!(receiver.wait().code, 0);
+        assert_eq!(listing(out.path()), listing(source.path()), "{streams} connections");
+    }
+    for wrong in ["0", "9", "-1", "two"] {
+        assert_eq!(send(&["-j", wrong], &[&tree], "127.0.0.1:1").code, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn a_body_may_take_any_connection() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    let mut first = open(&receiver);
+    let mut second = Raw::connect(&receiver, &join());
+    first.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":3}"#);
+    assert!(matches!(first.hear(), Some(Message::Want { .. })));
+    second.say(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{}"}}"#, Md5::of(b"abc")));
+    second.stream.write_all(b"abc").unwrap();
+    assert!(matches!(first.hear(), Some(Message::Stored { .. })));
+    first.say(r#"{"ftx":"end","entries":1}"#);
+    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    drop((first, second));
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(fs::read(out.path().join("a")).unwrap(), b"abc");
+}
+
+#[test]
+fn nobody_joins_what_is_not_there() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    let mut stranger = Raw::connect(&receiver, &join());
+    assert!(error_text(stranger.hear()).contains("not in work here"));
+    assert_eq!(stranger.hear(), None);
+    // It was no session: the one that is waited for is still to come.
+    let file = out.path().parent().unwrap().join("nobody_joins");
+    fs::write(&file, "x").unwrap();
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
+    assert_eq!(receiver.wait().code, 0);
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn two_sessions_cannot_have_one_name() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    let mut first = open(&receiver);
+    let mut thief = Raw::connect(&receiver, &hello());
+    let last = std::iter::from_fn(|| thief.hear()).last();
+    assert!(error_text(last).contains("session of that name"));
+    first.say(r#"{"ftx":"end","entries":0}"#);
+    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    receiver.kill();
+}
+
+#[test]
+fn only_so_many_connections_join() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    let mut first = open(&receiver);
+    let mut joined: Vec<Raw> = (0..7).map(|_| Raw::connect(&receiver, &join())).collect();
+    // Each of the seven is known to be in, because it delivers a file.
+    for (id, raw) in joined.iter_mut().enumerate() {
+        first.say(&format!(r#"{{"ftx":"entry","entry":{id},"type":"file","filename":"{id}","size":0}}"#));
+        assert!(matches!(first.hear(), Some(Message::Want { .. })));
+        raw.say(&format!(r#"{{"ftx":"part","entry":{id},"part":0,"size":0,"md5":"{}"}}"#, Md5::of(b"")));
+        assert!(matches!(first.hear(), Some(Message::Stored { .. })));
+    }
+    let mut eighth = Raw::connect(&receiver, &join());
+    assert!(error_text(eighth.hear()).contains("no more connections"));
+    first.say(r#"{"ftx":"end","entries":7}"#);
+    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    drop((first, joined, eighth));
+    assert_eq!(receiver.wait().code, 0);
+    assert_eq!(names(out.path()).len(), 7);
+}
+
+/// What is said on a joined connection, and what it costs: the session's exit code and words.
+fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
+    let receiver = Receiver::start(out, &["--once"]);
+    let mut first = open(&receiver);
+    let mut second = Raw::connect(&receiver, &join());
+    first.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);
+    assert!(matches!(first.hear(), Some(Message::Want { .. })));
+    said(&mut first, &mut second);
+    drop(second);
+    let last = error_text(first.hear());
+    drop(first);
+    let ended = receiver.wait();
+    assert_eq!(names(out), Vec::<String>::new(), "{last}");
+    (ended.code, last)
+}
+
+#[test]
+fn a_joined_connection_that_misbehaves_ends_its_session() {
+    let out = tempfile::tempdir().unwrap();
+    let md5 = Md5::of(b"");
+    let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":8388608,"md5":"{md5}"}}"#);
+    for (what, said, code, words) in [
+        (
+            "an entry",
+            r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d"}"#,
+            PROTOCOL,
+            "out of place: entry",
+        ),
+        ("the end", r#"{"ftx":"end","entries":1}"#, PROTOCOL, "out of place: end"),
+        ("a hello", &hello(), PROTOCOL, "out of place: hello"),
+        ("a join", &join(), PROTOCOL, "out of place: join"),
+        ("an error", r#"{"ftx":"error","code":"io","message":"x"}"#, PROTOCOL, "out of place: error"),
+        ("a part that does not exist", &part.replace(r#""part":0"#, r#""part":2"#), PROTOCOL, "no such part"),
+        ("a part of no entry", &part.replace(r#""entry":0"#, r#""entry":5"#), PROTOCOL, "never announced"),
+        ("a body that is cut", &part, CONNECTION, "8388608 bytes before its end"),
+    ] {
+        let (actual, text) = end_by(out.path(), |_, second| second.say(said));
+        assert_eq!(actual, code, "{what}: {text}");
+        assert!(text.contains(words), "{what}: {text}");
+    }
+    let (code, text) = end_by(out.path(), |_, _| {});
+    assert_eq!(code, CONNECTION, "a connection that is lost: {text}");
+    let whole = part.replace(&md5.to_string(), &Md5::of(&vec![0; 8 << 20]).to_string());
+    let (_, text) = end_by(out.path(), |first, second| {
+        for raw in [first, second] {
+            raw.say(&whole);
+            // The session may end before all of it is said.
+            let _ = raw.stream.write_all(&vec![0; 8 << 20]);
+        }
+    });
+    assert!(text.contains("sent twice"), "{text}");
+}
