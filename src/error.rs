@@ -93,7 +93,7 @@ impl From<&SendError> for Explained {
                 Some("is `ftx recv` running there, and does the firewall let the port through?"),
             ),
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
-            SendError::Silent(_) => (Exit::Timeout, AGAIN),
+            SendError::Silent(_) | SendError::Unfinished(_) => (Exit::Timeout, AGAIN),
             SendError::Wire(error) => wire(error),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
@@ -119,7 +119,7 @@ impl From<&RecvError> for Explained {
                 (Exit::Protocol, Some("docs/protocol.md describes the header dictionary"))
             }
             RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
-            RecvError::Silent(_) => (Exit::Timeout, None),
+            RecvError::Silent(_) | RecvError::Unfinished(_) => (Exit::Timeout, None),
             RecvError::Digest { .. } => {
                 (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))
             }

@@ -376,3 +376,24 @@ fn a_part_that_is_damaged_three_times_is_given_up() {
     assert_eq!(ended.code, DIGEST, "{ended:?}");
     assert_eq!(names(out.path()), Vec::<String>::new());
 }
+
+/// After a damaged length, the peer's signs of life fill the frame: they must not keep the session alive for ever.
+#[test]
+fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
+    let mut begun = native(&[]);
+    begun.extend_from_slice(&60_000u32.to_le_bytes());
+    for begun in [begun, 60_000u32.to_le_bytes().to_vec()] {
+        let out = tempfile::tempdir().unwrap();
+        let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
+        let mut stream = receiver.connect();
+        stream.write_all(&begun).unwrap();
+        let mut written = 0;
+        common::until("the end of the receiver", || {
+            written += usize::from(written < 50_000 && stream.write_all(b" ").is_ok());
+            receiver.has_ended()
+        });
+        let ended = receiver.wait();
+        assert_eq!(ended.code, TIMEOUT, "{ended:?}");
+        assert!(ended.stderr.contains("still not complete after 1 seconds"), "{ended:?}");
+    }
+}

@@ -160,6 +160,26 @@ fn a_sender_gives_signs_of_life_however_much_it_hears() {
 }
 
 #[test]
+fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let (host, thread) = fake_receiver(&[WELCOME], |mut stream| {
+        stream.write_all(&60_000u32.to_le_bytes()).unwrap();
+        let mut written = 0;
+        until("the end of the sender", || {
+            written += 1;
+            assert!(written < 50_000, "the frame must not be complete");
+            stream.write_all(b" ").is_err()
+        });
+    });
+    let sent = send(&["--timeout", "1"], &[&file], &host);
+    thread.join().unwrap();
+    assert_eq!(sent.code, 30, "{sent:?}");
+    assert!(sent.stderr.contains("still not complete after 1 seconds"), "{sent:?}");
+}
+
+#[test]
 fn a_receiver_that_breaks_the_protocol_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");

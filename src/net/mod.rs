@@ -17,7 +17,7 @@ pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use bell::{Bell, Woken};
 pub use connect::connect;
 pub use listen::{Listener, reachable_addresses};
-pub use patience::{LastHeard, PatientWriter, linger};
+pub use patience::{FrameWatch, LastHeard, PatientWriter, linger};
 pub use splice::{Spliced, Splicer};
 
 /// A failure of the network, with where it happened.

@@ -37,6 +37,26 @@ impl LastHeard {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         self.start.elapsed().saturating_sub(heard) > self.limit
     }
+
+    /// A watch over the next frame.
+    pub fn frame_watch(&self) -> FrameWatch {
+        FrameWatch { begun: None, limit: self.limit }
+    }
+}
+
+/// A frame that has begun has to be whole within the limit, whatever trickles in. Behind a damaged length the peer's
+/// signs of life would be taken for the rest of the frame, and neither side would ever give up.
+#[derive(Debug)]
+pub struct FrameWatch {
+    begun: Option<Instant>,
+    limit: Duration,
+}
+
+impl FrameWatch {
+    /// Asked whenever more is needed; `is_begun` tells whether a first byte of the frame is there.
+    pub fn is_overdue(&mut self, is_begun: bool) -> bool {
+        is_begun && self.begun.get_or_insert_with(Instant::now).elapsed() > self.limit
+    }
 }
 
 /// Writes to a connection, and waits with a peer that is slow as long as it takes bytes or is heard of.

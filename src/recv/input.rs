@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::RecvError;
 use crate::digest::PartRange;
-use crate::net::{self, Bell, LastHeard, Spliced, Splicer, Woken};
+use crate::net::{self, Bell, FrameWatch, LastHeard, Spliced, Splicer, Woken};
 use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
@@ -74,11 +74,12 @@ impl Input {
 
     /// What the first bytes say; `None` if there are none.
     pub fn first(&mut self) -> Result<Option<Dialect>, RecvError> {
+        let mut watch = self.heard.frame_watch();
         loop {
             if let Some(dialect) = dialect::detect(&self.inbox)? {
                 return Ok(Some(dialect));
             }
-            match self.fill() {
+            match self.fill_frame(&mut watch) {
                 Ok(true) => {}
                 Ok(false) | Err(RecvError::Truncated(_)) if self.inbox.is_empty() => return Ok(None),
                 Ok(false) => return Err(RecvError::Truncated("a header".into())),
@@ -105,8 +106,9 @@ impl Input {
     /// Like [`Input::frame`], but silence, or a connection that is cut, is an end like any other where a frame could
     /// have begun: nothing is missing then.
     pub fn frame_or_end(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
+        let mut watch = self.heard.frame_watch();
         while !self.inbox.has_frame(form).map_err(frame_error)? {
-            match self.fill() {
+            match self.fill_frame(&mut watch) {
                 Ok(true) => {}
                 Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.inbox.is_empty() => {
                     return Ok(None);
@@ -126,12 +128,13 @@ impl Input {
 
     /// The JSON of the next frame; `None` if the peer closed between frames.
     pub fn frame(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
+        let mut watch = self.heard.frame_watch();
         loop {
             // Asked twice, because a frame that is returned borrows the inbox.
             if self.inbox.has_frame(form).map_err(frame_error)? {
                 return self.inbox.next_frame(form).map_err(frame_error);
             }
-            if !self.fill()? {
+            if !self.fill_frame(&mut watch)? {
                 return if self.inbox.is_empty() {
                     Ok(None)
                 } else {
@@ -198,6 +201,14 @@ impl Input {
             self.body(range.len - done, &name(), |_| {})?;
         }
         Ok(written)
+    }
+
+    /// Reads more of a frame; `false` at the end of the connection.
+    fn fill_frame(&mut self, watch: &mut FrameWatch) -> Result<bool, RecvError> {
+        if watch.is_overdue(!self.inbox.is_empty()) {
+            return Err(RecvError::Unfinished(self.timeout));
+        }
+        self.fill()
     }
 
     /// Reads what is there; `false` at the end of the connection.

@@ -76,6 +76,9 @@ pub enum RecvError {
     /// The peer was silent for too long.
     #[error("nothing was heard from the sender for {} seconds", .0.as_secs())]
     Silent(Duration),
+    /// The peer began a header and did not finish it.
+    #[error("a header from the sender was still not complete after {} seconds", .0.as_secs())]
+    Unfinished(Duration),
     /// A body is not what its header says; classic has no way to repair it.
     #[error("{name}: the digest does not match: the header says {expected}, the body gives {actual}")]
     Digest {

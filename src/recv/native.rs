@@ -84,7 +84,7 @@ impl Speaker {
             return;
         }
         let fault = match error {
-            RecvError::Silent(_) => Fault::Timeout,
+            RecvError::Silent(_) | RecvError::Unfinished(_) => Fault::Timeout,
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
             RecvError::Root(_) | RecvError::Store { .. } => Fault::FileIo,

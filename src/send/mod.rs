@@ -65,6 +65,9 @@ pub enum SendError {
     /// The receiver was silent for too long.
     #[error("nothing was heard from the receiver for {} seconds", .0.as_secs())]
     Silent(Duration),
+    /// The receiver began a header and did not finish it.
+    #[error("a header from the receiver was still not complete after {} seconds", .0.as_secs())]
+    Unfinished(Duration),
     /// The receiver broke the protocol, or gave up.
     #[error(transparent)]
     Wire(#[from] WireError),

@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // Each test file uses its share.
 
+pub mod proofs;
+pub mod proxy;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
@@ -49,7 +52,8 @@ impl Receiver {
         Self::spawn(shell, "127.0.0.1", out, args)
     }
 
-    fn spawn(mut command: Command, bind: &str, out: &Path, args: &[&str]) -> Self {
+    /// `command` is what comes before `recv` and its arguments.
+    pub fn spawn(mut command: Command, bind: &str, out: &Path, args: &[&str]) -> Self {
         let mut child = command
             .args(["recv", "--bind", bind, "--port", "0", "--out"])
             .arg(out)
@@ -92,6 +96,21 @@ impl Receiver {
         self.child.wait().unwrap();
     }
 
+    /// `kill -9`, and what it had to say until then.
+    pub fn kill_and_hear(mut self) -> Ended {
+        self.child.kill().unwrap();
+        self.wait()
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        pid(&self.child)
+    }
+
+    /// Has it ended?
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for a receiver with `--once` or `--count`.
     pub fn wait(mut self) -> Ended {
         let code = wait(&mut self.child);
@@ -99,6 +118,10 @@ impl Receiver {
         self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         Ended { code, stdout, stderr: self.rest_of_stderr.recv().unwrap() }
     }
+}
+
+pub fn pid(child: &Child) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(child.id() as i32).unwrap()
 }
 
 /// Waits for a child, and kills it if it hangs.
@@ -130,9 +153,15 @@ pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
 
 /// Starts `ftx send PATH... HOST`.
 pub fn start_send(paths: &[&Path], host: &str) -> Child {
+    start_send_with(&[], paths, host)
+}
+
+/// Starts `ftx send ARGS PATH... HOST`.
+pub fn start_send_with(args: &[&str], paths: &[&Path], host: &str) -> Child {
     let mut command = Command::new(FTX);
     command
         .arg("send")
+        .args(args)
         .args(paths)
         .arg(host)
         .stdin(Stdio::null())

@@ -32,8 +32,10 @@ impl Drop for EndOnDrop<'_, '_> {
 
 fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Result<(), SendError> {
     let mut inbox = Inbox::new();
+    let mut watch = heard.frame_watch();
     loop {
         while let Some(json) = inbox.next_frame(Form::Native).map_err(WireError::from)? {
+            watch = heard.frame_watch();
             let mut state = shared.lock();
             let event = state.session.handle(json)?;
             if take(shared, &mut state, event) {
@@ -41,6 +43,9 @@ fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Resul
             }
         }
         shared.ring();
+        if watch.is_overdue(!inbox.is_empty()) {
+            return Err(SendError::Unfinished(shared.timeout));
+        }
         match stream.read(inbox.space()) {
             Ok(0) => return Err(closed(shared)),
             Ok(count) => {
