@@ -8,7 +8,7 @@
 //! send   recv                                  the two drivers
 //! plan (reads files)   store (writes files)   net (sockets)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
-//! relpath   digest   units   fault   escape   progress    values
+//! relpath   digest   units   fault   escape   progress   spent    values
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -27,6 +27,7 @@ pub mod progress;
 pub mod recv;
 pub mod relpath;
 pub mod send;
+pub mod spent;
 pub mod store;
 pub mod ui;
 pub mod units;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::fault::Fault;
+use crate::spent::Limit;
 
 /// Listens to one session.
 pub trait Progress: Send + Sync {
@@ -102,6 +103,8 @@ pub struct Summary {
     pub failures: BTreeMap<Fault, u64>,
     /// From the first frame to the last word.
     pub elapsed: Duration,
+    /// What it spent its time on, if it is known.
+    pub limit: Option<Limit>,
     /// Does a receipt or a matching digest vouch for every file? A classic sender hears nothing back.
     pub confirmed: bool,
 }

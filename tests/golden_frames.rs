@@ -11,6 +11,7 @@ use ftx::digest::Md5;
 use ftx::fault::Fault;
 use ftx::recv::RecvError;
 use ftx::relpath::{NamePolicy, RelPath};
+use ftx::spent::Spent;
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
@@ -99,6 +100,7 @@ fn native() -> Vec<(&'static str, Message)> {
     let dir = |id, name: &[u8], metadata| {
         Message::Entry(Entry { id, name: name.to_vec(), kind: EntryKind::Dir, metadata })
     };
+    let receipt = Receipt { entries: 8, stored: 7, skipped: 1, failed: 1, bytes: 20_971_526, spent: None };
     let noon = 1_700_000_000_000_000_000;
     vec![
         (
@@ -140,9 +142,13 @@ fn native() -> Vec<(&'static str, Message)> {
         ("want-parts", want(&[(0, 0)], Wanted::Parts(runs(&[(0, 0), (2, 4)])))),
         ("again", Message::Again { entry: 0, part: 2 }),
         ("stored", Message::Stored { entries: runs(&[(0, 5), (7, 7)]) }),
+        ("receipt", Message::Receipt(receipt)),
         (
-            "receipt",
-            Message::Receipt(Receipt { entries: 8, stored: 7, skipped: 1, failed: 1, bytes: 20_971_526 }),
+            "receipt-spent",
+            Message::Receipt(Receipt {
+                spent: Some(Spent { disk_ms: 710, md5_ms: 60, network_ms: 80 }),
+                ..receipt
+            }),
         ),
         ("busy", Message::Busy),
         ("error-entry", failure(Some(6), Fault::Exists, "a different file of that name is there already")),

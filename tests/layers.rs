@@ -10,7 +10,7 @@ const LAYERS: [&[&[&str]]; 5] = [
     &[&["send"], &["recv"]],
     &[&["plan"], &["store"], &["net"]],
     &[&["wire"]],
-    &[&["relpath", "digest", "units", "fault", "escape", "progress"]],
+    &[&["relpath", "digest", "units", "fault", "escape", "progress", "spent"]],
 ];
 
 /// What a box that is pure may not touch.

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -26,6 +27,10 @@ pub struct Spliced {
     pub taken: usize,
     /// Are they in the file?
     pub written: io::Result<()>,
+    /// How long the connection took to give them.
+    pub waited: Duration,
+    /// How long the file took to take them.
+    pub wrote: Duration,
 }
 
 impl Splicer {
@@ -40,9 +45,11 @@ impl Splicer {
     /// the file at `offset`. An error is one of the connection.
     pub fn step(&self, from: &TcpStream, file: &File, offset: u64, limit: u64) -> io::Result<Spliced> {
         let limit = limit.min(PIPE_BYTES as u64) as usize;
+        let start = Instant::now();
         let taken = splice(from, None, &self.into, None, limit, SpliceFlags::MOVE)?;
+        let waited = start.elapsed();
         let written = self.pour(file, offset, taken);
-        Ok(Spliced { taken, written })
+        Ok(Spliced { taken, written, waited, wrote: start.elapsed() - waited })
     }
 
     /// Empties the pipe, into the file as long as that works.

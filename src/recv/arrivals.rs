@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 
 use super::RecvError;
 use super::committer::Complete;
-use super::native::{Speaker, lock};
+use super::native::{Clocks, Speaker, lock};
 use crate::digest::{Md5, PartDigests};
 use crate::fault::Fault;
 use crate::net::Bell;
@@ -30,6 +30,7 @@ pub struct Arrivals<'a> {
     /// Parts whose bodies are coming in just now.
     in_transit: AtomicUsize,
     moved_bytes: AtomicU64,
+    pub clocks: &'a Clocks,
     /// Wakes the readers when there is nothing more to read.
     over: Bell,
     outcome: Mutex<Option<Result<(), RecvError>>>,
@@ -61,6 +62,7 @@ impl<'a> Arrivals<'a> {
         speaker: &'a Mutex<Speaker>,
         complete: Sender<Vec<Complete>>,
         progress: &'a dyn Progress,
+        clocks: &'a Clocks,
     ) -> Result<Self, RecvError> {
         Ok(Arrivals {
             speaker,
@@ -69,6 +71,7 @@ impl<'a> Arrivals<'a> {
             files: Mutex::default(),
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
+            clocks,
             over: Bell::new().map_err(RecvError::Connection)?,
             outcome: Mutex::default(),
         })

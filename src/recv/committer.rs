@@ -9,6 +9,7 @@ use super::RecvError;
 use super::native::{Speaker, lock};
 use crate::progress::{Event, Progress};
 use crate::relpath::RelPath;
+use crate::spent::Clock;
 use crate::store::{Item, Placed, Store};
 use crate::wire::EntryId;
 
@@ -32,11 +33,12 @@ pub fn commit(
     speaker: &Mutex<Speaker>,
     queue: Receiver<Vec<Complete>>,
     progress: &dyn Progress,
+    clock: &Clock,
 ) -> Result<(), RecvError> {
     let mut told = Ok(());
     while let Ok(first) = queue.recv() {
         let batch = collect(first, &queue);
-        let answered = commit_batch(&mut store, batch, speaker, progress);
+        let answered = clock.time(|| commit_batch(&mut store, batch, speaker, progress));
         // A sender that cannot be told any more is no reason to leave verified files without their names.
         told = told.and(answered);
     }

@@ -177,21 +177,21 @@ impl Input {
         range: PartRange,
         name: impl Fn() -> String,
         file: &File,
-        moved: impl Fn(u64),
+        moved: impl Fn(&Spliced),
     ) -> Result<io::Result<()>, RecvError> {
-        let first = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
-        let mut written = file.write_all_at(&self.chunk[..first], range.offset);
-        let mut done = first as u64;
-        moved(done);
+        let taken = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
+        let mut written = file.write_all_at(&self.chunk[..taken], range.offset);
+        let mut done = taken as u64;
+        moved(&Spliced { taken, written: Ok(()), waited: Duration::ZERO, wrote: Duration::ZERO });
         let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
             match splicer.step(&self.stream, file, range.offset + done, range.len - done) {
                 Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
                 Ok(step) => {
-                    written = step.written;
                     done += step.taken as u64;
                     self.heard.now();
-                    moved(step.taken as u64);
+                    moved(&step);
+                    written = step.written;
                 }
                 Err(error) => self.wait_on(error, &name())?,
             }

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
 
@@ -30,6 +30,7 @@ use crate::fault::Fault;
 use crate::net::PatientWriter;
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
+use crate::spent::{Clock, Limit, Spent};
 use crate::store::Store;
 use crate::wire::{ReceiverSession, WireError};
 
@@ -96,6 +97,32 @@ impl Speaker {
     }
 }
 
+/// What the threads of a session were busy with.
+#[derive(Default)]
+pub struct Clocks {
+    /// Readers: waiting for bytes, and writing them.
+    pub waiting: Clock,
+    pub writing: Clock,
+    /// The verifier: reading back and landing small files, and digests.
+    pub checking_disk: Clock,
+    pub md5: Clock,
+    /// The committer.
+    pub committing: Clock,
+}
+
+impl Clocks {
+    /// With so many readers, each with a share of the work.
+    fn spent(&self, readers: u32) -> Spent {
+        let disk = [self.writing.spent() / readers, self.checking_disk.spent(), self.committing.spent()];
+        let ms = |time: Duration| time.as_millis() as u64;
+        Spent {
+            disk_ms: disk.into_iter().map(ms).max().unwrap_or(0),
+            md5_ms: ms(self.md5.spent()),
+            network_ms: ms(self.waiting.spent() / readers),
+        }
+    }
+}
+
 pub fn lock(speaker: &Mutex<Speaker>) -> MutexGuard<'_, Speaker> {
     speaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -115,8 +142,12 @@ pub fn receive(
     let opened = opened.and_then(|_| speaker.session.id().map(|id| sessions.open(id)).transpose());
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
     let speaker = Mutex::new(speaker);
-    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress));
+    let (clocks, start) = (Clocks::default(), Instant::now());
+    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress, &clocks));
     let mut speaker = lock(&speaker);
+    let spent = clocks.spent(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
+    speaker.session.set_spent(spent);
+    speaker.summary.limit = Limit::of_receiver(spent, start.elapsed());
     let outcome = outcome.and_then(|joined| {
         speaker.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
         speaker.flush().map(|()| joined)
@@ -144,6 +175,7 @@ fn run(
     speaker: &Mutex<Speaker>,
     entrance: Option<Entrance<'_>>,
     progress: &dyn Progress,
+    clocks: &Clocks,
 ) -> Result<Vec<Joined>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
@@ -152,8 +184,9 @@ fn run(
         let _end = EndOnDrop(&ended);
         let committing = store.another();
         let (complete, to_commit) = unbounded();
-        let committer = scope.spawn(|| committer::commit(committing, speaker, to_commit, progress));
-        let arrivals = Arrivals::new(speaker, complete, progress)?;
+        let committer =
+            scope.spawn(|| committer::commit(committing, speaker, to_commit, progress, &clocks.committing));
+        let arrivals = Arrivals::new(speaker, complete, progress, clocks)?;
         let received = read_all(input, &store, &arrivals, entrance);
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
         drop(arrivals);

@@ -6,6 +6,7 @@ use super::RecvError;
 use super::arrivals::Arrivals;
 use super::input::Input;
 use super::verifier::{Small, ToVerify};
+use crate::net::Spliced;
 use crate::progress::Event as Told;
 use crate::store::{Occupant, OnConflict, Store, StoreError, Written};
 use crate::wire::Form;
@@ -46,7 +47,7 @@ impl<'a> Reader<'a> {
             if !input.has_frame(Form::Native) {
                 self.verify_small()?;
                 self.arrivals.speak().flush()?;
-                if !input.wait_unless(self.arrivals.over())? {
+                if !self.arrivals.clocks.waiting.time(|| input.wait_unless(self.arrivals.over()))? {
                     return Ok(());
                 }
             }
@@ -170,7 +171,12 @@ impl<'a> Reader<'a> {
             }
             Ok(written) => {
                 let name = || self.arrivals.name(header.id);
-                let moved = |bytes| self.arrivals.moved(bytes);
+                let clocks = self.arrivals.clocks;
+                let moved = |step: &Spliced| {
+                    self.arrivals.moved(step.taken as u64);
+                    clocks.waiting.add(step.waited);
+                    clocks.writing.add(step.wrote);
+                };
                 let done = input.body_to_file(header.range, name, written.file(), moved)?;
                 done.map(|()| written).map_err(|source| StoreError::Io { doing: "write the file", source })
             }

@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::sessions::MAX_JOINED;
 use crate::digest::{Md5, digest_many, digest_ranges, lane_count};
+use crate::spent::Clock;
 use crate::store::{Store, StoreError, Written};
 use crate::wire::receiver::PartHeader;
 
@@ -88,7 +89,8 @@ fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
         rest = behind;
     }
     let mut whole = Vec::with_capacity(bodies.len());
-    for ((header, body), md5) in small.headers.iter().zip(&bodies).zip(digest_many(&bodies)) {
+    let digests = arrivals.clocks.md5.time(|| digest_many(&bodies));
+    for ((header, body), md5) in small.headers.iter().zip(&bodies).zip(digests) {
         if md5 == header.md5 {
             whole.push((header, *body));
         } else {
@@ -96,7 +98,7 @@ fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
             arrivals.judge(header, md5);
         }
     }
-    arrivals.land_whole(store, whole.into_iter());
+    arrivals.clocks.checking_disk.time(|| arrivals.land_whole(store, whole.into_iter()));
 }
 
 enum Readable {
@@ -117,7 +119,12 @@ impl Readable {
 
 fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Readable)]) {
     let ranges: Vec<_> = window.iter().map(|(header, _)| header.range).collect();
-    let together = digest_ranges(&ranges, |index, buffer, offset| window[index].1.read_at(buffer, offset));
+    let (start, reading) = (Instant::now(), Clock::default());
+    let together = digest_ranges(&ranges, |index, buffer, offset| {
+        reading.time(|| window[index].1.read_at(buffer, offset))
+    });
+    arrivals.clocks.checking_disk.add(reading.spent());
+    arrivals.clocks.md5.add(start.elapsed() - reading.spent());
     match together {
         Ok(digests) => {
             for ((header, _), md5) in window.iter().zip(digests) {

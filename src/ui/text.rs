@@ -8,6 +8,9 @@ use indicatif::DecimalBytes;
 use crate::escape::Shown;
 use crate::progress::Summary;
 
+/// Nobody asks what limited a transfer that was over at once.
+const WORTH_EXPLAINING: Duration = Duration::from_secs(1);
+
 /// `Sent 3 files (1.2 GB) to nas in 2.1 s, 571 MB/s. ...`
 pub fn sent(summary: &Summary, host: &str) -> String {
     let vouched = if summary.confirmed {
@@ -38,6 +41,9 @@ fn remarks(summary: &Summary) -> String {
     }
     if summary.hole_bytes > 0 {
         remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
+    }
+    if let Some(limit) = summary.limit.filter(|_| summary.elapsed >= WORTH_EXPLAINING) {
+        remarks += &format!(" Limited by: {limit}.");
     }
     if summary.repaired_parts > 0 {
         remarks += &format!(" {} damaged parts were fetched again.", count(summary.repaired_parts));

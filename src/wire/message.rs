@@ -9,6 +9,7 @@ use super::runs::Runs;
 use crate::digest::Md5;
 use crate::escape::Shown;
 use crate::fault::Fault;
+use crate::spent::Spent;
 use crate::units::{Metadata, Mode, MtimeNs};
 
 /// The number of an entry in its session: 0, 1, 2, ... in the order of announcement.
@@ -255,6 +256,9 @@ pub struct Receipt {
     pub failed: u64,
     /// Bytes of verified bodies.
     pub bytes: u64,
+    /// What the receiver was busy with; nothing depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
 }
 
 /// What `error` says.

@@ -19,6 +19,7 @@ use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError, classic
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
+use crate::spent::Spent;
 use crate::units::Metadata;
 
 /// What a frame asks the driver to do.
@@ -604,6 +605,11 @@ impl ReceiverSession {
     /// Is anything handed over and not settled?
     pub fn is_committing(&self) -> bool {
         !self.committing.is_empty()
+    }
+
+    /// Notes for the receipt what this end was busy with.
+    pub fn set_spent(&mut self, spent: Spent) {
+        self.receipt.spent = Some(spent);
     }
 
     /// Says the last word; `None` as long as something is not settled.

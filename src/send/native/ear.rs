@@ -129,7 +129,10 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
                 failed(shared, state, &announced, fault, &message);
             }
         }
-        Event::Receipt(_) => return true,
+        Event::Receipt(receipt) => {
+            state.receipt = Some(receipt);
+            return true;
+        }
     }
     false
 }

@@ -4,7 +4,7 @@
 //! digest is kept, and the kernel sends them from the file while the next window is hashed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -13,6 +13,7 @@ use super::state::{Announced, Shared};
 use super::writer::{Body, Loaded};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
+use crate::spent::Clock;
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
@@ -102,14 +103,14 @@ impl Loader<'_> {
         let mut read = Vec::with_capacity(jobs.len());
         for (job, source) in jobs {
             let mut body = Vec::new();
-            let done = source.read_whole(&mut body);
+            let done = self.shared.reading.time(|| source.read_whole(&mut body));
             match done {
                 Ok(()) => read.push((job, source, body)),
                 Err(error) => self.withdraw(job.entry, &error),
             }
         }
         let bodies: Vec<&[u8]> = read.iter().map(|(_, _, body)| &body[..]).collect();
-        let digests = digest_many(&bodies);
+        let digests = self.shared.md5.time(|| digest_many(&bodies));
         let loaded = read.into_iter().zip(digests).map(|((job, source, body), md5)| {
             let body = if job.wants_body { Body::Bytes(body) } else { Body::Nothing };
             Loaded { job, md5, body, source }
@@ -138,8 +139,12 @@ impl Loader<'_> {
         }
         let ranges: Vec<_> = opened.iter().map(|(job, ..)| job.range).collect();
         // One file that cannot be read must not cost the others in the window.
-        let together =
-            digest_ranges(&ranges, |index, buffer, offset| opened[index].2.read_at(buffer, offset));
+        let (start, reading) = (Instant::now(), Clock::default());
+        let together = digest_ranges(&ranges, |index, buffer, offset| {
+            reading.time(|| opened[index].2.read_at(buffer, offset))
+        });
+        self.shared.reading.add(reading.spent());
+        self.shared.md5.add(start.elapsed() - reading.spent());
         let digests: Vec<_> = match together {
             Ok(digests) => digests.into_iter().map(Ok).collect(),
             Err(_) => opened

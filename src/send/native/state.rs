@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,8 @@ use crate::fault::Fault;
 use crate::plan::Source;
 use crate::progress::{Progress, Summary};
 use crate::relpath::RelPath;
+use crate::spent::{Clock, Limit, Spent};
+use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
 use crate::wire::{EntryId, SessionId, WireError};
 
@@ -28,8 +29,11 @@ pub struct Shared<'a> {
     words: Sender<()>,
     pub progress: &'a dyn Progress,
     pub timeout: Duration,
-    /// Nanoseconds that writers have spent with a connection, all writers together.
-    writing_ns: AtomicU64,
+    /// The loader: reading, and digests.
+    pub reading: Clock,
+    pub md5: Clock,
+    /// Writers with their connections.
+    pub writing: Clock,
 }
 
 pub struct State {
@@ -42,6 +46,7 @@ pub struct State {
     pub welcome: Option<(Duration, bool)>,
     /// Nothing more will be said: the writer may end.
     pub is_closing: bool,
+    pub receipt: Option<Receipt>,
     /// Connections that joined.
     joined: Vec<TcpStream>,
     began: Instant,
@@ -99,12 +104,21 @@ impl<'a> Shared<'a> {
             outcome: None,
             welcome: None,
             is_closing: false,
+            receipt: None,
             joined: Vec::new(),
             began: now,
             spoke: now,
         };
-        let (state, changed, writing_ns) = (Mutex::new(state), Condvar::new(), AtomicU64::new(0));
-        Ok(Shared { state, changed, words, progress, timeout, writing_ns })
+        Ok(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            words,
+            progress,
+            timeout,
+            reading: Clock::default(),
+            md5: Clock::default(),
+            writing: Clock::default(),
+        })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -199,12 +213,7 @@ impl<'a> Shared<'a> {
     /// What went out so far, and the time that it took the writers.
     pub fn moved(&self) -> Moved {
         let bytes = self.lock().summary.moved_bytes;
-        Moved { bytes, writing: Duration::from_nanos(self.writing_ns.load(Ordering::Relaxed)) }
-    }
-
-    /// Counts time that a writer spent with its connection.
-    pub fn wrote_since(&self, start: Instant) {
-        self.writing_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        Moved { bytes, writing: self.writing.spent() }
     }
 
     /// Ends all waits for a connection.
@@ -241,7 +250,17 @@ impl<'a> Shared<'a> {
     }
 
     pub fn into_outcome(self) -> Result<Summary, SendError> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ms = |time: Duration| time.as_millis() as u64;
+        let writers = 1 + state.joined.len() as u32;
+        let spent = Spent {
+            disk_ms: ms(self.reading.spent()),
+            md5_ms: ms(self.md5.spent()),
+            network_ms: ms(self.writing.spent() / writers),
+        };
+        let receiver = state.receipt.and_then(|receipt| receipt.spent);
+        let elapsed = state.began.elapsed();
+        state.summary.limit = receiver.and_then(|receiver| Limit::of_sender(spent, receiver, elapsed));
         let open = state.announced.len() as u64;
         state.outcome.unwrap_or(Err(SendError::Closed { unconfirmed: open })).map(|()| state.summary)
     }

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, never, select};
 
@@ -91,9 +90,7 @@ fn write_all(
             },
         };
         for part in loaded.unwrap_or_default() {
-            let start = Instant::now();
-            write_part(shared, &mut stream, &part)?;
-            shared.wrote_since(start);
+            shared.writing.time(|| write_part(shared, &mut stream, &part))?;
         }
         if is_first {
             let (output, is_last) = shared.take_output();
