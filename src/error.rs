@@ -85,13 +85,7 @@ impl From<&SendError> for Explained {
                 (Exit::Usage, Some("send them one after the other"))
             }
             SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
-            SendError::Net(NetError::Resolve { .. }) => {
-                (Exit::CannotConnect, Some("check the spelling, or use an address"))
-            }
-            SendError::Net(_) => (
-                Exit::CannotConnect,
-                Some("is `ftx recv` running there, and does the firewall let the port through?"),
-            ),
+            SendError::Net(error) => net(error),
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
             SendError::Silent(_) => (Exit::Timeout, AGAIN),
             SendError::Wire(error) => wire(error),
@@ -148,8 +142,19 @@ impl From<&StartError> for Explained {
     }
 }
 
+fn net(error: &NetError) -> (Exit, Option<&'static str>) {
+    let advice = match error {
+        NetError::Resolve { .. } => "check the spelling, or use an address",
+        _ => "is `ftx recv` running there, and does the firewall let the port through?",
+    };
+    (Exit::CannotConnect, Some(advice))
+}
+
 fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
     match error {
+        WireError::NoFeature { .. } => {
+            (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
+        }
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))

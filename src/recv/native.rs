@@ -23,6 +23,7 @@ use super::RecvError;
 use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::committer::{self, Complete};
 use super::input::Input;
+use super::measure;
 use super::verifier::{self, ToVerify};
 use crate::digest::digest_many;
 use crate::fault::Fault;
@@ -175,7 +176,8 @@ fn last_words(error: &RecvError) -> (Fault, String) {
         RecvError::Silent(_) => Fault::Timeout,
         RecvError::Wire(WireError::Version { .. }) => Fault::Version,
         RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
-        RecvError::Root(_) | RecvError::Store { .. } => Fault::FileIo,
+        RecvError::Root(_) => Fault::FileIo,
+        RecvError::Store { error, .. } => error.fault(),
         _ => Fault::Protocol,
     };
     (fault, error.to_string())
@@ -254,6 +256,14 @@ impl Receiver<'_> {
                 self.arrivals.speak().summary.count_failure(fault);
                 progress.event(Told::FileDropped { remaining_bytes });
                 progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+            }
+            Event::Measure(asked) => {
+                let measured = measure::take(asked, input, &mut self.store)?;
+                let mut speaker = self.arrivals.speak();
+                speaker.summary.measures += 1;
+                speaker.session.measured(measured);
+                // A peer that has gone is noticed before the next one is measured.
+                speaker.flush()?;
             }
             Event::Totals { .. } => progress.event(Told::PlanComplete),
         }

@@ -119,7 +119,7 @@ pub struct SenderSession {
 impl Default for SenderSession {
     fn default() -> Self {
         let mut out = Vec::new();
-        Message::Hello(Introduction::ours()).encode(&mut out);
+        Message::Hello(Introduction::ours(&[])).encode(&mut out);
         SenderSession {
             stage: Stage::Hello,
             next_entry: 0,
@@ -302,7 +302,7 @@ impl SenderSession {
                 self.stage = Stage::Open;
                 Ok(Event::Welcomed { agent: welcome.agent })
             }
-            (Stage::Hello | Stage::Done, other) => Err(out_of_place(&other)),
+            (Stage::Hello | Stage::Done, other) => Err(WireError::out_of_place(&other)),
             (_, Message::Busy) => Ok(Event::Nothing),
             (_, Message::Want { entries, parts }) => self.wanted(&entries, &parts),
             (_, Message::Again { entry, part }) => self.again(entry, part),
@@ -316,7 +316,7 @@ impl SenderSession {
                 Ok(Event::Failed { entry, fault, message })
             }
             (Stage::Ended, Message::Receipt(receipt)) => self.receipt(receipt),
-            (_, other) => Err(out_of_place(&other)),
+            (_, other) => Err(WireError::out_of_place(&other)),
         }
     }
 
@@ -448,10 +448,6 @@ impl SenderSession {
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
-}
-
-fn out_of_place(message: &Message) -> WireError {
-    WireError::protocol(format!("a header out of place: {}", message.kind()))
 }
 
 #[cfg(test)]
