@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::bench::BenchError;
 use crate::config::UsageError;
 use crate::fault::Fault;
 use crate::net::NetError;
@@ -96,6 +97,25 @@ impl From<&SendError> for Explained {
             SendError::ClassicSource { .. } => {
                 (Exit::SourceChanged, Some("send it when nobody writes to it"))
             }
+        };
+        Explained::new(error, exit, advice)
+    }
+}
+
+impl From<&BenchError> for Explained {
+    fn from(error: &BenchError) -> Self {
+        let (exit, advice) = match error {
+            BenchError::Net(error) => net(error),
+            BenchError::Connection(_) | BenchError::Closed => (Exit::Connection, None),
+            BenchError::Silent(_) => (Exit::Timeout, None),
+            BenchError::Wire(error) => wire(error),
+            BenchError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                (Exit::NoSpace, Some("choose another folder with --dir, or less with --size"))
+            }
+            BenchError::Disk { .. } => (Exit::FileIo, Some("choose another folder with --dir")),
+            BenchError::Receiver(error) => return Explained::from(error),
+            BenchError::Transfer(error) => return Explained::from(error),
+            BenchError::Incomplete(summary) => (exit_of_summary(summary), None),
         };
         Explained::new(error, exit, advice)
     }

@@ -4,7 +4,7 @@
 //! (`tests/layers.rs` reads the `use` lines and keeps it so):
 //!
 //! ```text
-//! main   program   cli   config   demo   error   ui
+//! main   program   cli   config   bench   demo   error   ui
 //! send   recv                                  the two drivers
 //! plan (reads files)   store (writes files)   net (sockets)   measure (each stage alone)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
@@ -13,6 +13,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;
