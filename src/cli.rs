@@ -80,7 +80,8 @@ The last line says which stage limits.
 
 Disk read is measured with a file that the system was asked to drop from memory. MD5 is shown for
 one stream, which is what md5sum does, and for many parts side by side, which is what a transfer
-does. Disk write counts until everything is on stable storage.";
+does. Disk write counts until everything is on stable storage. Ctrl-C may leave the hidden folder,
+.ftx-bench-..., behind.";
 
 /// `ftx send`.
 #[derive(Debug, Args)]

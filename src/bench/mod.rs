@@ -254,12 +254,12 @@ impl<'a> Local<'a> {
             let note = "no disk: the folder is in memory (tmpfs)";
             return Ok(vec![row(read()?, note, Some("reading from memory"))]);
         }
-        let from_disk = match self.forget() {
-            Some(false) => "from the disk",
-            Some(true) => "from memory: the system would not let go of it",
-            None => "from the disk, as far as this system tells",
+        let (note, limits_as) = match self.forget() {
+            Some(false) => ("from the disk", "reading from the disk"),
+            Some(true) => ("from memory: the system would not let go of it", "reading from memory"),
+            None => ("perhaps from the disk: this system does not tell", "reading"),
         };
-        let first = row(read()?, from_disk, Some("reading from the disk"));
+        let first = row(read()?, note, Some(limits_as));
         Ok(vec![first, row(read()?, "again, from memory", None)])
     }
 

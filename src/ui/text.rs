@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use indicatif::DecimalBytes;
+use indicatif::{BinaryBytes, DecimalBytes};
 
 use crate::bench::{Options, Report, shown_dir};
 use crate::escape::Shown;
@@ -30,7 +30,7 @@ pub fn received(summary: &Summary, peer: IpAddr) -> String {
 
 /// The table of `ftx bench`, and the sentence under it.
 pub fn bench(options: &Options, report: &Report) -> Vec<String> {
-    let (size, dir) = (DecimalBytes(options.size_bytes), shown_dir(&options.dir));
+    let (size, dir) = (BinaryBytes(options.size_bytes), shown_dir(&options.dir));
     let where_to = options.host.as_ref().map_or(String::new(), |host| format!(" and to {host}"));
     let mut lines = vec![format!("Each stage alone, with up to {size}, in {dir}{where_to}:"), String::new()];
     let line = |label: &str, rate: u64, note: &str| format!("{label:<12} {:>9}  {note}", rate_text(rate));
@@ -43,13 +43,14 @@ pub fn bench(options: &Options, report: &Report) -> Vec<String> {
     lines.push(line("together", together, note));
     let expect = rate_text(together);
     lines.push(String::new());
-    lines.push(match report.is_shared() {
-        true => format!(
+    lines.push(match report.together {
+        None => format!("What limits is {limit}: a transfer can expect about {expect} at best."),
+        Some(_) if report.is_shared() => format!(
             "What limits is that both ends share this machine: a transfer on it runs at about {expect}, although the \
              slowest stage, {limit}, reaches {} alone.",
             rate_text(slowest)
         ),
-        false => format!("What limits is {limit}: a transfer can expect about {expect}."),
+        Some(_) => format!("What limits is {limit}: a transfer on this machine runs at about {expect}."),
     });
     lines
 }
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn the_slowest_stage_is_named() {
         let dir = std::env::temp_dir();
-        let (port, size_bytes, timeout) = (1, 256_000_000, Duration::ZERO);
+        let (port, size_bytes, timeout) = (1, 256 << 20, Duration::ZERO);
         let host = Some("nas".parse().unwrap());
         let options = Options { host, port, dir, size_bytes, timeout };
         let rows = vec![
@@ -138,7 +139,7 @@ mod tests {
             row("disk write", 1100, Some("the disk")),
         ];
         let there = bench(&options, &Report { rows: rows.clone(), together: None });
-        assert!(there[0].starts_with("Each stage alone, with up to 256.00 MB, in /"), "{there:?}");
+        assert!(there[0].starts_with("Each stage alone, with up to 256.00 MiB, in /"), "{there:?}");
         assert!(there[0].ends_with(" and to nas:"), "{there:?}");
         assert_eq!(
             there[2..],
@@ -148,12 +149,15 @@ mod tests {
                 "disk write   1.10 GB/s  here",
                 "together      110 MB/s  calculated: the slowest stage; nothing was transferred",
                 "",
-                "What limits is the wire: a transfer can expect about 110 MB/s.",
+                "What limits is the wire: a transfer can expect about 110 MB/s at best.",
             ]
         );
         let together = |mb_per_s| Some(row("", mb_per_s, None).rate);
         let here = bench(&options, &Report { rows: rows.clone(), together: together(100) });
-        assert_eq!(here.last().unwrap(), "What limits is the wire: a transfer can expect about 100 MB/s.");
+        assert_eq!(
+            here.last().unwrap(),
+            "What limits is the wire: a transfer on this machine runs at about 100 MB/s."
+        );
         let shared = bench(&options, &Report { rows, together: together(50) });
         let sentence = shared.last().unwrap();
         assert!(sentence.contains("share this machine"), "{sentence}");
