@@ -121,7 +121,7 @@ fn make_sample(root: &Path) -> io::Result<PathBuf> {
     for number in 0..SMALL_FILES {
         let dir = root.join(format!("small/{:02}", number % 12));
         fs::create_dir_all(&dir)?;
-        let bytes = noise.next() % (64 << 10);
+        let bytes = noise.next_u64() % (64 << 10);
         write(&mut noise, &dir.join(format!("file-{number:03}.bin")), bytes)?;
     }
     write(&mut noise, &root.join("large.img"), LARGE_BYTES)?;
@@ -131,7 +131,7 @@ fn make_sample(root: &Path) -> io::Result<PathBuf> {
 fn write(noise: &mut Noise, path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for _ in 0..bytes / 8 {
-        file.write_all(&noise.next().to_le_bytes())?;
+        file.write_all(&noise.next_u64().to_le_bytes())?;
     }
     file.flush()
 }

@@ -165,7 +165,7 @@ pub fn noise(len: usize) -> Vec<u8> {
     let mut noise = Noise::default();
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&noise.next().to_le_bytes());
+        bytes.extend_from_slice(&noise.next_u64().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -183,8 +183,7 @@ impl Default for Noise {
 
 impl Noise {
     /// The next number.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -27,12 +27,9 @@ impl Store {
 
     /// Bytes that a process like this one may still write in the root.
     pub fn available_bytes(&mut self) -> Result<u64, StoreError> {
-        let available = || {
-            let fs = rustix::fs::fstatvfs(self.beneath.open(b"")?)?;
-            Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
-        };
-        let mut available = available;
-        available().map_err(StoreError::io("ask how much room there is"))
+        let root = self.beneath.open(b"");
+        let fs = root.and_then(rustix::fs::fstatvfs).map_err(StoreError::io("ask how much room there is"))?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
     }
 }
 
