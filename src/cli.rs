@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::net::HostPort;
+
 /// Moves files and folders to another machine, checked by MD5 and durable before it says so.
 #[derive(Debug, Parser)]
 #[command(name = "ftx", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -20,6 +22,7 @@ Examples:
   ftx demo                               see it work, on this machine alone
   ftx recv --out inbox                   on the machine that receives
   ftx send report.pdf photos/ 10.0.0.5   on the machine that sends
+  ftx bench 10.0.0.5                     what limits a transfer to it
 
 When `ftx send` exits with 0, every byte is at the other end, checked, under its final name and on
 stable storage (but with --classic: such receivers confirm nothing). Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
@@ -37,6 +40,9 @@ pub enum Command {
     Recv(RecvArgs),
     /// Send something from this machine to itself and show both ends
     Demo(DemoArgs),
+    /// Measure what disk, MD5 and wire can do, each alone and then together, and say which one limits
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
 }
 
 const SEND_HELP: &str = "\
@@ -59,6 +65,23 @@ Examples:
 A file gets its final name when it is complete, checked and on stable storage; until then it is a
 hidden file that begins with .ftx- beside it. Senders need no account here: whoever reaches the
 port can send, so open it in networks that you trust, or bind it to an address that is.";
+
+const BENCH_HELP: &str = "\
+Examples:
+  ftx bench                                this machine alone, both ends on it
+  ftx bench nas                            to the host nas, where `ftx recv` runs
+  ftx bench --dir /mnt/backup --size 1G    the disk behind another folder, with more bytes
+
+A transfer passes four stages: reading the disk, MD5, the wire, writing the disk. Each is measured
+alone, with --size bytes and for about a second. Without HOST the file is then really transferred,
+from this machine to itself. With HOST the receiver measures its MD5 and its disk as well, and takes
+bytes from the wire that it throws away; nothing is transferred, and nothing is left at either end.
+The last line says which stage limits.
+
+Disk read is measured with a file that the system was asked to drop from memory. MD5 is shown for
+one stream, which is what md5sum does, and for many parts side by side, which is what a transfer
+does. Disk write counts until everything is on stable storage. Ctrl-C may leave the hidden folder,
+.ftx-bench-..., behind.";
 
 /// `ftx send`.
 #[derive(Debug, Args)]
@@ -124,6 +147,26 @@ pub struct RecvArgs {
 pub struct DemoArgs {
     /// What to send [default: a sample of some hundred small files and one of 256 MiB]
     pub path: Option<PathBuf>,
+    /// What all commands understand.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// `ftx bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Where `ftx recv` runs, with a port if it is not the usual one [default: this machine alone]
+    pub host: Option<HostPort>,
+    /// The receiver's port, where HOST names none
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The folder whose disk is measured; a hidden folder is made in it and removed again
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Bytes that go through each stage at most, 1M to 1G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = crate::config::bench_size)]
+    pub size: u64,
     /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -4,11 +4,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{ClassicHow, Conflict, RecvArgs, SendArgs};
+use crate::bench;
+use crate::cli::{BenchArgs, ClassicHow, Conflict, RecvArgs, SendArgs};
 use crate::escape::Shown;
 use crate::net::AddressError;
 use crate::relpath::NamePolicy;
 use crate::store::OnConflict;
+use crate::wire::MAX_MEASURE_BYTES;
 use crate::{recv, send};
 
 /// A command line that makes no sense.
@@ -69,6 +71,36 @@ pub fn recv_options(args: &RecvArgs) -> recv::Options {
     }
 }
 
+/// The options of `ftx bench`.
+pub fn bench_options(args: &BenchArgs) -> bench::Options {
+    bench::Options {
+        host: args.host.clone(),
+        port: args.port,
+        dir: args.dir.clone(),
+        size_bytes: args.size,
+        timeout: Duration::from_secs(args.common.timeout),
+    }
+}
+
+/// Bytes as people type them: a number, and `K`, `M` or `G` for 1024 of them, and so on. For `ftx bench --size`.
+pub fn bench_size(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.strip_suffix(['K', 'M', 'G', 'k', 'm', 'g']) {
+        Some(digits) if text.ends_with(['K', 'k']) => (digits, 1 << 10),
+        Some(digits) if text.ends_with(['M', 'm']) => (digits, 1 << 20),
+        Some(digits) => (digits, 1 << 30),
+        None => (text, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let bytes = bytes.ok_or("a size is written 1048576, 1024K, 64M or 1G")?;
+    if !(MIN_BENCH_BYTES..=MAX_MEASURE_BYTES).contains(&bytes) {
+        return Err("1M to 1G are possible".into());
+    }
+    Ok(bytes)
+}
+
+/// With less nothing but the overhead would be measured.
+const MIN_BENCH_BYTES: u64 = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +133,16 @@ mod tests {
         assert!(matches!(send(&["photos"]), Err(UsageError::NoHost(_))));
         assert!(matches!(send(&["photos", "bob@nas"]), Err(UsageError::Host { .. })));
         assert!(matches!(send(&["photos", "nas:/home"]), Err(UsageError::Host { .. })));
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        for (text, bytes) in [("1048576", 1 << 20), ("2048k", 2 << 20), ("64M", 64 << 20), ("1G", 1 << 30)] {
+            assert_eq!(bench_size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "M", "0", "1023K", "1025M", "2G", "-1M", "1.5M", "1T", "18446744073709551616G"] {
+            assert!(bench_size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Exit, Explained};
-use crate::net::HostPort;
+use crate::measure::Noise;
+use crate::net::{Bell, HostPort};
 use crate::progress::{Progress, Summary};
-use crate::recv::{Observer, RecvError, Server};
+use crate::recv::{Observer, RecvError, Server, StartError};
 use crate::relpath::NamePolicy;
 use crate::store::OnConflict;
 use crate::ui::Ui;
@@ -39,22 +40,13 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
             made.map_err(explain)?
         }
     };
-    let server = Server::start(recv::Options {
-        bind: Some(Ipv4Addr::LOCALHOST.into()),
-        port: 0,
-        out: folder.path().join("received"),
-        on_conflict: OnConflict::SkipSame,
-        names: NamePolicy::AllowOdd,
-        sessions: Some(1),
-        timeout,
-    });
+    let server = receiver(folder.path().join("received"), Some(1), timeout);
     let server = server.map_err(|error| Explained::from(&error))?;
     let port = server.local_addr().map_err(explain)?.port();
     ui.note(&format!(
         "One end: ftx recv --port {port}    The other: ftx send {} 127.0.0.1:{port}",
         path.display()
     ));
-    let stop = server.stop();
     let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
     let options = send::Options {
         paths: vec![path],
@@ -65,22 +57,8 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         timeout,
         retries: 0,
     };
-    let sent = thread::scope(|scope| {
-        let receiver = Receiver(ui);
-        let serving = scope.spawn(move || server.run(&receiver));
-        let sent = {
-            let bars = ui.session("sending");
-            send::send(&options, &bars)
-        };
-        if sent.is_err() {
-            // Perhaps nobody ever connected.
-            stop.ring();
-        }
-        match serving.join() {
-            Ok(Err(error)) => Err(Explained::from(&error)),
-            _ => sent.map_err(|error| Explained::from(&error)),
-        }
-    })?;
+    let sent = beside(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
+    let sent = sent.map_err(explain)?.map_err(|error| Explained::from(&error))?;
     let exit = ui.sent(&sent, "the other end");
     match ui.first_failure() {
         Exit::Ok => {
@@ -89,6 +67,47 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
             Ok(exit)
         }
         failure => Ok(failure),
+    }
+}
+
+/// A receiver that only this machine can reach.
+pub fn receiver(out: PathBuf, sessions: Option<u64>, timeout: Duration) -> Result<Server, StartError> {
+    Server::start(recv::Options {
+        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        port: 0,
+        out,
+        on_conflict: OnConflict::SkipSame,
+        names: NamePolicy::AllowOdd,
+        sessions,
+        timeout,
+    })
+}
+
+/// Runs `other_end` while `server` serves, and then waits for the sessions that are in work.
+///
+/// # Errors
+///
+/// What made the server stop serving.
+pub fn beside<T>(server: &Server, observer: &dyn Observer, other_end: impl FnOnce() -> T) -> io::Result<T> {
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| server.run(observer));
+        let done = {
+            let _stop = StopOnDrop(server.stop());
+            other_end()
+        };
+        match serving.join() {
+            Ok(Err(error)) => Err(error),
+            _ => Ok(done),
+        }
+    })
+}
+
+/// Whatever becomes of the other end, the server must not wait for ever.
+struct StopOnDrop(Bell);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 
@@ -106,33 +125,21 @@ impl Observer for Receiver<'_> {
 }
 
 fn make_sample(root: &Path) -> io::Result<PathBuf> {
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut noise = Noise::default();
     for number in 0..SMALL_FILES {
         let dir = root.join(format!("small/{:02}", number % 12));
         fs::create_dir_all(&dir)?;
-        let bytes = noise.next() % (64 << 10);
-        noise.write(&dir.join(format!("file-{number:03}.bin")), bytes)?;
+        let bytes = noise.next_u64() % (64 << 10);
+        write(&mut noise, &dir.join(format!("file-{number:03}.bin")), bytes)?;
     }
-    noise.write(&root.join("large.img"), LARGE_BYTES)?;
+    write(&mut noise, &root.join("large.img"), LARGE_BYTES)?;
     Ok(root.to_owned())
 }
 
-/// Bytes that do not compress and repeat in every run (xorshift64, Marsaglia 2003).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+fn write(noise: &mut Noise, path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for _ in 0..bytes / 8 {
+        file.write_all(&noise.next_u64().to_le_bytes())?;
     }
-
-    fn write(&mut self, path: &Path, bytes: u64) -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        for _ in 0..bytes / 8 {
-            file.write_all(&self.next().to_le_bytes())?;
-        }
-        file.flush()
-    }
+    file.flush()
 }

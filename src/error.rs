@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::bench::BenchError;
 use crate::config::UsageError;
 use crate::fault::Fault;
 use crate::net::NetError;
@@ -85,13 +86,7 @@ impl From<&SendError> for Explained {
                 (Exit::Usage, Some("send them one after the other"))
             }
             SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
-            SendError::Net(NetError::Resolve { .. }) => {
-                (Exit::CannotConnect, Some("check the spelling, or use an address"))
-            }
-            SendError::Net(_) => (
-                Exit::CannotConnect,
-                Some("is `ftx recv` running there, and does the firewall let the port through?"),
-            ),
+            SendError::Net(error) => net(error),
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
             SendError::Silent(_) | SendError::Unfinished(_) => (Exit::Timeout, AGAIN),
             SendError::Wire(error) => wire(error),
@@ -102,6 +97,25 @@ impl From<&SendError> for Explained {
             SendError::ClassicSource { .. } => {
                 (Exit::SourceChanged, Some("send it when nobody writes to it"))
             }
+        };
+        Explained::new(error, exit, advice)
+    }
+}
+
+impl From<&BenchError> for Explained {
+    fn from(error: &BenchError) -> Self {
+        let (exit, advice) = match error {
+            BenchError::Net(error) => net(error),
+            BenchError::Connection(_) | BenchError::Closed => (Exit::Connection, None),
+            BenchError::Silent(_) => (Exit::Timeout, None),
+            BenchError::Wire(error) => wire(error),
+            BenchError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                (Exit::NoSpace, Some("choose another folder with --dir, or less with --size"))
+            }
+            BenchError::Disk { .. } => (Exit::FileIo, Some("choose another folder with --dir")),
+            BenchError::Receiver(error) => return Explained::from(error),
+            BenchError::Transfer(error) => return Explained::from(error),
+            BenchError::Incomplete(summary) => (exit_of_summary(summary), None),
         };
         Explained::new(error, exit, advice)
     }
@@ -148,8 +162,19 @@ impl From<&StartError> for Explained {
     }
 }
 
+fn net(error: &NetError) -> (Exit, Option<&'static str>) {
+    let advice = match error {
+        NetError::Resolve { .. } => "check the spelling, or use an address",
+        _ => "is `ftx recv` running there, and does the firewall let the port through?",
+    };
+    (Exit::CannotConnect, Some(advice))
+}
+
 fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
     match error {
+        WireError::NoFeature { .. } => {
+            (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
+        }
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))

@@ -4,15 +4,16 @@
 //! (`tests/layers.rs` reads the `use` lines and keeps it so):
 //!
 //! ```text
-//! main   program   cli   config   demo   error   ui
+//! main   program   cli   config   bench   demo   error   ui
 //! send   recv                                  the two drivers
-//! plan (reads files)   store (writes files)   net (sockets)
+//! plan (reads files)   store (writes files)   net (sockets)   measure (each stage alone)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! relpath   digest   units   fault   escape   progress   spent    values
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -20,6 +21,7 @@ pub mod digest;
 pub mod error;
 pub mod escape;
 pub mod fault;
+pub mod measure;
 pub mod net;
 pub mod plan;
 pub mod program;

@@ -2,8 +2,9 @@
 
 use clap::{CommandFactory, Parser};
 
+use crate::bench;
 use crate::cli::{Cli, Command};
-use crate::config::{recv_options, send_options};
+use crate::config::{bench_options, recv_options, send_options};
 use crate::demo;
 use crate::error::{Exit, Explained};
 use crate::recv::Server;
@@ -43,6 +44,10 @@ pub fn run() -> Exit {
                 Ok(()) => ui.first_failure(),
                 Err(error) => ui.error(&Explained::from(&error)),
             }
+        }
+        Command::Bench(args) => {
+            let ui = Ui::new(&args.common);
+            bench::run(&bench_options(&args), &ui)
         }
         Command::Demo(args) => {
             let ui = Ui::new(&args.common);

@@ -99,6 +99,8 @@ pub struct Summary {
     pub hole_bytes: u64,
     /// Parts that had to be fetched again.
     pub repaired_parts: u64,
+    /// Stages that were measured for the peer; such a session moves nothing.
+    pub measures: u64,
     /// Entries that did not arrive, by reason.
     pub failures: BTreeMap<Fault, u64>,
     /// From the first frame to the last word.

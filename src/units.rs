@@ -45,9 +45,46 @@ pub struct Metadata {
     pub mtime: Option<MtimeNs>,
 }
 
+/// A rate of bytes per second with three digits that count: `33.6 MB/s`, `1.19 GB/s`.
+pub fn rate_text(bytes_per_s: u64) -> String {
+    let (mut value, mut unit) = (bytes_per_s as f64, "B/s");
+    for larger in ["kB/s", "MB/s", "GB/s", "TB/s"] {
+        // What would be rounded to 1000 belongs to the next unit.
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, larger);
+    }
+    let decimals = match value {
+        _ if unit == "B/s" => 0,
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_three_digits_that_count() {
+        for (bytes_per_s, text) in [
+            (0, "0 B/s"),
+            (999, "999 B/s"),
+            (1000, "1.00 kB/s"),
+            (9_996, "10.0 kB/s"),
+            (99_960, "100 kB/s"),
+            (999_600, "1.00 MB/s"),
+            (33_559_000, "33.6 MB/s"),
+            (310_960_000, "311 MB/s"),
+            (1_188_000_000, "1.19 GB/s"),
+            (2_000_000_000_000_000, "2000 TB/s"),
+        ] {
+            assert_eq!(rate_text(bytes_per_s), text);
+        }
+    }
 
     #[test]
     fn times_before_1970_keep_their_nanoseconds() {

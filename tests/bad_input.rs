@@ -41,6 +41,16 @@ fn native(jsons: &[&str]) -> Vec<u8> {
     bytes
 }
 
+/// What a sender says that would measure.
+fn measuring(jsons: &[&str], body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(Form::Native, br#"{"ftx":"hello","version":1,"features":["measure"]}"#, &mut bytes);
+    for json in jsons {
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+    }
+    [bytes, body.to_vec()].concat()
+}
+
 fn native_entry(name: &str) -> String {
     serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":name,"size":3}).to_string()
 }
@@ -158,6 +168,34 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
     ] {
         add(what, native(&[json]), PROTOCOL, "from 127.0.0.1");
     }
+    let entry = native_entry("a");
+    let md5 = r#"{"ftx":"measure","what":"md5","size":0}"#;
+    add("measuring unasked", native(&[md5]), PROTOCOL, "out of place: measure");
+    for (what, jsons, line) in [
+        ("too much to hash", vec![r#"{"ftx":"measure","what":"md5","size":1073741825}"#], "are possible"),
+        ("too much to write", vec![r#"{"ftx":"measure","what":"write","size":1073741825}"#], "are possible"),
+        (
+            "too much of the wire",
+            vec![r#"{"ftx":"measure","what":"wire","size":18446744073709551615}"#],
+            "are possible",
+        ),
+        ("measuring without end", vec![md5; 17], "more than 16 measurements"),
+        ("measuring in a transfer", vec![&entry, md5], "a session that transfers cannot measure"),
+        ("a transfer while measuring", vec![md5, &entry], "out of place: entry"),
+        (
+            "totals while measuring",
+            vec![md5, r#"{"ftx":"totals","files":0,"bytes":0}"#],
+            "out of place: totals",
+        ),
+    ] {
+        add(what, measuring(&jsons, b""), PROTOCOL, line);
+    }
+    add(
+        "a wire that breaks",
+        measuring(&[r#"{"ftx":"measure","what":"wire","size":4}"#], b"abc"),
+        CONNECTION,
+        "middle of what the wire is measured with, 1 bytes before its end",
+    );
     let mut flipped = native(&[r#"{"ftx":"end","entries":0}"#]);
     let last = flipped.len() - 8;
     flipped[last] ^= 1;

@@ -16,7 +16,8 @@ use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
 use ftx::wire::message::{
-    Entry, EntryKind, Failure, Hole, Introduction, Join, Part, Receipt, SessionId, Wanted,
+    Entry, EntryKind, Failure, Hole, Introduction, Join, Measurable, Measure, Measured, Part, Receipt,
+    SessionId, Wanted,
 };
 use ftx::wire::receiver::{Event, Progressed};
 use ftx::wire::runs::Runs;
@@ -94,6 +95,10 @@ fn failure(entry: Option<u64>, fault: Fault, message: &str) -> Message {
     Message::Error(Failure { entry, fault, message: message.to_owned() })
 }
 
+fn measure(what: Measurable, size_bytes: u64) -> Message {
+    Message::Measure(Measure { what, size_bytes })
+}
+
 /// What the native frames in `good` mean.
 fn native() -> Vec<(&'static str, Message)> {
     let bare = Metadata::default();
@@ -109,7 +114,9 @@ fn native() -> Vec<(&'static str, Message)> {
         ),
         ("join", Message::Join(Join { session: session() })),
         ("hello-features", Message::Hello(introduction(7, &["resume", "zstd"], "other 2.0"))),
+        ("hello-measure", Message::Hello(introduction(1, &["measure"], AGENT))),
         ("welcome", Message::Welcome(introduction(1, &["streams"], AGENT))),
+        ("welcome-measure", Message::Welcome(introduction(1, &["measure"], AGENT))),
         (
             "entry-file",
             file(0, "photos/ä b.jpg".as_bytes(), 20 << 20, metadata(Some(0o644), Some(noon + 123_456_789))),
@@ -150,6 +157,14 @@ fn native() -> Vec<(&'static str, Message)> {
                 ..receipt
             }),
         ),
+        ("measure-md5", measure(Measurable::Md5, 256 << 20)),
+        ("measure-write", measure(Measurable::Write, 1 << 30)),
+        ("measure-wire", measure(Measurable::Wire, 256 << 10)),
+        ("measured", Message::Measured(Measured { bytes: 256 << 20, elapsed_ns: 26_843_545, memory: false })),
+        (
+            "measured-memory",
+            Message::Measured(Measured { bytes: 64 << 20, elapsed_ns: 2_000_000_001, memory: true }),
+        ),
         ("busy", Message::Busy),
         ("error-entry", failure(Some(6), Fault::Exists, "a different file of that name is there already")),
         ("error-session", failure(None, Fault::Protocol, "the first header is not a hello")),
@@ -170,7 +185,7 @@ const CLASSIC: [(&str, &str, u64); 9] = [
 ];
 
 /// What is in `bad`. The sentences are in the files.
-const BAD: [&str; 109] = [
+const BAD: [&str; 113] = [
     "classic-array",
     "classic-array-of-values",
     "classic-key-twice",
@@ -234,6 +249,10 @@ const BAD: [&str; 109] = [
     "md5-31-digits",
     "md5-33-digits",
     "md5-not-hex",
+    "measure-size-negative",
+    "measure-unasked",
+    "measure-unknown",
+    "measured-by-the-sender",
     "mode-negative",
     "name-129-components",
     "name-4097",

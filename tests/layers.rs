@@ -6,9 +6,9 @@ use std::path::Path;
 
 /// The boxes of a layer, top layer first. A box may use its own files and every layer below.
 const LAYERS: [&[&[&str]]; 5] = [
-    &[&["main", "program", "cli", "config", "demo", "error", "ui"]],
+    &[&["main", "program", "cli", "config", "bench", "demo", "error", "ui"]],
     &[&["send"], &["recv"]],
-    &[&["plan"], &["store"], &["net"]],
+    &[&["plan"], &["store"], &["net"], &["measure"]],
     &[&["wire"]],
     &[&["relpath", "digest", "units", "fault", "escape", "progress", "spent"]],
 ];
@@ -60,7 +60,7 @@ fn place(module: &str) -> Option<(usize, usize)> {
 }
 
 /// These stand above `wire`, but know no frames all the same.
-const KNOW_NO_FRAMES: [&str; 3] = ["plan", "store", "net"];
+const KNOW_NO_FRAMES: [&str; 4] = ["plan", "store", "net", "measure"];
 
 fn may_use(from: &str, to: &str) -> bool {
     if to == "wire" && KNOW_NO_FRAMES.contains(&from) {

@@ -7,10 +7,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Receiver, end, ftx, names, send, start_send, until};
+use common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
@@ -70,22 +69,6 @@ fn a_sender_that_dies_leaves_nothing_and_the_next_one_is_served() {
     assert_eq!(ended.code, 10, "{ended:?}");
     assert!(ended.stderr.contains("the connection ended in the middle of large.img"), "{ended:?}");
     assert_eq!(names(&out), ["small"]);
-}
-
-/// A receiver that says `answer` to whoever connects and then does `after` with the connection.
-fn fake_receiver(answer: &[&str], after: fn(TcpStream)) -> (String, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = listener.local_addr().unwrap().to_string();
-    let mut bytes = Vec::new();
-    for json in answer {
-        encode(Form::Native, json.as_bytes(), &mut bytes);
-    }
-    let thread = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(&bytes).unwrap();
-        after(stream);
-    });
-    (host, thread)
 }
 
 const WELCOME: &str = r#"{"ftx":"welcome","version":1}"#;

@@ -4,6 +4,7 @@ mod arrivals;
 mod classic;
 mod committer;
 mod input;
+mod measure;
 mod native;
 mod reader;
 mod sessions;

@@ -88,7 +88,8 @@ impl Speaker {
             RecvError::Silent(_) | RecvError::Unfinished(_) => Fault::Timeout,
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
-            RecvError::Root(_) | RecvError::Store { .. } => Fault::FileIo,
+            RecvError::Root(_) => Fault::FileIo,
+            RecvError::Store { error, .. } => error.fault(),
             _ => Fault::Protocol,
         };
         self.session.give_up(fault, &error.to_string());

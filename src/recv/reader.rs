@@ -5,6 +5,7 @@ use crossbeam_channel::Sender;
 use super::RecvError;
 use super::arrivals::Arrivals;
 use super::input::Input;
+use super::measure;
 use super::verifier::{Small, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
@@ -105,6 +106,14 @@ impl<'a> Reader<'a> {
                 drop(speaker);
                 progress.event(Told::FileDropped { remaining_bytes });
                 progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+            }
+            Event::Measure(asked) => {
+                let measured = measure::take(asked, input, &mut self.store)?;
+                let mut speaker = self.arrivals.speak();
+                speaker.summary.measures += 1;
+                speaker.session.measured(measured);
+                // A peer that has gone is noticed before the next one is measured.
+                speaker.flush()?;
             }
             Event::Totals { .. } => progress.event(Told::PlanComplete),
         }

@@ -16,6 +16,7 @@ mod beneath;
 mod commit;
 mod landing;
 mod occupant;
+mod scratch;
 #[cfg(test)]
 mod tests;
 

@@ -46,7 +46,8 @@ impl<'a> Bars<'a> {
     }
 
     fn show_files(&self) {
-        if !self.ui.has_bars {
+        // Some work has bytes, but no files.
+        if !self.ui.has_bars || self.files_planned.load(Ordering::Relaxed) == 0 {
             return;
         }
         let (done, planned) =

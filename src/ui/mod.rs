@@ -10,6 +10,7 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::bench::{self, Report};
 use crate::cli::{CommonArgs, ProgressWhen};
 use crate::error::{Exit, Explained, exit_of_summary};
 use crate::escape::Shown;
@@ -114,6 +115,11 @@ impl Ui {
     pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
         self.result(&text::sent(summary, host));
         exit_of_summary(summary)
+    }
+
+    /// The table of `ftx bench`, and the sentence under it.
+    pub fn bench(&self, options: &bench::Options, report: &Report) {
+        text::bench(options, report).iter().for_each(|line| self.result(line));
     }
 
     /// An error: the sentence, then what can be done about it.

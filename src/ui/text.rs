@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use indicatif::DecimalBytes;
+use indicatif::{BinaryBytes, DecimalBytes};
 
+use crate::bench::{Options, Report, shown_dir};
 use crate::escape::Shown;
 use crate::progress::Summary;
+use crate::units::rate_text;
 
 /// Nobody asks what limited a transfer that was over at once.
 const WORTH_EXPLAINING: Duration = Duration::from_secs(1);
@@ -23,7 +25,37 @@ pub fn sent(summary: &Summary, host: &str) -> String {
 
 /// `Received 3 files (1.2 GB) from 10.0.0.7 in 2.1 s, 571 MB/s. ...`
 pub fn received(summary: &Summary, peer: IpAddr) -> String {
+    if summary.measures > 0 {
+        return format!("Measured for {peer} in {}. Nothing was stored.", duration(summary.elapsed));
+    }
     format!("Received {} from {peer}. Checked by MD5, durable.{}", what_moved(summary), remarks(summary))
+}
+
+/// The table of `ftx bench`, and the sentence under it.
+pub fn bench(options: &Options, report: &Report) -> Vec<String> {
+    let (size, dir) = (BinaryBytes(options.size_bytes), shown_dir(&options.dir));
+    let where_to = options.host.as_ref().map_or(String::new(), |host| format!(" and to {host}"));
+    let mut lines = vec![format!("Each stage alone, with up to {size}, in {dir}{where_to}:"), String::new()];
+    let line = |label: &str, rate: u64, note: &str| format!("{label:<12} {:>9}  {note}", rate_text(rate));
+    lines.extend(report.rows.iter().map(|row| line(row.label, row.rate.bytes_per_s(), &row.note)));
+    let Some((limit, slowest)) = report.slowest() else { return lines };
+    let (together, note) = match report.together {
+        Some(rate) => (rate.bytes_per_s(), "transferred: ftx send to ftx recv on this machine"),
+        None => (slowest, "calculated: the slowest stage; nothing was transferred"),
+    };
+    lines.push(line("together", together, note));
+    let expect = rate_text(together);
+    lines.push(String::new());
+    lines.push(match report.together {
+        None => format!("What limits is {limit}: a transfer can expect about {expect} at best."),
+        Some(_) if report.is_shared() => format!(
+            "What limits is that both ends share this machine: a transfer on it runs at about {expect}, although the \
+             slowest stage, {limit}, reaches {} alone.",
+            rate_text(slowest)
+        ),
+        Some(_) => format!("What limits is {limit}: a transfer on this machine runs at about {expect}."),
+    });
+    lines
 }
 
 fn what_moved(summary: &Summary) -> String {
@@ -72,7 +104,9 @@ fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Row;
     use crate::fault::Fault;
+    use crate::measure::Rate;
 
     fn summary() -> Summary {
         Summary {
@@ -92,6 +126,48 @@ mod tests {
         );
         let classic = Summary { confirmed: false, ..summary() };
         assert!(sent(&classic, "nas").ends_with("Not confirmed: classic receivers give no receipt."));
+    }
+
+    fn row(label: &'static str, mb_per_s: u64, limits_as: Option<&'static str>) -> Row {
+        let rate = Rate { bytes: mb_per_s * 1_000_000, elapsed: Duration::from_secs(1) };
+        Row { label, rate, note: "here".into(), limits_as }
+    }
+
+    #[test]
+    fn the_slowest_stage_is_named() {
+        let dir = std::env::temp_dir();
+        let (port, size_bytes, timeout) = (1, 256 << 20, Duration::ZERO);
+        let host = Some("nas".parse().unwrap());
+        let options = Options { host, port, dir, size_bytes, timeout };
+        let rows = vec![
+            row("MD5", 500, None),
+            row("wire", 110, Some("the wire")),
+            row("disk write", 1100, Some("the disk")),
+        ];
+        let there = bench(&options, &Report { rows: rows.clone(), together: None });
+        assert!(there[0].starts_with("Each stage alone, with up to 256.00 MiB, in /"), "{there:?}");
+        assert!(there[0].ends_with(" and to nas:"), "{there:?}");
+        assert_eq!(
+            there[2..],
+            [
+                "MD5           500 MB/s  here",
+                "wire          110 MB/s  here",
+                "disk write   1.10 GB/s  here",
+                "together      110 MB/s  calculated: the slowest stage; nothing was transferred",
+                "",
+                "What limits is the wire: a transfer can expect about 110 MB/s at best.",
+            ]
+        );
+        let together = |mb_per_s| Some(row("", mb_per_s, None).rate);
+        let here = bench(&options, &Report { rows: rows.clone(), together: together(100) });
+        assert_eq!(
+            here.last().unwrap(),
+            "What limits is the wire: a transfer on this machine runs at about 100 MB/s."
+        );
+        let shared = bench(&options, &Report { rows, together: together(50) });
+        let sentence = shared.last().unwrap();
+        assert!(sentence.contains("share this machine"), "{sentence}");
+        assert!(sentence.contains("the wire, reaches 110 MB/s alone."), "{sentence}");
     }
 
     #[test]

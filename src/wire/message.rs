@@ -68,6 +68,10 @@ pub enum Message {
     },
     /// Receiver: the last word.
     Receipt(Receipt),
+    /// Sender: a stage that the receiver is to measure. After one of the wire its body follows.
+    Measure(Measure),
+    /// Receiver: how the stage went.
+    Measured(Measured),
     /// Either: still at work, so do not give me up.
     Busy,
     /// Either: an entry, or without one the session, failed.
@@ -79,7 +83,8 @@ pub enum Message {
 pub struct Introduction {
     /// In `hello` the highest version the sender speaks; in `welcome` the one the session has.
     pub version: u32,
-    /// Optional abilities; unknown ones are ignored.
+    /// Optional abilities: in `hello` those the sender would use, unknown ones are ignored; in `welcome` those of them
+    /// that the session has.
     #[serde(default)]
     pub features: Vec<String>,
     /// In `hello`: the session, for further connections to join it.
@@ -90,14 +95,15 @@ pub struct Introduction {
     pub agent: String,
 }
 
-/// The ability to spread parts over several connections.
-pub const STREAMS: &str = "streams";
+/// The feature of `join`: parts may be spread over several connections.
+pub const FEATURE_STREAMS: &str = "streams";
 
 impl Introduction {
     /// How this program introduces itself.
-    pub fn ours(session: Option<SessionId>) -> Self {
+    pub fn ours(features: &[&str], session: Option<SessionId>) -> Self {
         let agent = concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned();
-        Introduction { version: super::VERSION, features: vec![STREAMS.to_owned()], session, agent }
+        let features = features.iter().map(|&feature| feature.to_owned()).collect();
+        Introduction { version: super::VERSION, features, session, agent }
     }
 
     /// Is the speaker able to do this?
@@ -261,6 +267,44 @@ pub struct Receipt {
     pub spent: Option<Spent>,
 }
 
+/// The feature of `measure` and `measured`.
+pub const FEATURE_MEASURE: &str = "measure";
+
+/// A stage to measure alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Which one.
+    pub what: Measurable,
+    /// With how many bytes at most; of the wire exactly so many follow.
+    #[serde(rename = "size")]
+    pub size_bytes: u64,
+}
+
+/// A receiver's stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measurable {
+    /// MD5, as many messages side by side as the receiver has lanes.
+    Md5,
+    /// Writing a file and bringing it to stable storage; nothing is left of it.
+    Write,
+    /// Taking a body from the wire; nobody looks at it.
+    Wire,
+}
+
+/// How a stage went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// How many bytes went through it, at most those that were asked for: its time is bounded, too.
+    pub bytes: u64,
+    /// The time they took by the receiver's clock, at least one nanosecond.
+    #[serde(rename = "ns")]
+    pub elapsed_ns: u64,
+    /// What was written went to a file system in memory: there is no disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory: bool,
+}
+
 /// What `error` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -415,6 +459,8 @@ impl Message {
             }
             "stored" => Message::Stored { entries: read::<RawStored>(kind, json)?.entries },
             "receipt" => Message::Receipt(read(kind, json)?),
+            "measure" => Message::Measure(read(kind, json)?),
+            "measured" => Message::Measured(read(kind, json)?),
             "busy" => Message::Busy,
             "error" => Message::Error(read::<RawError>(kind, json)?.into()),
             _ => return Err(MessageError::UnknownKind { kind: kind.to_owned() }),
@@ -437,6 +483,8 @@ impl Message {
             Message::Again { .. } => "again",
             Message::Stored { .. } => "stored",
             Message::Receipt(_) => "receipt",
+            Message::Measure(_) => "measure",
+            Message::Measured(_) => "measured",
             Message::Busy => "busy",
             Message::Error(_) => "error",
         }
@@ -460,6 +508,8 @@ impl Message {
             Message::Again { entry, part } => tagged("again", &RawAgain { entry: *entry, part: *part }),
             Message::Stored { entries } => tagged("stored", &RawStored { entries: entries.clone() }),
             Message::Receipt(receipt) => tagged("receipt", receipt),
+            Message::Measure(measure) => tagged("measure", measure),
+            Message::Measured(measured) => tagged("measured", measured),
             Message::Busy => tagged("busy", &Nothing {}),
             Message::Error(failure) => tagged("error", &RawError::from(failure)),
         };
@@ -678,6 +728,9 @@ mod tests {
             r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#,
             r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
             r#"{"ftx":"want","entries":[[0,1]],"parts":{"all":null}}"#,
+            r#"{"ftx":"measure","what":"disk","size":1}"#,
+            r#"{"ftx":"measure","what":"wire"}"#,
+            r#"{"ftx":"measured","bytes":1,"ns":-1}"#,
         ] {
             assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
         }

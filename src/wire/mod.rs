@@ -12,6 +12,7 @@
 //! The length counts the JSON alone, [`frame::LENGTH_BYTES`] wide, `1..=`[`frame::MAX_JSON_BYTES`]. The CRC-32C
 //! ([`frame::CRC_BYTES`]) covers length and JSON. `docs/protocol.md` describes the whole for other implementations.
 
+pub mod asker;
 pub mod classic;
 pub mod dialect;
 pub mod frame;
@@ -20,6 +21,7 @@ pub mod receiver;
 pub mod runs;
 pub mod sender;
 
+pub use asker::MeasureSession;
 pub use dialect::Dialect;
 pub use frame::{Form, FrameError, Inbox};
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
@@ -35,6 +37,12 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 4096;
 
 /// How often in a row one part may arrive damaged before the entry fails.
 pub const MAX_TRIES_A_PART: u32 = 3;
+
+/// The most bytes that one `measure` may ask for.
+pub const MAX_MEASURE_BYTES: u64 = 1 << 30;
+
+/// How many stages one session may measure. The wire takes some tries to find out how much it moves in a second.
+pub const MAX_MEASURES: u32 = 16;
 
 /// The peer broke the rules; the session cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +62,14 @@ pub enum WireError {
         /// What the peer offered.
         theirs: u32,
     },
+    /// The peer does not have a feature without which the session makes no sense.
+    #[error("the other side ({}) cannot {feature}", crate::escape::Shown::new(agent))]
+    NoFeature {
+        /// What the session needed.
+        feature: &'static str,
+        /// The peer's program and version, raw.
+        agent: String,
+    },
     /// The peer ended the session and said why.
     #[error("the other side gave up: {}", crate::escape::Shown::new(message))]
     PeerGaveUp {
@@ -67,5 +83,9 @@ pub enum WireError {
 impl WireError {
     pub(crate) fn protocol(what: impl Into<String>) -> Self {
         WireError::Protocol(what.into())
+    }
+
+    pub(crate) fn out_of_place(message: &Message) -> Self {
+        WireError::protocol(format!("a header out of place: {}", message.kind()))
     }
 }

@@ -8,14 +8,23 @@
 //! entry (dir, link)  waits until every file announced before it is settled, then -> stored
 //! end           -> receipt, once everything is settled
 //! ```
+//!
+//! With the feature `measure`, a session without entries can measure instead:
+//!
+//! ```text
+//! measure (+ body)  -> measured
+//! end               -> receipt
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::classic::MAX_FILE_BYTES;
 use super::message::{
-    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Join, Message, Part, Receipt, SessionId, Wanted,
+    Entry, EntryId, EntryKind, FEATURE_MEASURE, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Measure,
+    Measured, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::Runs;
-use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError, classic::MAX_FILE_BYTES};
+use super::{MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
@@ -65,6 +74,8 @@ pub enum Event {
         /// Bytes of it that will not come any more.
         remaining_bytes: u64,
     },
+    /// A stage to measure; of the wire, a body of that size follows. Answer with [`ReceiverSession::measured`].
+    Measure(Measure),
     /// What the sender's walk found.
     Totals {
         /// Regular files.
@@ -169,6 +180,8 @@ pub enum Repair {
 enum Stage {
     Hello,
     Open,
+    /// Open for stages to measure, and for nothing else.
+    Measuring,
     Ended,
 }
 
@@ -217,6 +230,9 @@ pub struct ReceiverSession {
     policy: NamePolicy,
     id: Option<SessionId>,
     stage: Stage,
+    /// Did both ends name the feature?
+    can_measure: bool,
+    measures: u32,
     /// Files announced and neither complete nor failed.
     files: BTreeMap<EntryId, FileState>,
     /// How many of them have all their bodies here.
@@ -238,6 +254,8 @@ impl ReceiverSession {
             policy,
             id: None,
             stage: Stage::Hello,
+            can_measure: false,
+            measures: 0,
             files: BTreeMap::new(),
             quiet_files: 0,
             waiting: VecDeque::new(),
@@ -261,7 +279,7 @@ impl ReceiverSession {
             message @ (Message::Part(_) | Message::Offer(_) | Message::Hole(_) | Message::Busy) => {
                 self.take(message)
             }
-            other => Err(out_of_place(&other)),
+            other => Err(WireError::out_of_place(&other)),
         }
     }
 
@@ -280,14 +298,17 @@ impl ReceiverSession {
             (_, Message::Busy) => Ok(Event::Nothing),
             (Stage::Open, Message::Entry(entry)) => self.announced(entry),
             (Stage::Open, Message::Totals { files, bytes }) => Ok(Event::Totals { files, bytes }),
-            (Stage::Open, Message::End { entries }) => self.end(entries),
+            (Stage::Open | Stage::Measuring, Message::End { entries }) => self.end(entries),
+            (Stage::Open | Stage::Measuring, Message::Measure(measure)) if self.can_measure => {
+                self.measure(measure)
+            }
             (_, Message::Part(part)) => self.part(part, FileStage::Bodies),
             (_, Message::Offer(part)) => self.part(part, FileStage::Offers),
             (_, Message::Hole(hole)) => self.hole(hole),
             (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
                 self.withdrawn(id, fault, message)
             }
-            (_, other) => Err(out_of_place(&other)),
+            (_, other) => Err(WireError::out_of_place(&other)),
         }
     }
 
@@ -296,9 +317,35 @@ impl ReceiverSession {
             return Err(WireError::Version { theirs: hello.version });
         }
         self.stage = Stage::Open;
-        self.id = hello.session;
-        Message::Welcome(Introduction::ours(None)).encode(&mut self.out);
+        self.can_measure = hello.has(FEATURE_MEASURE);
+        let features: Vec<&str> =
+            [FEATURE_STREAMS, FEATURE_MEASURE].into_iter().filter(|feature| hello.has(feature)).collect();
+        self.id = hello.session.filter(|_| hello.has(FEATURE_STREAMS));
+        Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
         Ok(Event::Nothing)
+    }
+
+    fn measure(&mut self, measure: Measure) -> Result<Event, WireError> {
+        if self.receipt.entries > 0 {
+            return Err(WireError::protocol("a session that transfers cannot measure"));
+        }
+        if measure.size_bytes > MAX_MEASURE_BYTES {
+            let size = measure.size_bytes;
+            return Err(WireError::protocol(format!(
+                "{size} bytes to measure with, {MAX_MEASURE_BYTES} are possible"
+            )));
+        }
+        if self.measures >= MAX_MEASURES {
+            return Err(WireError::protocol(format!("more than {MAX_MEASURES} measurements")));
+        }
+        self.measures += 1;
+        self.stage = Stage::Measuring;
+        Ok(Event::Measure(measure))
+    }
+
+    /// Tells how a stage went.
+    pub fn measured(&mut self, measured: Measured) {
+        Message::Measured(measured).encode(&mut self.out);
     }
 
     fn announced(&mut self, entry: Entry) -> Result<Event, WireError> {
@@ -642,10 +689,6 @@ impl ReceiverSession {
     }
 }
 
-fn out_of_place(message: &Message) -> WireError {
-    WireError::protocol(format!("a header out of place: {}", message.kind()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -880,6 +923,49 @@ mod tests {
         assert!(matches!(announce(&mut session, 0, "a", 1), Err(WireError::Protocol(_))), "no hello");
         let mut session = ReceiverSession::new(NamePolicy::Strict);
         assert_eq!(session.handle(br#"{"ftx":"hello","version":0}"#), Err(WireError::Version { theirs: 0 }));
+    }
+
+    /// A session whose two ends named the feature.
+    fn measuring() -> ReceiverSession {
+        let mut session = ReceiverSession::new(NamePolicy::Strict);
+        session.handle(br#"{"ftx":"hello","version":1,"features":["x","measure"]}"#).unwrap();
+        session
+    }
+
+    const MEASURE: &[u8] = br#"{"ftx":"measure","what":"wire","size":1073741824}"#;
+
+    #[test]
+    fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
+        let mut session = measuring();
+        let welcome = Message::Welcome(Introduction::ours(&["measure"], None));
+        assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
+        assert!(matches!(session.handle(MEASURE), Ok(Event::Measure(_))));
+        let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
+        session.measured(measured);
+        assert_eq!(said(&mut session), [Message::Measured(measured)]);
+        session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
+        assert_eq!(session.finish(), Some(Receipt::default()));
+    }
+
+    #[test]
+    fn measuring_is_bounded_and_no_part_of_a_transfer() {
+        assert!(matches!(open().handle(MEASURE), Err(WireError::Protocol(_))), "without the feature");
+        let too_large = br#"{"ftx":"measure","what":"write","size":1073741825}"#;
+        assert!(matches!(measuring().handle(too_large), Err(WireError::Protocol(_))));
+        let mut session = measuring();
+        announce(&mut session, 0, "a", 1).unwrap();
+        assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "after an entry");
+        let mut session = measuring();
+        session.handle(MEASURE).unwrap();
+        assert!(matches!(announce(&mut session, 0, "a", 1), Err(WireError::Protocol(_))), "before an entry");
+        let mut session = measuring();
+        for _ in 0..MAX_MEASURES {
+            session.handle(MEASURE).unwrap();
+        }
+        assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "without end");
+        let mut session = measuring();
+        session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
+        assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "after the end");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::message::{
-    Entry, EntryId, EntryKind, Failure, Hole, Introduction, Join, Message, Part, Receipt, STREAMS, SessionId,
-    Wanted,
+    Entry, EntryId, EntryKind, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Message, Part, Receipt,
+    SessionId, Wanted,
 };
 use super::runs::Runs;
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
@@ -122,7 +122,7 @@ impl SenderSession {
     /// A session with its `hello` ready to be sent.
     pub fn new(id: SessionId) -> Self {
         let mut out = Vec::new();
-        Message::Hello(Introduction::ours(Some(id))).encode(&mut out);
+        Message::Hello(Introduction::ours(&[FEATURE_STREAMS], Some(id))).encode(&mut out);
         SenderSession {
             id,
             stage: Stage::Hello,
@@ -304,9 +304,9 @@ impl SenderSession {
                     return Err(WireError::Version { theirs: welcome.version });
                 }
                 self.stage = Stage::Open;
-                Ok(Event::Welcomed { takes_streams: welcome.has(STREAMS) })
+                Ok(Event::Welcomed { takes_streams: welcome.has(FEATURE_STREAMS) })
             }
-            (Stage::Hello | Stage::Done, other) => Err(out_of_place(&other)),
+            (Stage::Hello | Stage::Done, other) => Err(WireError::out_of_place(&other)),
             (_, Message::Busy) => Ok(Event::Nothing),
             (_, Message::Want { entries, parts }) => self.wanted(&entries, &parts),
             (_, Message::Again { entry, part }) => self.again(entry, part),
@@ -320,7 +320,7 @@ impl SenderSession {
                 Ok(Event::Failed { entry, fault, message })
             }
             (Stage::Ended, Message::Receipt(receipt)) => self.receipt(receipt),
-            (_, other) => Err(out_of_place(&other)),
+            (_, other) => Err(WireError::out_of_place(&other)),
         }
     }
 
@@ -452,10 +452,6 @@ impl SenderSession {
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
-}
-
-fn out_of_place(message: &Message) -> WireError {
-    WireError::protocol(format!("a header out of place: {}", message.kind()))
 }
 
 #[cfg(test)]

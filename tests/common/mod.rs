@@ -6,14 +6,16 @@ pub mod proofs;
 pub mod proxy;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use ftx::wire::frame::{Form, encode};
 
 pub const FTX: &str = env!("CARGO_BIN_EXE_ftx");
 
@@ -122,6 +124,22 @@ impl Receiver {
 
 pub fn pid(child: &Child) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(child.id() as i32).unwrap()
+}
+
+/// A receiver that says `answer` to whoever connects and then does `after` with the connection.
+pub fn fake_receiver(answer: &[&str], after: fn(TcpStream)) -> (String, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let mut bytes = Vec::new();
+    for json in answer {
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+    }
+    let thread = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&bytes).unwrap();
+        after(stream);
+    });
+    (host, thread)
 }
 
 /// Waits for a child, and kills it if it hangs.

@@ -1,0 +1,151 @@
+//! The connection to a receiver that measures.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::BenchError;
+use crate::measure::{Rate, noise};
+use crate::net::{self, HostPort, LastHeard, PatientWriter};
+use crate::wire::asker::Event;
+use crate::wire::message::{Measurable, Measure, Measured};
+use crate::wire::{Form, Inbox, MeasureSession, WireError};
+
+/// The first try of the wire; every next one is to take about [`WIRE_TIME`].
+const FIRST_WIRE_BYTES: u64 = 256 << 10;
+const WIRE_TIME: Duration = Duration::from_secs(1);
+/// A try this long tells the rate.
+const LONG_ENOUGH: Duration = Duration::from_millis(500);
+/// How much larger a try may be than the one before: the first ones are slowed down by everything that a connection has
+/// to find out.
+const GROWTH: std::ops::RangeInclusive<u64> = 4..=16;
+/// Bytes that are written at once.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// A receiver that said it can measure.
+pub struct Peer {
+    session: MeasureSession,
+    stream: TcpStream,
+    inbox: Inbox,
+    writer: PatientWriter,
+    heard: LastHeard,
+    timeout: Duration,
+}
+
+impl Peer {
+    /// Connects and asks whether the receiver can measure.
+    pub fn connect(target: &HostPort, port: u16, timeout: Duration) -> Result<Self, BenchError> {
+        let stream = net::connect(target, port, timeout, 0, |_| {})?;
+        net::prepare(&stream).map_err(BenchError::Connection)?;
+        let heard = LastHeard::new(timeout);
+        let writing = stream.try_clone().map_err(BenchError::Connection)?;
+        let writer = PatientWriter::new(writing, heard.clone());
+        let inbox = Inbox::new();
+        let mut peer = Peer { session: MeasureSession::new(), stream, inbox, writer, heard, timeout };
+        peer.speak()?;
+        peer.hear()?;
+        Ok(peer)
+    }
+
+    /// Has the receiver measure one of its own stages.
+    pub fn stage(&mut self, what: Measurable, size_bytes: u64) -> Result<Measured, BenchError> {
+        self.session.ask(Measure { what, size_bytes });
+        self.speak()?;
+        self.answer()
+    }
+
+    /// Sends more and more bytes, up to `most` at a time, until that takes long enough. `begins` hears of each try,
+    /// `moved` of each step.
+    pub fn wire(&mut self, most: u64, begins: impl Fn(u64), moved: impl Fn(u64)) -> Result<Rate, BenchError> {
+        let block = noise(BLOCK_BYTES);
+        let mut size_bytes = FIRST_WIRE_BYTES.min(most);
+        loop {
+            begins(size_bytes);
+            self.session.ask(Measure { what: Measurable::Wire, size_bytes });
+            self.speak()?;
+            let mut left = size_bytes;
+            while left > 0 {
+                let count = left.min(BLOCK_BYTES as u64);
+                let sent = self.writer.write_all(&block[..count as usize]);
+                sent.map_err(|error| self.broken(error))?;
+                left -= count;
+                moved(count);
+            }
+            let rate = rate(self.answer()?);
+            if rate.elapsed >= LONG_ENOUGH || size_bytes >= most {
+                return Ok(rate);
+            }
+            let in_time = (rate.bytes_per_s() as f64 * WIRE_TIME.as_secs_f64()) as u64;
+            size_bytes = in_time.clamp(size_bytes * GROWTH.start(), size_bytes * GROWTH.end()).min(most);
+        }
+    }
+
+    /// Ends the session in good order.
+    pub fn finish(mut self) -> Result<(), BenchError> {
+        self.session.end();
+        self.speak()?;
+        self.hear().map(|_| ())
+    }
+
+    fn answer(&mut self) -> Result<Measured, BenchError> {
+        match self.hear()? {
+            Event::Measured(measured) => Ok(measured),
+            // The session takes nothing else for an answer.
+            _ => Err(WireError::protocol("no answer").into()),
+        }
+    }
+
+    fn speak(&mut self) -> Result<(), BenchError> {
+        let said = self.writer.write_all(&self.session.take_output());
+        said.map_err(|error| self.broken(error))
+    }
+
+    /// Waits for what is more than a sign of life.
+    fn hear(&mut self) -> Result<Event, BenchError> {
+        loop {
+            while let Some(json) = self.inbox.next_frame(Form::Native).map_err(WireError::from)? {
+                match self.session.handle(json)? {
+                    Event::Nothing => {}
+                    event => return Ok(event),
+                }
+            }
+            match self.stream.read(self.inbox.space()) {
+                Ok(0) => return Err(BenchError::Closed),
+                Ok(count) => {
+                    self.inbox.filled(count);
+                    self.heard.now();
+                }
+                Err(error) if net::is_timeout(&error) => {
+                    if self.heard.is_too_long_ago() {
+                        return Err(BenchError::Silent(self.timeout));
+                    }
+                    self.session.busy();
+                    self.speak()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(error)),
+            }
+        }
+    }
+
+    /// A connection that broke: perhaps the receiver has said why.
+    fn broken(&mut self, error: io::Error) -> BenchError {
+        if error.kind() == io::ErrorKind::TimedOut {
+            return BenchError::Silent(self.timeout);
+        }
+        while let Ok(count @ 1..) = self.stream.read(self.inbox.space()) {
+            self.inbox.filled(count);
+            while let Ok(Some(json)) = self.inbox.next_frame(Form::Native) {
+                if let Err(last_words @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
+                    return last_words.into();
+                }
+            }
+        }
+        if net::is_disconnect(&error) { BenchError::Closed } else { BenchError::Connection(error) }
+    }
+}
+
+/// What the receiver's clock says.
+pub fn rate(measured: Measured) -> Rate {
+    Rate { bytes: measured.bytes, elapsed: Duration::from_nanos(measured.elapsed_ns) }
+}
