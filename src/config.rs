@@ -47,6 +47,7 @@ pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
         }),
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
+        whole_digests: args.list.is_wanted(),
     })
 }
 
@@ -65,6 +66,7 @@ pub fn recv_options(args: &RecvArgs) -> recv::Options {
         names: if args.allow_odd_names { NamePolicy::AllowOdd } else { NamePolicy::Strict },
         sessions: if args.once { Some(1) } else { args.count },
         timeout: Duration::from_secs(args.common.timeout),
+        whole_digests: args.list.is_wanted(),
     }
 }
 

@@ -47,6 +47,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         names: NamePolicy::AllowOdd,
         sessions: Some(1),
         timeout,
+        whole_digests: false,
     });
     let server = server.map_err(|error| Explained::from(&error))?;
     let port = server.local_addr().map_err(explain)?.port();
@@ -56,7 +57,15 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
     ));
     let stop = server.stop_handle();
     let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
-    let options = send::Options { paths: vec![path], target, port, classic: None, timeout, retries: 0 };
+    let options = send::Options {
+        paths: vec![path],
+        target,
+        port,
+        classic: None,
+        timeout,
+        retries: 0,
+        whole_digests: false,
+    };
     let sent = thread::scope(|scope| {
         let receiver = Receiver(ui);
         let serving = scope.spawn(move || server.run(&receiver));

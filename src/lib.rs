@@ -6,7 +6,7 @@
 //! ```text
 //! main   program   cli   config   demo   error   ui
 //! send   recv                                  the two drivers
-//! plan (reads files)   store (writes files)   net (sockets)
+//! plan (reads files)   store (writes files)   net (sockets)   md5sum (hashes whole files)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! relpath   digest   units   fault   escape   progress    values
 //! ```
@@ -20,6 +20,7 @@ pub mod digest;
 pub mod error;
 pub mod escape;
 pub mod fault;
+pub mod md5sum;
 pub mod net;
 pub mod plan;
 pub mod program;

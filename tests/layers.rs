@@ -8,7 +8,7 @@ use std::path::Path;
 const LAYERS: [&[&[&str]]; 5] = [
     &[&["main", "program", "cli", "config", "demo", "error", "ui"]],
     &[&["send"], &["recv"]],
-    &[&["plan"], &["store"], &["net"]],
+    &[&["plan"], &["store"], &["net"], &["md5sum"]],
     &[&["wire"]],
     &[&["relpath", "digest", "units", "fault", "escape", "progress"]],
 ];
@@ -60,7 +60,7 @@ fn place(module: &str) -> Option<(usize, usize)> {
 }
 
 /// These stand above `wire`, but know no frames all the same.
-const KNOW_NO_FRAMES: [&str; 3] = ["plan", "store", "net"];
+const KNOW_NO_FRAMES: [&str; 4] = ["plan", "store", "net", "md5sum"];
 
 fn may_use(from: &str, to: &str) -> bool {
     if to == "wire" && KNOW_NO_FRAMES.contains(&from) {

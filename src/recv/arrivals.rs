@@ -8,8 +8,10 @@ use crossbeam_channel::Sender;
 
 use super::committer::Complete;
 use super::native::{Speaker, lock};
-use crate::digest::{Md5, PartDigests};
+use super::whole::Whole;
+use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::progress::{Event, Progress};
 use crate::store::{Content, Digests, Item, Landing, Store, StoreError};
 use crate::wire::EntryId;
@@ -23,6 +25,7 @@ pub struct Arrivals<'a> {
     speaker: &'a Mutex<Speaker>,
     complete: Sender<Complete>,
     pub progress: &'a dyn Progress,
+    pub lister: &'a Lister<'a, Whole>,
     files: Mutex<Files>,
 }
 
@@ -33,8 +36,13 @@ struct Files {
 }
 
 impl<'a> Arrivals<'a> {
-    pub fn new(speaker: &'a Mutex<Speaker>, complete: Sender<Complete>, progress: &'a dyn Progress) -> Self {
-        Arrivals { speaker, complete, progress, files: Mutex::default() }
+    pub fn new(
+        speaker: &'a Mutex<Speaker>,
+        complete: Sender<Complete>,
+        progress: &'a dyn Progress,
+        lister: &'a Lister<'a, Whole>,
+    ) -> Self {
+        Arrivals { speaker, complete, progress, lister, files: Mutex::default() }
     }
 
     /// The session and its way back to the sender.
@@ -84,6 +92,9 @@ impl<'a> Arrivals<'a> {
         }
         let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
         self.progress.event(Event::FileStarted { path, size_bytes });
+        if size_bytes > PART_BYTES {
+            self.lister.begin(id, size_bytes, 0, || Whole::landed(landing.written()));
+        }
         let written = write(&landing);
         *slot = Some(landing);
         files.landings += 1;
@@ -103,6 +114,7 @@ impl<'a> Arrivals<'a> {
             self.complete(&mut speaker, hole.id, digests);
         }
         drop(speaker);
+        self.lister.ready(hole.id, hole.range);
         self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
@@ -119,6 +131,9 @@ impl<'a> Arrivals<'a> {
             if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
                 self.complete(&mut speaker, header.id, digests);
             }
+            drop(speaker);
+            // After the last part it is sealed by now: whoever has hashed all of it can tell whether it changed.
+            self.lister.ready(header.id, header.range);
             return;
         }
         match speaker.session.part_damaged(header) {
@@ -161,9 +176,10 @@ impl<'a> Arrivals<'a> {
         if let Err(error) = landing.seal(entry.metadata, size_bytes) {
             return self.fail_now(speaker, &entry, &error);
         }
+        let md5 = digests.whole(entry.layout);
         let content = Content { size_bytes, digests: Digests::Parts(digests) };
         let item = Item::File { landing, content, metadata: entry.metadata };
-        self.hand_over(speaker, Complete { id, path: entry.path, size_bytes, item });
+        self.hand_over(speaker, Complete { id, path: entry.path, size_bytes, md5, item });
     }
 
     /// Has the committer make something durable, and after it the folders and links that waited for it. The session is
@@ -182,7 +198,7 @@ impl<'a> Arrivals<'a> {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
             };
-            let _ = self.complete.send(Complete { id, path, size_bytes: 0, item });
+            let _ = self.complete.send(Complete { id, path, size_bytes: 0, md5: None, item });
         }
     }
 
@@ -191,6 +207,7 @@ impl<'a> Arrivals<'a> {
         let mut files = self.files();
         let (entry, landing) = files.wanted.remove(&id)?;
         files.landings -= usize::from(landing.is_some());
+        self.lister.dropped(id);
         Some(entry)
     }
 
@@ -207,6 +224,7 @@ impl<'a> Arrivals<'a> {
     }
 
     fn fail_now(&self, speaker: &mut Speaker, entry: &FileEntry, error: &StoreError) {
+        self.lister.dropped(entry.id);
         let (fault, reason) = (error.fault(), error.to_string());
         let remaining_bytes = speaker.session.fail(entry.id, fault, &reason);
         speaker.summary.count_failure(fault);

@@ -6,6 +6,7 @@ mod committer;
 mod input;
 mod native;
 mod verifier;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
+use crate::md5sum::Lister;
 use crate::net::{Listener, NetError, StopHandle};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
@@ -26,6 +28,7 @@ use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, WireError};
 
 use input::Input;
+use whole::Whole;
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -44,6 +47,9 @@ pub struct Options {
     pub sessions: Option<u64>,
     /// How long a peer may be silent.
     pub timeout: Duration,
+    /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
+    /// [`Event::FileDone`](crate::progress::Event::FileDone).
+    pub whole_digests: bool,
 }
 
 /// Connections at the same time; more wait in the system's queue until one ends.
@@ -225,11 +231,16 @@ impl Server {
             }
         });
         let progress = observer.started(peer);
-        let outcome = first.and_then(|(dialect, input)| match dialect {
-            Some(dialect) => self.speak(dialect, input, &*progress),
-            None => Ok(Summary::default()),
+        let lister = Lister::new(self.options.whole_digests, &*progress);
+        let outcome = lister.beside(|| {
+            let summary = first.and_then(|(dialect, input)| match dialect {
+                Some(dialect) => self.speak(dialect, input, &*progress, &lister),
+                None => Ok(Summary::default()),
+            })?;
+            Ok(Summary { elapsed: start.elapsed(), ..summary })
         });
-        let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
+        let outcome = outcome.map(|summary| Summary { undigested: lister.undigested(), ..summary });
+        drop(lister);
         drop(progress);
         observer.ended(peer, &outcome);
     }
@@ -244,11 +255,12 @@ impl Server {
         dialect: Dialect,
         mut input: Input,
         progress: &dyn Progress,
+        lister: &Lister<'_, Whole>,
     ) -> Result<Summary, RecvError> {
         match dialect {
             Dialect::Native => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
-                native::receive(input, store, self.options.names, progress)
+                native::receive(input, store, self.options.names, progress, lister)
             }
             Dialect::Classic => {
                 let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;

@@ -24,8 +24,10 @@ use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::committer::{self, Complete};
 use super::input::Input;
 use super::verifier::{self, ToVerify};
+use super::whole::Whole;
 use crate::digest::digest_many;
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::net::PatientWriter;
 use crate::progress::{Event as Told, Progress, Summary};
 use crate::relpath::NamePolicy;
@@ -87,6 +89,7 @@ pub fn receive(
     store: Store,
     names: NamePolicy,
     progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
 ) -> Result<Summary, RecvError> {
     let writing: TcpStream = input.stream().try_clone().map_err(RecvError::Connection)?;
     let speaker = Mutex::new(Speaker {
@@ -103,8 +106,8 @@ pub fn receive(
         let _end = EndOnDrop(&ended);
         let committing = store.for_committing();
         let (complete, to_commit) = unbounded();
-        let committer = scope.spawn(|| committer::commit(committing, &speaker, to_commit, progress));
-        let arrivals = Arrivals::new(&speaker, complete, progress);
+        let committer = scope.spawn(|| committer::commit(committing, &speaker, to_commit, progress, lister));
+        let arrivals = Arrivals::new(&speaker, complete, progress, lister);
         let (verify, to_verify) = bounded(VERIFIES_AHEAD);
         let received = thread::scope(|scope| {
             let arrivals = &arrivals;
@@ -212,6 +215,7 @@ impl Receiver<'_> {
                     }
                 }
             }
+            self.arrivals.lister.wait_for_room();
             let Some(json) = input.frame(Form::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
@@ -306,12 +310,17 @@ impl Receiver<'_> {
         };
         if same(file) {
             let mut speaker = self.arrivals.speak();
-            if let Progressed::Complete(_) = verified(&mut speaker.session)
+            if let Progressed::Complete(digests) = verified(&mut speaker.session)
                 && let Some((entry, file)) = self.existing.remove(&id)
             {
                 let size_bytes = entry.layout.size_bytes();
+                let md5 = digests.whole(entry.layout);
+                if md5.is_none() {
+                    self.arrivals.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
+                }
                 let item = Item::AlreadyThere(file);
-                self.arrivals.hand_over(&mut speaker, Complete { id, path: entry.path, size_bytes, item });
+                self.arrivals
+                    .hand_over(&mut speaker, Complete { id, path: entry.path, size_bytes, md5, item });
             }
             return;
         }

@@ -15,6 +15,7 @@
 mod ear;
 mod loader;
 mod state;
+mod whole;
 mod writer;
 
 use std::net::{Shutdown, TcpStream};
@@ -25,11 +26,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
+use crate::md5sum::Lister;
 use crate::net::{self, LastHeard, PatientWriter};
 use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
 
 use state::{Announced, Shared};
+pub use whole::Whole;
 use writer::Outgoing;
 
 /// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
@@ -55,13 +58,14 @@ pub fn send(
     stream: TcpStream,
     timeout: Duration,
     progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
     net::prepare(&stream).map_err(SendError::Connection)?;
     let heard = LastHeard::new(timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
     let writer = PatientWriter::new(writing, heard.clone());
-    let shared = Shared::new(progress, timeout);
+    let shared = Shared::new(progress, lister, timeout);
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let (outgoing, to_writer) = bounded(LOADED_AHEAD);
     thread::scope(|scope| {

@@ -22,6 +22,8 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 pub struct Ended {
     pub code: i32,
     pub stdout: String,
+    /// As it came: names need not be UTF-8.
+    pub stdout_bytes: Vec<u8>,
     pub stderr: String,
 }
 
@@ -95,9 +97,10 @@ impl Receiver {
     /// Waits for a receiver with `--once` or `--count`.
     pub fn wait(mut self) -> Ended {
         let code = wait(&mut self.child);
-        let mut stdout = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        Ended { code, stdout, stderr: self.rest_of_stderr.recv().unwrap() }
+        let mut stdout_bytes = Vec::new();
+        self.child.stdout.take().unwrap().read_to_end(&mut stdout_bytes).unwrap();
+        let stdout = String::from_utf8_lossy(&stdout_bytes).into_owned();
+        Ended { code, stdout, stdout_bytes, stderr: self.rest_of_stderr.recv().unwrap() }
     }
 }
 
@@ -130,9 +133,15 @@ pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
 
 /// Starts `ftx send PATH... HOST`.
 pub fn start_send(paths: &[&Path], host: &str) -> Child {
+    start_send_with(&[], paths, host)
+}
+
+/// Starts `ftx send ARGS PATH... HOST`.
+pub fn start_send_with(args: &[&str], paths: &[&Path], host: &str) -> Child {
     let mut command = Command::new(FTX);
     command
         .arg("send")
+        .args(args)
         .args(paths)
         .arg(host)
         .stdin(Stdio::null())
@@ -151,7 +160,8 @@ pub fn end(mut child: Child) -> Ended {
 fn ended(output: Output) -> Ended {
     Ended {
         code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout).unwrap(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stdout_bytes: output.stdout,
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }

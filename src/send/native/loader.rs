@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use super::ear::failed;
 use super::state::{Announced, Shared};
+use super::whole;
 use super::writer::{Body, Loaded, Outgoing};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
@@ -30,6 +31,7 @@ pub fn load(shared: &Shared<'_>, outgoing: Sender<Outgoing>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
     let mut next = None;
     while let Some(first) = next.take().or_else(|| next_job(shared)) {
+        shared.lister.wait_for_room();
         let is_small = first.0.range.len <= SMALL_BYTES;
         let mut jobs = vec![first];
         let mut bytes = 0;
@@ -42,6 +44,7 @@ pub fn load(shared: &Shared<'_>, outgoing: Sender<Outgoing>) {
             bytes += if is_small { job.0.range.len } else { 0 };
             jobs.push(job);
         }
+        whole::begin(shared, &jobs);
         let loaded = if is_small { loader.load_small(jobs) } else { loader.load_large(jobs) };
         if outgoing.send(Outgoing::Parts(loaded)).is_err() {
             return;
@@ -180,6 +183,7 @@ impl Loader<'_> {
         if state.session.withdraw(entry, fault, &reason)
             && let Some(announced) = state.announced.remove(&entry)
         {
+            self.shared.lister.dropped(entry);
             failed(self.shared, &mut state, &announced, fault, &reason);
         }
     }

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::super::SendError;
+use super::whole::Whole;
 use super::writer::Outgoing;
+use crate::digest::Md5;
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::plan::Source;
 use crate::progress::{Progress, Summary};
 use crate::relpath::RelPath;
@@ -25,6 +28,8 @@ pub struct Shared<'a> {
     state: Mutex<State>,
     changed: Condvar,
     pub progress: &'a dyn Progress,
+    /// Tells of the files that are stored.
+    pub lister: &'a Lister<'a, Whole>,
     pub timeout: Duration,
 }
 
@@ -53,13 +58,19 @@ impl State {
 
 /// An entry in flight, as this side knows it.
 pub enum Announced {
-    File { source: Arc<Source>, moved_bytes: u64, already_there: bool },
+    /// The MD5 is that of a file of one part, once this was hashed.
+    File {
+        source: Arc<Source>,
+        moved_bytes: u64,
+        already_there: bool,
+        md5: Option<Md5>,
+    },
     Other(RelPath),
 }
 
 impl Announced {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File { source, moved_bytes: 0, already_there: false }
+        Announced::File { source, moved_bytes: 0, already_there: false, md5: None }
     }
 
     pub fn name(&self) -> &RelPath {
@@ -71,7 +82,7 @@ impl Announced {
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(progress: &'a dyn Progress, timeout: Duration) -> Self {
+    pub fn new(progress: &'a dyn Progress, lister: &'a Lister<'a, Whole>, timeout: Duration) -> Self {
         let state = State {
             session: SenderSession::new(),
             announced: HashMap::new(),
@@ -80,7 +91,7 @@ impl<'a> Shared<'a> {
             spoke: Instant::now(),
             told: false,
         };
-        Shared { state: Mutex::new(state), changed: Condvar::new(), progress, timeout }
+        Shared { state: Mutex::new(state), changed: Condvar::new(), progress, lister, timeout }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
