@@ -9,6 +9,9 @@
 //!
 //! Small files are verified in memory, many at a time, before anything of them touches the disk. Larger parts go to
 //! their landing at once and are read back by the verifier, a window of them side by side.
+//!
+//! Where the MD5 of whole files is wanted, the [`Lister`] has a thread beside these, which reads each larger file from
+//! its start as far as its parts are verified.
 
 use std::collections::HashMap;
 use std::io::{self, Write};

@@ -11,6 +11,9 @@
 //! The announcer runs ahead as far as the session has room. The ear hears what the receiver wants, which makes jobs;
 //! the loader reads and hashes them while the writer sends what was loaded before. Every queue is bounded, and the
 //! ear never waits for another thread, so that the two ends cannot lock each other up.
+//!
+//! Where the MD5 of whole files is wanted, the [`Lister`] has a thread beside these: the loader begins a file there,
+//! and the ear tells it what is stored.
 
 mod ear;
 mod loader;
