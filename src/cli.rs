@@ -50,6 +50,7 @@ Examples:
   ftx send disk.img nas                    one file to the host nas, port 7373
   ftx send photos/ notes.txt 10.0.0.5:7400 a folder and a file, another port
   ftx send backup '[2001:db8::5]:7400'     an IPv6 address with a port
+  ftx send --manifest photos.md5 photos nas   and what `md5sum -c` needs to check it in a year
 
 A folder lands under its own name, with everything in it. What is there already and identical is
 skipped; something different under the same name is reported and left alone (exit code 23), unless
@@ -61,6 +62,7 @@ Examples:
   ftx recv                                 into this folder, port 7373, until Ctrl-C
   ftx recv --out inbox --once              one session, then end with a code that tells how it went
   ftx recv --bind 127.0.0.1 --port 0       this machine only, any free port
+  ftx recv --out inbox --manifest in.md5   with a list: cd inbox && md5sum -c ../in.md5
 
 A file gets its final name when it is complete, checked and on stable storage; until then it is a
 hidden file that begins with .ftx- beside it. Senders need no account here: whoever reaches the
@@ -105,6 +107,9 @@ pub struct SendArgs {
     /// How often to try again while the receiver does not listen yet
     #[arg(long, default_value_t = 2)]
     pub retries: u32,
+    /// The lists.
+    #[command(flatten)]
+    pub list: ListArgs,
     /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -137,9 +142,43 @@ pub struct RecvArgs {
     /// Take names with control characters (they are escaped wherever they are shown)
     #[arg(long)]
     pub allow_odd_names: bool,
+    /// The lists.
+    #[command(flatten)]
+    pub list: ListArgs,
     /// What all commands understand.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// `--md5sum` and `--manifest`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print a line for each file, as md5sum does: for `md5sum -c` in the receiver's folder
+    ///
+    /// A file has its line once it is in place and durable, moved now or found identical; what failed has none. (With
+    /// `ftx send --classic`, where nobody confirms anything, once it is sent.) Names are as in the receiver's folder,
+    /// but of a file that lands under another name only the receiver knows that. The digest is that of the whole
+    /// file: sending takes it from the file read here, receiving from the bytes that landed; a file that changes
+    /// before that has no line, and the exit code is 24. It is taken while the transfer goes on; but the MD5 of a
+    /// single stream cannot be split, so that a huge file takes as long as md5sum takes for it, holes too (about
+    /// 0.6 GB/s; several files run side by side). All other messages go to standard error then.
+    #[arg(long)]
+    pub md5sum: bool,
+    /// Write the lines of --md5sum to FILE, for `md5sum -c FILE` in the receiver's folder
+    ///
+    /// `ftx send` replaces FILE in one step when the session has come to its end; if it breaks, FILE stays as it was.
+    /// `ftx recv` adds the lines of each session to FILE, on stable storage, when that session ends, however it ends:
+    /// a file that comes again has a line again, and the last one counts. Keep FILE where no sender can overwrite it. That
+    /// it can be written is made sure before anything moves (otherwise exit code 11).
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+}
+
+impl ListArgs {
+    /// Is any list asked for?
+    pub fn is_wanted(&self) -> bool {
+        self.md5sum || self.manifest.is_some()
+    }
 }
 
 /// `ftx demo`.

@@ -50,6 +50,7 @@ pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
         streams: args.streams.map_or(send::Streams::Auto, send::Streams::Fixed),
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
+        whole_digests: args.list.is_wanted(),
     })
 }
 
@@ -68,6 +69,7 @@ pub fn recv_options(args: &RecvArgs) -> recv::Options {
         names: if args.allow_odd_names { NamePolicy::AllowOdd } else { NamePolicy::Strict },
         sessions: if args.once { Some(1) } else { args.count },
         timeout: Duration::from_secs(args.common.timeout),
+        whole_digests: args.list.is_wanted(),
     }
 }
 

@@ -56,6 +56,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         streams: send::Streams::Auto,
         timeout,
         retries: 0,
+        whole_digests: false,
     };
     let sent = beside(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
     let sent = sent.map_err(explain)?.map_err(|error| Explained::from(&error))?;
@@ -80,6 +81,7 @@ pub fn receiver(out: PathBuf, sessions: Option<u64>, timeout: Duration) -> Resul
         names: NamePolicy::AllowOdd,
         sessions,
         timeout,
+        whole_digests: false,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::plan::{PlanError, ReadError};
 use crate::progress::Summary;
 use crate::recv::{RecvError, StartError};
 use crate::send::SendError;
+use crate::ui::ManifestError;
 use crate::wire::WireError;
 use crate::wire::classic::ClassicError;
 
@@ -170,6 +171,16 @@ fn net(error: &NetError) -> (Exit, Option<&'static str>) {
     (Exit::CannotConnect, Some(advice))
 }
 
+impl From<&ManifestError> for Explained {
+    fn from(error: &ManifestError) -> Self {
+        Explained::new(
+            error,
+            Exit::FileIo,
+            Some("--manifest takes a file in a folder that can be written to"),
+        )
+    }
+}
+
 fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
     match error {
         WireError::NoFeature { .. } => {
@@ -198,11 +209,12 @@ fn exit_of(fault: Fault) -> Exit {
     }
 }
 
-/// The exit code of a session that reached its end: 0, or what its failed entries have in common, or 23.
+/// The exit code of a session that reached its end: 0, or what its failed entries have in common, or 23. Where all
+/// entries are in place and only the MD5 of some could not be taken, that is the reason.
 pub fn exit_of_summary(summary: &Summary) -> Exit {
     let mut faults = summary.failures.keys();
     match (faults.next(), faults.next()) {
-        (None, _) => Exit::Ok,
+        (None, _) => summary.undigested.keys().next().map_or(Exit::Ok, |fault| exit_of(*fault)),
         (Some(fault @ (Fault::SourceChanged | Fault::Digest | Fault::NoSpace)), None) => exit_of(*fault),
         _ => Exit::Partial,
     }
@@ -226,6 +238,9 @@ mod tests {
         assert_eq!(with(&[Fault::Exists]), Exit::Partial);
         assert_eq!(with(&[Fault::LeftOut]), Exit::Partial);
         assert_eq!(with(&[Fault::SourceChanged, Fault::LeftOut]), Exit::Partial);
+        let undigested = |fault| Summary { undigested: [(fault, 1)].into(), ..Summary::default() };
+        assert_eq!(exit_of_summary(&undigested(Fault::SourceChanged)), Exit::SourceChanged);
+        assert_eq!(exit_of_summary(&undigested(Fault::FileIo)), Exit::FileIo);
     }
 
     #[test]

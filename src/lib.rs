@@ -6,7 +6,7 @@
 //! ```text
 //! main   program   cli   config   bench   demo   error   ui
 //! send   recv                                  the two drivers
-//! plan (reads files)   store (writes files)   net (sockets)   measure (each stage alone)
+//! plan (reads files)   store (writes files)   net (sockets)   md5sum (whole files)   measure (each stage alone)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! relpath   digest   units   fault   escape   progress   spent    values
 //! ```
@@ -21,6 +21,7 @@ pub mod digest;
 pub mod error;
 pub mod escape;
 pub mod fault;
+pub mod md5sum;
 pub mod measure;
 pub mod net;
 pub mod plan;

@@ -9,13 +9,16 @@ use crate::demo;
 use crate::error::{Exit, Explained};
 use crate::recv::Server;
 use crate::send;
-use crate::ui::Ui;
+use crate::ui::{Earlier, Ui};
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
     match Cli::parse().command {
         Command::Send(args) => {
-            let ui = Ui::new(&args.common);
+            let mut ui = Ui::new(&args.common);
+            if let Err(error) = ui.open_lists(&args.list, Earlier::Replaced) {
+                return ui.error(&Explained::from(&error));
+            }
             let options = match send_options(&args) {
                 Ok(options) => options,
                 Err(error) => return ui.error(&Explained::from(&error)),
@@ -26,12 +29,15 @@ pub fn run() -> Exit {
             };
             match sent {
                 Ok(summary) => ui.sent(&summary, &options.target.to_string()),
-                Err(error) => ui.error(&Explained::from(&error)),
+                Err(error) => ui.not_sent(&Explained::from(&error)),
             }
         }
         Command::Recv(args) => {
             raise_descriptor_limit();
-            let ui = Ui::new(&args.common);
+            let mut ui = Ui::new(&args.common);
+            if let Err(error) = ui.open_lists(&args.list, Earlier::Kept) {
+                return ui.error(&Explained::from(&error));
+            }
             let server = match Server::start(recv_options(&args)) {
                 Ok(server) => server,
                 Err(error) => return ui.error(&Explained::from(&error)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::digest::Md5;
 use crate::fault::Fault;
 use crate::spent::Limit;
 
@@ -38,8 +39,26 @@ pub enum Event<'a> {
     },
     /// A file is in place: verified and durable, or already there and identical.
     FileDone {
+        /// Its relative path; at the receiver the one that it really has.
+        path: &'a [u8],
+        /// The MD5 of all of it, as `md5sum` prints it: where it is known, and always if it was asked for.
+        md5: Option<Md5>,
         /// Bytes that did not have to move because they were there already.
         skipped_bytes: u64,
+    },
+    /// A file is in place, but its MD5, which was asked for, could not be taken.
+    Undigested {
+        /// Its relative path.
+        path: &'a [u8],
+        /// The stable reason.
+        fault: Fault,
+        /// A sentence.
+        reason: &'a str,
+    },
+    /// All that was to move has moved, and the MD5 of large files is still being taken.
+    Digesting {
+        /// Bytes that are left to hash.
+        remaining_bytes: u64,
     },
     /// A file will not arrive; its bytes leave the plan.
     FileDropped {
@@ -103,6 +122,8 @@ pub struct Summary {
     pub measures: u64,
     /// Entries that did not arrive, by reason.
     pub failures: BTreeMap<Fault, u64>,
+    /// Files that are in place, but whose MD5 could not be taken, by reason.
+    pub undigested: BTreeMap<Fault, u64>,
     /// From the first frame to the last word.
     pub elapsed: Duration,
     /// What it spent its time on, if it is known.

@@ -8,7 +8,7 @@ use std::path::Path;
 const LAYERS: [&[&[&str]]; 5] = [
     &[&["main", "program", "cli", "config", "bench", "demo", "error", "ui"]],
     &[&["send"], &["recv"]],
-    &[&["plan"], &["store"], &["net"], &["measure"]],
+    &[&["plan"], &["store"], &["net"], &["md5sum"], &["measure"]],
     &[&["wire"]],
     &[&["relpath", "digest", "units", "fault", "escape", "progress", "spent"]],
 ];
@@ -60,7 +60,7 @@ fn place(module: &str) -> Option<(usize, usize)> {
 }
 
 /// These stand above `wire`, but know no frames all the same.
-const KNOW_NO_FRAMES: [&str; 4] = ["plan", "store", "net", "measure"];
+const KNOW_NO_FRAMES: [&str; 5] = ["plan", "store", "net", "md5sum", "measure"];
 
 fn may_use(from: &str, to: &str) -> bool {
     if to == "wire" && KNOW_NO_FRAMES.contains(&from) {

@@ -300,6 +300,7 @@ impl<'a> Local<'a> {
                 streams: send::Streams::Auto,
                 timeout,
                 retries: 0,
+                whole_digests: false,
             };
             let sent = send::send(&transfer, &self.ui.session("together"))?;
             if sent.failed() > 0 {

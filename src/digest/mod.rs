@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use md5::Digest as _;
 
+pub use lanes::{Message, update_many};
 pub use many::{digest_many, digest_ranges, kernel_name, lane_count};
 pub use parts::{Etag, PART_BYTES, PartDigests, PartLayout, PartRange};
 
@@ -40,6 +41,13 @@ impl Md5 {
 impl From<[u8; 16]> for Md5 {
     fn from(bytes: [u8; 16]) -> Self {
         Md5(bytes)
+    }
+}
+
+impl From<Message> for Md5 {
+    /// The digest of a message that has taken in all of its bytes.
+    fn from(message: Message) -> Self {
+        lanes::finish_many([(message, &[][..])])[0].into()
     }
 }
 

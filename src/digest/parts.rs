@@ -108,13 +108,18 @@ impl PartDigests {
         self.count
     }
 
+    /// The MD5 of the whole file, where it is just one part and that is in.
+    pub fn whole(&self, layout: PartLayout) -> Option<Md5> {
+        if layout.count() == 1 { self.get(0) } else { None }
+    }
+
     /// The etag of the whole file, once all parts of `layout` are in.
     pub fn etag(&self, layout: PartLayout) -> Option<Etag> {
         if self.count() != layout.count() {
             return None;
         }
-        if layout.count() == 1 {
-            return self.get(0).map(|md5| Etag { md5, parts: 1 });
+        if let Some(md5) = self.whole(layout) {
+            return Some(Etag { md5, parts: 1 });
         }
         let mut hasher = Hasher::new();
         for index in 0..layout.count() {

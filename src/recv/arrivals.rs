@@ -10,8 +10,10 @@ use crossbeam_channel::Sender;
 use super::RecvError;
 use super::committer::Complete;
 use super::native::{Clocks, Speaker, lock};
-use crate::digest::{Md5, PartDigests};
+use super::whole::Whole;
+use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{Content, Digests, ExistingFile, Item, Landing, Store, StoreError, Written};
@@ -26,6 +28,7 @@ pub struct Arrivals<'a> {
     speaker: &'a Mutex<Speaker>,
     complete: Sender<Vec<Complete>>,
     pub progress: &'a dyn Progress,
+    pub lister: &'a Lister<'a, Whole>,
     files: Mutex<Files>,
     /// Parts whose bodies are coming in just now.
     in_transit: AtomicUsize,
@@ -63,11 +66,13 @@ impl<'a> Arrivals<'a> {
         complete: Sender<Vec<Complete>>,
         progress: &'a dyn Progress,
         clocks: &'a Clocks,
+        lister: &'a Lister<'a, Whole>,
     ) -> Result<Self, RecvError> {
         Ok(Arrivals {
             speaker,
             complete,
             progress,
+            lister,
             files: Mutex::default(),
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
@@ -173,12 +178,14 @@ impl<'a> Arrivals<'a> {
     }
 
     fn same_so_far(&self, speaker: &mut Speaker, id: EntryId, progressed: Progressed) {
-        if progressed == Progressed::Partly {
-            return;
-        }
+        let Progressed::Complete(digests) = progressed else { return };
         if let Some(Arrival { entry, at: At::Existing(file, _) }) = self.remove(id) {
             let size_bytes = entry.layout.size_bytes();
-            let complete = Complete { id, path: entry.path, size_bytes, item: Item::AlreadyThere(file) };
+            let md5 = digests.whole(entry.layout);
+            if md5.is_none() {
+                self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
+            }
+            let complete = Complete { id, path: entry.path, size_bytes, md5, item: Item::AlreadyThere(file) };
             self.hand_over(speaker, vec![complete]);
         }
     }
@@ -233,6 +240,9 @@ impl<'a> Arrivals<'a> {
                 }
                 let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
                 self.progress.event(Event::FileStarted { path, size_bytes });
+                if size_bytes > PART_BYTES {
+                    self.lister.begin(id, size_bytes, 0, || Whole::landed(landing.written()));
+                }
                 let written = written(&landing);
                 *at = At::Landing(landing);
                 files.landings += 1;
@@ -277,6 +287,7 @@ impl<'a> Arrivals<'a> {
             self.complete(&mut speaker, hole.id, digests);
         }
         drop(speaker);
+        self.lister.ready(hole.id, hole.range);
         self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
@@ -287,6 +298,9 @@ impl<'a> Arrivals<'a> {
             if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
                 self.complete(&mut speaker, header.id, digests);
             }
+            drop(speaker);
+            // After the last part it is sealed by now: whoever has hashed all of it can tell whether it changed.
+            self.lister.ready(header.id, header.range);
             return;
         }
         match speaker.session.part_damaged(header) {
@@ -299,6 +313,7 @@ impl<'a> Arrivals<'a> {
             }
             Repair::GaveUp { remaining_bytes } => {
                 drop(speaker);
+                self.lister.dropped(header.id);
                 if let Some(Arrival { entry, .. }) = self.remove(header.id) {
                     let mut speaker = self.speak();
                     speaker.summary.count_failure(Fault::Digest);
@@ -333,7 +348,7 @@ impl<'a> Arrivals<'a> {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
             };
-            complete.push(Complete { id, path, size_bytes: 0, item });
+            complete.push(Complete { id, path, size_bytes: 0, md5: None, item });
         }
         if !complete.is_empty() {
             // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
@@ -351,6 +366,7 @@ impl<'a> Arrivals<'a> {
 
     /// Lets a file go, and its landing with it.
     pub fn forget(&self, id: EntryId) {
+        self.lister.dropped(id);
         drop(self.remove(id));
     }
 
@@ -374,6 +390,7 @@ impl<'a> Arrivals<'a> {
     }
 
     fn fail_now(&self, speaker: &mut Speaker, entry: &FileEntry, error: &StoreError) {
+        self.lister.dropped(entry.id);
         let (fault, reason) = (error.fault(), error.to_string());
         let remaining_bytes = speaker.session.fail(entry.id, fault, &reason);
         speaker.summary.count_failure(fault);
@@ -385,8 +402,15 @@ impl<'a> Arrivals<'a> {
 
 fn complete_file(entry: FileEntry, landing: Landing, digests: PartDigests) -> Complete {
     let FileEntry { id, path, layout, metadata, .. } = entry;
+    let md5 = digests.whole(layout);
     let content = Content { size_bytes: layout.size_bytes(), digests: Digests::Parts(digests) };
-    Complete { id, path, size_bytes: layout.size_bytes(), item: Item::File { landing, content, metadata } }
+    Complete {
+        id,
+        path,
+        size_bytes: layout.size_bytes(),
+        md5,
+        item: Item::File { landing, content, metadata },
+    }
 }
 
 fn busy(why: &'static str) -> StoreError {

@@ -117,7 +117,10 @@ impl Session<'_> {
                         self.progress
                             .event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
                     }
-                    self.progress.event(Event::FileDone { skipped_bytes: 0 });
+                    let name = if let Placed::Renamed(to) = &placed { to } else { &header.path };
+                    // What came had this digest, or it would not have got here.
+                    let (path, md5) = (name.as_bytes(), Some(header.md5));
+                    self.progress.event(Event::FileDone { path, md5, skipped_bytes: 0 });
                 }
                 Err(error) => {
                     let (name, fault) = (header.path.as_bytes(), error.fault());

@@ -7,6 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::RecvError;
 use super::native::{Speaker, lock};
+use super::whole::Whole;
+use crate::digest::Md5;
+use crate::md5sum::Lister;
 use crate::progress::{Event, Progress};
 use crate::relpath::RelPath;
 use crate::spent::Clock;
@@ -24,6 +27,8 @@ pub struct Complete {
     pub id: EntryId,
     pub path: RelPath,
     pub size_bytes: u64,
+    /// Of all of a file, where that is one part.
+    pub md5: Option<Md5>,
     pub item: Item,
 }
 
@@ -34,11 +39,12 @@ pub fn commit(
     queue: Receiver<Vec<Complete>>,
     progress: &dyn Progress,
     clock: &Clock,
+    lister: &Lister<'_, Whole>,
 ) -> Result<(), RecvError> {
     let mut told = Ok(());
     while let Ok(first) = queue.recv() {
         let batch = collect(first, &queue);
-        let answered = clock.time(|| commit_batch(&mut store, batch, speaker, progress));
+        let answered = clock.time(|| commit_batch(&mut store, batch, speaker, progress, lister));
         // A sender that cannot be told any more is no reason to leave verified files without their names.
         told = told.and(answered);
     }
@@ -66,18 +72,19 @@ fn commit_batch(
     batch: Vec<Complete>,
     speaker: &Mutex<Speaker>,
     progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
 ) -> Result<(), RecvError> {
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
-    for Complete { id, path, size_bytes, item } in batch {
+    for Complete { id, path, size_bytes, md5, item } in batch {
         let (is_file, was_there) =
             (!matches!(item, Item::Dir { .. } | Item::Link { .. }), matches!(item, Item::AlreadyThere(_)));
-        labels.push((id, path, size_bytes, is_file, was_there));
+        labels.push((id, path, size_bytes, md5, is_file, was_there));
         items.push(item);
     }
     let results = store.commit(items);
     let mut speaker = lock(speaker);
-    for ((id, path, size_bytes, is_file, was_there), result) in labels.into_iter().zip(results) {
+    for ((id, path, size_bytes, md5, is_file, was_there), result) in labels.into_iter().zip(results) {
         match result {
             Ok(placed) => {
                 speaker.session.stored(id);
@@ -87,12 +94,14 @@ fn commit_batch(
                 if is_file {
                     speaker.summary.files += 1;
                     speaker.summary.skipped_files += u64::from(was_there);
-                    progress.event(Event::FileDone { skipped_bytes: if was_there { size_bytes } else { 0 } });
+                    let name = if let Placed::Renamed(to) = &placed { to } else { &path };
+                    lister.stored(id, name.as_bytes(), md5, if was_there { size_bytes } else { 0 });
                 } else {
                     speaker.summary.others += 1;
                 }
             }
             Err(error) => {
+                lister.dropped(id);
                 let (fault, reason) = (error.fault(), error.to_string());
                 speaker.session.fail(id, fault, &reason);
                 speaker.summary.count_failure(fault);

@@ -9,6 +9,7 @@ mod native;
 mod reader;
 mod sessions;
 mod verifier;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
+use crate::md5sum::Lister;
 use crate::net::{Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
@@ -30,6 +32,7 @@ use crate::wire::{Dialect, Form, SessionId, WireError, receiver};
 
 use input::Input;
 use sessions::Sessions;
+use whole::Whole;
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -48,6 +51,9 @@ pub struct Options {
     pub sessions: Option<u64>,
     /// How long a peer may be silent.
     pub timeout: Duration,
+    /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
+    /// [`Event::FileDone`](crate::progress::Event::FileDone).
+    pub whole_digests: bool,
 }
 
 /// Connections at the same time; more wait in the system's queue until one ends.
@@ -258,8 +264,14 @@ impl Server {
             }
         });
         let progress = observer.started(peer);
-        let outcome = first.and_then(|(opening, input)| self.speak(opening, input, &*progress));
-        let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
+        let lister = Lister::new(self.options.whole_digests, &*progress);
+        let outcome = lister.beside(|| {
+            let summary =
+                first.and_then(|(opening, input)| self.speak(opening, input, &*progress, &lister))?;
+            Ok(Summary { elapsed: start.elapsed(), ..summary })
+        });
+        let outcome = outcome.map(|summary| Summary { undigested: lister.undigested(), ..summary });
+        drop(lister);
         drop(progress);
         observer.ended(peer, &outcome);
     }
@@ -274,11 +286,12 @@ impl Server {
         opening: Opening,
         mut input: Input,
         progress: &dyn Progress,
+        lister: &Lister<'_, Whole>,
     ) -> Result<Summary, RecvError> {
         match opening {
             Opening::Native(hello) => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
-                native::receive(input, &hello, store, self.options.names, &self.sessions, progress)
+                native::receive(input, &hello, store, self.options.names, &self.sessions, progress, lister)
             }
             // Handed over before it came to this.
             Opening::Join(_) => Ok(Summary::default()),

@@ -10,6 +10,9 @@
 //!
 //! Small files are verified in memory, many at a time, before anything of them touches the disk. Larger parts go to
 //! their landing at once and are read back by the verifier, a window of them side by side.
+//!
+//! Where the MD5 of whole files is wanted, the [`Lister`] has a thread beside these, which reads each larger file from
+//! its start as far as its parts are verified.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -26,7 +29,9 @@ use super::input::Input;
 use super::reader::{Place, Reader};
 use super::sessions::{Entrance, Joined, Sessions};
 use super::verifier;
+use super::whole::Whole;
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::net::PatientWriter;
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
@@ -136,6 +141,7 @@ pub fn receive(
     names: NamePolicy,
     sessions: &Sessions,
     progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
 ) -> Result<Summary, RecvError> {
     let mut speaker = Speaker::new(ReceiverSession::new(names), &mut input)?;
     let opened = speaker.session.handle(hello).map_err(RecvError::from);
@@ -144,7 +150,8 @@ pub fn receive(
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
     let speaker = Mutex::new(speaker);
     let (clocks, start) = (Clocks::default(), Instant::now());
-    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress, &clocks));
+    let outcome =
+        opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress, &clocks, lister));
     let mut speaker = lock(&speaker);
     let spent = clocks.spent(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
     speaker.session.set_spent(spent);
@@ -177,6 +184,7 @@ fn run(
     entrance: Option<Entrance<'_>>,
     progress: &dyn Progress,
     clocks: &Clocks,
+    lister: &Lister<'_, Whole>,
 ) -> Result<Vec<Joined>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
@@ -185,9 +193,10 @@ fn run(
         let _end = EndOnDrop(&ended);
         let committing = store.another();
         let (complete, to_commit) = unbounded();
-        let committer =
-            scope.spawn(|| committer::commit(committing, speaker, to_commit, progress, &clocks.committing));
-        let arrivals = Arrivals::new(speaker, complete, progress, clocks)?;
+        let committer = scope.spawn(|| {
+            committer::commit(committing, speaker, to_commit, progress, &clocks.committing, lister)
+        });
+        let arrivals = Arrivals::new(speaker, complete, progress, clocks, lister)?;
         let received = read_all(input, &store, &arrivals, entrance);
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
         drop(arrivals);

@@ -52,6 +52,7 @@ impl<'a> Reader<'a> {
                     return Ok(());
                 }
             }
+            self.arrivals.lister.wait_for_room();
             let Some(json) = input.frame(Form::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };

@@ -36,10 +36,13 @@ pub fn send(
             }
             Found::Dir { .. } | Found::Link { .. } => return true,
         };
-        outcome = sender.send_file(&source, &connect);
-        if how == Classic::ConnectionPerFile && outcome.is_ok() {
-            outcome = sender.finish(&source.name.to_string());
-        }
+        outcome = sender.send_file(&source, &connect).and_then(|sent| {
+            if how == Classic::ConnectionPerFile {
+                sender.finish(&source.name.to_string())?;
+            }
+            sent.into_iter().for_each(|md5| sender.sent(&source, md5));
+            Ok(())
+        });
         outcome.is_ok()
     });
     outcome?;
@@ -82,12 +85,20 @@ impl Sender<'_> {
         self.progress.event(Event::Failed { name, fault, reason });
     }
 
-    /// One file. Before its header is out, a failure costs this file; after it, the connection.
+    /// As much as can be said: nobody confirms anything.
+    fn sent(&mut self, source: &Source, md5: Md5) {
+        self.summary.files += 1;
+        let path = source.name.as_bytes();
+        self.progress.event(Event::FileDone { path, md5: Some(md5), skipped_bytes: 0 });
+    }
+
+    /// One file, and its digest if it was sent. Before its header is out, a failure costs this file; after it, the
+    /// connection.
     fn send_file(
         &mut self,
         source: &Source,
         connect: impl Fn() -> Result<TcpStream, NetError>,
-    ) -> Result<(), SendError> {
+    ) -> Result<Option<Md5>, SendError> {
         let name = source.name.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
@@ -97,13 +108,13 @@ impl Sender<'_> {
             Err(error) => {
                 self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
                 self.failed(name, error.fault(), &error.to_string());
-                return Ok(());
+                return Ok(None);
             }
         };
         let Ok(text) = std::str::from_utf8(name) else {
             self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
             self.failed(name, Fault::Name, "the classic dialect carries UTF-8 names only");
-            return Ok(());
+            return Ok(None);
         };
         let mut header = Vec::new();
         encode_header(text, source.size_bytes, md5, &mut header)
@@ -116,9 +127,7 @@ impl Sender<'_> {
         self.send_body(source, &open, &mut connection)?;
         connection.writer.flush().map_err(|error| self.broken(error, source))?;
         self.connection = Some(connection);
-        self.summary.files += 1;
-        self.progress.event(Event::FileDone { skipped_bytes: 0 });
-        Ok(())
+        Ok(Some(md5))
     }
 
     fn send_body(

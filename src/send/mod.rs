@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::md5sum::Lister;
 use crate::net::{self, HostPort, NetError};
 use crate::plan::{self, PlanError, ReadError};
 use crate::progress::{Event, Progress, Summary};
@@ -31,6 +32,8 @@ pub struct Options {
     pub timeout: Duration,
     /// How often to try again when the connection is refused.
     pub retries: u32,
+    /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with [`Event::FileDone`].
+    pub whole_digests: bool,
 }
 
 /// How several files go to a classic receiver.
@@ -99,10 +102,13 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
             progress.event(Event::Retrying { pause });
         })
     };
-    let mut summary = match options.classic {
-        None => native::send(&roots, connect()?, options.streams, options.timeout, progress)?,
-        Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
-    };
-    summary.elapsed = start.elapsed();
-    Ok(summary)
+    let lister = Lister::new(options.whole_digests, progress);
+    let sent = lister.beside(|| {
+        let summary = match options.classic {
+            None => native::send(&roots, connect()?, options.streams, options.timeout, progress, &lister)?,
+            Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
+        };
+        Ok(Summary { elapsed: start.elapsed(), ..summary })
+    });
+    sent.map(|summary| Summary { undigested: lister.undigested(), ..summary })
 }

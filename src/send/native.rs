@@ -12,11 +12,15 @@
 //! the loader reads and hashes them while the writers send what was loaded before, each as fast as its connection
 //! takes it. Every queue is bounded, and the ear never waits for another thread, so that the two ends cannot lock each
 //! other up.
+//!
+//! Where the MD5 of whole files is wanted, the [`Lister`] has a thread beside these: the loader begins a file there,
+//! and the ear tells it what is stored.
 
 mod ear;
 mod loader;
 mod state;
 mod streams;
+mod whole;
 mod writer;
 
 use std::net::{Shutdown, TcpStream};
@@ -27,6 +31,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
+use crate::md5sum::Lister;
 use crate::net::{self, LastHeard, PatientWriter};
 use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
@@ -34,6 +39,7 @@ use crate::progress::{Event, Progress, Summary};
 use state::{Announced, Shared};
 
 pub use streams::{MAX_STREAMS, Streams};
+pub use whole::Whole;
 
 /// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
 const WALK_AHEAD: usize = 16 << 10;
@@ -57,6 +63,7 @@ pub fn send(
     streams: Streams,
     timeout: Duration,
     progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
     net::prepare(&stream).map_err(SendError::Connection)?;
     let heard = LastHeard::new(timeout);
@@ -64,7 +71,7 @@ pub fn send(
     let writing = stream.try_clone().map_err(SendError::Connection)?;
     let writer = PatientWriter::new(writing, heard.clone());
     let (words, spoken) = bounded(1);
-    let shared = Shared::new(words, progress, timeout)?;
+    let shared = Shared::new(words, progress, lister, timeout)?;
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     thread::scope(|scope| {

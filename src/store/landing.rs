@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ pub struct Landing {
     dir: Arc<Folder>,
     name: Box<str>,
     path: RelPath,
-    file: Option<Arc<File>>,
+    file: Option<Arc<Bytes>>,
     /// The mode it has, where that is known.
     mode: Option<u32>,
     /// The mode that a file gets if none came with it.
@@ -79,7 +79,7 @@ pub fn create(
                     dir,
                     name,
                     path: path.clone(),
-                    file: Some(Arc::new(File::from(file))),
+                    file: Some(Arc::new(Bytes { file: File::from(file), sealed: OnceLock::new() })),
                     default_mode: 0o666 & !umask,
                     sealed: false,
                     named: false,
@@ -109,8 +109,10 @@ impl Landing {
 
     /// Makes it a file of so many zeros that take no room.
     pub fn make_sparse(&self, size_bytes: u64) -> Result<(), StoreError> {
-        let file = self.file.as_ref().ok_or_else(closed)?;
-        file.set_len(size_bytes)
+        let bytes = self.file.as_ref().ok_or_else(closed)?;
+        bytes
+            .file
+            .set_len(size_bytes)
             .map_err(|source| StoreError::Io { doing: "make the file that large", source })
     }
 
@@ -125,16 +127,18 @@ impl Landing {
         if self.sealed {
             return Ok(());
         }
-        let file = self.file.as_ref().ok_or_else(closed)?;
+        let bytes = self.file.as_ref().ok_or_else(closed)?;
         let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
         // Most files are made with the mode that they keep.
         let to_set = Some(mode).filter(|mode| Some(mode.bits()) != self.mode);
-        set_metadata(file, Metadata { mode: to_set, ..metadata })?;
+        set_metadata(&bytes.file, Metadata { mode: to_set, ..metadata })?;
         self.mode = Some(mode.bits());
         self.sealed = true;
         // Without a right to read it, it could not be opened again to be synced.
         if size_bytes <= KEEP_HANDLE_BYTES && mode.bits() & OWNER_READS != 0 {
             self.file = None;
+        } else {
+            bytes.seal()?;
         }
         Ok(())
     }
@@ -143,7 +147,7 @@ impl Landing {
     pub fn sync(&self) -> Result<(), StoreError> {
         let sync = StoreError::io("bring the file to stable storage");
         match &self.file {
-            Some(file) => rustix::fs::fsync(file).map_err(sync),
+            Some(bytes) => rustix::fs::fsync(&bytes.file).map_err(sync),
             None => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let reopened = rustix::fs::openat(&*self.dir, &*self.name, flags, Mode::empty());
@@ -175,14 +179,48 @@ impl Landing {
     }
 }
 
+/// An open file, and its time of modification once nobody should write to it any more.
+#[derive(Debug)]
+struct Bytes {
+    file: File,
+    sealed: OnceLock<(i64, i64)>,
+}
+
+impl Bytes {
+    fn seal(&self) -> Result<(), StoreError> {
+        let modified = modified(&self.file)?;
+        self.sealed.get_or_init(|| modified);
+        Ok(())
+    }
+}
+
+fn modified(file: &File) -> Result<(i64, i64), StoreError> {
+    let stat = rustix::fs::fstat(file).map_err(StoreError::io("look at the file"))?;
+    Ok((stat.st_mtime, stat.st_mtime_nsec as i64))
+}
+
 /// A landing's bytes. Reading them does not keep its name.
 #[derive(Clone, Debug)]
-pub struct Written(Arc<File>);
+pub struct Written(Arc<Bytes>);
 
 impl Written {
     /// The file, for the kernel to write to.
     pub fn file(&self) -> &File {
-        &self.0
+        &self.0.file
+    }
+
+    /// The bytes of a file that was there before, last modified at `modified`.
+    pub(super) fn before(file: File, modified: (i64, i64)) -> Self {
+        Written(Arc::new(Bytes { file, sealed: modified.into() }))
+    }
+
+    /// Did nobody write to it since it was complete?
+    pub fn check_unchanged(&self) -> Result<(), StoreError> {
+        if self.0.sealed.get().is_none_or(|sealed| modified(&self.0.file).is_ok_and(|now| now == *sealed)) {
+            return Ok(());
+        }
+        let source = io::Error::other("somebody wrote to it meanwhile");
+        Err(StoreError::Io { doing: "read the file as it arrived", source })
     }
 
     /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
@@ -207,13 +245,13 @@ impl Written {
 
     /// Writes bytes at an offset.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let written = self.0.write_all_at(bytes, offset);
+        let written = self.0.file.write_all_at(bytes, offset);
         written.map_err(|source| StoreError::Io { doing: "write the file", source })
     }
 
     /// Fills `buffer` from an offset.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let read = self.0.read_exact_at(buffer, offset);
+        let read = self.0.file.read_exact_at(buffer, offset);
         read.map_err(|source| StoreError::Io { doing: "read back what was written", source })
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::commit::{Content, Digests};
+use super::landing::Written;
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::RelPath;
 
@@ -27,7 +28,7 @@ pub enum Occupant {
 
 /// A regular file that was there before. It is opened whenever it is looked at and closed again: thousands of them may
 /// wait for their turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ExistingFile {
     dir: Arc<Folder>,
     folder: Box<[u8]>,
@@ -35,6 +36,7 @@ pub struct ExistingFile {
     size_bytes: u64,
     /// Device and inode: the same file each time.
     identity: (u64, u64),
+    modified: (i64, i64),
 }
 
 /// Bytes read at a time when hashing; small enough to stay in a core's cache.
@@ -65,6 +67,12 @@ impl ExistingFile {
             true => Ok(file),
             false => Err(io::Error::other("it was replaced meanwhile")),
         }
+    }
+
+    /// Its bytes, to be read more than once.
+    pub fn bytes(&self) -> Result<Written, StoreError> {
+        let opened = self.open().map(|file| Written::before(file, self.modified));
+        opened.map_err(|source| StoreError::Io { doing: "open the file that was there", source })
     }
 
     /// The digest of one range of it.
@@ -156,5 +164,6 @@ fn look_in(dir: Result<Arc<Folder>, Errno>, path: &RelPath) -> Result<Occupant, 
         name: name.into(),
         size_bytes: stat.st_size as u64,
         identity: (stat.st_dev, stat.st_ino),
+        modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
     }))
 }

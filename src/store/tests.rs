@@ -1,6 +1,7 @@
 //! Landing as a whole, with what is on the disk after each failing case.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -57,6 +58,26 @@ fn listing(root: &Path) -> Vec<(String, String)> {
 fn expect(root: &Path, expected: &[(&str, &str)]) {
     let expected: Vec<_> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     assert_eq!(listing(root), expected);
+}
+
+#[test]
+fn bytes_that_somebody_writes_to_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path(), OnConflict::SkipSame);
+    // Larger ones keep their handle.
+    let Item::File { mut landing, content, metadata } = file(&mut store, "a", &"a".repeat(2 << 20)) else {
+        panic!("a file");
+    };
+    let written = landing.written().unwrap();
+    written.check_unchanged().unwrap();
+    landing.seal(metadata, content.size_bytes).unwrap();
+    assert!(matches!(store.commit(vec![Item::File { landing, content, metadata }])[..], [Ok(_)]));
+    written.check_unchanged().unwrap();
+    let Ok(Occupant::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+    existing.bytes().unwrap().check_unchanged().unwrap();
+    fs::OpenOptions::new().write(true).open(dir.path().join("a")).unwrap().write_all(b"b").unwrap();
+    assert!(written.check_unchanged().is_err());
+    assert!(existing.bytes().unwrap().check_unchanged().is_err());
 }
 
 #[test]

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use indicatif::{ProgressBar, ProgressStyle, TermLike};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle, TermLike};
 
 use super::Ui;
+use super::list::SessionLines;
 use super::text;
 use crate::escape::Shown;
+use crate::md5sum;
 use crate::progress::{Event, Progress};
 
 const OVERALL: &str =
@@ -23,6 +26,9 @@ pub struct Bars<'a> {
     files_planned: AtomicU64,
     files_done: AtomicU64,
     plan_complete: AtomicBool,
+    /// What there is to hash after everything has moved.
+    digest_bytes: AtomicU64,
+    lines: Mutex<Option<SessionLines>>,
 }
 
 impl<'a> Bars<'a> {
@@ -42,6 +48,22 @@ impl<'a> Bars<'a> {
             files_planned: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             plan_complete: AtomicBool::new(false),
+            digest_bytes: AtomicU64::new(0),
+            lines: Mutex::new(None),
+        }
+    }
+
+    fn show_digesting(&self, remaining_bytes: u64) {
+        let total = self.digest_bytes.load(Ordering::Relaxed);
+        if total == 0 {
+            self.digest_bytes.store(remaining_bytes, Ordering::Relaxed);
+            let left = DecimalBytes(remaining_bytes);
+            self.ui.note(&format!("Everything has moved; {left} are left to hash for the list"));
+            self.overall.reset();
+            self.overall.set_prefix("md5sum");
+            self.overall.set_length(remaining_bytes);
+        } else {
+            self.overall.set_position(total.saturating_sub(remaining_bytes));
         }
     }
 
@@ -76,7 +98,10 @@ impl Progress for Bars<'_> {
                 }
             }
             Event::Moved { bytes } => self.overall.inc(bytes),
-            Event::FileDone { skipped_bytes } => {
+            Event::FileDone { path, md5, skipped_bytes } => {
+                if let Some(md5) = md5 {
+                    self.ui.list(|| md5sum::line(md5, path), &self.lines);
+                }
                 self.files_done.fetch_add(1, Ordering::Relaxed);
                 self.overall.dec_length(skipped_bytes);
                 self.show_files();
@@ -90,6 +115,11 @@ impl Progress for Bars<'_> {
                 let line = format!("not transferred: {}: {} [{fault}]", Shown::new(name), Shown::new(reason));
                 self.ui.complain(&line);
             }
+            Event::Undigested { path, fault, reason } => {
+                let (path, reason) = (Shown::new(path), Shown::new(reason));
+                self.ui.complain(&format!("in place, but not in the list: {path}: {reason} [{fault}]"));
+            }
+            Event::Digesting { remaining_bytes } => self.show_digesting(remaining_bytes),
             Event::Renamed { from, to } => {
                 self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
             }
@@ -111,6 +141,7 @@ impl Drop for Bars<'_> {
         self.overall.finish_and_clear();
         self.ui.multi.remove(&self.file);
         self.ui.multi.remove(&self.overall);
+        self.ui.session_over(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

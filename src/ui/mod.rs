@@ -1,6 +1,8 @@
 //! The only box that prints. Results go to standard output, everything else to standard error.
 
 mod bars;
+mod list;
+mod manifest;
 mod text;
 
 use std::io::{IsTerminal, Write};
@@ -11,7 +13,7 @@ use std::sync::Mutex;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::bench::{self, Report};
-use crate::cli::{CommonArgs, ProgressWhen};
+use crate::cli::{CommonArgs, ListArgs, ProgressWhen};
 use crate::error::{Exit, Explained, exit_of_summary};
 use crate::escape::Shown;
 use crate::net::{DEFAULT_PORT, reachable_addresses};
@@ -19,12 +21,16 @@ use crate::progress::{Progress, Summary};
 use crate::recv::{Observer, RecvError};
 
 use bars::Bars;
+use list::{Lists, SessionLines};
+
+pub use manifest::{Earlier, ManifestError};
 
 /// Screen and logs of one program run.
 pub struct Ui {
     multi: MultiProgress,
     has_bars: bool,
     quiet: bool,
+    lists: Lists,
     /// The code of the first session that failed.
     exit: Mutex<Exit>,
 }
@@ -48,7 +54,53 @@ impl Ui {
             multi: MultiProgress::with_draw_target(target),
             has_bars,
             quiet: args.quiet,
+            lists: Lists::default(),
             exit: Mutex::new(Exit::Ok),
+        }
+    }
+
+    /// Makes sure that the lists that `args` ask for can be written.
+    pub fn open_lists(&mut self, args: &ListArgs, earlier: Earlier) -> Result<(), ManifestError> {
+        self.lists = Lists::new(args, earlier)?;
+        Ok(())
+    }
+
+    /// A line for the lists, if there are any.
+    fn list(&self, line: impl FnOnce() -> Vec<u8>, collected: &Mutex<Option<SessionLines>>) {
+        if !self.lists.own_stdout() && !self.lists.has_manifest() {
+            return;
+        }
+        let line = line();
+        self.lists.collect(&line, collected);
+        // Bars are only in the way where both are on the screen. Where they are not, nothing that draws may wait for
+        // whoever reads the list.
+        let printed = if self.has_bars && std::io::stdout().is_terminal() {
+            self.multi.suspend(|| self.lists.print(&line))
+        } else {
+            self.lists.print(&line)
+        };
+        if let Err(error) = printed {
+            self.complain(&format!("ftx: cannot write the list to standard output: {error}"));
+            self.failed(Exit::FileIo);
+        }
+    }
+
+    /// A session is over, and these are its lines.
+    fn session_over(&self, lines: Option<SessionLines>) {
+        self.listed(self.lists.session_over(lines));
+    }
+
+    fn listed(&self, listed: Result<(), ManifestError>) {
+        if let Err(error) = listed {
+            self.failed(self.error(&Explained::from(&error)));
+        }
+    }
+
+    /// Notes the first code that is none of success.
+    fn failed(&self, exit: Exit) {
+        let mut first = self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *first == Exit::Ok {
+            *first = exit;
         }
     }
 
@@ -68,9 +120,11 @@ impl Ui {
         }
     }
 
-    /// A result, on standard output.
+    /// A result, on standard output, unless that belongs to a list.
     fn result(&self, line: &str) {
-        if !self.quiet {
+        if self.lists.own_stdout() {
+            self.note(line);
+        } else if !self.quiet {
             self.multi.suspend(|| print_line(&mut std::io::stdout(), line));
         }
     }
@@ -114,7 +168,20 @@ impl Ui {
     /// The closing line of a sender.
     pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
         self.result(&text::sent(summary, host));
-        exit_of_summary(summary)
+        self.listed(self.lists.replace());
+        match exit_of_summary(summary) {
+            Exit::Ok => self.first_failure(),
+            exit => exit,
+        }
+    }
+
+    /// A sender's session did not come to its end.
+    pub fn not_sent(&self, explained: &Explained) -> Exit {
+        let exit = self.error(explained);
+        if self.lists.has_manifest() {
+            self.note("     the list was not written: it is as it was before");
+        }
+        exit
     }
 
     /// The table of `ftx bench`, and the sentence under it.
@@ -160,9 +227,6 @@ impl Observer for Ui {
                 self.error(&Explained { sentence, ..explained })
             }
         };
-        let mut first = self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *first == Exit::Ok {
-            *first = exit;
-        }
+        self.failed(exit);
     }
 }

@@ -80,6 +80,15 @@ fn remarks(summary: &Summary) -> String {
     if summary.repaired_parts > 0 {
         remarks += &format!(" {} damaged parts were fetched again.", count(summary.repaired_parts));
     }
+    match summary.undigested.values().sum() {
+        0 => {}
+        1 => remarks += " 1 file is in place, but not in the list: its MD5 could not be taken.",
+        files => {
+            let files = count(files);
+            remarks +=
+                &format!(" {files} files are in place, but not in the list: their MD5 could not be taken.");
+        }
+    }
     match summary.failed() {
         0 => {}
         1 => remarks += " 1 entry was NOT transferred.",
@@ -177,5 +186,7 @@ mod tests {
         summary.skipped_files = 7;
         let line = received(&summary, "10.0.0.7".parse().unwrap());
         assert!(line.ends_with("7 of them were there already. 1 entry was NOT transferred."), "{line}");
+        summary.undigested.insert(Fault::SourceChanged, 2);
+        assert!(sent(&summary, "nas").contains(" 2 files are in place, but not in the list"), "{summary:?}");
     }
 }

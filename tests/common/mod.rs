@@ -27,6 +27,8 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 pub struct Ended {
     pub code: i32,
     pub stdout: String,
+    /// As it came: names need not be UTF-8.
+    pub stdout_bytes: Vec<u8>,
     pub stderr: String,
 }
 
@@ -116,9 +118,10 @@ impl Receiver {
     /// Waits for a receiver with `--once` or `--count`.
     pub fn wait(mut self) -> Ended {
         let code = wait(&mut self.child);
-        let mut stdout = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        Ended { code, stdout, stderr: self.rest_of_stderr.recv().unwrap() }
+        let mut stdout_bytes = Vec::new();
+        self.child.stdout.take().unwrap().read_to_end(&mut stdout_bytes).unwrap();
+        let stdout = String::from_utf8_lossy(&stdout_bytes).into_owned();
+        Ended { code, stdout, stdout_bytes, stderr: self.rest_of_stderr.recv().unwrap() }
     }
 }
 
@@ -198,7 +201,8 @@ pub fn end(mut child: Child) -> Ended {
 fn ended(output: Output) -> Ended {
     Ended {
         code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout).unwrap(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stdout_bytes: output.stdout,
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }

@@ -5,12 +5,13 @@ use std::net::TcpStream;
 
 use super::super::SendError;
 use super::state::{Announced, Shared, State};
+use super::whole;
 use crate::fault::Fault;
 use crate::net::{self, LastHeard};
 use crate::progress::Event as Told;
 use crate::wire::message::Failure;
 use crate::wire::sender::Event;
-use crate::wire::{Form, Inbox, Message, WireError};
+use crate::wire::{EntryId, Form, Inbox, Message, WireError};
 
 /// Reads frames until the receipt is in or the session is over.
 pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
@@ -114,7 +115,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         Event::Stored(ids) => {
             for id in ids {
                 if let Some(announced) = state.announced.remove(&id) {
-                    stored(shared, state, &announced);
+                    stored(shared, state, id, &announced);
                 }
             }
         }
@@ -126,6 +127,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         }
         Event::Failed { entry, fault, message } => {
             if let Some(announced) = state.announced.remove(&entry) {
+                shared.lister.dropped(entry);
                 failed(shared, state, &announced, fault, &message);
             }
         }
@@ -137,14 +139,18 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
     false
 }
 
-fn stored(shared: &Shared<'_>, state: &mut State, announced: &Announced) {
+fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Announced) {
     match announced {
         Announced::Other(_) => state.summary.others += 1,
-        Announced::File { source, already_there, .. } => {
+        Announced::File { source, already_there, md5, .. } => {
             state.summary.files += 1;
             state.summary.skipped_files += u64::from(*already_there);
             let skipped_bytes = if *already_there { source.size_bytes } else { 0 };
-            shared.progress.event(Told::FileDone { skipped_bytes });
+            if md5.is_none() {
+                // Perhaps nothing of it had to be loaded.
+                whole::begin_one(shared, id, source);
+            }
+            shared.lister.stored(id, source.name.as_bytes(), *md5, skipped_bytes);
         }
     }
 }

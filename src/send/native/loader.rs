@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use super::ear::failed;
 use super::state::{Announced, Shared};
+use super::whole;
 use super::writer::{Body, Loaded};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
@@ -34,6 +35,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
     let mut next = None;
     while let Some(first) = next.take().or_else(|| next_job(shared)) {
+        shared.lister.wait_for_room();
         let is_small = is_small(&first.0);
         let mut jobs = vec![first];
         let mut bytes = 0;
@@ -46,6 +48,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
             bytes += if is_small { job.0.range.len } else { 0 };
             jobs.push(job);
         }
+        whole::begin(shared, &jobs);
         let sent = if is_small {
             loaded.send(loader.load_small(jobs))
         } else {
@@ -195,6 +198,7 @@ impl Loader<'_> {
         if state.session.withdraw(entry, fault, &reason)
             && let Some(announced) = state.announced.remove(&entry)
         {
+            self.shared.lister.dropped(entry);
             failed(self.shared, &mut state, &announced, fault, &reason);
         }
     }

@@ -9,7 +9,10 @@ use crossbeam_channel::Sender;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
+use super::whole::Whole;
+use crate::digest::Md5;
 use crate::fault::Fault;
+use crate::md5sum::Lister;
 use crate::plan::Source;
 use crate::progress::{Progress, Summary};
 use crate::relpath::RelPath;
@@ -28,6 +31,8 @@ pub struct Shared<'a> {
     /// Tells the first connection's writer that the session has something to say.
     words: Sender<()>,
     pub progress: &'a dyn Progress,
+    /// Tells of the files that are stored.
+    pub lister: &'a Lister<'a, Whole>,
     pub timeout: Duration,
     /// The loader: reading, and digests.
     pub reading: Clock,
@@ -74,13 +79,19 @@ pub struct Moved {
 
 /// An entry in flight, as this side knows it.
 pub enum Announced {
-    File { source: Arc<Source>, moved_bytes: u64, already_there: bool },
+    /// The MD5 is that of a file of one part, once this was hashed.
+    File {
+        source: Arc<Source>,
+        moved_bytes: u64,
+        already_there: bool,
+        md5: Option<Md5>,
+    },
     Other(RelPath),
 }
 
 impl Announced {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File { source, moved_bytes: 0, already_there: false }
+        Announced::File { source, moved_bytes: 0, already_there: false, md5: None }
     }
 
     pub fn name(&self) -> &RelPath {
@@ -92,7 +103,12 @@ impl Announced {
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(words: Sender<()>, progress: &'a dyn Progress, timeout: Duration) -> Result<Self, SendError> {
+    pub fn new(
+        words: Sender<()>,
+        progress: &'a dyn Progress,
+        lister: &'a Lister<'a, Whole>,
+        timeout: Duration,
+    ) -> Result<Self, SendError> {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|errno| SendError::Connection(errno.into()))?;
@@ -114,6 +130,7 @@ impl<'a> Shared<'a> {
             changed: Condvar::new(),
             words,
             progress,
+            lister,
             timeout,
             reading: Clock::default(),
             md5: Clock::default(),

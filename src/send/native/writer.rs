@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, never, select};
 
 use super::super::SendError;
 use super::state::{Announced, Shared};
-use crate::digest::Md5;
+use crate::digest::{Md5, PART_BYTES};
 use crate::net::{self, PatientWriter};
 use crate::plan::{OpenSource, Source};
 use crate::progress::Event;
@@ -113,8 +113,9 @@ fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: 
         if !state.session.part_frame(&part.job, part.md5, &mut frame) {
             return Ok(());
         }
-        if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&part.job.entry) {
+        if let Some(Announced::File { moved_bytes, md5, .. }) = state.announced.get_mut(&part.job.entry) {
             *moved_bytes += body_bytes;
+            *md5 = (part.source.size_bytes <= PART_BYTES).then_some(part.md5);
         }
         state.summary.moved_bytes += body_bytes;
     }

@@ -1,0 +1,63 @@
+//! A source that is read from its start to its end for its MD5, beside the transfer.
+
+use std::sync::Arc;
+
+use super::state::Shared;
+use crate::digest::PART_BYTES;
+use crate::fault::Fault;
+use crate::md5sum::{self, Unread};
+use crate::plan::{OpenSource, ReadError, Source};
+use crate::wire::EntryId;
+use crate::wire::sender::Job;
+
+/// The file; opened when its turn comes, so that few are open at once.
+pub struct Whole {
+    source: Arc<Source>,
+    open: Option<OpenSource>,
+}
+
+impl Whole {
+    fn open(&mut self) -> Result<&OpenSource, Unread> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => self.source.open().map_err(unread)?,
+        };
+        Ok(self.open.insert(open))
+    }
+}
+
+impl md5sum::Whole for Whole {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Unread> {
+        let open = self.open()?;
+        // Asked each time, so that nobody waits for the digest of something that has changed long ago.
+        open.read_at(buffer, offset).and_then(|()| open.check_unchanged()).map_err(unread)
+    }
+
+    fn check(&mut self) -> Result<(), Unread> {
+        self.open()?.check_unchanged().map_err(unread)
+    }
+}
+
+fn unread(error: ReadError) -> Unread {
+    let (fault, reason) = (error.fault(), error.to_string());
+    let reason = match fault {
+        Fault::SourceChanged => {
+            "it arrived as it was, but changed or vanished before its MD5 was taken".into()
+        }
+        _ => reason,
+    };
+    Unread { fault, reason }
+}
+
+/// Larger files than one part are hashed as a whole from the time when their first part is loaded.
+pub fn begin(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
+    for (job, source) in jobs.iter().filter(|(_, source)| source.size_bytes > PART_BYTES) {
+        begin_one(shared, job.entry, source);
+    }
+}
+
+/// Hashes one file, whatever its size.
+pub fn begin_one(shared: &Shared<'_>, id: EntryId, source: &Arc<Source>) {
+    let size_bytes = source.size_bytes;
+    shared.lister.begin(id, size_bytes, size_bytes, || Whole { source: Arc::clone(source), open: None });
+}
