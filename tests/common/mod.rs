@@ -125,6 +125,14 @@ impl Receiver {
     }
 }
 
+/// A test that fails leaves no program behind.
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 pub fn pid(child: &Child) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(child.id() as i32).unwrap()
 }
