@@ -73,10 +73,27 @@ impl Listener {
     }
 }
 
-/// Whoever connected went away again before we looked.
+/// Whoever connected went away again before we looked, or cannot be reached: accept(2) hands on what happened to the
+/// connection, and a listener that took it for its own failure would stop serving everybody else.
 fn is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut, WouldBlock};
+    use rustix::io::Errno;
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut | WouldBlock)
+        || matches!(
+            Errno::from_io_error(error),
+            Some(
+                Errno::NETDOWN
+                    | Errno::PROTO
+                    | Errno::NOPROTOOPT
+                    | Errno::HOSTDOWN
+                    | Errno::NONET
+                    | Errno::HOSTUNREACH
+                    | Errno::OPNOTSUPP
+                    | Errno::NETUNREACH
+                    // A firewall's word.
+                    | Errno::PERM
+            )
+        )
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
@@ -126,6 +143,17 @@ pub fn reachable_addresses(bound: IpAddr) -> Vec<IpAddr> {
 mod tests {
     use super::*;
     use std::thread;
+
+    #[test]
+    fn what_happened_to_a_connection_does_not_end_the_listener() {
+        use rustix::io::Errno;
+        for errno in [Errno::CONNABORTED, Errno::PROTO, Errno::HOSTUNREACH, Errno::NETDOWN, Errno::PERM] {
+            assert!(is_transient(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::BADF, Errno::INVAL, Errno::MFILE] {
+            assert!(!is_transient(&errno.into()), "{errno}");
+        }
+    }
 
     #[test]
     fn one_port_takes_both_families() {
