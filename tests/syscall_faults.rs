@@ -1,0 +1,252 @@
+//! **Promised: 0 means that everything is there**, whatever the system refuses in between. `strace` lets the nth call of
+//! a kind fail with an error of choice, in either program, while a small tree moves.
+//!
+//! Held against the disk after each fault: a sender's 0 means that all is there and identical; under a final name there
+//! is nothing or the whole file; a sync that failed is never followed by 0; nobody panics; nothing hangs. And the
+//! receiver, which stays up, takes the same tree from the next sender, whole.
+//!
+//! If an error of a sync, a write or a rename were dropped, one of these rounds would end with 0 and less on the disk,
+//! or with 0 after a sync that failed.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_long, not_run, rounds};
+use common::{Ended, FTX, Receiver, end, listing, send, wait};
+use ftx::digest::PART_BYTES;
+
+/// Whose calls fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Receiver,
+    Sender,
+}
+
+/// The nth call of a kind, in each thread, fails; `for_good`: and all after it.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    victim: Victim,
+    calls: &'static str,
+    errno: &'static str,
+    nth: u64,
+    for_good: bool,
+}
+
+/// Calls, the errors that make sense for them, and up to which call they are made to fail in the long form.
+const OF_BOTH: [(&str, &[&str], u64); 6] = [
+    ("openat,openat2", &["EACCES", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "ENOENT", "ELOOP"], 8),
+    ("statx,fstat,newfstatat", &["EIO", "EACCES", "ENOMEM", "ENOENT"], 4),
+    ("pread64,read", &["EIO", "EINTR", "EISDIR"], 4),
+    ("recvfrom", &["ECONNRESET", "EINTR", "EIO", "ENOMEM"], 6),
+    ("sendto", &["EPIPE", "ECONNRESET", "EINTR", "ENOMEM", "ENOBUFS"], 5),
+    ("setsockopt,shutdown,dup,fcntl", &["ENOMEM", "ENOTCONN", "EMFILE"], 6),
+];
+const OF_RECEIVER: [(&str, &[&str], u64); 12] = [
+    ("close", &["EIO", "EINTR"], 6),
+    ("write,pwrite64", &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EFBIG"], 10),
+    ("fchmod", &["EPERM", "EIO", "EROFS"], 8),
+    ("utimensat", &["EPERM", "EIO", "EROFS"], 6),
+    ("fsync,fdatasync,syncfs", &["EIO", "ENOSPC", "EDQUOT"], 6),
+    ("renameat,renameat2", &["EIO", "ENOSPC", "EACCES", "EROFS", "EINVAL", "EEXIST", "ENOENT"], 8),
+    ("mkdirat", &["ENOSPC", "EACCES", "EROFS", "EMLINK", "EEXIST", "EIO"], 4),
+    ("symlinkat,linkat,unlinkat,readlinkat", &["ENOSPC", "EACCES", "EIO", "EROFS"], 4),
+    ("ftruncate,fallocate", &["ENOSPC", "EFBIG", "EIO"], 2),
+    (
+        "accept4",
+        &["EMFILE", "ENFILE", "ECONNABORTED", "ENOMEM", "EINTR", "EPERM", "EPROTO", "EHOSTUNREACH"],
+        2,
+    ),
+    ("getrandom", &["EINTR", "ENOSYS"], 3),
+    ("getdents64,lseek", &["EIO"], 2),
+];
+const OF_SENDER: [(&str, &[&str], u64); 4] = [
+    // Not EIO: the standard library panics when it cannot close a folder that it has read.
+    ("close", &["EINTR"], 6),
+    ("sendfile", &["EIO", "EINVAL", "ENOSYS", "EINTR", "ENOMEM", "EPIPE"], 6),
+    // Not ENOENT: that is how a folder that was removed says that it is empty.
+    ("getdents64,lseek", &["EIO", "EACCES"], 4),
+    ("connect,socket", &["ECONNREFUSED", "EMFILE", "ENETUNREACH", "EINTR"], 1),
+];
+const SYNCS: &str = "fsync,fdatasync,syncfs";
+
+fn all_faults() -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let both = [Victim::Receiver, Victim::Sender].into_iter().flat_map(|v| OF_BOTH.map(|row| (v, row)));
+    let receiver = OF_RECEIVER.into_iter().map(|row| (Victim::Receiver, row));
+    let sender = OF_SENDER.into_iter().map(|row| (Victim::Sender, row));
+    for (victim, (calls, errnos, upto)) in both.chain(receiver).chain(sender) {
+        for errno in errnos {
+            for nth in 1..=upto {
+                faults.push(Fault { victim, calls, errno, nth, for_good: false });
+            }
+            // An interruption that never ends is no error that a system makes.
+            if *errno != "EINTR" {
+                faults.push(Fault { victim, calls, errno, nth: 1 + upto / 4, for_good: true });
+            }
+        }
+    }
+    faults
+}
+
+impl Fault {
+    fn inject(&self) -> String {
+        let until = match self.for_good {
+            // A receiver that tries again at once would be in the middle of a call when strace lets go of it, and find
+            // that "accept4 is not implemented".
+            true if self.calls == "accept4" => "..20",
+            true => "+",
+            false => "",
+        };
+        format!("inject={}:error={}:when={}{until}", self.calls, self.errno, self.nth)
+    }
+}
+
+struct Tree {
+    from: PathBuf,
+    whole: BTreeMap<String, String>,
+    listing: Vec<String>,
+}
+
+fn make_tree(from: &Path) -> Tree {
+    let mut chance = Chance::new(10);
+    let t = from.join("t");
+    fs::create_dir_all(t.join("d/e")).unwrap();
+    fs::create_dir_all(t.join("empty")).unwrap();
+    for number in 0..12 {
+        fs::write(t.join(format!("d/{number}")), chance.bytes(number * 100)).unwrap();
+    }
+    fs::write(t.join("d/e/one"), "one").unwrap();
+    fs::set_permissions(t.join("d/e/one"), fs::Permissions::from_mode(0o754)).unwrap();
+    fs::write(t.join("middle"), chance.bytes(500_000)).unwrap();
+    fs::write(t.join("large"), chance.bytes(PART_BYTES as usize + 1000)).unwrap();
+    fs::File::create(t.join("holes")).unwrap().set_len(PART_BYTES + 100).unwrap();
+    symlink("d/1", t.join("link")).unwrap();
+    Tree { from: from.to_owned(), whole: contents(from), listing: listing(from) }
+}
+
+/// A strace that is attached to a running program.
+struct Attached(Child);
+
+impl Attached {
+    fn to(receiver: &Receiver, fault: Fault, trace: &Path) -> Self {
+        let mut child = strace(fault, trace)
+            .args(["-p", &receiver.pid().as_raw_nonzero().to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        Attached(child)
+    }
+
+    /// Lets the program go on without faults.
+    fn detach(mut self) {
+        rustix::process::kill_process(common::pid(&self.0), rustix::process::Signal::TERM).unwrap();
+        wait(&mut self.0);
+    }
+}
+
+fn strace(fault: Fault, trace: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-y", "-o"]).arg(trace).args(["-e", &format!("trace={}", fault.calls)]);
+    command.args(["-e", &fault.inject(), "-e", "signal=none"]).stdout(Stdio::piped()).stdin(Stdio::null());
+    command
+}
+
+fn send_under(fault: Fault, tree: &Tree, host: &str, trace: &Path) -> Ended {
+    let mut command = strace(fault, trace);
+    command.arg(FTX).args(["send", "--retries", "0", "--timeout", "3"]).arg(tree.from.join("t")).arg(host);
+    end(command.stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// What one round saw.
+#[derive(Default)]
+struct Tally {
+    rounds: usize,
+    injected: usize,
+    met: usize,
+    survived: usize,
+    codes: BTreeMap<i32, usize>,
+}
+
+fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
+    let receiver = Receiver::start(&out, &["--timeout", "3"]);
+    let sent = match fault.victim {
+        Victim::Receiver => {
+            let attached = Attached::to(&receiver, fault, &trace);
+            let paths = [&*tree.from.join("t")];
+            let sent = send(&["--retries", "0", "--timeout", "3"], &paths, &receiver.host());
+            attached.detach();
+            sent
+        }
+        Victim::Sender => send_under(fault, tree, &receiver.host(), &trace),
+    };
+    let said = fs::read_to_string(&trace).unwrap();
+    let injected = said.lines().filter(|line| line.contains("(INJECTED)")).count();
+    assert_nothing_or_whole(&out, &tree.whole, &(fault, &sent));
+    if sent.code == 0 {
+        assert!(listing(&out) == tree.listing, "0, but not everything is there: {sent:?}");
+        assert!(fault.calls != SYNCS || injected == 0, "0 after a sync that failed: {sent:?}");
+    }
+    assert!(!sent.stderr.contains("panicked"), "{sent:?}");
+    // The fault is over: whoever comes next is served, and what is missing arrives.
+    let again = send(&[], &[&tree.from.join("t")], &receiver.host());
+    let heard = receiver.kill_and_hear();
+    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
+    assert_eq!(again.code, 0, "the next sender: {again:?} {heard:?}");
+    let there: BTreeMap<_, _> =
+        contents(&out).into_iter().filter(|(name, _)| !common::proofs::is_landing(name)).collect();
+    assert_eq!(there, tree.whole, "after the next sender");
+    let mut tally = tally.lock().unwrap();
+    tally.rounds += 1;
+    tally.injected += injected;
+    tally.met += usize::from(injected > 0);
+    tally.survived += usize::from(injected > 0 && sent.code == 0);
+    *tally.codes.entry(sent.code).or_default() += 1;
+}
+
+#[test]
+fn zero_means_that_everything_is_there_whatever_the_system_refuses() {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !traced.is_ok_and(|status| status.success()) {
+        return not_run("syscall_faults", "strace is not installed, or may not trace");
+    }
+    let from = tempfile::tempdir().unwrap();
+    let tree = make_tree(from.path());
+    let mut faults = all_faults();
+    let mut chance = Chance::new(11);
+    if let Ok(only) = std::env::var("FTX_CALLS") {
+        faults.retain(|fault| fault.calls.contains(&only));
+    }
+    let wanted = rounds(36).min(faults.len());
+    // By chance, but each kind of call of each side in turn.
+    for index in 0..faults.len() {
+        let other = index + chance.below((faults.len() - index) as u64) as usize;
+        faults.swap(index, other);
+    }
+    let mut turns: BTreeMap<(bool, &str), usize> = BTreeMap::new();
+    faults.sort_by_cached_key(|fault| {
+        let turn = turns.entry((fault.victim == Victim::Sender, fault.calls)).or_default();
+        *turn += 1;
+        *turn
+    });
+    faults.truncate(wanted);
+    let tally = Mutex::default();
+    each(&faults, if is_long() { 6 } else { 4 }, |fault| one_fault(*fault, &tree, &tally));
+    let tally = tally.into_inner().unwrap();
+    assert!(tally.met * 4 > tally.rounds, "most faults were never met: {} of {}", tally.met, tally.rounds);
+    figures(&format!(
+        "faults: {} rounds, {} met with {} failed calls, {} of them ended with 0 and everything there; codes {:?}",
+        tally.rounds, tally.met, tally.injected, tally.survived, tally.codes
+    ));
+}
