@@ -37,6 +37,15 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
+    /// So many bytes of a file are at the receiver already, from an earlier attempt.
+    Resumed {
+        /// The file's relative path.
+        path: &'a [u8],
+        /// How many.
+        bytes: u64,
+        /// The file's size.
+        size_bytes: u64,
+    },
     /// A file is in place: verified and durable, or already there and identical.
     FileDone {
         /// Its relative path; at the receiver the one that it really has.
@@ -116,6 +125,8 @@ pub struct Summary {
     pub moved_bytes: u64,
     /// Bytes of holes, which are there without having moved.
     pub hole_bytes: u64,
+    /// Bytes that were there from an earlier attempt.
+    pub resumed_bytes: u64,
     /// Parts that had to be fetched again.
     pub repaired_parts: u64,
     /// Stages that were measured for the peer; such a session moves nothing.

@@ -73,7 +73,7 @@ fn file(id: u64, name: &[u8], size_bytes: u64, metadata: Metadata) -> Message {
     Message::Entry(Entry {
         id,
         name: name.to_vec(),
-        kind: EntryKind::File { size_bytes, is_sparse: false },
+        kind: EntryKind::File { size_bytes, is_sparse: false, state: None },
         metadata,
     })
 }
@@ -127,7 +127,11 @@ fn native() -> Vec<(&'static str, Message)> {
             Message::Entry(Entry {
                 id: 0,
                 name: b"a.txt".to_vec(),
-                kind: EntryKind::File { size_bytes: 1_073_741_824_000, is_sparse: true },
+                kind: EntryKind::File {
+                    size_bytes: 1_073_741_824_000,
+                    is_sparse: true,
+                    state: Some(md5(MD5_ABC)),
+                },
                 metadata: bare,
             }),
         ),
@@ -507,6 +511,7 @@ fn tiny_session() -> Vec<Said> {
         &path,
         BODY.len() as u64,
         false,
+        None,
         metadata(Some(0o644), Some(1_700_000_000_000_000_000)),
     );
     let entry = said(SENDER, &sender.take_output());

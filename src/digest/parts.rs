@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
 
 use super::{Hasher, Md5};
 
@@ -37,6 +38,12 @@ impl PartLayout {
     /// How many parts there are; at least one.
     pub fn count(self) -> u64 {
         self.size_bytes.div_ceil(PART_BYTES).max(1)
+    }
+
+    /// The bytes of a run of parts that the file has.
+    pub fn bytes(self, run: &RangeInclusive<u64>) -> u64 {
+        let end = (run.end() + 1).saturating_mul(PART_BYTES).min(self.size_bytes);
+        end.saturating_sub(run.start().saturating_mul(PART_BYTES))
     }
 
     /// The range of part `index`, if there is such a part.
@@ -101,6 +108,46 @@ impl PartDigests {
         self.hole_at(first)
             || self.holes.range(first..end).next().is_some()
             || self.digests.range(first..end).next().is_some()
+    }
+
+    /// The runs of parts of the first `count` that are not in, ascending.
+    pub fn missing(&self, count: u64) -> Vec<RangeInclusive<u64>> {
+        let parts = self.digests.keys().map(|&part| (part, 1));
+        let mut there: Vec<(u64, u64)> = parts.chain(self.holes.iter().map(|(&a, &n)| (a, n))).collect();
+        there.sort_unstable();
+        let mut missing = Vec::new();
+        let mut next = 0;
+        for (first, parts) in there.into_iter().chain([(count, 0)]) {
+            if first > next {
+                missing.push(next..=first - 1);
+            }
+            next = next.max(first + parts);
+        }
+        missing
+    }
+
+    /// Forgets the parts of a run.
+    pub fn remove(&mut self, run: RangeInclusive<u64>) {
+        let holes: Vec<(u64, u64)> = self.holes.iter().map(|(&first, &parts)| (first, parts)).collect();
+        for (first, parts) in holes {
+            let last = first + parts - 1;
+            if first > *run.end() || last < *run.start() {
+                continue;
+            }
+            // What of the hole lies beside the run stays.
+            self.holes.remove(&first);
+            if first < *run.start() {
+                self.holes.insert(first, run.start() - first);
+            }
+            if last > *run.end() {
+                self.holes.insert(run.end() + 1, last - run.end());
+            }
+        }
+        let within: Vec<u64> = self.digests.range(run).map(|(&part, _)| part).collect();
+        for part in within {
+            self.digests.remove(&part);
+        }
+        self.count = self.digests.len() as u64 + self.holes.values().sum::<u64>();
     }
 
     /// How many are in.

@@ -10,13 +10,16 @@ use crossbeam_channel::Sender;
 use super::RecvError;
 use super::committer::Complete;
 use super::native::{Clocks, Speaker, lock};
+use super::verifier::Recheck;
 use super::whole::Whole;
-use crate::digest::{Md5, PART_BYTES, PartDigests};
+use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
-use crate::store::{Content, Digests, ExistingFile, Item, Landing, Store, StoreError, Written};
+use crate::store::{
+    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Store, StoreError, Written,
+};
 use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
 
@@ -48,6 +51,22 @@ struct Files {
 struct Arrival {
     entry: FileEntry,
     at: At,
+    /// Parts that are in and not yet in the landing's journal.
+    unrecorded: Vec<Record>,
+}
+
+impl Arrival {
+    fn new(entry: FileEntry, at: At) -> Self {
+        Arrival { entry, at, unrecorded: Vec::new() }
+    }
+
+    /// Nothing is kept of it.
+    fn discard(self) -> FileEntry {
+        if let At::Landing(landing) = self.at {
+            landing.discard();
+        }
+        self.entry
+    }
 }
 
 /// What there is of a file in arrival.
@@ -143,15 +162,90 @@ impl<'a> Arrivals<'a> {
     pub fn want(&self, entry: FileEntry) {
         // Noted first: once the sender is asked, its parts may come on any connection.
         let id = entry.id;
-        self.files().by_id.insert(id, Arrival { entry, at: At::Asked });
+        self.files().by_id.insert(id, Arrival::new(entry, At::Asked));
         self.speak().session.want_all(id);
+    }
+
+    /// What tells the state of a file that can be taken up again if it is cut.
+    pub fn origin(entry: &FileEntry) -> Option<Origin> {
+        let (size_bytes, mtime, state) = (entry.layout.size_bytes(), entry.metadata.mtime, entry.state);
+        (entry.layout.count() > 1 && state.is_some()).then_some(Origin { size_bytes, mtime, state })
+    }
+
+    /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
+    pub fn take_up(&self, entry: FileEntry, kept: Kept) -> Option<Recheck> {
+        let (id, layout) = (entry.id, entry.layout);
+        let mut files = self.files();
+        let Some(written) = kept.landing.written().filter(|_| files.landings < MAX_LANDINGS / 2) else {
+            drop(files);
+            self.want(entry);
+            return None;
+        };
+        let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
+        self.progress.event(Event::FileStarted { path, size_bytes });
+        self.lister.begin(id, size_bytes, 0, || Whole::landed(Some(written.clone())));
+        files.by_id.insert(id, Arrival::new(entry, At::Landing(kept.landing)));
+        files.landings += 1;
+        drop(files);
+        if kept.is_trusted {
+            self.go_on(id, layout, kept.digests);
+            return None;
+        }
+        Some(Recheck { id, layout, written, digests: kept.digests })
+    }
+
+    /// These parts of a file are in its landing: asks for the rest.
+    pub fn go_on(&self, id: EntryId, layout: PartLayout, there: PartDigests) {
+        if there.count() == 0 {
+            return self.speak().session.want_all(id);
+        }
+        let is_there = |part: &u64| there.contains(*part);
+        let ranges: Vec<PartRange> =
+            (0..layout.count()).filter(is_there).filter_map(|part| layout.range(part)).collect();
+        let mut speaker = self.speak();
+        let bytes = speaker.session.want_rest(id, there);
+        speaker.summary.resumed_bytes += bytes;
+        drop(speaker);
+        ranges.into_iter().for_each(|range| self.lister.ready(id, range));
+        if let Some(Arrival { entry, .. }) = self.files().by_id.get(&id) {
+            let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
+            self.progress.event(Event::Resumed { path, bytes, size_bytes });
+        }
+    }
+
+    /// Records in the journals what came in since the last time, after it was synced; with `close`, for the last time.
+    /// Whoever reads a journal believes it, so a file whose bytes cannot be synced is given up.
+    pub fn checkpoint(&self, close: bool) {
+        let mut work = Vec::new();
+        for (id, arrival) in &mut self.files().by_id {
+            if let At::Landing(landing) = &arrival.at
+                && let (Some(journal), Some(written)) = (landing.journal(), landing.written())
+                && (!arrival.unrecorded.is_empty() || close && journal.is_begun())
+            {
+                work.push((*id, journal, written, std::mem::take(&mut arrival.unrecorded)));
+            }
+        }
+        for (id, journal, written, records) in work {
+            if let Err(error) = journal.record(written.file(), &records, close) {
+                self.fail_arrival(id, &error);
+            }
+        }
+    }
+
+    /// Notes parts of a file as in, if its landing has a journal.
+    fn unrecorded(&self, id: EntryId, record: Record) {
+        if let Some(Arrival { at: At::Landing(landing), unrecorded, .. }) = self.files().by_id.get_mut(&id)
+            && landing.journal().is_some()
+        {
+            unrecorded.push(record);
+        }
     }
 
     /// Asks for the digests of a file first: one of that name and size is there.
     pub fn compare(&self, entry: FileEntry, existing: ExistingFile, gives_way: bool) {
         let id = entry.id;
         let at = At::Existing(Arc::new(existing), gives_way);
-        self.files().by_id.insert(id, Arrival { entry, at });
+        self.files().by_id.insert(id, Arrival::new(entry, at));
         self.speak().session.want_offers(id);
     }
 
@@ -179,7 +273,7 @@ impl<'a> Arrivals<'a> {
 
     fn same_so_far(&self, speaker: &mut Speaker, id: EntryId, progressed: Progressed) {
         let Progressed::Complete(digests) = progressed else { return };
-        if let Some(Arrival { entry, at: At::Existing(file, _) }) = self.remove(id) {
+        if let Some(Arrival { entry, at: At::Existing(file, _), .. }) = self.remove(id) {
             let size_bytes = entry.layout.size_bytes();
             let md5 = digests.whole(entry.layout);
             if md5.is_none() {
@@ -220,21 +314,27 @@ impl<'a> Arrivals<'a> {
         self.files().by_id.get(&id).is_some_and(|arrival| arrival.entry.is_sparse)
     }
 
-    /// The landing of a file in arrival, which is made if this is its first part.
-    pub fn land(&self, store: &mut Store, id: EntryId) -> Result<Written, StoreError> {
+    /// The landing of a file in arrival, which is made if this is its first part, and whether all that was not written
+    /// to it is zeros.
+    pub fn land(&self, store: &mut Store, id: EntryId) -> Result<(Written, bool), StoreError> {
         let mut files = self.files();
         let open = files.landings;
-        let Some(Arrival { entry, at }) = files.by_id.get_mut(&id) else {
+        let Some(Arrival { entry, at, .. }) = files.by_id.get_mut(&id) else {
             return Err(busy("it is not wanted any more"));
         };
-        let written =
-            |landing: &Landing| landing.written().ok_or(StoreError::Exists { what: "a complete file" });
+        let written = |landing: &Landing| {
+            let written = landing.written().ok_or(StoreError::Exists { what: "a complete file" })?;
+            Ok((written, landing.is_fresh()))
+        };
         match at {
             At::Landing(landing) => written(landing),
             At::Existing(..) => Err(busy("it was not asked for")),
             At::Asked if open >= MAX_LANDINGS => Err(busy("too many files are in arrival at once")),
             At::Asked => {
-                let landing = store.land(&entry.path)?;
+                let landing = match Arrivals::origin(entry) {
+                    Some(origin) => store.land_parts(&entry.path, origin)?,
+                    None => store.land(&entry.path)?,
+                };
                 if entry.is_sparse {
                     landing.make_sparse(entry.layout.size_bytes())?;
                 }
@@ -283,6 +383,7 @@ impl<'a> Arrivals<'a> {
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
         speaker.summary.hole_bytes += hole.range.len;
+        self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts));
         if let Progressed::Complete(digests) = speaker.session.holes_verified(hole) {
             self.complete(&mut speaker, hole.id, digests);
         }
@@ -295,6 +396,7 @@ impl<'a> Arrivals<'a> {
     pub fn judge(&self, header: &PartHeader, actual: Md5) {
         let mut speaker = self.speak();
         if actual == header.md5 {
+            self.unrecorded(header.id, Record::Part(header.part, actual));
             if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
                 self.complete(&mut speaker, header.id, digests);
             }
@@ -314,7 +416,7 @@ impl<'a> Arrivals<'a> {
             Repair::GaveUp { remaining_bytes } => {
                 drop(speaker);
                 self.lister.dropped(header.id);
-                if let Some(Arrival { entry, .. }) = self.remove(header.id) {
+                if let Some(entry) = self.remove(header.id).map(Arrival::discard) {
                     let mut speaker = self.speak();
                     speaker.summary.count_failure(Fault::Digest);
                     self.hand_over_others(&mut speaker);
@@ -329,10 +431,11 @@ impl<'a> Arrivals<'a> {
     }
 
     fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
-        let Some(Arrival { entry, at: At::Landing(mut landing) }) = self.remove(id) else {
+        let Some(Arrival { entry, at: At::Landing(mut landing), .. }) = self.remove(id) else {
             return;
         };
         if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {
+            landing.discard();
             return self.fail_now(speaker, &entry, &error);
         }
         self.hand_over(speaker, vec![complete_file(entry, landing, digests)]);
@@ -367,7 +470,7 @@ impl<'a> Arrivals<'a> {
     /// Lets a file go, and its landing with it.
     pub fn forget(&self, id: EntryId) {
         self.lister.dropped(id);
-        drop(self.remove(id));
+        self.remove(id).map(Arrival::discard);
     }
 
     fn remove(&self, id: EntryId) -> Option<Arrival> {
@@ -379,7 +482,7 @@ impl<'a> Arrivals<'a> {
 
     /// A file in arrival cannot be taken any further.
     pub fn fail_arrival(&self, id: EntryId, error: &StoreError) {
-        if let Some(Arrival { entry, .. }) = self.remove(id) {
+        if let Some(entry) = self.remove(id).map(Arrival::discard) {
             self.fail(&entry, error);
         }
     }

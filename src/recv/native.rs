@@ -42,6 +42,9 @@ use crate::wire::{ReceiverSession, WireError};
 /// A sign of life for the sender, however busy this side is.
 const PULSE: Duration = Duration::from_secs(1);
 
+/// How often what is in is recorded in the journals: not even a crash costs more than this.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+
 /// The session and the way back to the sender. Whoever changes the session sends what it then has to say.
 pub struct Speaker {
     pub session: ReceiverSession,
@@ -188,7 +191,7 @@ fn run(
 ) -> Result<Vec<Joined>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
-        scope.spawn(|| pulse(speaker, &ended));
+        scope.spawn(|| every(PULSE, &ended, || pulse(speaker)));
         // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
         let _end = EndOnDrop(&ended);
         let committing = store.another();
@@ -197,7 +200,15 @@ fn run(
             committer::commit(committing, speaker, to_commit, progress, &clocks.committing, lister)
         });
         let arrivals = Arrivals::new(speaker, complete, progress, clocks, lister)?;
-        let received = read_all(input, &store, &arrivals, entrance);
+        let read_to_end = (Mutex::new(false), Condvar::new());
+        let received = thread::scope(|scope| {
+            scope.spawn(|| every(CHECKPOINT, &read_to_end, || arrivals.checkpoint(false)));
+            let _end = EndOnDrop(&read_to_end);
+            read_all(input, &store, &arrivals, entrance)
+        });
+        if received.is_err() {
+            arrivals.checkpoint(true);
+        }
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
         drop(arrivals);
         let ended_early = || Err(RecvError::Connection(io::Error::other("the committer ended early")));
@@ -248,20 +259,25 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Tells the sender every now and then that this side is alive, so that it can tell slow from dead.
-fn pulse(speaker: &Mutex<Speaker>, ended: &(Mutex<bool>, Condvar)) {
+/// Does something again and again until the end.
+fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()) {
     let mut over = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
     while !*over {
-        let timed_out;
-        (over, timed_out) = {
-            let (over, result) = ended.1.wait_timeout(over, PULSE).unwrap_or_else(PoisonError::into_inner);
-            (over, result.timed_out())
-        };
-        if timed_out && !*over {
-            let mut speaker = lock(speaker);
-            speaker.session.busy();
-            // A broken connection is noticed by the reader.
-            let _ = speaker.flush();
+        let (guard, result) = ended.1.wait_timeout(over, interval).unwrap_or_else(PoisonError::into_inner);
+        over = guard;
+        if result.timed_out() && !*over {
+            // Whoever ends this does not wait for the work.
+            drop(over);
+            work();
+            over = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Tells the sender that this side is alive, so that it can tell slow from dead.
+fn pulse(speaker: &Mutex<Speaker>) {
+    let mut speaker = lock(speaker);
+    speaker.session.busy();
+    // A broken connection is noticed by the reader.
+    let _ = speaker.flush();
 }

@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
             Event::Nothing => self.arrivals.hand_over_others(&mut self.arrivals.speak()),
             Event::File(entry) => {
                 progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                self.decide(entry);
+                self.decide(entry)?;
             }
             Event::Refused { name, fault, reason } => {
                 let mut speaker = self.arrivals.speak();
@@ -122,17 +122,21 @@ impl<'a> Reader<'a> {
     }
 
     /// What is there under the name decides what is wanted.
-    fn decide(&mut self, entry: FileEntry) {
+    fn decide(&mut self, entry: FileEntry) -> Result<(), RecvError> {
         let occupant = match self.store.occupant(&entry.path) {
             Ok(occupant) => occupant,
-            Err(error) => return self.arrivals.fail(&entry, &error),
+            Err(error) => {
+                self.arrivals.fail(&entry, &error);
+                return Ok(());
+            }
         };
         let policy = self.store.on_conflict();
         let conflict = match occupant {
             Occupant::Nothing => None,
             Occupant::File(_) if policy == OnConflict::Error => Some("a file"),
             Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
-                return self.arrivals.compare(entry, file, policy.gives_way("a different file"));
+                self.arrivals.compare(entry, file, policy.gives_way("a different file"));
+                return Ok(());
             }
             Occupant::File(_) => Some("a different file"),
             Occupant::Other(what) => Some(what),
@@ -141,14 +145,34 @@ impl<'a> Reader<'a> {
             Some(what) if !policy.gives_way(what) => {
                 self.arrivals.fail(&entry, &StoreError::Exists { what });
             }
-            _ => self.arrivals.want(entry),
+            _ => return self.take_up_or_want(entry),
         }
+        Ok(())
+    }
+
+    /// Goes on where an earlier session was cut, or begins.
+    fn take_up_or_want(&mut self, entry: FileEntry) -> Result<(), RecvError> {
+        let kept = Arrivals::origin(&entry).map(|origin| self.store.take_up(&entry.path, origin)).transpose();
+        match kept.map(Option::flatten) {
+            Ok(Some(kept)) => {
+                if let Some(recheck) = self.arrivals.take_up(entry, kept) {
+                    self.verify(ToVerify::Recheck(recheck))?;
+                }
+            }
+            Ok(None) => self.arrivals.want(entry),
+            Err(error) => self.arrivals.fail(&entry, &error),
+        }
+        Ok(())
     }
 
     /// Parts of zeros: a fresh landing of a sparse file has them already.
     fn hole(&mut self, hole: &HoleHeader) {
-        match self.arrivals.land(&mut self.store, hole.id) {
-            Ok(_) => self.arrivals.holes_verified(hole),
+        let cleared = self
+            .arrivals
+            .land(&mut self.store, hole.id)
+            .and_then(|(written, is_fresh)| if is_fresh { Ok(()) } else { written.clear(hole.range) });
+        match cleared {
+            Ok(()) => self.arrivals.holes_verified(hole),
             Err(error) => self.arrivals.fail_arrival(hole.id, &error),
         }
     }
@@ -176,10 +200,10 @@ impl<'a> Reader<'a> {
         let written = self.arrivals.land(&mut self.store, header.id);
         let written = match written {
             // A part that was damaged has left something where its zeros belong.
-            Ok(written) if self.arrivals.is_sparse(header.id) && !header.is_repair => {
+            Ok((written, true)) if self.arrivals.is_sparse(header.id) && !header.is_repair => {
                 self.body_without_zeros(header, written, input)?
             }
-            Ok(written) => {
+            Ok((written, _)) => {
                 let name = || self.arrivals.name(header.id);
                 let clocks = self.arrivals.clocks;
                 let moved = |step: &Spliced| {

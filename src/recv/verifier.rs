@@ -9,9 +9,10 @@ use crossbeam_channel::Receiver;
 
 use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::sessions::MAX_JOINED;
-use crate::digest::{Md5, digest_many, digest_ranges, lane_count};
+use crate::digest::{Md5, PartDigests, PartLayout, digest_many, digest_ranges, lane_count};
 use crate::spent::Clock;
 use crate::store::{Store, StoreError, Written};
+use crate::wire::EntryId;
 use crate::wire::receiver::PartHeader;
 
 /// A window that is not full is verified after this long all the same.
@@ -33,8 +34,18 @@ pub enum ToVerify {
     Small(Small),
     /// A part whose bytes are written.
     Part(PartHeader, Written),
+    /// Parts of a landing that was left behind.
+    Recheck(Recheck),
     /// A part that is there already, perhaps the same.
     Offer(PartHeader, File),
+}
+
+/// What an earlier session left of a file, to be read again before it is believed.
+pub struct Recheck {
+    pub id: EntryId,
+    pub layout: PartLayout,
+    pub written: Written,
+    pub digests: PartDigests,
 }
 
 /// Whole files, one behind the other.
@@ -59,6 +70,7 @@ pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, queue: Receiver<ToVerif
         while let Some(work) = next {
             match work {
                 ToVerify::Small(small) => verify_small(arrivals, &mut store, &small),
+                ToVerify::Recheck(kept) => recheck(arrivals, kept),
                 ToVerify::Part(header, written) => window.push((header, Readable::Landing(written))),
                 ToVerify::Offer(header, file) => window.push((header, Readable::Existing(file))),
             }
@@ -99,6 +111,30 @@ fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
         }
     }
     arrivals.clocks.checking_disk.time(|| arrivals.land_whole(store, whole.into_iter()));
+}
+
+/// Keeps of what is recorded what is really there.
+fn recheck(arrivals: &Arrivals<'_>, kept: Recheck) {
+    let Recheck { id, layout, written, mut digests } = kept;
+    let parts: Vec<u64> = (0..layout.count()).filter(|&part| digests.contains(part)).collect();
+    for window in parts.chunks(MAX_WINDOW) {
+        for (&part, actual) in window.iter().zip(digests_in(&written, layout, window)) {
+            if actual.is_none() || actual != digests.get(part) {
+                digests.remove(part..=part);
+            }
+        }
+    }
+    arrivals.go_on(id, layout, digests);
+}
+
+/// The digests of parts of a landing; `None` for those that cannot be read, as when it is shorter than it was.
+fn digests_in(written: &Written, layout: PartLayout, parts: &[u64]) -> Vec<Option<Md5>> {
+    let ranges: Vec<_> = parts.iter().filter_map(|&part| layout.range(part)).collect();
+    match digest_ranges(&ranges, |_, buffer, offset| written.read_at(buffer, offset)) {
+        Ok(digests) => digests.into_iter().map(Some).collect(),
+        Err(_) if parts.len() == 1 => vec![None],
+        Err(_) => parts.iter().flat_map(|part| digests_in(written, layout, &[*part])).collect(),
+    }
 }
 
 enum Readable {

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
+use crate::digest::PART_BYTES;
 use crate::md5sum::Lister;
 use crate::net::{self, LastHeard, PatientWriter};
 use crate::plan::{self, Found, Root};
@@ -151,6 +152,8 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>) {
                     &source.name,
                     source.size_bytes,
                     source.is_sparse,
+                    // Only files of several parts can be taken up again.
+                    (source.size_bytes > PART_BYTES).then(|| source.state_digest()),
                     source.metadata,
                 );
                 state.announced.insert(id, Announced::file(Arc::new(source)));

@@ -88,6 +88,9 @@ impl Store {
         for (item, result) in items.into_iter().zip(&mut results) {
             if result.is_ok() {
                 *result = self.place(item);
+            } else if let Item::File { landing, .. } = item {
+                // Nobody knows what of it is on the disk: the next attempt must not build on it.
+                landing.discard();
             }
         }
         if let Err(error) = self.sync_names() {
@@ -181,6 +184,15 @@ impl Store {
     }
 
     fn place_file(&mut self, mut landing: Landing, content: &Content) -> Result<Placed, StoreError> {
+        let placed = self.name_file(&landing, content);
+        match placed {
+            Ok(Placed::Named | Placed::Renamed(_)) => landing.set_named(),
+            Ok(Placed::AlreadyThere) | Err(_) => landing.discard(),
+        }
+        placed
+    }
+
+    fn name_file(&mut self, landing: &Landing, content: &Content) -> Result<Placed, StoreError> {
         let path = landing.path().clone();
         let (parent, name) = path.split();
         let dir = Arc::clone(landing.dir());
@@ -203,7 +215,6 @@ impl Store {
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
-        landing.set_named();
         self.beneath.touch(parent, &dir);
         Ok(placed)
     }

@@ -6,11 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
+use super::journal::Journal;
+use crate::digest::PartRange;
 use crate::relpath::{RESERVED_PREFIX, RelPath};
 use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
@@ -35,6 +37,10 @@ pub struct Landing {
     default_mode: u32,
     sealed: bool,
     named: bool,
+    /// Records what is in, if the landing can be taken up again.
+    journal: Option<Arc<Journal>>,
+    /// Whatever was not written to it is zeros.
+    is_fresh: bool,
 }
 
 /// Names in [`RESERVED_PREFIX`] that nobody can guess.
@@ -74,16 +80,9 @@ pub fn create(
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&*dir, &*name, flags, Mode::from_raw_mode(asked)) {
             Ok(file) => {
-                return Ok(Landing {
-                    mode: (!dir.has_default_acl).then_some(asked & !umask),
-                    dir,
-                    name,
-                    path: path.clone(),
-                    file: Some(Arc::new(Bytes { file: File::from(file), sealed: OnceLock::new() })),
-                    default_mode: 0o666 & !umask,
-                    sealed: false,
-                    named: false,
-                });
+                let mode = (!dir.has_default_acl).then_some(asked & !umask);
+                let bytes = Bytes { file: File::from(file), sealed: OnceLock::new() };
+                return Ok(Landing::new(dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
@@ -97,6 +96,51 @@ pub fn create(
 }
 
 impl Landing {
+    pub(super) fn new(
+        dir: Arc<Folder>,
+        name: Box<str>,
+        path: &RelPath,
+        bytes: Bytes,
+        mode: Option<u32>,
+        umask: u32,
+    ) -> Self {
+        Landing {
+            dir,
+            name,
+            path: path.clone(),
+            file: Some(Arc::new(bytes)),
+            mode,
+            default_mode: 0o666 & !umask,
+            sealed: false,
+            named: false,
+            journal: None,
+            is_fresh: true,
+        }
+    }
+
+    pub(super) fn with_journal(mut self, journal: Journal, is_fresh: bool) -> Self {
+        self.journal = Some(Arc::new(journal));
+        self.is_fresh = is_fresh;
+        self
+    }
+
+    /// What records its parts, if it can be taken up again.
+    pub fn journal(&self) -> Option<Arc<Journal>> {
+        self.journal.clone()
+    }
+
+    /// Is whatever was not written to it zeros?
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    /// The file will not come, or not like this: nothing is kept of it.
+    pub fn discard(mut self) {
+        if let Some(journal) = self.journal.take() {
+            journal.remove();
+        }
+    }
+
     /// Where it will land.
     pub fn path(&self) -> &RelPath {
         &self.path
@@ -176,14 +220,17 @@ impl Landing {
     /// It has its final name now: nothing to remove any more.
     pub(super) fn set_named(&mut self) {
         self.named = true;
+        if let Some(journal) = self.journal.take() {
+            journal.remove();
+        }
     }
 }
 
 /// An open file, and its time of modification once nobody should write to it any more.
 #[derive(Debug)]
-struct Bytes {
-    file: File,
-    sealed: OnceLock<(i64, i64)>,
+pub(super) struct Bytes {
+    pub(super) file: File,
+    pub(super) sealed: OnceLock<(i64, i64)>,
 }
 
 impl Bytes {
@@ -223,6 +270,21 @@ impl Written {
         Err(StoreError::Io { doing: "read the file as it arrived", source })
     }
 
+    /// Makes a range zeros, without room on the disk where that is possible.
+    pub fn clear(&self, range: PartRange) -> Result<(), StoreError> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0.file, flags, range.offset, range.len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            done => return done.map_err(StoreError::io("make a hole in the file")),
+        }
+        let zeros = vec![0; (range.len as usize).min(1 << 20)];
+        let end = range.offset + range.len;
+        (range.offset..end).step_by(zeros.len().max(1)).try_for_each(|offset| {
+            let len = (end - offset).min(zeros.len() as u64) as usize;
+            self.write_at(&zeros[..len], offset)
+        })
+    }
+
     /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
     pub fn write_sparse_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let mut pending: Option<(u64, usize, usize)> = None;
@@ -258,7 +320,8 @@ impl Written {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        if !self.named {
+        let is_kept = self.journal.as_ref().is_some_and(|journal| journal.is_begun());
+        if !self.named && !is_kept {
             // Nothing can be done about a failure here; the name tells what the file is.
             let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
         }

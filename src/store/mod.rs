@@ -14,8 +14,10 @@
 
 mod beneath;
 mod commit;
+mod journal;
 mod landing;
 mod occupant;
+mod partial;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -37,8 +39,10 @@ use beneath::{Beneath, Folder, UNANNOUNCED};
 use landing::HiddenNames;
 
 pub use commit::{Content, Digests, Item, Placed};
+pub use journal::{Journal, Origin, Record};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
+pub use partial::Kept;
 
 /// What to do when something is there already under the name of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +226,22 @@ impl Store {
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
         let landing = landing::create(&mut self.beneath, path, &self.hidden, self.umask, None)?;
+        self.note_device(&landing);
+        Ok(landing)
+    }
+
+    /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
+    pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<Option<Kept>, StoreError> {
+        let kept = partial::take_up(&mut self.beneath, path, origin, self.umask)?;
+        if let Some(kept) = &kept {
+            self.note_device(&kept.landing);
+        }
+        Ok(kept)
+    }
+
+    /// Makes the private file in which a file of several parts is collected, and kept if the session is cut.
+    pub fn land_parts(&mut self, path: &RelPath, origin: Origin) -> Result<Landing, StoreError> {
+        let landing = partial::create(&mut self.beneath, path, origin, &self.hidden, self.umask)?;
         self.note_device(&landing);
         Ok(landing)
     }

@@ -98,6 +98,16 @@ impl Progress for Bars<'_> {
                 }
             }
             Event::Moved { bytes } => self.overall.inc(bytes),
+            Event::Resumed { path, bytes, size_bytes } => {
+                self.overall.dec_length(bytes);
+                let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
+                self.ui.note(&format!(
+                    "{}: going on at {percent} %, {} of {} are there from an earlier attempt",
+                    Shown::new(path),
+                    DecimalBytes(bytes),
+                    DecimalBytes(size_bytes)
+                ));
+            }
             Event::FileDone { path, md5, skipped_bytes } => {
                 if let Some(md5) = md5 {
                     self.ui.list(|| md5sum::line(md5, path), &self.lines);

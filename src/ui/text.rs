@@ -71,6 +71,10 @@ fn remarks(summary: &Summary) -> String {
     if summary.skipped_files > 0 {
         remarks += &format!(" {} of them were there already.", count(summary.skipped_files));
     }
+    if summary.resumed_bytes > 0 {
+        let bytes = DecimalBytes(summary.resumed_bytes);
+        remarks += &format!(" {bytes} of it were there from an earlier attempt.");
+    }
     if summary.hole_bytes > 0 {
         remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
     }

@@ -177,6 +177,8 @@ pub enum EntryKind {
         size_bytes: u64,
         /// It takes less room on the sender's disk than its size: zeros in it need not be written.
         is_sparse: bool,
+        /// Equal in two announcements only if the file did not change in between.
+        state: Option<Md5>,
     },
     /// A folder; announced after everything in it.
     Dir,
@@ -372,6 +374,8 @@ struct RawEntry<'a> {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     sparse: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    state: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     target: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     target_hex: Option<Cow<'a, str>>,
@@ -566,6 +570,10 @@ impl<'a> From<&'a Entry> for RawEntry<'a> {
             filename_hex,
             size,
             sparse: matches!(entry.kind, EntryKind::File { is_sparse: true, .. }),
+            state: match entry.kind {
+                EntryKind::File { state, .. } => state.map(|state| state.to_string().into()),
+                _ => None,
+            },
             target,
             target_hex,
             mode: entry.metadata.mode.map(Mode::bits),
@@ -586,6 +594,8 @@ impl TryFrom<RawEntry<'_>> for Entry {
             RawKind::File => EntryKind::File {
                 size_bytes: raw.size.ok_or_else(|| missing("size"))?,
                 is_sparse: raw.sparse,
+                // One that cannot be read is as good as none: nothing of the file is taken up.
+                state: raw.state.and_then(|state| state.parse().ok()),
             },
             RawKind::Dir => EntryKind::Dir,
             RawKind::Link => EntryKind::Link {
@@ -753,7 +763,7 @@ mod tests {
 
         #[test]
         fn entries_survive_the_trip(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
-            let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size, is_sparse: size % 2 == 0 },
+            let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size, is_sparse: size % 2 == 0, state: (size % 3 == 0).then_some(Md5::from([7; 16])) },
                 metadata: Metadata { mode: Some(Mode::new(mode)), mtime: Some(MtimeNs(mtime)) } });
             prop_assert_eq!(there_and_back(&entry), entry);
         }

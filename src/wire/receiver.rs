@@ -23,7 +23,7 @@ use super::message::{
     Entry, EntryId, EntryKind, FEATURE_MEASURE, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Measure,
     Measured, Message, Part, Receipt, SessionId, Wanted,
 };
-use super::runs::Runs;
+use super::runs::{MAX_RUNS, Runs};
 use super::{MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
@@ -96,6 +96,8 @@ pub struct FileEntry {
     pub layout: PartLayout,
     /// Zeros in it need not be written.
     pub is_sparse: bool,
+    /// What the sender says of its state: equal in two sessions only if it did not change in between.
+    pub state: Option<Md5>,
     /// Mode and time of modification.
     pub metadata: Metadata,
 }
@@ -370,8 +372,9 @@ impl ReceiverSession {
                 let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
                 Ok(self.refuse(id, entry.name, Fault::NoSpace, reason))
             }
-            EntryKind::File { size_bytes, is_sparse } => {
-                let entry = FileEntry { id, path, layout: PartLayout::new(size_bytes), is_sparse, metadata };
+            EntryKind::File { size_bytes, is_sparse, state } => {
+                let layout = PartLayout::new(size_bytes);
+                let entry = FileEntry { id, path, layout, is_sparse, state, metadata };
                 let state = FileState {
                     entry: entry.clone(),
                     stage: FileStage::Undecided,
@@ -517,6 +520,28 @@ impl ReceiverSession {
             file.verified_bytes = 0;
             self.wants.push(id);
         }
+    }
+
+    /// Asks for the parts of a file that are not among those that an earlier session left here; returns the bytes that
+    /// need not come any more. Where all of them are there, or the gaps are too many to be told, some come again.
+    pub fn want_rest(&mut self, id: EntryId, mut there: PartDigests) -> u64 {
+        let Some(file) = self.files.get_mut(&id) else { return 0 };
+        let layout = file.entry.layout;
+        let mut missing = there.missing(layout.count());
+        if missing.is_empty() {
+            missing.push(layout.count() - 1..=layout.count() - 1);
+        }
+        if let Some(rest) = missing.get(MAX_RUNS - 1).map(|run| *run.start()..=layout.count() - 1) {
+            missing.truncate(MAX_RUNS - 1);
+            missing.push(rest);
+        }
+        missing.iter().for_each(|run| there.remove(run.clone()));
+        file.stage = FileStage::Bodies;
+        file.verified_bytes = layout.size_bytes() - missing.iter().map(|run| layout.bytes(run)).sum::<u64>();
+        file.verified = there;
+        let parts = Wanted::Parts(Runs::from_runs(&missing));
+        Message::Want { entries: Runs::one(id), parts }.encode(&mut self.out);
+        file.verified_bytes
     }
 
     /// Asks for the digests of a file first, because something like it is there.

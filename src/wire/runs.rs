@@ -27,6 +27,12 @@ impl Runs {
         Runs(vec![(first, last)])
     }
 
+    /// Runs that ascend and do not touch, at most [`MAX_RUNS`] of them.
+    pub fn from_runs(runs: &[std::ops::RangeInclusive<u64>]) -> Self {
+        debug_assert!(runs.len() <= MAX_RUNS);
+        Runs(runs.iter().map(|run| (*run.start(), *run.end())).collect())
+    }
+
     /// Merges ids, in any order, into as few frames' worth of runs as possible.
     pub fn pack(mut ids: Vec<u64>) -> Vec<Runs> {
         ids.sort_unstable();

@@ -30,6 +30,8 @@ pub enum Event {
     },
     /// There are jobs.
     Wanted,
+    /// So many bytes of these files are at the receiver already, from an earlier session; there are jobs for the rest.
+    Resumed(Vec<(EntryId, u64)>),
     /// These files are at the receiver already, compared by digest.
     AlreadyThere(Vec<EntryId>),
     /// These entries are verified, durable and in place.
@@ -154,6 +156,7 @@ impl SenderSession {
         path: &RelPath,
         size_bytes: u64,
         is_sparse: bool,
+        source_state: Option<Md5>,
         metadata: Metadata,
     ) -> EntryId {
         let state = State::File(FileState {
@@ -164,7 +167,7 @@ impl SenderSession {
             asked: 0,
             tries: BTreeMap::new(),
         });
-        self.announce(path, EntryKind::File { size_bytes, is_sparse }, metadata, state)
+        self.announce(path, EntryKind::File { size_bytes, is_sparse, state: source_state }, metadata, state)
     }
 
     /// Announces a folder, after everything in it.
@@ -338,6 +341,7 @@ impl SenderSession {
     fn wanted(&mut self, ids: &Runs, parts: &Wanted) -> Result<Event, WireError> {
         self.known(ids)?;
         let mut already_there = Vec::new();
+        let mut resumed = Vec::new();
         for id in ids.iter().flatten() {
             let unexpected =
                 |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
@@ -370,10 +374,18 @@ impl SenderSession {
             if stage == FileStage::AlreadyThere {
                 already_there.push(id);
             } else {
+                if matches!(parts, Wanted::Parts(_)) {
+                    let asked_bytes = file.todo.iter().map(|run| file.layout.bytes(run)).sum::<u64>();
+                    resumed.push((id, file.layout.size_bytes() - asked_bytes));
+                }
                 self.queue.push_back(id);
             }
         }
-        Ok(if already_there.is_empty() { Event::Wanted } else { Event::AlreadyThere(already_there) })
+        Ok(match (already_there.is_empty(), resumed.is_empty()) {
+            (false, _) => Event::AlreadyThere(already_there),
+            (true, false) => Event::Resumed(resumed),
+            (true, true) => Event::Wanted,
+        })
     }
 
     fn again(&mut self, id: EntryId, part: u64) -> Result<Event, WireError> {
@@ -473,7 +485,7 @@ mod tests {
 
     fn with_file(size: u64) -> SenderSession {
         let mut session = open();
-        session.announce_file(&path(), size, false, Metadata::default());
+        session.announce_file(&path(), size, false, None, Metadata::default());
         session
     }
 
@@ -492,7 +504,7 @@ mod tests {
         assert_eq!(session.next_job(), None, "nothing is sent unasked");
         assert_eq!(
             session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#),
-            Ok(Event::Wanted)
+            Ok(Event::Resumed(vec![(0, PART_BYTES)]))
         );
         assert_eq!(send_all(&mut session), [0, 2]);
         session.end();

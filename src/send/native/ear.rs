@@ -105,6 +105,16 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
     match event {
         Event::Nothing | Event::Wanted => {}
         Event::Welcomed { takes_streams } => shared.welcomed(state, takes_streams),
+        Event::Resumed(files) => {
+            for (id, bytes) in files {
+                if let Some(Announced::File { source, moved_bytes, .. }) = state.announced.get_mut(&id) {
+                    *moved_bytes += bytes;
+                    let (path, size_bytes) = (source.name.as_bytes(), source.size_bytes);
+                    shared.progress.event(Told::Resumed { path, bytes, size_bytes });
+                    state.summary.resumed_bytes += bytes;
+                }
+            }
+        }
         Event::AlreadyThere(ids) => {
             for id in ids {
                 if let Some(Announced::File { already_there, .. }) = state.announced.get_mut(&id) {

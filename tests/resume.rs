@@ -1,0 +1,319 @@
+//! Going on where a session was cut. Whatever happened to the source, the landing or the journal in between, the file
+//! that arrives in the end is the one that was sent last; and what was there and good does not come again.
+//!
+//! It fails if the journal is believed where it should not be (a part is wrong in the end), or not used at all (the
+//! bytes on the wire are those of a fresh transfer).
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::proofs::{Chance, figures, rounds};
+use common::proxy::{Place, Proxy, Then, Way};
+use common::{Receiver, listing, names, send, start_send, until};
+
+const PART: u64 = 8 << 20;
+const CONNECTION: i32 = 10;
+
+/// A proxy that cuts the connection after so many bytes of bodies, and counts those that passed.
+fn cutting(receiver: &Receiver, after: u64) -> (Proxy, Arc<AtomicU64>) {
+    let passed = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&passed);
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        if piece.way == Way::ToReceiver && piece.place == Place::Body {
+            let before = counter.fetch_add(piece.bytes.len() as u64, Ordering::SeqCst);
+            if before + piece.bytes.len() as u64 > after {
+                return Then::Cut;
+            }
+        }
+        Then::Pass
+    });
+    (proxy, passed)
+}
+
+/// Sends through a proxy that cuts, and then waits until the receiver is done with that.
+fn send_cut(out: &Path, source: &Path, after: u64) {
+    let receiver = Receiver::start(out, &["--once"]);
+    let (proxy, _) = cutting(&receiver, after);
+    let cut = send(&["--retries", "0"], &[source], &proxy.host());
+    assert_eq!(cut.code, CONNECTION, "{}", cut.stderr);
+    assert_eq!(receiver.wait().code, CONNECTION);
+}
+
+/// Sends all of it and returns how many bytes of bodies that took, and what the sender said.
+fn send_whole(out: &Path, source: &Path) -> (u64, String) {
+    let receiver = Receiver::start(out, &["--once", "--on-conflict", "overwrite"]);
+    let (proxy, passed) = cutting(&receiver, u64::MAX);
+    let sent = send(&[], &[source], &proxy.host());
+    assert_eq!((sent.code, receiver.wait().code), (0, 0), "{}", sent.stderr);
+    (passed.load(Ordering::SeqCst), sent.stdout)
+}
+
+fn landing(out: &Path) -> PathBuf {
+    find(out, |name| name.starts_with(".ftx-part-") && !name.ends_with(".journal"))
+}
+
+fn journal(out: &Path) -> PathBuf {
+    find(out, |name| name.ends_with(".journal"))
+}
+
+fn find(out: &Path, is_it: impl Fn(&str) -> bool) -> PathBuf {
+    let found: Vec<String> = names(out).into_iter().filter(|name| is_it(name)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    out.join(&found[0])
+}
+
+fn random_file(path: &Path, size: u64, seed: u64) {
+    fs::write(path, Chance::new(seed).bytes(size as usize)).unwrap();
+}
+
+#[test]
+fn only_what_is_missing_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    let size = 10 * PART + 77;
+    random_file(&source, size, 1);
+    send_cut(&out, &source, 9 * PART + 1000);
+    assert_eq!(names(&out).len(), 2, "the landing and its journal: {:?}", names(&out));
+    let (moved, said) = send_whole(&out, &source);
+    assert!(moved <= 2 * PART + 77, "{moved} bytes of {size} moved again");
+    assert!(said.contains("were there from an earlier attempt"), "{said}");
+    assert_eq!(names(&out), ["disk.img"], "neither landing nor journal stays");
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+}
+
+#[test]
+fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    random_file(&source, 6 * PART, 2);
+    let receiver = Receiver::start(&out, &[]);
+    // The last part is held back until the checkpoint is there.
+    let go_on = Arc::new(AtomicU64::new(0));
+    let (seen, held) = (Arc::clone(&go_on), AtomicU64::new(0));
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        if piece.way == Way::ToReceiver && piece.place == Place::Body {
+            let passed = held.fetch_add(piece.bytes.len() as u64, Ordering::SeqCst);
+            while passed >= 5 * PART && seen.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+        }
+        Then::Pass
+    });
+    let sender = start_send(&[&source], &proxy.host());
+    until("a checkpoint", || {
+        let find = |name: &String| name.ends_with(".journal");
+        out.is_dir()
+            && names(&out).iter().any(find)
+            && fs::read_to_string(journal(&out)).is_ok_and(|text| text.lines().count() >= 5)
+    });
+    receiver.kill();
+    go_on.store(1, Ordering::SeqCst);
+    assert_ne!(common::end(sender).code, 0);
+    let (moved, _) = send_whole(&out, &source);
+    assert!(moved <= 3 * PART, "{moved} bytes moved again");
+    assert_eq!(names(&out), ["disk.img"]);
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+}
+
+#[test]
+fn what_the_landing_lost_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("disk.img");
+    random_file(&source, 5 * PART, 3);
+    let flip = |path: &Path, at: u64| {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    };
+    type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
+    // What is done to a landing with four parts, and how many parts have to come then, at most.
+    let harms: Vec<(&str, Harm<'_>, u64)> = vec![
+        ("nothing", Box::new(|_| {}), 1),
+        ("a flipped byte in a part", Box::new(|out| flip(&landing(out), PART + 5)), 2),
+        (
+            "a part cut off",
+            Box::new(|out| {
+                OpenOptions::new().write(true).open(landing(out)).unwrap().set_len(3 * PART).unwrap();
+            }),
+            2,
+        ),
+        (
+            "longer than the file",
+            Box::new(|out| {
+                OpenOptions::new().write(true).open(landing(out)).unwrap().set_len(50 * PART).unwrap();
+            }),
+            1,
+        ),
+        ("emptied", Box::new(|out| drop(File::create(landing(out)).unwrap())), 5),
+        ("removed", Box::new(|out| fs::remove_file(landing(out)).unwrap()), 5),
+        ("without its journal", Box::new(|out| fs::remove_file(journal(out)).unwrap()), 5),
+        ("with an empty journal", Box::new(|out| drop(File::create(journal(out)).unwrap())), 5),
+        (
+            "with a journal that is cut",
+            Box::new(|out| {
+                let file = OpenOptions::new().write(true).open(journal(out)).unwrap();
+                file.set_len(file.metadata().unwrap().len() - 30).unwrap();
+            }),
+            1,
+        ),
+        (
+            "with a damaged line in the journal",
+            Box::new(|out| {
+                let text = fs::read(journal(out)).unwrap();
+                let second = text.iter().position(|&byte| byte == b'\n').unwrap() + 90;
+                flip(&journal(out), second as u64);
+            }),
+            5,
+        ),
+        (
+            "replaced by a copy",
+            Box::new(|out| {
+                let path = landing(out);
+                fs::copy(&path, out.join("copy")).unwrap();
+                fs::rename(out.join("copy"), path).unwrap();
+            }),
+            5,
+        ),
+    ];
+    for (what, harm, parts) in harms {
+        let out = tempfile::tempdir().unwrap();
+        send_cut(out.path(), &source, 4 * PART + 1000);
+        harm(out.path());
+        let (moved, _) = send_whole(out.path(), &source);
+        assert!(moved <= parts * PART, "{what}: {} parts moved", moved as f64 / PART as f64);
+        assert_eq!(fs::read(out.path().join("disk.img")).unwrap(), fs::read(&source).unwrap(), "{what}");
+        assert_eq!(names(out.path()), ["disk.img"], "{what}");
+    }
+}
+
+#[test]
+fn what_somebody_planted_in_its_place_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, canary) = (dir.path().join("disk.img"), dir.path().join("canary"));
+    random_file(&source, 3 * PART, 4);
+    fs::write(&canary, "tweet").unwrap();
+    type Plant = fn(&Path, &Path);
+    let plants: [(&str, Plant); 4] = [
+        ("a link", |path, canary| symlink(canary, path).unwrap()),
+        ("a second name of another file", |path, canary| fs::hard_link(canary, path).unwrap()),
+        ("a FIFO", |path, _| {
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        }),
+        ("a folder", |path, _| fs::create_dir(path).unwrap()),
+    ];
+    for (what, plant) in plants {
+        for of in [landing as fn(&Path) -> PathBuf, journal] {
+            let out = tempfile::tempdir().unwrap();
+            send_cut(out.path(), &source, 2 * PART + 1000);
+            let path = of(out.path());
+            fs::remove_file(&path).unwrap();
+            plant(&path, &canary);
+            send_whole(out.path(), &source);
+            assert_eq!(fs::read(out.path().join("disk.img")).unwrap(), fs::read(&source).unwrap(), "{what}");
+            assert_eq!(fs::read_to_string(&canary).unwrap(), "tweet", "{what}");
+            assert_eq!(fs::metadata(&canary).unwrap().mode() & 0o777, 0o644, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_source_that_changed_comes_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    random_file(&source, 5 * PART, 5);
+    send_cut(&out, &source, 4 * PART + 1000);
+    // Other bytes, but size and time of modification as before.
+    let modified = fs::metadata(&source).unwrap().modified().unwrap();
+    let file = OpenOptions::new().write(true).open(&source).unwrap();
+    file.write_all_at(b"changed", PART).unwrap();
+    file.set_modified(modified).unwrap();
+    let (moved, said) = send_whole(&out, &source);
+    assert_eq!(moved, 5 * PART, "{said}");
+    assert_eq!(
+        listing(&out),
+        listing(dir.path()).into_iter().filter(|line| line.starts_with("\"disk")).collect::<Vec<_>>()
+    );
+    assert_eq!(names(&out), ["disk.img"]);
+}
+
+#[test]
+fn a_sparse_file_goes_on_and_stays_sparse() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    let file = File::create(&source).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let mut random = Chance::new(6);
+    for part in [0, 5, 6, 1000, 131_071] {
+        file.write_all_at(&random.bytes(100_000), part * PART + 1_000_000).unwrap();
+    }
+    send_cut(&out, &source, 3 * PART);
+    let (moved, said) = send_whole(&out, &source);
+    assert!(moved <= 3 * PART, "{moved}: {said}");
+    let arrived = File::open(out.join("disk.img")).unwrap();
+    for part in [0, 1, 5, 6, 1000, 131_071] {
+        let (mut there, mut here) = (vec![0; PART as usize], vec![0; PART as usize]);
+        file_at(&source, &mut there, part * PART);
+        arrived.read_exact_at(&mut here, part * PART).unwrap();
+        assert!(there == here, "part {part}");
+    }
+    assert!(arrived.metadata().unwrap().blocks() * 512 < 10 * PART);
+}
+
+fn file_at(path: &Path, buffer: &mut [u8], offset: u64) {
+    File::open(path).unwrap().read_exact_at(buffer, offset).unwrap();
+}
+
+/// Cut anywhere, change, corrupt, truncate, go on: what arrives is what was sent.
+#[test]
+fn however_often_it_is_cut_the_whole_file_arrives() {
+    let rounds = rounds(6);
+    let (mut cuts, mut harms, mut moved_parts, mut fresh_parts) = (0, 0, 0.0, 0.0);
+    for round in 0..rounds as u64 {
+        let mut random = Chance::new(round * 7919 + 11);
+        let dir = tempfile::tempdir().unwrap();
+        let (out, source) = (dir.path().join("out"), dir.path().join("file"));
+        let parts = 2 + random.below(5);
+        let size = parts * PART - random.below(PART);
+        random_file(&source, size, round);
+        for _ in 0..1 + random.below(3) {
+            send_cut(&out, &source, random.below(size));
+            cuts += 1;
+            let hidden: Vec<String> =
+                names(&out).into_iter().filter(|name| name.starts_with(".ftx-part-")).collect();
+            if !hidden.is_empty() && random.below(2) == 0 {
+                harms += 1;
+                let path = out.join(random.pick(&hidden));
+                let len = fs::metadata(&path).unwrap().len();
+                let file = OpenOptions::new().write(true).open(&path).unwrap();
+                match random.below(3) {
+                    0 => file.set_len(random.below(len + 1)).unwrap(),
+                    1 => {
+                        let at = random.below(len.max(1));
+                        let count = 1 + random.below(5000);
+                        file.write_all_at(&random.bytes(count as usize), at).unwrap();
+                    }
+                    _ => fs::remove_file(&path).unwrap(),
+                }
+            }
+            if random.below(4) == 0 {
+                let file = OpenOptions::new().write(true).open(&source).unwrap();
+                file.write_all_at(&random.bytes(100), random.below(size - 100)).unwrap();
+            }
+        }
+        let (moved, _) = send_whole(&out, &source);
+        moved_parts += moved as f64 / PART as f64;
+        fresh_parts += size as f64 / PART as f64;
+        assert!(fs::read(out.join("file")).unwrap() == fs::read(&source).unwrap(), "round {round}");
+        assert_eq!(names(&out), ["file"], "round {round}");
+    }
+    figures(&format!(
+        "resume: {rounds} files, {cuts} cuts, {harms} times harmed; the last attempts moved {moved_parts:.0} of \
+         {fresh_parts:.0} parts; nothing wrong"
+    ));
+}
