@@ -1,0 +1,197 @@
+//! **Promised: no half files**, whenever either program is killed with `kill -9`. A proxy kills the receiver, the
+//! sender or both when a chosen number of bytes has passed, in either direction.
+//!
+//! After it each final name is absent or whole. The same transfer to a new receiver then completes, and the trees are
+//! equal. What a killed receiver leaves beside them are landings, at most one for each entry that was in arrival; a
+//! killed sender leaves none.
+//!
+//! If a file were collected under its final name, or named before it is verified, a kill in the middle would find it.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_landing, is_long, rounds};
+use common::proxy::{Proxy, Then, Way};
+use common::{Receiver, end, names, pid, send, start_send, until};
+use ftx::digest::PART_BYTES;
+use rustix::process::{Signal, kill_process};
+
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Receiver,
+    Sender,
+    Both,
+}
+
+/// Who is killed, and when.
+#[derive(Clone, Copy, Debug)]
+struct Kill {
+    victim: Victim,
+    way: Way,
+    after_bytes: u64,
+}
+
+const SMALL_FILES: usize = 150;
+
+/// About 9.5 MB: many small files, a middle one, one of two parts, holes, links.
+fn make_tree(t: &Path) {
+    let mut chance = Chance::new(12);
+    fs::create_dir_all(t.join("d/e")).unwrap();
+    for number in 0..SMALL_FILES {
+        let size = chance.below(6000) as usize;
+        let folder = ["", "d/", "d/e/"][number % 3];
+        fs::write(t.join(format!("{folder}{number}")), chance.bytes(size)).unwrap();
+    }
+    fs::write(t.join("middle"), chance.bytes(300_000)).unwrap();
+    fs::write(t.join("large"), chance.bytes(PART_BYTES as usize + 200_000)).unwrap();
+    fs::File::create(t.join("holes")).unwrap().set_len(2 * PART_BYTES).unwrap();
+    symlink("d/1", t.join("link")).unwrap();
+}
+
+/// Bytes that pass each way in a whole transfer.
+fn lengths(from: &Path) -> [u64; 2] {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    let passed = Arc::new(Mutex::new([0, 0]));
+    let counting = Arc::clone(&passed);
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        counting.lock().unwrap()[usize::from(piece.way == Way::ToSender)] += piece.bytes.len() as u64;
+        Then::Pass
+    });
+    assert_eq!(send(&[], &[&from.join("t")], &proxy.host()).code, 0);
+    assert_eq!(receiver.wait().code, 0);
+    drop(proxy);
+    *passed.lock().unwrap()
+}
+
+/// One transfer that is cut by a kill. Returns whether the kill came before the end, and the landings that are left.
+fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
+    let whole = contents(from);
+    let receiver = Receiver::start(out, &[]);
+    let receiver_pid = receiver.pid();
+    // The proxy has to know the sender, and the sender has to know the proxy.
+    let sender_pid = Arc::new(Mutex::new(None));
+    let to_kill = Arc::clone(&sender_pid);
+    let mut passed = 0;
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        if piece.way != kill.way {
+            return Then::Pass;
+        }
+        let before = passed;
+        passed += piece.bytes.len() as u64;
+        if before <= kill.after_bytes && kill.after_bytes < passed {
+            if !matches!(kill.victim, Victim::Sender) {
+                kill_process(receiver_pid, Signal::KILL).unwrap();
+            }
+            if !matches!(kill.victim, Victim::Receiver)
+                && let Some(pid) = *to_kill.lock().unwrap()
+            {
+                kill_process(pid, Signal::KILL).unwrap();
+            }
+        }
+        Then::Pass
+    });
+    let sent = {
+        let mut slot = sender_pid.lock().unwrap();
+        let sender = start_send(&[&from.join("t")], &proxy.host());
+        *slot = Some(pid(&sender));
+        drop(slot);
+        end(sender)
+    };
+    if sent.code == 0 {
+        // The kill came after the receipt, or never; what is promised holds.
+        assert_eq!(without_landings(out), whole, "{sent:?}");
+    }
+    if matches!(kill.victim, Victim::Sender) {
+        // The receiver stays and cleans up when it notices; then nothing is left but what is whole.
+        until("the landings to go", || !names(out).iter().any(|name| is_landing(name)));
+    }
+    let heard = receiver.kill_and_hear();
+    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
+    drop(proxy);
+    (sent.code != 0, assert_nothing_or_whole(out, &whole, &(kill, sent)))
+}
+
+fn without_landings(out: &Path) -> BTreeMap<String, String> {
+    contents(out).into_iter().filter(|(name, _)| !is_landing(name)).collect()
+}
+
+/// The same again, to a new receiver: it completes.
+fn complete(from: &Path, out: &Path) {
+    let receiver = Receiver::start(out, &[]);
+    let sent = send(&[], &[&from.join("t")], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    receiver.kill();
+    assert_eq!(without_landings(out), contents(from));
+}
+
+fn random_kill(chance: &mut Chance, [to_receiver, to_sender]: [u64; 2]) -> Kill {
+    let victim = *chance.pick(&[Victim::Receiver, Victim::Receiver, Victim::Sender, Victim::Both]);
+    let (way, after_bytes) = match chance.below(4) {
+        // What the receiver says is short, and close to each commit.
+        0 => (Way::ToSender, chance.below(to_sender)),
+        // The small files come first or last; the large one has most of the bytes.
+        1 => (Way::ToReceiver, chance.below(to_receiver / 10)),
+        2 => (Way::ToReceiver, to_receiver - 1 - chance.below(to_receiver / 10)),
+        _ => (Way::ToReceiver, chance.below(to_receiver)),
+    };
+    Kill { victim, way, after_bytes }
+}
+
+#[test]
+fn after_a_kill_each_name_is_absent_or_whole_and_the_next_try_completes() {
+    let from = tempfile::tempdir().unwrap();
+    make_tree(&from.path().join("t"));
+    let lengths = lengths(from.path());
+    let mut chance = Chance::new(13);
+    let kills: Vec<Kill> = (0..rounds(24)).map(|_| random_kill(&mut chance, lengths)).collect();
+    let (cuts, left, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    each(&kills, 4, |kill| {
+        let out = tempfile::tempdir().unwrap();
+        let (was_cut, landings) = cut(from.path(), out.path(), *kill);
+        cuts.fetch_add(usize::from(was_cut), Ordering::Relaxed);
+        left.fetch_add(landings, Ordering::Relaxed);
+        most.fetch_max(landings, Ordering::Relaxed);
+        complete(from.path(), out.path());
+    });
+    let cuts = cuts.into_inner();
+    assert!(cuts * 2 > kills.len(), "most transfers ended before the kill: {cuts} of {}", kills.len());
+    figures(&format!(
+        "kills: {} rounds, {cuts} cut a transfer, {left:?} landings left, {most:?} at the most in one round",
+        kills.len()
+    ));
+}
+
+/// One folder, killed again and again: what a killed receiver leaves is bounded by what was in arrival, each time.
+#[test]
+fn many_kills_in_one_folder() {
+    let from = tempfile::tempdir().unwrap();
+    make_tree(&from.path().join("t"));
+    let entries = contents(from.path()).len();
+    let lengths = lengths(from.path());
+    let mut chance = Chance::new(14);
+    let out = tempfile::tempdir().unwrap();
+    let all = rounds(6).min(if is_long() { 200 } else { 6 });
+    let mut before = 0;
+    for _ in 0..all {
+        let kill = Kill { victim: Victim::Receiver, ..random_kill(&mut chance, lengths) };
+        let (_, landings) = cut(from.path(), out.path(), kill);
+        assert!(landings <= before + entries, "{} new landings for {entries} entries", landings - before);
+        before = landings;
+        // Everything again the next time.
+        for name in names(out.path()).iter().filter(|name| !is_landing(name)) {
+            let _ = fs::remove_file(out.path().join(name));
+        }
+    }
+    complete(from.path(), out.path());
+    let landings = names(out.path()).iter().filter(|name| is_landing(name)).count();
+    figures(&format!(
+        "kills in one folder: {all} rounds, {landings} landings are left after a clean transfer"
+    ));
+}
