@@ -204,9 +204,10 @@ impl Ui {
     }
 }
 
-/// Prints, if anybody still reads: a transfer does not fail because its log did.
+/// Prints, if anybody still reads: a transfer does not fail because its log did. Foreign text is escaped where it is put
+/// into a line; this is for the place that forgets it.
 fn print_line(out: &mut impl Write, line: &str) {
-    let _ = writeln!(out, "{line}");
+    let _ = writeln!(out, "{}", Shown::new(line));
 }
 
 /// The receiver's sessions.

@@ -29,7 +29,7 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClassicError {
     /// Not JSON, or not of the right shape.
-    #[error("the header cannot be read: {0}")]
+    #[error("the header cannot be read: {}", crate::escape::Shown::new(.0))]
     Json(String),
     /// A key is missing; all its spellings are named.
     #[error("the header has no {0}")]

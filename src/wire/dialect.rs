@@ -25,7 +25,7 @@ pub enum DialectError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// A frame, but not a JSON object.
-    #[error("the header is not a JSON dictionary: {0}")]
+    #[error("the header is not a JSON dictionary: {}", crate::escape::Shown::new(.0))]
     Json(String),
     /// A JSON object with neither `ftx` nor a file's name.
     #[error("the header names no file (it has none of the keys ftx, filename, file_name)")]

@@ -322,11 +322,11 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not a JSON object of the right shape.
-    #[error("a header of the kind \"{}\" cannot be read: {reason}", Shown::new(kind))]
+    #[error("a header of the kind \"{}\" cannot be read: {}", Shown::new(kind), Shown::new(reason))]
     Shape {
         /// The kind, as far as it was understood.
         kind: String,
-        /// What the JSON reader said.
+        /// What the JSON reader said; it may quote the peer.
         reason: String,
     },
     /// A kind that this version does not know.
@@ -711,6 +711,14 @@ mod tests {
             Message::parse(br#"{"ftx":"dance"}"#),
             Err(MessageError::UnknownKind { kind: "dance".into() })
         );
+    }
+
+    /// The JSON reader quotes values: what it says steered the terminal once.
+    #[test]
+    fn what_the_reader_quotes_is_escaped() {
+        let json = br#"{"ftx":"entry","entry":0,"type":"\u001b[2J\nmine","filename":"a","size":3}"#;
+        let shown = Message::parse(json).unwrap_err().to_string();
+        assert!(shown.contains(r"\x1b[2J\nmine") && !shown.contains(['\u{1b}', '\n']), "{shown}");
     }
 
     #[test]
