@@ -48,7 +48,10 @@ const OF_BOTH: [(&str, &[&str], u64); 6] = [
     ("sendto", &["EPIPE", "ECONNRESET", "EINTR", "ENOMEM", "ENOBUFS"], 5),
     ("setsockopt,shutdown,dup,fcntl", &["ENOMEM", "ENOTCONN", "EMFILE"], 6),
 ];
-const OF_RECEIVER: [(&str, &[&str], u64); 12] = [
+const OF_RECEIVER: [(&str, &[&str], u64); 14] = [
+    // A body goes from the socket to its file by way of a pipe.
+    ("splice", &["ENOSPC", "EIO", "EINVAL", "EDQUOT", "EINTR", "EFBIG"], 12),
+    ("pipe2,eventfd2", &["EMFILE", "ENFILE"], 2),
     ("close", &["EIO", "EINTR"], 6),
     ("write,pwrite64", &["ENOSPC", "EIO", "EDQUOT", "EINTR", "EFBIG"], 10),
     ("fchmod", &["EPERM", "EIO", "EROFS"], 8),

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The proofs in their long form, by hand: many rounds of each, and what they did. The short form is part of `cargo test`.
+#
+#   proofs/run.sh              all of them, a quarter of an hour or so on two cores
+#   proofs/run.sh 10           ten times as many rounds
+#   FTX_SEED=7 proofs/run.sh   other choices by chance, the same ones for the same seed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+times=${1:-1}
+FTX_NOT_RUN=$(mktemp)
+export FTX_NOT_RUN
+failed=()
+
+proof() { # test file, rounds
+    printf '\n== %s\n' "$1"
+    local begun=$SECONDS
+    FTX_ROUNDS=$(($2 * times)) cargo test --locked --quiet --test "$1" || failed+=("$1")
+    printf '%s: %d s\n' "$1" $((SECONDS - begun))
+}
+
+proof flipped_bytes 2000
+proof races 200
+proof durability_order 30
+proof syscall_faults 5000
+proof kill 500
+proof terminal_safety 2000
+
+printf '\n== proofs that could not run here: %s\n' "$(wc -l <"$FTX_NOT_RUN")"
+cat "$FTX_NOT_RUN"
+rm -f "$FTX_NOT_RUN"
+if ((${#failed[@]})); then
+    printf 'FAILED: %s\n' "${failed[*]}"
+    exit 1
+fi
+echo "all hold"
