@@ -207,7 +207,9 @@ impl Ui {
 /// Prints, if anybody still reads: a transfer does not fail because its log did. Foreign text is escaped where it is put
 /// into a line; this is for the place that forgets it.
 fn print_line(out: &mut impl Write, line: &str) {
-    let _ = writeln!(out, "{}", Shown::new(line));
+    // Whole, because standard error is not buffered.
+    let line = format!("{}\n", Shown::new(line));
+    let _ = out.write_all(line.as_bytes());
 }
 
 /// The receiver's sessions.
