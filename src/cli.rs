@@ -136,6 +136,9 @@ pub struct RecvArgs {
     /// End after N sessions, with the code of the first that failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
+    /// How many days what came of a file is kept when its session was cut, for the sender to go on there
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub keep_unfinished: u32,
     /// What to do when something has the name already; but for error, identical files are skipped
     #[arg(long, value_enum, default_value_t = Conflict::SkipSame)]
     pub on_conflict: Conflict,

@@ -69,6 +69,7 @@ pub fn recv_options(args: &RecvArgs) -> recv::Options {
         names: if args.allow_odd_names { NamePolicy::AllowOdd } else { NamePolicy::Strict },
         sessions: if args.once { Some(1) } else { args.count },
         timeout: Duration::from_secs(args.common.timeout),
+        keep_unfinished: Duration::from_secs(u64::from(args.keep_unfinished) * 24 * 60 * 60),
         whole_digests: args.list.is_wanted(),
     }
 }

@@ -13,7 +13,7 @@ use crate::net::{Bell, HostPort};
 use crate::progress::{Progress, Summary};
 use crate::recv::{Observer, RecvError, Server, StartError};
 use crate::relpath::NamePolicy;
-use crate::store::OnConflict;
+use crate::store::{OnConflict, Unfinished};
 use crate::ui::Ui;
 use crate::{recv, send};
 
@@ -81,6 +81,7 @@ pub fn receiver(out: PathBuf, sessions: Option<u64>, timeout: Duration) -> Resul
         names: NamePolicy::AllowOdd,
         sessions,
         timeout,
+        keep_unfinished: Duration::MAX,
         whole_digests: false,
     })
 }
@@ -117,6 +118,8 @@ impl Drop for StopOnDrop {
 struct Receiver<'a>(&'a Ui);
 
 impl Observer for Receiver<'_> {
+    fn unfinished(&self, _: &Unfinished) {}
+
     fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
         Box::new(self.0.session("receiving"))
     }

@@ -317,3 +317,25 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
          {fresh_parts:.0} parts; nothing wrong"
     ));
 }
+
+#[test]
+fn a_receiver_tells_what_it_holds_and_tidies_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("folder"));
+    fs::create_dir(&source).unwrap();
+    random_file(&source.join("disk.img"), 3 * PART, 7);
+    send_cut(&out, &source, 2 * PART + 1000);
+    // Not ours to touch: names that only look like it.
+    symlink("/dev/null", out.join(".ftx-part-link")).unwrap();
+    fs::create_dir(out.join(".ftx-part-folder")).unwrap();
+    for (days, words, left) in [
+        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB are here", 2),
+        ("0", "Removed what was left of", 0),
+    ] {
+        let mut receiver = Receiver::start(&out, &["--keep-unfinished", days]);
+        receiver.hear(words);
+        receiver.kill();
+        assert_eq!(fs::read_dir(out.join("folder")).unwrap().count(), left);
+    }
+    assert_eq!(names(&out), [".ftx-part-folder", ".ftx-part-link", "folder"]);
+}

@@ -21,6 +21,7 @@ use crate::net::{HostPort, NetError};
 use crate::progress::{Event, Progress, Silent, Summary};
 use crate::recv::{Observer, RecvError, StartError};
 use crate::send::{self, SendError};
+use crate::store::Unfinished;
 use crate::ui::Ui;
 use crate::wire::WireError;
 use crate::wire::message::Measurable;
@@ -321,6 +322,8 @@ fn disk(options: &Options, doing: &'static str, source: io::Error) -> BenchError
 struct Unseen;
 
 impl Observer for Unseen {
+    fn unfinished(&self, _: &Unfinished) {}
+
     fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
         Box::new(Silent)
     }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::md5sum::Lister;
 use crate::net::{Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
-use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError};
+use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError, Unfinished};
 use crate::wire::classic::ClassicError;
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Form, SessionId, WireError, receiver};
@@ -51,6 +52,8 @@ pub struct Options {
     pub sessions: Option<u64>,
     /// How long a peer may be silent.
     pub timeout: Duration,
+    /// How long files that were cut are kept for their sender to come back.
+    pub keep_unfinished: Duration,
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
     /// [`Event::FileDone`](crate::progress::Event::FileDone).
     pub whole_digests: bool,
@@ -111,6 +114,8 @@ pub enum RecvError {
 
 /// Listens to a receiver as a whole.
 pub trait Observer: Sync {
+    /// An earlier session left this behind.
+    fn unfinished(&self, unfinished: &Unfinished);
     /// A peer connected and said something.
     fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_>;
     /// Its session ended.
@@ -186,7 +191,15 @@ impl Server {
     pub fn run(&self, observer: &dyn Observer) -> io::Result<()> {
         let desk = Mutex::new(Desk::default());
         let changed = Condvar::new();
+        let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
+            // Senders need not wait for it.
+            scope.spawn(|| {
+                let goes_on = || !is_over.load(Ordering::Relaxed);
+                // A folder that cannot be opened is for the first session to complain about.
+                let _ =
+                    self.root.sweep(self.options.keep_unfinished, goes_on, |left| observer.unfinished(&left));
+            });
             let mut number = 0;
             let accepted = loop {
                 let (stream, peer) = match self.listener.accept() {
@@ -209,6 +222,7 @@ impl Server {
                     changed.notify_all();
                 });
             };
+            is_over.store(true, Ordering::Relaxed);
             // Whoever has not said anything by now is not waited for.
             for stream in lock(&desk).silent.values() {
                 let _ = stream.shutdown(Shutdown::Both);

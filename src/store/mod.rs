@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{Mode as FsMode, OFlags};
 use rustix::io::Errno;
@@ -42,7 +43,7 @@ pub use commit::{Content, Digests, Item, Placed};
 pub use journal::{Journal, Origin, Record};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
-pub use partial::Kept;
+pub use partial::{Kept, Unfinished};
 
 /// What to do when something is there already under the name of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +156,19 @@ impl Root {
     /// The folder's absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Looks through the folder for what cut sessions left behind, removes what nobody has touched for `max_age`, and
+    /// tells of it; until `goes_on` says no.
+    pub fn sweep(
+        &self,
+        max_age: Duration,
+        goes_on: impl Fn() -> bool,
+        tell: impl FnMut(Unfinished),
+    ) -> Result<(), RootError> {
+        let mut store = self.session(NewDirs::PrivateUntilAnnounced)?;
+        partial::sweep(&self.path, &mut store.beneath, max_age, goes_on, tell);
+        Ok(())
     }
 
     /// A store for one session. Each has handles of its own, because the kernel reports a failed write-back once for

@@ -2,9 +2,13 @@
 //!
 //! The landing of a file of several parts has a name that follows from the file's, and a [`Journal`] beside it. Whoever
 //! opens it holds a lock on it; a second session that wants the same file meanwhile collects it in a landing of its own.
+//! What nobody comes back for is removed after a time.
 
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -13,8 +17,8 @@ use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::journal::{Header, Journal, Origin, Stamp};
 use super::landing::{self, Bytes, HiddenNames, Landing};
-use crate::digest::{Md5, PartDigests};
-use crate::relpath::RelPath;
+use crate::digest::{Md5, PartDigests, PartLayout};
+use crate::relpath::{RESERVED_PREFIX, RelPath};
 
 /// Landings that can be taken up again, and their journals.
 pub const LANDING_PREFIX: &str = ".ftx-part-";
@@ -117,4 +121,93 @@ pub fn create(
     let bytes = Bytes { file: file.into(), sealed: OnceLock::new() };
     let mode = (!dir.has_default_acl).then_some(0o600 & !umask);
     Ok(Landing::new(dir, name, path, bytes, mode, umask).with_journal(journal, true))
+}
+
+/// A file in arrival whose session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Where it would land, below the root.
+    pub path: Vec<u8>,
+    /// Its size when it is whole.
+    pub size_bytes: u64,
+    /// What is here of it, as far as anybody knows.
+    pub there_bytes: u64,
+    /// Since anybody touched it.
+    pub age: Duration,
+    /// It was too old and is gone now.
+    pub is_removed: bool,
+}
+
+/// A landing without a journal that nobody has touched for so long is left from a crash.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Looks through the folder for what sessions left behind, removes what is older than `max_age`, and tells of it; until
+/// `goes_on` says no. What is in use is left alone.
+pub fn sweep(
+    root: &Path,
+    beneath: &mut Beneath,
+    max_age: Duration,
+    goes_on: impl Fn() -> bool,
+    mut tell: impl FnMut(Unfinished),
+) {
+    for entry in walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok) {
+        if !goes_on() {
+            return;
+        }
+        let name = entry.file_name().as_bytes();
+        if !entry.file_type().is_file() || !name.starts_with(RESERVED_PREFIX) {
+            continue;
+        }
+        let below = entry.path().parent().and_then(|parent| parent.strip_prefix(root).ok());
+        let (Some(parent), Ok(name)) = (below, std::str::from_utf8(name)) else { continue };
+        // By handle from here on: the path may lead elsewhere by now.
+        let parent = parent.as_os_str().as_bytes();
+        let Ok(dir) = beneath.open(parent) else { continue };
+        if let Some(told) = sweep_one(&dir, parent, name, max_age) {
+            tell(told);
+        }
+    }
+}
+
+fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) -> Option<Unfinished> {
+    let remove = || {
+        // One that cannot be removed is told of again the next time.
+        let _ = rustix::fs::unlinkat(&**dir, name, AtFlags::empty());
+    };
+    let age_of = |stat: &Stat| {
+        let changed = Duration::new(stat.st_ctime.try_into().ok()?, 0);
+        SystemTime::now().duration_since(UNIX_EPOCH + changed).ok()
+    };
+    if let Some(landing) = name.strip_suffix(JOURNAL_SUFFIX) {
+        let stat = rustix::fs::statat(&**dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let landing = rustix::fs::statat(&**dir, landing, AtFlags::SYMLINK_NOFOLLOW);
+        let is_alone = matches!(landing, Err(Errno::NOENT));
+        if is_alone && is_ours(&stat) && age_of(&stat)? >= FORGOTTEN {
+            remove();
+        }
+        return None;
+    }
+    let (_locked, stat) = open_locked(dir, name)?;
+    let age = age_of(&stat)?;
+    if !name.starts_with(LANDING_PREFIX) {
+        if age >= FORGOTTEN {
+            remove();
+        }
+        return None;
+    }
+    let journal_name: Box<str> = format!("{name}{JOURNAL_SUFFIX}").into();
+    let (journal, told) = Journal::open(Arc::clone(dir), journal_name).ok().flatten().unzip();
+    let told = told.filter(|told| told.header.inode == stat.st_ino);
+    let is_removed = age >= max_age && (told.is_some() || age >= FORGOTTEN);
+    if is_removed {
+        remove();
+        journal.iter().for_each(Journal::remove);
+    }
+    let told = told?;
+    let layout = PartLayout::new(told.header.size);
+    let missing_bytes: u64 = told.digests.missing(layout.count()).iter().map(|run| layout.bytes(run)).sum();
+    let name = hex::decode(&told.header.name_hex).ok()?;
+    let path = if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
+    let there_bytes = layout.size_bytes() - missing_bytes;
+    Some(Unfinished { path, size_bytes: layout.size_bytes(), there_bytes, age, is_removed })
 }

@@ -19,6 +19,7 @@ use crate::escape::Shown;
 use crate::net::{DEFAULT_PORT, reachable_addresses};
 use crate::progress::{Progress, Summary};
 use crate::recv::{Observer, RecvError};
+use crate::store::Unfinished;
 
 use bars::Bars;
 use list::{Lists, SessionLines};
@@ -214,6 +215,10 @@ fn print_line(out: &mut impl Write, line: &str) {
 
 /// The receiver's sessions.
 impl Observer for Ui {
+    fn unfinished(&self, unfinished: &Unfinished) {
+        self.note(&text::unfinished(unfinished));
+    }
+
     fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_> {
         Box::new(self.session(&format!("from {}", peer.ip())))
     }

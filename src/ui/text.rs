@@ -8,6 +8,7 @@ use indicatif::{BinaryBytes, DecimalBytes};
 use crate::bench::{Options, Report, shown_dir};
 use crate::escape::Shown;
 use crate::progress::Summary;
+use crate::store::Unfinished;
 use crate::units::rate_text;
 
 /// Nobody asks what limited a transfer that was over at once.
@@ -21,6 +22,28 @@ pub fn sent(summary: &Summary, host: &str) -> String {
         "Not confirmed: classic receivers give no receipt."
     };
     format!("Sent {} to {}. {vouched}{}", what_moved(summary), Shown::new(host), remarks(summary))
+}
+
+/// `Unfinished: a.img, 9.6 GB of 10.7 GB are here, from 2 h ago. ...`
+pub fn unfinished(left: &Unfinished) -> String {
+    let (name, age) = (Shown::new(&left.path), coarse(left.age));
+    let (there, size) = (DecimalBytes(left.there_bytes), DecimalBytes(left.size_bytes));
+    match left.is_removed {
+        true => format!("Removed what was left of {name}: {there} of {size}, from {age} ago."),
+        false => format!(
+            "Unfinished: {name}, {there} of {size} are here, from {age} ago. Sent again, it goes on there."
+        ),
+    }
+}
+
+/// In the largest unit that is not too coarse: `40 s`, `12 min`, `5 h`, `3 days`.
+fn coarse(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7_200 => format!("{} min", seconds / 60),
+        seconds @ ..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// `Received 3 files (1.2 GB) from 10.0.0.7 in 2.1 s, 571 MB/s. ...`

@@ -36,7 +36,8 @@ pub struct Ended {
 pub struct Receiver {
     child: Child,
     pub port: u16,
-    rest_of_stderr: mpsc::Receiver<String>,
+    lines: mpsc::Receiver<String>,
+    heard: String,
 }
 
 impl Receiver {
@@ -74,13 +75,24 @@ impl Receiver {
             first.strip_prefix("Listening on ").unwrap_or_else(|| panic!("no listening line: {first:?}"));
         let addr = words.split(". ").next().unwrap();
         let port = addr.parse::<std::net::SocketAddr>().unwrap().port();
-        let (send, rest_of_stderr) = mpsc::channel();
+        let (send, lines) = mpsc::channel();
         thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = stderr.read_to_string(&mut rest);
-            let _ = send.send(rest);
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                let _ = send.send(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned());
+            }
         });
-        Receiver { child, port, rest_of_stderr }
+        Receiver { child, port, lines, heard: String::new() }
+    }
+
+    /// Waits until it says these words.
+    pub fn hear(&mut self, words: &str) {
+        while !self.heard.contains(words) {
+            match self.lines.recv_timeout(WATCHDOG) {
+                Ok(line) => self.heard += &line,
+                Err(error) => panic!("waited for \"{words}\" in vain ({error}): {}", self.heard),
+            }
+        }
     }
 
     /// `127.0.0.1:PORT`
@@ -121,7 +133,8 @@ impl Receiver {
         let mut stdout_bytes = Vec::new();
         self.child.stdout.take().unwrap().read_to_end(&mut stdout_bytes).unwrap();
         let stdout = String::from_utf8_lossy(&stdout_bytes).into_owned();
-        Ended { code, stdout, stdout_bytes, stderr: self.rest_of_stderr.recv().unwrap() }
+        let stderr = self.lines.iter().fold(std::mem::take(&mut self.heard), |all, line| all + &line);
+        Ended { code, stdout, stdout_bytes, stderr }
     }
 }
 
