@@ -104,9 +104,10 @@ pub struct SendArgs {
     #[arg(short = 'j', long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::send::MAX_STREAMS)))]
     pub streams: Option<u32>,
-    /// How often to try again while the receiver does not listen yet
-    #[arg(long, default_value_t = 2)]
-    pub retries: u32,
+    /// How often in a row to try again, while the receiver does not listen yet or when the connection is lost; what
+    /// is there does not move again [default: 2 at the start, 10 later]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
     /// The lists.
     #[command(flatten)]
     pub list: ListArgs,

@@ -55,7 +55,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         classic: None,
         streams: send::Streams::Auto,
         timeout,
-        retries: 0,
+        retries: Some(0),
         whole_digests: false,
     };
     let sent = beside(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));

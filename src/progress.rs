@@ -95,6 +95,19 @@ pub enum Event<'a> {
         /// The pause.
         pause: Duration,
     },
+    /// The connection is lost; the session goes on with a new one after a pause.
+    Lost {
+        /// A sentence; may hold a peer's text.
+        reason: &'a str,
+        /// The pause.
+        pause: Duration,
+    },
+    /// Bytes that moved, but whose fate was not known when the connection was lost: they are asked for again, or are
+    /// there.
+    Returned {
+        /// How many.
+        bytes: u64,
+    },
     /// A part arrived damaged and is fetched again.
     Repairing {
         /// The file's relative path.
@@ -125,6 +138,8 @@ pub struct Summary {
     pub moved_bytes: u64,
     /// Bytes of holes, which are there without having moved.
     pub hole_bytes: u64,
+    /// How often the connection was lost and the session went on with another one.
+    pub reconnects: u32,
     /// Bytes that were there from an earlier attempt.
     pub resumed_bytes: u64,
     /// Parts that had to be fetched again.

@@ -57,6 +57,7 @@ fn introduction(version: u32, features: &[&str], agent: &str) -> Introduction {
         version,
         features: features.iter().map(|&f| f.to_owned()).collect(),
         session: None,
+        continues: None,
         agent: agent.to_owned(),
     }
 }
@@ -111,6 +112,14 @@ fn native() -> Vec<(&'static str, Message)> {
         (
             "hello",
             Message::Hello(Introduction { session: Some(session()), ..introduction(1, &["streams"], AGENT) }),
+        ),
+        (
+            "hello-continues",
+            Message::Hello(Introduction {
+                session: Some(session()),
+                continues: Some(SessionId::new([0xab; 16])),
+                ..introduction(1, &["streams"], AGENT)
+            }),
         ),
         ("join", Message::Join(Join { session: session() })),
         ("hello-features", Message::Hello(introduction(7, &["resume", "zstd"], "other 2.0"))),
@@ -497,7 +506,7 @@ fn tiny_session() -> Vec<Said> {
     const SENDER: &str = "sender";
     const RECEIVER: &str = "receiver";
     const BODY: &[u8] = b"abc";
-    let mut sender = SenderSession::new(session());
+    let mut sender = SenderSession::new(session(), None);
     let mut receiver = ReceiverSession::new(NamePolicy::Strict);
     let mut all: Vec<Said> = Vec::new();
     let hello = said(SENDER, &sender.take_output());

@@ -300,7 +300,7 @@ impl<'a> Local<'a> {
                 classic: None,
                 streams: send::Streams::Auto,
                 timeout,
-                retries: 0,
+                retries: Some(0),
                 whole_digests: false,
             };
             let sent = send::send(&transfer, &self.ui.session("together"))?;

@@ -148,13 +148,26 @@ pub fn receive(
 ) -> Result<Summary, RecvError> {
     let mut speaker = Speaker::new(ReceiverSession::new(names), &mut input)?;
     let opened = speaker.session.handle(hello).map_err(RecvError::from);
+    if let Some(lost) = speaker.session.continues() {
+        sessions.take_over(lost);
+    }
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
-    let opened = opened.and_then(|_| speaker.session.id().map(|id| sessions.open(id)).transpose());
+    let opened =
+        opened.and_then(|_| speaker.session.id().map(|id| sessions.open(id, input.stream())).transpose());
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
+    let (opened, in_work) = match opened {
+        Ok(entrance) => {
+            let (entrance, in_work) = entrance.unzip();
+            (Ok(entrance), in_work)
+        }
+        Err(error) => (Err(error), None),
+    };
     let speaker = Mutex::new(speaker);
     let (clocks, start) = (Clocks::default(), Instant::now());
     let outcome =
         opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress, &clocks, lister));
+    // Everything is kept: a session that goes on with this one may have it.
+    drop(in_work);
     let mut speaker = lock(&speaker);
     let spent = clocks.spent(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
     speaker.session.set_spent(spent);

@@ -1,7 +1,9 @@
 //! The sessions in work, and how further connections find theirs.
 
 use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -30,6 +32,10 @@ struct Door {
     queue: Sender<Joined>,
     /// How many more may come.
     places: usize,
+    /// Its connections, to end it from outside.
+    streams: Vec<TcpStream>,
+    /// Disconnected once it is over, and all that it kept is kept.
+    over: Receiver<()>,
 }
 
 /// Where connections join a session; nobody can any more once it is dropped.
@@ -39,9 +45,32 @@ pub struct Entrance<'a> {
     queue: Receiver<Joined>,
 }
 
+/// Held by a session until all that it keeps is kept.
+pub struct InWork(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
+
+/// How long a session that has lost its sender gets to keep what it has.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
 impl Sessions {
+    /// Ends a session whose sender has lost the connection, which this side may not have noticed, and waits for its end.
+    /// Whoever knows its name is its sender.
+    pub fn take_over(&self, id: SessionId) {
+        let Some((streams, over)) =
+            self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.streams), door.over.clone()))
+        else {
+            return;
+        };
+        for stream in streams {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        // Nothing is ever sent.
+        let _ = over.recv_timeout(TAKE_OVER);
+    }
+
     /// Lets further connections join a new session.
-    pub fn open(&self, id: SessionId) -> Result<Entrance<'_>, RecvError> {
+    pub fn open(&self, id: SessionId, first: &TcpStream) -> Result<(Entrance<'_>, InWork), RecvError> {
+        let (in_work, over) = bounded(0);
+        let streams = vec![first.try_clone().map_err(RecvError::Connection)?];
         // There is room for all who may come, so that no one waits here.
         let (sender, queue) = bounded(MAX_JOINED);
         match self.lock().entry(id) {
@@ -50,14 +79,14 @@ impl Sessions {
                 return Err(WireError::Protocol("there is a session of that name already".into()).into());
             }
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Door { queue: sender, places: MAX_JOINED })
+                place.insert(Door { queue: sender, places: MAX_JOINED, streams, over })
             }
         };
-        Ok(Entrance { sessions: self, id, queue })
+        Ok((Entrance { sessions: self, id, queue }, InWork(in_work)))
     }
 
     /// Hands a connection over to its session and waits until it is done with it; or gives it back with the reason.
-    pub fn join(&self, id: SessionId, input: Input) -> Result<(), Box<(Input, RecvError)>> {
+    pub fn join(&self, id: SessionId, mut input: Input) -> Result<(), Box<(Input, RecvError)>> {
         let (open, done) = bounded(0);
         let refused = |why: &str, input| Err(Box::new((input, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
@@ -68,6 +97,7 @@ impl Sessions {
             return refused("its session takes no more connections", input);
         }
         door.places -= 1;
+        door.streams.extend(input.stream().try_clone());
         // If the session ends meanwhile, so does the wait.
         let _ = door.queue.send(Joined { input, _open: open });
         drop(sessions);

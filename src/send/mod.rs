@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::{self, HostPort, NetError};
 use crate::plan::{self, PlanError, ReadError};
@@ -30,8 +31,8 @@ pub struct Options {
     pub streams: Streams,
     /// How long the peer may be silent.
     pub timeout: Duration,
-    /// How often to try again when the connection is refused.
-    pub retries: u32,
+    /// How often in a row to try again, when the first connection is refused or a later one is lost; `None` chooses.
+    pub retries: Option<u32>,
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with [`Event::FileDone`].
     pub whole_digests: bool,
 }
@@ -92,20 +93,50 @@ pub enum SendError {
     },
 }
 
+impl SendError {
+    /// May it go on with another connection?
+    fn can_heal(&self) -> bool {
+        match self {
+            SendError::Net(_)
+            | SendError::Connection(_)
+            | SendError::Closed { .. }
+            | SendError::Silent(_)
+            | SendError::Unfinished(_) => true,
+            SendError::Wire(WireError::PeerGaveUp { fault, .. }) => {
+                matches!(fault, Fault::Connection | Fault::Timeout)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// How often a first connection that is refused is tried again.
+const FIRST_RETRIES: u32 = 2;
+/// How often in a row a lost connection is tried again: for about a minute.
+const RETRIES: u32 = 10;
+
 /// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest
 /// goes on.
 pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendError> {
     let roots = plan::roots(&options.paths)?;
     let start = Instant::now();
-    let connect = || {
-        net::connect(&options.target, options.port, options.timeout, options.retries, |pause| {
+    let connect_patiently = |retries| {
+        net::connect(&options.target, options.port, options.timeout, retries, |pause| {
             progress.event(Event::Retrying { pause });
         })
+    };
+    // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
+    let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
+    let route = native::Route {
+        reconnect: &|| connect_patiently(0),
+        retries: options.retries.unwrap_or(RETRIES),
+        streams: options.streams,
+        timeout: options.timeout,
     };
     let lister = Lister::new(options.whole_digests, progress);
     let sent = lister.beside(|| {
         let summary = match options.classic {
-            None => native::send(&roots, connect()?, options.streams, options.timeout, progress, &lister)?,
+            None => native::send(&roots, connect()?, &route, progress, &lister)?,
             Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })

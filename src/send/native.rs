@@ -31,11 +31,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
-use crate::digest::PART_BYTES;
 use crate::md5sum::Lister;
-use crate::net::{self, LastHeard, PatientWriter};
+use crate::net::{self, LastHeard, NetError, PatientWriter};
 use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
+use crate::wire::SessionId;
 
 use state::{Announced, Shared};
 
@@ -50,6 +50,39 @@ const PULSE: Duration = Duration::from_secs(1);
 /// Time for telling the receiver why the session ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// The first pause before a lost connection is opened again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// How to the receiver, and how often.
+pub struct Route<'a> {
+    /// Opens another connection.
+    pub reconnect: &'a dyn Fn() -> Result<TcpStream, NetError>,
+    /// How often in a row that is tried.
+    pub retries: u32,
+    /// Connections of a session.
+    pub streams: Streams,
+    /// How long the receiver may be silent.
+    pub timeout: Duration,
+}
+
+/// What outlives a connection.
+#[derive(Default)]
+pub struct Remainder {
+    pub summary: Summary,
+    /// Entries that were announced and not settled, in their order.
+    unsettled: Vec<Announced>,
+    /// What the walker found and nobody announced yet.
+    next: Option<Walked>,
+    /// What the walk found so far.
+    files: u64,
+    bytes: u64,
+    is_plan_complete: bool,
+    /// Entries that earlier sessions announced.
+    pub announced_before: u64,
+    pub last_session: Option<SessionId>,
+}
+
 /// What the walker tells the announcer.
 enum Walked {
     Found(Found),
@@ -57,32 +90,84 @@ enum Walked {
     FilesComplete,
 }
 
-/// Sends everything below `roots` to the receiver that `stream` leads to.
+/// Sends everything below `roots`: on `stream`, and if that is lost on others, as long as something moves.
 pub fn send(
     roots: &[Root],
     stream: TcpStream,
-    streams: Streams,
-    timeout: Duration,
+    route: &Route<'_>,
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
+    let (to_announcer, found) = bounded(WALK_AHEAD);
+    thread::scope(|scope| {
+        // Moved in, so that the queue closes when the walk ends, and the walk when nobody wants its finds any more.
+        scope.spawn(move || walk(roots, to_announcer, progress));
+        let (found, mut stream) = (found, stream);
+        let mut left = Remainder::default();
+        let mut failures = 0;
+        loop {
+            let before = left.progress();
+            let mut error = match attempt(stream, &found, &mut left, route, progress, lister) {
+                Ok(()) => return Ok(left.summary),
+                Err(error) => error,
+            };
+            if left.progress() != before {
+                failures = 0;
+            }
+            stream = loop {
+                if failures >= route.retries || !error.can_heal() {
+                    return Err(error);
+                }
+                let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures)).min(LONGEST_PAUSE);
+                progress.event(Event::Lost { reason: &error.to_string(), pause });
+                thread::sleep(pause);
+                failures += 1;
+                match (route.reconnect)() {
+                    Ok(stream) => break stream,
+                    Err(again) => error = again.into(),
+                }
+            };
+            left.summary.reconnects += 1;
+        }
+    })
+}
+
+impl Remainder {
+    /// Entries that were announced and are not settled; they come before those that were to be announced again.
+    fn put_back(&mut self, unsettled: impl Iterator<Item = Announced>) {
+        let not_again = std::mem::take(&mut self.unsettled);
+        self.unsettled = unsettled.chain(not_again).collect();
+    }
+
+    /// Differs if something moved in between.
+    fn progress(&self) -> (u64, u64, u64) {
+        (self.summary.files + self.summary.others, self.summary.failed(), self.summary.moved_bytes)
+    }
+}
+
+/// One session on one connection, and more that join it. What it did not settle is left.
+fn attempt(
+    stream: TcpStream,
+    found: &Receiver<Walked>,
+    left: &mut Remainder,
+    route: &Route<'_>,
+    progress: &dyn Progress,
+    lister: &Lister<'_, Whole>,
+) -> Result<(), SendError> {
     net::prepare(&stream).map_err(SendError::Connection)?;
-    let heard = LastHeard::new(timeout);
+    let heard = LastHeard::new(route.timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
     let writer = PatientWriter::new(writing, heard.clone());
     let (words, spoken) = bounded(1);
-    let shared = Shared::new(words, progress, lister, timeout)?;
-    let (to_announcer, found) = bounded(WALK_AHEAD);
+    let shared = Shared::new(words, left, progress, lister, route.timeout)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     thread::scope(|scope| {
-        // Moved in, so that the queues close when their writers end.
-        scope.spawn(move || walk(roots, to_announcer, progress));
         scope.spawn(|| loader::load(&shared, loaded));
         scope.spawn(|| ear::listen(&shared, reading, &heard));
         let joining = parts.clone();
         let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
-        let (shared, stream, heard) = (&shared, &stream, &heard);
+        let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
         scope.spawn(move || {
             streams::grow(shared, stream, streams, |joined| {
                 let (ear, writer) = joined.split(heard)?;
@@ -92,7 +177,7 @@ pub fn send(
                 Ok(())
             });
         });
-        announce(shared, found);
+        announce(shared, found, left);
         shared.wait_for_the_end(PULSE);
         if shared.give_up() {
             // The receiver is told why, if it still listens.
@@ -105,8 +190,9 @@ pub fn send(
         let _ = stream.shutdown(Shutdown::Both);
         shared.hang_up();
     });
-    shared.into_outcome()
+    shared.into_outcome(left)
 }
+
 fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
     let told = plan::find_files(roots, |found| {
         if let Found::File(source) = &found {
@@ -120,11 +206,28 @@ fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
     }
 }
 
-/// Announces what the walker finds, then the end; returns early when the session is over.
-fn announce(shared: &Shared<'_>, found: Receiver<Walked>) {
-    let (mut files, mut bytes) = (0, 0);
+/// Announces what is left of an earlier session and what the walker finds, then the end; returns early when the session
+/// is over.
+fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder) {
+    let mut again = std::mem::take(&mut left.unsettled).into_iter();
+    let mut again = std::iter::from_fn(|| again.next());
+    while let Some(announced) = again.next() {
+        match shared.wait_for_room(PULSE) {
+            Some(mut state) => state.announce(announced),
+            None => {
+                left.unsettled.push(announced);
+                left.unsettled.extend(again);
+                return;
+            }
+        }
+    }
+    if left.is_plan_complete
+        && let Some(mut state) = shared.wait_for_room(PULSE)
+    {
+        state.session.totals(left.files, left.bytes);
+    }
     loop {
-        let next = match found.try_recv() {
+        let next = match left.next.take().map_or_else(|| found.try_recv(), Ok) {
             Ok(next) => Ok(next),
             Err(_) => {
                 shared.speak();
@@ -134,37 +237,34 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>) {
         let next = match next {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
-                shared.lock().session.busy();
+                let mut state = shared.lock();
+                if state.outcome.is_some() {
+                    return;
+                }
+                state.session.busy();
+                drop(state);
                 shared.speak();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let Some(mut state) = shared.wait_for_room(PULSE) else {
+            left.next = Some(next);
             return;
         };
         match next {
-            Walked::FilesComplete => state.session.totals(files, bytes),
+            Walked::FilesComplete => {
+                left.is_plan_complete = true;
+                state.session.totals(left.files, left.bytes);
+            }
             Walked::Found(Found::File(source)) => {
-                files += 1;
-                bytes += source.size_bytes;
-                let id = state.session.announce_file(
-                    &source.name,
-                    source.size_bytes,
-                    source.is_sparse,
-                    // Only files of several parts can be taken up again.
-                    (source.size_bytes > PART_BYTES).then(|| source.state_digest()),
-                    source.metadata,
-                );
-                state.announced.insert(id, Announced::file(Arc::new(source)));
+                left.files += 1;
+                left.bytes += source.size_bytes;
+                state.announce(Announced::file(Arc::new(source)));
             }
-            Walked::Found(Found::Dir { name, metadata }) => {
-                let id = state.session.announce_dir(&name, metadata);
-                state.announced.insert(id, Announced::Other(name));
-            }
+            Walked::Found(Found::Dir { name, metadata }) => state.announce(Announced::Dir(name, metadata)),
             Walked::Found(Found::Link { name, target, metadata }) => {
-                let id = state.session.announce_link(&name, target.as_bytes(), metadata);
-                state.announced.insert(id, Announced::Other(name));
+                state.announce(Announced::Link { name, target, metadata });
             }
             Walked::Found(Found::LeftOut { path, fault, reason }) => {
                 state.summary.count_failure(fault);

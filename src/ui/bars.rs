@@ -133,6 +133,13 @@ impl Progress for Bars<'_> {
             Event::Renamed { from, to } => {
                 self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
             }
+            Event::Returned { bytes } => {
+                self.overall.set_position(self.overall.position().saturating_sub(bytes));
+            }
+            Event::Lost { reason, pause } => {
+                self.overall.set_message("reconnecting");
+                self.ui.note(&format!("{}. Going on in {:.1} s.", Shown::new(reason), pause.as_secs_f64()));
+            }
             Event::Retrying { pause } => {
                 let seconds = pause.as_secs_f32();
                 self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));

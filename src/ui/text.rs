@@ -94,6 +94,11 @@ fn remarks(summary: &Summary) -> String {
     if summary.skipped_files > 0 {
         remarks += &format!(" {} of them were there already.", count(summary.skipped_files));
     }
+    match summary.reconnects {
+        0 => {}
+        1 => remarks += " The connection was lost once.",
+        times => remarks += &format!(" The connection was lost {times} times."),
+    }
     if summary.resumed_bytes > 0 {
         let bytes = DecimalBytes(summary.resumed_bytes);
         remarks += &format!(" {bytes} of it were there from an earlier attempt.");

@@ -90,6 +90,10 @@ pub struct Introduction {
     /// In `hello`: the session, for further connections to join it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
+    /// In `hello`: the session that this one goes on with, because its connection was lost. The receiver may not have
+    /// noticed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<SessionId>,
     /// Program and version, for logs.
     #[serde(default)]
     pub agent: String,
@@ -103,7 +107,7 @@ impl Introduction {
     pub fn ours(features: &[&str], session: Option<SessionId>) -> Self {
         let agent = concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned();
         let features = features.iter().map(|&feature| feature.to_owned()).collect();
-        Introduction { version: super::VERSION, features, session, agent }
+        Introduction { version: super::VERSION, features, session, continues: None, agent }
     }
 
     /// Is the speaker able to do this?

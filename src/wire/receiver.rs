@@ -231,6 +231,7 @@ pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
 pub struct ReceiverSession {
     policy: NamePolicy,
     id: Option<SessionId>,
+    continues: Option<SessionId>,
     stage: Stage,
     /// Did both ends name the feature?
     can_measure: bool,
@@ -255,6 +256,7 @@ impl ReceiverSession {
         ReceiverSession {
             policy,
             id: None,
+            continues: None,
             stage: Stage::Hello,
             can_measure: false,
             measures: 0,
@@ -272,6 +274,11 @@ impl ReceiverSession {
     /// What the sender called the session, once it said hello; further connections join by it.
     pub fn id(&self) -> Option<SessionId> {
         self.id
+    }
+
+    /// The session whose connection the sender lost before this one.
+    pub fn continues(&self) -> Option<SessionId> {
+        self.continues
     }
 
     /// Takes the JSON of one frame of a connection that joined the session: there, only what belongs to the content of
@@ -322,6 +329,7 @@ impl ReceiverSession {
         self.can_measure = hello.has(FEATURE_MEASURE);
         let features: Vec<&str> =
             [FEATURE_STREAMS, FEATURE_MEASURE].into_iter().filter(|feature| hello.has(feature)).collect();
+        self.continues = hello.continues;
         self.id = hello.session.filter(|_| hello.has(FEATURE_STREAMS));
         Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
         Ok(Event::Nothing)

@@ -121,10 +121,11 @@ pub struct SenderSession {
 }
 
 impl SenderSession {
-    /// A session with its `hello` ready to be sent.
-    pub fn new(id: SessionId) -> Self {
+    /// A session with its `hello` ready to be sent. It may go on where the connection of another one was lost.
+    pub fn new(id: SessionId, continues: Option<SessionId>) -> Self {
         let mut out = Vec::new();
-        Message::Hello(Introduction::ours(&[FEATURE_STREAMS], Some(id))).encode(&mut out);
+        let ours = Introduction::ours(&[FEATURE_STREAMS], Some(id));
+        Message::Hello(Introduction { continues, ..ours }).encode(&mut out);
         SenderSession {
             id,
             stage: Stage::Hello,
@@ -136,6 +137,16 @@ impl SenderSession {
             failed: 0,
             out,
         }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// How many entries were announced.
+    pub fn announced(&self) -> u64 {
+        self.next_entry
     }
 
     /// The first frame of a further connection.
@@ -473,7 +484,7 @@ mod tests {
     use crate::relpath::NamePolicy;
 
     fn open() -> SenderSession {
-        let mut session = SenderSession::new(SessionId::new([7; 16]));
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
         session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
         session.take_output();
         session
@@ -611,7 +622,7 @@ mod tests {
         session.end();
         let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
         assert!(session.handle(receipt).is_err(), "a receipt while an entry is in flight");
-        let mut session = SenderSession::new(SessionId::new([7; 16]));
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
         assert!(matches!(
             session.handle(br#"{"ftx":"welcome","version":2}"#),
             Err(WireError::Version { theirs: 2 })

@@ -59,8 +59,11 @@ impl Receiver {
 
     /// `command` is what comes before `recv` and its arguments.
     pub fn spawn(mut command: Command, bind: &str, out: &Path, args: &[&str]) -> Self {
+        let port: &[&str] = if args.contains(&"--port") { &[] } else { &["--port", "0"] };
         let mut child = command
-            .args(["recv", "--bind", bind, "--port", "0", "--out"])
+            .args(["recv", "--bind", bind])
+            .args(port)
+            .arg("--out")
             .arg(out)
             .args(args)
             .stdin(Stdio::null())
@@ -189,8 +192,17 @@ pub fn ftx(args: &[&str]) -> Ended {
 
 /// Runs `ftx send ARGS PATH... HOST`.
 pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
-    let output = Command::new(FTX).arg("send").args(args).args(paths).arg(host).stdin(Stdio::null()).output();
-    ended(output.unwrap())
+    ended(send_command(args, paths, host).output().unwrap())
+}
+
+/// Without retries, unless the test asks for them: what becomes of one connection is what most of them look at.
+fn send_command(args: &[&str], paths: &[&Path], host: &str) -> Command {
+    let mut command = Command::new(FTX);
+    command.arg("send").args(args).args(paths).arg(host).stdin(Stdio::null());
+    if !args.contains(&"--retries") {
+        command.args(["--retries", "0"]);
+    }
+    command
 }
 
 /// Starts `ftx send PATH... HOST`.
@@ -200,16 +212,7 @@ pub fn start_send(paths: &[&Path], host: &str) -> Child {
 
 /// Starts `ftx send ARGS PATH... HOST`.
 pub fn start_send_with(args: &[&str], paths: &[&Path], host: &str) -> Child {
-    let mut command = Command::new(FTX);
-    command
-        .arg("send")
-        .args(args)
-        .args(paths)
-        .arg(host)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.spawn().unwrap()
+    send_command(args, paths, host).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Waits for what [`start_send`] started.

@@ -137,7 +137,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         }
         Event::Failed { entry, fault, message } => {
             if let Some(announced) = state.announced.remove(&entry) {
-                shared.lister.dropped(entry);
+                shared.list_dropped(entry);
                 failed(shared, state, &announced, fault, &message);
             }
         }
@@ -151,7 +151,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
 
 fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Announced) {
     match announced {
-        Announced::Other(_) => state.summary.others += 1,
+        Announced::Dir(..) | Announced::Link { .. } => state.summary.others += 1,
         Announced::File { source, already_there, md5, .. } => {
             state.summary.files += 1;
             state.summary.skipped_files += u64::from(*already_there);
@@ -160,7 +160,7 @@ fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Annou
                 // Perhaps nothing of it had to be loaded.
                 whole::begin_one(shared, id, source);
             }
-            shared.lister.stored(id, source.name.as_bytes(), *md5, skipped_bytes);
+            shared.list_stored(id, source.name.as_bytes(), *md5, skipped_bytes);
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
     let mut next = None;
     while let Some(first) = next.take().or_else(|| next_job(shared)) {
-        shared.lister.wait_for_room();
+        shared.wait_for_list();
         let is_small = is_small(&first.0);
         let mut jobs = vec![first];
         let mut bytes = 0;
@@ -198,7 +198,7 @@ impl Loader<'_> {
         if state.session.withdraw(entry, fault, &reason)
             && let Some(announced) = state.announced.remove(&entry)
         {
-            self.shared.lister.dropped(entry);
+            self.shared.list_dropped(entry);
             failed(self.shared, &mut state, &announced, fault, &reason);
         }
     }

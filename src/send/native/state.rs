@@ -9,14 +9,16 @@ use crossbeam_channel::Sender;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
+use super::Remainder;
 use super::whole::Whole;
-use crate::digest::Md5;
+use crate::digest::{Md5, PART_BYTES};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::plan::Source;
-use crate::progress::{Progress, Summary};
-use crate::relpath::RelPath;
+use crate::progress::{Event, Progress, Summary};
+use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
+use crate::units::Metadata;
 use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
 use crate::wire::{EntryId, SessionId, WireError};
@@ -32,7 +34,9 @@ pub struct Shared<'a> {
     words: Sender<()>,
     pub progress: &'a dyn Progress,
     /// Tells of the files that are stored.
-    pub lister: &'a Lister<'a, Whole>,
+    lister: &'a Lister<'a, Whole>,
+    /// Entries of earlier sessions, whose numbers the lister may still know.
+    listed_before: u64,
     pub timeout: Duration,
     /// The loader: reading, and digests.
     pub reading: Clock,
@@ -60,6 +64,23 @@ pub struct State {
 }
 
 impl State {
+    /// Announces an entry, for the first time or again.
+    pub fn announce(&mut self, announced: Announced) {
+        let id = match &announced {
+            Announced::File { source, .. } => {
+                // Only files of several parts can be taken up again.
+                let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest());
+                let Source { name, size_bytes, is_sparse, metadata, .. } = &**source;
+                self.session.announce_file(name, *size_bytes, *is_sparse, state, *metadata)
+            }
+            Announced::Dir(name, metadata) => self.session.announce_dir(name, *metadata),
+            Announced::Link { name, target, metadata } => {
+                self.session.announce_link(name, target.as_bytes(), *metadata)
+            }
+        };
+        self.announced.insert(id, announced);
+    }
+
     /// How long until the receiver needs a sign of life; says it when the time has come.
     fn pulse(&mut self, pulse: Duration) -> Duration {
         if self.spoke.elapsed() >= pulse {
@@ -86,7 +107,12 @@ pub enum Announced {
         already_there: bool,
         md5: Option<Md5>,
     },
-    Other(RelPath),
+    Dir(RelPath, Metadata),
+    Link {
+        name: RelPath,
+        target: LinkTarget,
+        metadata: Metadata,
+    },
 }
 
 impl Announced {
@@ -97,7 +123,7 @@ impl Announced {
     pub fn name(&self) -> &RelPath {
         match self {
             Announced::File { source, .. } => &source.name,
-            Announced::Other(name) => name,
+            Announced::Dir(name, _) | Announced::Link { name, .. } => name,
         }
     }
 }
@@ -105,6 +131,7 @@ impl Announced {
 impl<'a> Shared<'a> {
     pub fn new(
         words: Sender<()>,
+        left: &mut Remainder,
         progress: &'a dyn Progress,
         lister: &'a Lister<'a, Whole>,
         timeout: Duration,
@@ -114,9 +141,9 @@ impl<'a> Shared<'a> {
             .map_err(|errno| SendError::Connection(errno.into()))?;
         let now = Instant::now();
         let state = State {
-            session: SenderSession::new(SessionId::new(random)),
+            session: SenderSession::new(SessionId::new(random), left.last_session),
             announced: HashMap::new(),
-            summary: Summary { confirmed: true, ..Summary::default() },
+            summary: Summary { confirmed: true, ..std::mem::take(&mut left.summary) },
             outcome: None,
             welcome: None,
             is_closing: false,
@@ -131,6 +158,7 @@ impl<'a> Shared<'a> {
             words,
             progress,
             lister,
+            listed_before: left.announced_before,
             timeout,
             reading: Clock::default(),
             md5: Clock::default(),
@@ -266,7 +294,8 @@ impl<'a> Shared<'a> {
         true
     }
 
-    pub fn into_outcome(self) -> Result<Summary, SendError> {
+    /// How it went; what is not settled stays in `left`.
+    pub fn into_outcome(self, left: &mut Remainder) -> Result<(), SendError> {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ms = |time: Duration| time.as_millis() as u64;
         let writers = 1 + state.joined.len() as u32;
@@ -278,7 +307,40 @@ impl<'a> Shared<'a> {
         let receiver = state.receipt.and_then(|receipt| receipt.spent);
         let elapsed = state.began.elapsed();
         state.summary.limit = receiver.and_then(|receiver| Limit::of_sender(spent, receiver, elapsed));
-        let open = state.announced.len() as u64;
-        state.outcome.unwrap_or(Err(SendError::Closed { unconfirmed: open })).map(|()| state.summary)
+        let unconfirmed = state.announced.len() as u64;
+        let mut unsettled: Vec<(EntryId, Announced)> = state.announced.drain().collect();
+        unsettled.sort_unstable_by_key(|(id, _)| *id);
+        for (id, announced) in &mut unsettled {
+            self.lister.dropped(self.listed_before + *id);
+            if let Announced::File { moved_bytes, already_there, .. } = announced {
+                self.progress.event(Event::Returned { bytes: std::mem::take(moved_bytes) });
+                *already_there = false;
+            }
+        }
+        left.put_back(unsettled.into_iter().map(|(_, announced)| announced));
+        left.announced_before += state.session.announced();
+        left.last_session = Some(state.session.id());
+        left.summary = state.summary;
+        state.outcome.unwrap_or(Err(SendError::Closed { unconfirmed }))
+    }
+
+    /// An entry will not be listed.
+    pub fn list_dropped(&self, id: EntryId) {
+        self.lister.dropped(self.listed_before + id);
+    }
+
+    /// A file is stored, and may be listed.
+    pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, skipped_bytes: u64) {
+        self.lister.stored(self.listed_before + id, path, md5, skipped_bytes);
+    }
+
+    /// All of a file is to be hashed.
+    pub fn list_begin(&self, id: EntryId, size_bytes: u64, whole: impl FnOnce() -> Whole) {
+        self.lister.begin(self.listed_before + id, size_bytes, size_bytes, whole);
+    }
+
+    /// Waits until the list takes more.
+    pub fn wait_for_list(&self) {
+        self.lister.wait_for_room();
     }
 }

@@ -58,6 +58,5 @@ pub fn begin(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
 
 /// Hashes one file, whatever its size.
 pub fn begin_one(shared: &Shared<'_>, id: EntryId, source: &Arc<Source>) {
-    let size_bytes = source.size_bytes;
-    shared.lister.begin(id, size_bytes, size_bytes, || Whole { source: Arc::clone(source), open: None });
+    shared.list_begin(id, source.size_bytes, || Whole { source: Arc::clone(source), open: None });
 }
