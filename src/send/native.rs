@@ -32,7 +32,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
 use crate::md5sum::Lister;
-use crate::net::{self, LastHeard, PatientWriter};
+use crate::net::{self, Bell, LAST_WORDS as QUICKLY, LastHeard, PatientWriter};
 use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
 
@@ -48,6 +48,8 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// Time for telling the receiver why the session ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often a wait for the walk looks up to see whether the session is over.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// What the walker tells the announcer.
 enum Walked {
@@ -62,6 +64,7 @@ pub fn send(
     stream: TcpStream,
     streams: Streams,
     timeout: Duration,
+    interrupt: &Bell,
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
@@ -69,53 +72,77 @@ pub fn send(
     let heard = LastHeard::new(timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
-    let writer = PatientWriter::new(writing, heard.clone());
+    let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
     let (words, spoken) = bounded(1);
-    let shared = Shared::new(words, progress, lister, timeout)?;
+    let shared = Shared::new(words, progress, lister, timeout, interrupt)?;
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
-    thread::scope(|scope| {
-        // Moved in, so that the queues close when their writers end.
-        scope.spawn(move || walk(roots, to_announcer, progress));
-        scope.spawn(|| loader::load(&shared, loaded));
-        scope.spawn(|| ear::listen(&shared, reading, &heard));
-        let joining = parts.clone();
-        let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
-        let (shared, stream, heard) = (&shared, &stream, &heard);
-        scope.spawn(move || {
-            streams::grow(shared, stream, streams, |joined| {
-                let (ear, writer) = joined.split(heard)?;
-                let joining = joining.clone();
-                scope.spawn(move || ear::listen_joined(shared, ear));
-                scope.spawn(move || writer::write(shared, writer, None, joining));
-                Ok(())
+    let transfer = || {
+        thread::scope(|scope| {
+            // Moved in, so that the queues close when their writers end.
+            scope.spawn(|| walk(&shared, roots, to_announcer));
+            scope.spawn(|| loader::load(&shared, loaded));
+            let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard));
+            let joining = parts.clone();
+            let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
+            let (shared, stream, heard) = (&shared, &stream, &heard);
+            scope.spawn(move || {
+                streams::grow(shared, stream, streams, |joined| {
+                    let (ear, writer) = joined.split(heard)?;
+                    let joining = joining.clone();
+                    scope.spawn(move || ear::listen_joined(shared, ear));
+                    scope.spawn(move || writer::write(shared, writer, None, joining));
+                    Ok(())
+                });
             });
-        });
-        announce(shared, found);
-        shared.wait_for_the_end(PULSE);
-        if shared.give_up() {
-            // The receiver is told why, if it still listens.
-            let start = Instant::now();
-            while !writing.is_finished() && start.elapsed() < LAST_WORDS {
-                thread::sleep(Duration::from_millis(1));
+            announce(shared, found);
+            shared.wait_for_the_end(PULSE);
+            if shared.give_up() {
+                // The receiver is told why, if it still listens.
+                let limit = if interrupt.is_rung() { QUICKLY } else { LAST_WORDS };
+                wait_until(limit, || writing.is_finished());
             }
-        }
-        // Wakes whoever still reads or writes.
-        let _ = stream.shutdown(Shutdown::Both);
-        shared.hang_up();
-    });
+            if interrupt.is_rung() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
+                // It brings what is complete to its end, says `stored` of it, and closes.
+                wait_until(QUICKLY, || hearing.is_finished());
+            }
+            // Wakes whoever still reads or writes.
+            let _ = stream.shutdown(Shutdown::Both);
+            shared.hang_up();
+        })
+    };
+    let interrupted = || {
+        shared.end(Err(SendError::Interrupted));
+        // Not later: whoever would do it may wait for a disk.
+        shared.give_up();
+    };
+    interrupt.beside(interrupted, transfer).map_err(SendError::Connection)?;
     shared.into_outcome()
 }
-fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
-    let told = plan::find_files(roots, |found| {
+
+/// Waits for something that nobody tells of, a moment at a time.
+fn wait_until(limit: Duration, is_over: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_over() && start.elapsed() < limit {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn walk(shared: &Shared<'_>, roots: &[Root], to_announcer: Sender<Walked>) {
+    let progress = shared.progress;
+    let go_on = || !shared.interrupt.is_rung();
+    let told = plan::find_files(roots, go_on, |found| {
         if let Found::File(source) = &found {
             progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         }
         to_announcer.send(Walked::Found(found)).is_ok()
     });
+    if !go_on() {
+        return;
+    }
     progress.event(Event::PlanComplete);
     if to_announcer.send(Walked::FilesComplete).is_ok() {
-        plan::find_others(roots, &told, |found| to_announcer.send(Walked::Found(found)).is_ok());
+        plan::find_others(roots, &told, go_on, |found| to_announcer.send(Walked::Found(found)).is_ok());
     }
 }
 
@@ -127,14 +154,15 @@ fn announce(shared: &Shared<'_>, found: Receiver<Walked>) {
             Ok(next) => Ok(next),
             Err(_) => {
                 shared.speak();
-                found.recv_timeout(PULSE)
+                found.recv_timeout(LOOK_UP)
             }
         };
         let next = match next {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
-                shared.lock().session.busy();
-                shared.speak();
+                if !shared.pulse(PULSE) {
+                    return;
+                }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
