@@ -27,7 +27,7 @@ Examples:
 When `ftx send` exits with 0, every byte is at the other end, checked, under its final name and on
 stable storage (but with --classic: such receivers confirm nothing). Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
 12 protocol; 23 some entries not transferred; 24 a source changed or vanished; 30 timeout;
-35 cannot connect; 40 digest mismatch; 41 refused; 42 no space.";
+35 cannot connect; 40 digest mismatch; 41 refused; 42 no space; 130 Ctrl-C; 143 SIGTERM.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -55,7 +55,10 @@ Examples:
 A folder lands under its own name, with everything in it. What is there already and identical is
 skipped; something different under the same name is reported and left alone (exit code 23), unless
 the receiver was started with another --on-conflict. Symbolic links that stay inside what is sent
-travel as links; others, and devices, FIFOs and sockets, are reported and left out.";
+travel as links; others, and devices, FIFOs and sockets, are reported and left out.
+
+Ctrl-C ends it within a second and says what is stored by then; send the same again to go on. A
+second Ctrl-C ends it at once.";
 
 const RECV_HELP: &str = "\
 Examples:
@@ -65,7 +68,9 @@ Examples:
   ftx recv --out inbox --manifest in.md5   with a list: cd inbox && md5sum -c ../in.md5
 
 A file gets its final name when it is complete, checked and on stable storage; until then it is a
-hidden file that begins with .ftx- beside it. Senders need no account here: whoever reaches the
+hidden file that begins with .ftx- beside it. Ctrl-C or SIGTERM ends it within a second, sessions in
+work too: their senders are told, and what is in place stays. The exit code is then 130 or 143,
+however the sessions went; a second Ctrl-C ends it at once. Senders need no account here: whoever reaches the
 port can send, so open it in networks that you trust, or bind it to an address that is.";
 
 const BENCH_HELP: &str = "\
@@ -82,8 +87,8 @@ The last line says which stage limits.
 
 Disk read is measured with a file that the system was asked to drop from memory. MD5 is shown for
 one stream, which is what md5sum does, and for many parts side by side, which is what a transfer
-does. Disk write counts until everything is on stable storage. Ctrl-C may leave the hidden folder,
-.ftx-bench-..., behind.";
+does. Disk write counts until everything is on stable storage. Ctrl-C removes the hidden folder,
+.ftx-bench-..., too.";
 
 /// `ftx send`.
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::bench;
 use crate::cli::{BenchArgs, ClassicHow, Conflict, RecvArgs, SendArgs};
 use crate::escape::Shown;
-use crate::net::AddressError;
+use crate::net::{AddressError, Bell};
 use crate::relpath::NamePolicy;
 use crate::store::OnConflict;
 use crate::wire::MAX_MEASURE_BYTES;
@@ -30,7 +30,7 @@ pub enum UsageError {
 }
 
 /// The options of `ftx send`.
-pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
+pub fn send_options(args: &SendArgs, interrupt: Bell) -> Result<send::Options, UsageError> {
     let shown = |text: &std::ffi::OsStr| Shown::new(text.as_bytes()).to_string();
     let (host, paths) = match &args.paths_and_host[..] {
         [paths @ .., host] if !paths.is_empty() => (host, paths),
@@ -51,11 +51,12 @@ pub fn send_options(args: &SendArgs) -> Result<send::Options, UsageError> {
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
         whole_digests: args.list.is_wanted(),
+        interrupt,
     })
 }
 
 /// The options of `ftx recv`.
-pub fn recv_options(args: &RecvArgs) -> recv::Options {
+pub fn recv_options(args: &RecvArgs, interrupt: Bell) -> recv::Options {
     recv::Options {
         bind: args.bind,
         port: args.port,
@@ -71,17 +72,19 @@ pub fn recv_options(args: &RecvArgs) -> recv::Options {
         timeout: Duration::from_secs(args.common.timeout),
         keep_unfinished: Duration::from_secs(u64::from(args.keep_unfinished) * 24 * 60 * 60),
         whole_digests: args.list.is_wanted(),
+        interrupt,
     }
 }
 
 /// The options of `ftx bench`.
-pub fn bench_options(args: &BenchArgs) -> bench::Options {
+pub fn bench_options(args: &BenchArgs, interrupt: Bell) -> bench::Options {
     bench::Options {
         host: args.host.clone(),
         port: args.port,
         dir: args.dir.clone(),
         size_bytes: args.size,
         timeout: Duration::from_secs(args.common.timeout),
+        interrupt,
     }
 }
 
@@ -113,7 +116,7 @@ mod tests {
     fn send(words: &[&str]) -> Result<send::Options, UsageError> {
         let words = ["ftx", "send"].iter().chain(words);
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Send(args) => send_options(&args),
+            Command::Send(args) => send_options(&args, Bell::new().unwrap()),
             other => panic!("not send: {other:?}"),
         }
     }

@@ -13,6 +13,7 @@ use crate::net::{Bell, HostPort};
 use crate::progress::{Progress, Summary};
 use crate::recv::{Observer, RecvError, Server, StartError};
 use crate::relpath::NamePolicy;
+use crate::scrap::Scrap;
 use crate::store::{OnConflict, Unfinished};
 use crate::ui::Ui;
 use crate::{recv, send};
@@ -20,27 +21,28 @@ use crate::{recv, send};
 const SMALL_FILES: u64 = 300;
 const LARGE_BYTES: u64 = 256 << 20;
 
-/// Sends `path`, or a sample, from this machine to itself.
-pub fn run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Exit {
-    match try_run(path, timeout, ui) {
-        Ok(exit) => exit,
-        Err(explained) => ui.error(&explained),
+/// Sends `path`, or a sample, from this machine to itself; `None` if it was interrupted before it came to its end.
+pub fn run(path: Option<&Path>, timeout: Duration, interrupt: &Bell, ui: &Ui) -> Option<Exit> {
+    match try_run(path, timeout, interrupt, ui) {
+        Ok(exit) => Some(exit),
+        Err(_) if interrupt.is_rung() => None,
+        Err(explained) => Some(ui.error(&explained)),
     }
 }
 
-fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Explained> {
+fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &Bell, ui: &Ui) -> Result<Exit, Explained> {
     let explain = |error: io::Error| Explained::from(&error);
-    let folder = tempfile::Builder::new().prefix("ftx-demo-").tempdir().map_err(explain)?;
+    let folder = Scrap::new("ftx-demo-", None).map_err(explain)?;
     let path = match path {
         Some(path) => path.to_owned(),
         None => {
             let spinner = ui.spinner("Making a sample: 300 small files and one of 256 MiB");
-            let made = make_sample(&folder.path().join("sample"));
+            let made = make_sample(&folder.path().join("sample"), interrupt);
             spinner.finish_and_clear();
             made.map_err(explain)?
         }
     };
-    let server = receiver(folder.path().join("received"), Some(1), timeout);
+    let server = receiver(folder.path().join("received"), Some(1), timeout, interrupt);
     let server = server.map_err(|error| Explained::from(&error))?;
     let port = server.local_addr().map_err(explain)?.port();
     ui.note(&format!(
@@ -57,6 +59,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
         timeout,
         retries: Some(0),
         whole_digests: false,
+        interrupt: interrupt.clone(),
     };
     let sent = beside(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
     let sent = sent.map_err(explain)?.map_err(|error| Explained::from(&error))?;
@@ -72,7 +75,12 @@ fn try_run(path: Option<&Path>, timeout: Duration, ui: &Ui) -> Result<Exit, Expl
 }
 
 /// A receiver that only this machine can reach.
-pub fn receiver(out: PathBuf, sessions: Option<u64>, timeout: Duration) -> Result<Server, StartError> {
+pub fn receiver(
+    out: PathBuf,
+    sessions: Option<u64>,
+    timeout: Duration,
+    interrupt: &Bell,
+) -> Result<Server, StartError> {
     Server::start(recv::Options {
         bind: Some(Ipv4Addr::LOCALHOST.into()),
         port: 0,
@@ -83,6 +91,7 @@ pub fn receiver(out: PathBuf, sessions: Option<u64>, timeout: Duration) -> Resul
         timeout,
         keep_unfinished: Duration::MAX,
         whole_digests: false,
+        interrupt: interrupt.clone(),
     })
 }
 
@@ -129,21 +138,24 @@ impl Observer for Receiver<'_> {
     }
 }
 
-fn make_sample(root: &Path) -> io::Result<PathBuf> {
+fn make_sample(root: &Path, interrupt: &Bell) -> io::Result<PathBuf> {
     let mut noise = Noise::default();
     for number in 0..SMALL_FILES {
         let dir = root.join(format!("small/{:02}", number % 12));
         fs::create_dir_all(&dir)?;
         let bytes = noise.next_u64() % (64 << 10);
-        write(&mut noise, &dir.join(format!("file-{number:03}.bin")), bytes)?;
+        write(&mut noise, &dir.join(format!("file-{number:03}.bin")), bytes, interrupt)?;
     }
-    write(&mut noise, &root.join("large.img"), LARGE_BYTES)?;
+    write(&mut noise, &root.join("large.img"), LARGE_BYTES, interrupt)?;
     Ok(root.to_owned())
 }
 
-fn write(noise: &mut Noise, path: &Path, bytes: u64) -> io::Result<()> {
+fn write(noise: &mut Noise, path: &Path, bytes: u64, interrupt: &Bell) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for _ in 0..bytes / 8 {
+        if interrupt.is_rung() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         file.write_all(&noise.next_u64().to_le_bytes())?;
     }
     file.flush()

@@ -44,6 +44,10 @@ pub enum Exit {
     Refused = 41,
     /// No space at the receiver.
     NoSpace = 42,
+    /// Ended by Ctrl-C: 128 and the number of SIGINT, as a shell counts it.
+    Interrupted = 130,
+    /// Ended by SIGTERM, likewise.
+    Terminated = 143,
 }
 
 /// An error, for people and for scripts.
@@ -75,9 +79,11 @@ impl From<&io::Error> for Explained {
     }
 }
 
+/// What can be done about a session that was cut.
+const AGAIN: Option<&str> = Some("send it again: what has arrived is skipped");
+
 impl From<&SendError> for Explained {
     fn from(error: &SendError) -> Self {
-        const AGAIN: Option<&str> = Some("send it again: what has arrived is skipped");
         let (exit, advice) = match error {
             SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, None),
             SendError::Plan(PlanError::Nameless { .. }) => {
@@ -91,6 +97,7 @@ impl From<&SendError> for Explained {
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
             SendError::Silent(_) | SendError::Unfinished(_) => (Exit::Timeout, AGAIN),
             SendError::Wire(error) => wire(error),
+            SendError::Interrupted => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
             }
@@ -109,6 +116,7 @@ impl From<&BenchError> for Explained {
             BenchError::Net(error) => net(error),
             BenchError::Connection(_) | BenchError::Closed => (Exit::Connection, None),
             BenchError::Silent(_) => (Exit::Timeout, None),
+            BenchError::Interrupted => (Exit::Interrupted, None),
             BenchError::Wire(error) => wire(error),
             BenchError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 (Exit::NoSpace, Some("choose another folder with --dir, or less with --size"))
@@ -135,6 +143,7 @@ impl From<&RecvError> for Explained {
             }
             RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
             RecvError::Silent(_) | RecvError::Unfinished(_) => (Exit::Timeout, None),
+            RecvError::Interrupted => (Exit::Interrupted, None),
             RecvError::Digest { .. } => {
                 (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))
             }
@@ -186,6 +195,7 @@ fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
         WireError::NoFeature { .. } => {
             (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
         }
+        WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. } => (exit_of(*fault), AGAIN),
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))
@@ -203,7 +213,8 @@ fn exit_of(fault: Fault) -> Exit {
         Fault::FileIo => Exit::FileIo,
         Fault::Protocol | Fault::Version => Exit::Protocol,
         Fault::Timeout => Exit::Timeout,
-        Fault::Connection => Exit::Connection,
+        // It was not this program that was interrupted: to it, the connection ended early.
+        Fault::Connection | Fault::Interrupted => Exit::Connection,
         Fault::Refused => Exit::Refused,
         Fault::Other => Exit::Other,
     }
@@ -257,6 +268,8 @@ mod tests {
             (Exit::Digest, "40 digest"),
             (Exit::Refused, "41 refused"),
             (Exit::NoSpace, "42 no space"),
+            (Exit::Interrupted, "130 Ctrl-C"),
+            (Exit::Terminated, "143 SIGTERM"),
         ] {
             assert!(words.starts_with(&(exit as u8).to_string()));
             assert!(help.replace('\n', " ").contains(words), "{words} in {help}");

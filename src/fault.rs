@@ -29,12 +29,14 @@ pub enum Fault {
     Connection,
     /// The peer does not want this transfer.
     Refused,
+    /// Somebody ended the program there: Ctrl-C, or a machine that shuts down.
+    Interrupted,
     /// A reason this version does not know.
     Other,
 }
 
 impl Fault {
-    const SPELLINGS: [(Fault, &'static str); 13] = [
+    const SPELLINGS: [(Fault, &'static str); 14] = [
         (Fault::Exists, "exists"),
         (Fault::Name, "name"),
         (Fault::LeftOut, "left-out"),
@@ -47,6 +49,7 @@ impl Fault {
         (Fault::Timeout, "timeout"),
         (Fault::Connection, "connection"),
         (Fault::Refused, "refused"),
+        (Fault::Interrupted, "interrupted"),
         (Fault::Other, "other"),
     ];
 

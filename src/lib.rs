@@ -4,7 +4,7 @@
 //! (`tests/layers.rs` reads the `use` lines and keeps it so):
 //!
 //! ```text
-//! main   program   cli   config   bench   demo   error   ui
+//! main   program   cli   config   bench   demo   error   signals   scrap   ui
 //! send   recv                                  the two drivers
 //! plan (reads files)   store (writes files)   net (sockets)   md5sum (whole files)   measure (each stage alone)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
@@ -29,7 +29,9 @@ pub mod program;
 pub mod progress;
 pub mod recv;
 pub mod relpath;
+pub mod scrap;
 pub mod send;
+pub mod signals;
 pub mod spent;
 pub mod store;
 pub mod ui;

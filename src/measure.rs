@@ -41,10 +41,10 @@ pub struct Limit {
 
 impl Limit {
     /// Repeats `step`, which is told where it begins and how many bytes are left, and says how many of them it took;
-    /// none ends the measurement. `moved` hears of every step.
+    /// none ends the measurement. `moved` hears of every step, and says whether to go on.
     fn measure<E>(
         self,
-        mut moved: impl FnMut(u64),
+        mut moved: impl FnMut(u64) -> bool,
         mut step: impl FnMut(u64, u64) -> Result<u64, E>,
     ) -> Result<Rate, E> {
         let start = Instant::now();
@@ -55,7 +55,9 @@ impl Limit {
                 break;
             }
             bytes += taken;
-            moved(taken);
+            if !moved(taken) {
+                break;
+            }
         }
         Ok(Rate { bytes, elapsed: start.elapsed() })
     }
@@ -67,7 +69,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 const SYNC_BYTES: u64 = 64 << 20;
 
 /// MD5 of one message.
-pub fn md5_stream(limit: Limit, moved: impl FnMut(u64)) -> Rate {
+pub fn md5_stream(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
     let mut hasher = Hasher::new();
     let block = noise(BLOCK_BYTES);
     let measured = limit.measure(moved, |_, left| {
@@ -81,7 +83,7 @@ pub fn md5_stream(limit: Limit, moved: impl FnMut(u64)) -> Rate {
 }
 
 /// MD5 of parts side by side, as many as there are lanes, on one core.
-pub fn md5_lanes(limit: Limit, moved: impl FnMut(u64)) -> Rate {
+pub fn md5_lanes(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
     let lanes = lane_count();
     let measured = limit.measure(moved, |_, left| {
         // Rounded up, but not beyond what is left.
@@ -100,7 +102,7 @@ pub fn md5_lanes(limit: Limit, moved: impl FnMut(u64)) -> Rate {
 /// # Errors
 ///
 /// What the system says of writing and syncing.
-pub fn write(file: &File, limit: Limit, moved: impl FnMut(u64)) -> io::Result<Rate> {
+pub fn write(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
     let block = noise(BLOCK_BYTES);
     limit.measure(moved, |offset, left| {
         let len = left.min(SYNC_BYTES);
@@ -120,7 +122,7 @@ pub fn write(file: &File, limit: Limit, moved: impl FnMut(u64)) -> io::Result<Ra
 /// # Errors
 ///
 /// What the system says of reading.
-pub fn read(file: &File, limit: Limit, moved: impl FnMut(u64)) -> io::Result<Rate> {
+pub fn read(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
     let mut block = vec![0; BLOCK_BYTES];
     limit.measure(moved, |offset, left| {
         if offset % PART_BYTES == 0 {
@@ -203,22 +205,32 @@ mod tests {
         for bytes in [0, 1, 15, 17, 3_000_001] {
             let limit = Limit { bytes, time: LONG };
             let mut told = 0;
-            assert_eq!(md5_stream(limit, |step| told += step).bytes, bytes);
-            assert_eq!(md5_lanes(limit, |step| told += step).bytes, bytes);
-            assert_eq!(write(&file, limit, |step| told += step).unwrap().bytes, bytes);
-            assert_eq!(read(&file, limit, |step| told += step).unwrap().bytes, bytes);
+            let mut tell = |step| {
+                told += step;
+                true
+            };
+            assert_eq!(md5_stream(limit, &mut tell).bytes, bytes);
+            assert_eq!(md5_lanes(limit, &mut tell).bytes, bytes);
+            assert_eq!(write(&file, limit, &mut tell).unwrap().bytes, bytes);
+            assert_eq!(read(&file, limit, &mut tell).unwrap().bytes, bytes);
             assert_eq!(told, 4 * bytes);
         }
         assert_eq!(file.metadata().unwrap().len(), 3_000_001);
         let beyond = Limit { bytes: 4_000_000, time: LONG };
-        assert_eq!(read(&file, beyond, |_| {}).unwrap().bytes, 3_000_001, "the file ends earlier");
+        assert_eq!(read(&file, beyond, |_| true).unwrap().bytes, 3_000_001, "the file ends earlier");
+    }
+
+    #[test]
+    fn a_stage_ends_when_nobody_wants_to_know_any_more() {
+        let limit = Limit { bytes: u64::MAX, time: LONG };
+        assert_eq!(md5_stream(limit, |_| false).bytes, BLOCK_BYTES as u64);
     }
 
     #[test]
     fn nothing_begins_when_the_time_is_up() {
         let limit = Limit { bytes: u64::MAX, time: Duration::ZERO };
-        assert_eq!(md5_lanes(limit, |_| {}).bytes, 0);
-        assert_eq!(write(&tempfile::tempfile().unwrap(), limit, |_| {}).unwrap().bytes, 0);
+        assert_eq!(md5_lanes(limit, |_| true).bytes, 0);
+        assert_eq!(write(&tempfile::tempfile().unwrap(), limit, |_| true).unwrap().bytes, 0);
     }
 
     #[test]

@@ -1,66 +1,88 @@
 //! The table of contents of the program: a command, its options, what it runs, its exit code.
 
+use std::time::Duration;
+
 use clap::{CommandFactory, Parser};
 
 use crate::bench;
-use crate::cli::{Cli, Command};
+use crate::cli::{BenchArgs, Cli, Command, CommonArgs, DemoArgs, RecvArgs, SendArgs};
 use crate::config::{bench_options, recv_options, send_options};
 use crate::demo;
 use crate::error::{Exit, Explained};
-use crate::recv::Server;
-use crate::send;
-use crate::ui::{Earlier, Ui};
+use crate::recv::{Ending, Server};
+use crate::send::{self, SendError};
+use crate::signals::Signals;
+use crate::ui::{Earlier, Role, Ui};
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
     match Cli::parse().command {
-        Command::Send(args) => {
-            let mut ui = Ui::new(&args.common);
-            if let Err(error) = ui.open_lists(&args.list, Earlier::Replaced) {
-                return ui.error(&Explained::from(&error));
-            }
-            let options = match send_options(&args) {
-                Ok(options) => options,
-                Err(error) => return ui.error(&Explained::from(&error)),
-            };
-            let sent = {
-                let bars = ui.session("sending");
-                send::send(&options, &bars)
-            };
-            match sent {
-                Ok(summary) => ui.sent(&summary, &options.target.to_string()),
-                Err(error) => ui.not_sent(&Explained::from(&error)),
-            }
-        }
-        Command::Recv(args) => {
-            raise_descriptor_limit();
-            let mut ui = Ui::new(&args.common);
-            if let Err(error) = ui.open_lists(&args.list, Earlier::Kept) {
-                return ui.error(&Explained::from(&error));
-            }
-            let server = match Server::start(recv_options(&args)) {
-                Ok(server) => server,
-                Err(error) => return ui.error(&Explained::from(&error)),
-            };
-            let served = server.local_addr().and_then(|addr| {
-                ui.listening(addr, server.out());
-                server.run(&ui)
-            });
-            match served {
-                Ok(()) => ui.first_failure(),
-                Err(error) => ui.error(&Explained::from(&error)),
-            }
-        }
-        Command::Bench(args) => {
-            let ui = Ui::new(&args.common);
-            bench::run(&bench_options(&args), &ui)
-        }
-        Command::Demo(args) => {
-            let ui = Ui::new(&args.common);
-            let timeout = std::time::Duration::from_secs(args.common.timeout);
-            demo::run(args.path.as_deref(), timeout, &ui)
-        }
+        Command::Send(args) => with_signals(&args.common, |ui, signals| send(&args, ui, signals)),
+        Command::Recv(args) => with_signals(&args.common, |ui, signals| recv(&args, ui, signals)),
+        Command::Bench(args) => with_signals(&args.common, |ui, signals| bench(&args, ui, signals)),
+        Command::Demo(args) => with_signals(&args.common, |ui, signals| demo(&args, ui, signals)),
     }
+}
+
+/// Signals first: what they end must not have begun.
+fn with_signals(args: &CommonArgs, command: impl FnOnce(Ui, &Signals) -> Exit) -> Exit {
+    let ui = Ui::new(args);
+    match Signals::catch(ui.closing()) {
+        Ok(signals) => command(ui, &signals),
+        Err(error) => ui.error(&Explained::from(&error)),
+    }
+}
+
+fn send(args: &SendArgs, mut ui: Ui, signals: &Signals) -> Exit {
+    if let Err(error) = ui.open_lists(&args.list, Earlier::Replaced) {
+        return ui.error(&Explained::from(&error));
+    }
+    let options = match send_options(args, signals.bell()) {
+        Ok(options) => options,
+        Err(error) => return ui.error(&Explained::from(&error)),
+    };
+    ui.set_role(Role::Sender { host: options.target.to_string(), classic: options.classic.is_some() });
+    let sent = {
+        let bars = ui.session("sending");
+        send::send(&options, &bars)
+    };
+    match sent {
+        Ok(summary) => ui.sent(&summary, &options.target.to_string()),
+        Err(SendError::Interrupted) => ui.interrupted(signals.exit()),
+        Err(error) => ui.not_sent(&Explained::from(&error)),
+    }
+}
+
+fn recv(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> Exit {
+    raise_descriptor_limit();
+    if let Err(error) = ui.open_lists(&args.list, Earlier::Kept) {
+        return ui.error(&Explained::from(&error));
+    }
+    let server = match Server::start(recv_options(args, signals.bell())) {
+        Ok(server) => server,
+        Err(error) => return ui.error(&Explained::from(&error)),
+    };
+    ui.set_role(Role::Receiver { out: server.out().to_owned() });
+    let served = server.local_addr().and_then(|addr| {
+        ui.listening(addr, server.out());
+        server.run(&ui)
+    });
+    match served {
+        Ok(Ending::Served) => ui.first_failure(),
+        Ok(Ending::Interrupted) => ui.interrupted(signals.exit()),
+        Err(error) => ui.error(&Explained::from(&error)),
+    }
+}
+
+fn bench(args: &BenchArgs, ui: Ui, signals: &Signals) -> Exit {
+    // The only error that is left to explain here.
+    bench::run(&bench_options(args, signals.bell()), &ui).unwrap_or_else(|_| ui.interrupted(signals.exit()))
+}
+
+fn demo(args: &DemoArgs, ui: Ui, signals: &Signals) -> Exit {
+    let timeout = Duration::from_secs(args.common.timeout);
+    let ended = demo::run(args.path.as_deref(), timeout, &signals.bell(), &ui);
+    ended.unwrap_or_else(|| ui.interrupted(signals.exit()))
 }
 
 /// The usual soft limit of 1024 descriptors is for programs that use `select`. A receiver with many sessions may want

@@ -181,6 +181,7 @@ fn native() -> Vec<(&'static str, Message)> {
         ("busy", Message::Busy),
         ("error-entry", failure(Some(6), Fault::Exists, "a different file of that name is there already")),
         ("error-session", failure(None, Fault::Protocol, "the first header is not a hello")),
+        ("error-interrupted", failure(None, Fault::Interrupted, "the receiver was interrupted")),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The boxes of a layer, top layer first. A box may use its own files and every layer below.
 const LAYERS: [&[&[&str]]; 5] = [
-    &[&["main", "program", "cli", "config", "bench", "demo", "error", "ui"]],
+    &[&["main", "program", "cli", "config", "bench", "demo", "error", "signals", "scrap", "ui"]],
     &[&["send"], &["recv"]],
     &[&["plan"], &["store"], &["net"], &["md5sum"], &["measure"]],
     &[&["wire"]],

@@ -17,9 +17,10 @@ use crate::digest::{kernel_name, lane_count};
 use crate::error::{Exit, Explained};
 use crate::escape::Shown;
 use crate::measure::{self, Limit, Rate};
-use crate::net::{HostPort, NetError};
+use crate::net::{Bell, HostPort, NetError};
 use crate::progress::{Event, Progress, Silent, Summary};
 use crate::recv::{Observer, RecvError, StartError};
+use crate::scrap::Scrap;
 use crate::send::{self, SendError};
 use crate::store::Unfinished;
 use crate::ui::Ui;
@@ -41,6 +42,8 @@ pub struct Options {
     pub size_bytes: u64,
     /// How long the receiver may be silent.
     pub timeout: Duration,
+    /// Rung, it ends everything.
+    pub interrupt: Bell,
 }
 
 /// Why nothing, or not everything, could be measured.
@@ -58,6 +61,9 @@ pub enum BenchError {
     /// The receiver was silent for too long.
     #[error("nothing was heard from the receiver for {} seconds", .0.as_secs())]
     Silent(Duration),
+    /// Somebody wants this program to end.
+    #[error("the sender was interrupted")]
+    Interrupted,
     /// The receiver broke the protocol, gave up, or cannot measure.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -125,14 +131,19 @@ impl Report {
 const MAX_TIME: Duration = Duration::from_secs(2);
 
 /// Measures, and prints what was found.
-pub fn run(options: &Options, ui: &Ui) -> Exit {
-    match measure_all(options, ui) {
+///
+/// # Errors
+///
+/// [`BenchError::Interrupted`]; every other one is told here.
+pub fn run(options: &Options, ui: &Ui) -> Result<Exit, BenchError> {
+    Ok(match measure_all(options, ui) {
+        Err(_) if options.interrupt.is_rung() => return Err(BenchError::Interrupted),
         Ok(report) => {
             ui.bench(options, &report);
             Exit::Ok
         }
         Err(error) => ui.error(&Explained::from(&error)),
-    }
+    })
 }
 
 fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
@@ -143,7 +154,7 @@ fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
             let bench = Local::new(options, ui)?;
             bench.write()?;
             let mut rows = bench.read()?;
-            rows.extend(bench.md5());
+            rows.extend(bench.md5()?);
             rows.extend([wire, md5, write]);
             Ok(Report { rows, together: None })
         }
@@ -151,7 +162,7 @@ fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
             let bench = Local::new(options, ui)?;
             let write = bench.write()?;
             let mut rows = bench.read()?;
-            rows.extend(bench.md5());
+            rows.extend(bench.md5()?);
             let (wire, together) = bench.wire_and_together()?;
             rows.extend([wire, write]);
             Ok(Report { rows, together: Some(together) })
@@ -163,7 +174,7 @@ const WRITING: &str = "writing to the disk";
 
 /// What the receiver at `host` can do: the wire to it, its MD5, its disk.
 fn there(options: &Options, host: &HostPort, ui: &Ui) -> Result<[Row; 3], BenchError> {
-    let mut peer = Peer::connect(host, options.port, options.timeout)?;
+    let mut peer = Peer::connect(host, options.port, options.timeout, &options.interrupt)?;
     let wire = wire(&mut peer, options.size_bytes, ui)?;
     let mut stage = |what, words| {
         let spinner = ui.spinner(words);
@@ -206,7 +217,7 @@ fn wire(peer: &mut Peer, most: u64, ui: &Ui) -> Result<Row, BenchError> {
 struct Local<'a> {
     options: &'a Options,
     ui: &'a Ui,
-    folder: tempfile::TempDir,
+    folder: Scrap,
     path: PathBuf,
     file: File,
 }
@@ -214,7 +225,7 @@ struct Local<'a> {
 impl<'a> Local<'a> {
     fn new(options: &'a Options, ui: &'a Ui) -> Result<Self, BenchError> {
         let make = || {
-            let folder = tempfile::Builder::new().prefix(".ftx-bench-").tempdir_in(&options.dir)?;
+            let folder = Scrap::new(".ftx-bench-", Some(&options.dir))?;
             let path = folder.path().join("sample");
             let file = File::options().read(true).write(true).create_new(true).open(&path)?;
             Ok((folder, path, file))
@@ -228,15 +239,19 @@ impl<'a> Local<'a> {
     }
 
     /// Runs a stage under a bar.
-    fn shown<T>(&self, title: &str, stage: impl FnOnce(&dyn Fn(u64)) -> T) -> T {
+    fn shown<T>(&self, title: &str, stage: impl FnOnce(&dyn Fn(u64) -> bool) -> T) -> Result<T, BenchError> {
         let bars = self.ui.session(title);
         bars.event(Event::Planned { files: 0, bytes: self.options.size_bytes });
-        stage(&|bytes| bars.event(Event::Moved { bytes }))
+        let done = stage(&|bytes| {
+            bars.event(Event::Moved { bytes });
+            !self.options.interrupt.is_rung()
+        });
+        if self.options.interrupt.is_rung() { Err(BenchError::Interrupted) } else { Ok(done) }
     }
 
     /// Writes the file that the other stages read.
     fn write(&self) -> Result<Row, BenchError> {
-        let rate = self.shown("disk write", |moved| measure::write(&self.file, self.limit(), moved));
+        let rate = self.shown("disk write", |moved| measure::write(&self.file, self.limit(), moved))?;
         let rate = rate.map_err(|source| disk(self.options, "write a file", source))?;
         let in_memory = measure::is_in_memory(&self.file);
         let limits_as = Some(if in_memory { "writing to memory" } else { WRITING });
@@ -246,7 +261,7 @@ impl<'a> Local<'a> {
     /// Reads the file, first from the disk, then from memory.
     fn read(&self) -> Result<Vec<Row>, BenchError> {
         let read = || {
-            let rate = self.shown("disk read", |moved| measure::read(&self.file, self.limit(), moved));
+            let rate = self.shown("disk read", |moved| measure::read(&self.file, self.limit(), moved))?;
             rate.map_err(|source| disk(self.options, "read a file", source))
         };
         let row =
@@ -270,24 +285,24 @@ impl<'a> Local<'a> {
         measure::is_cached(&self.file, 0)
     }
 
-    fn md5(&self) -> [Row; 2] {
-        let stream = self.shown("MD5", |moved| measure::md5_stream(self.limit(), moved));
-        let lanes = self.shown("MD5 in lanes", |moved| measure::md5_lanes(self.limit(), moved));
+    fn md5(&self) -> Result<[Row; 2], BenchError> {
+        let stream = self.shown("MD5", |moved| measure::md5_stream(self.limit(), moved))?;
+        let lanes = self.shown("MD5 in lanes", |moved| measure::md5_lanes(self.limit(), moved))?;
         let note = format!("{} parts side by side ({})", lane_count(), kernel_name());
-        [
+        Ok([
             Row { label: "MD5", rate: stream, note: "one stream, as md5sum does it".into(), limits_as: None },
             Row { label: "MD5", rate: lanes, note, limits_as: Some("MD5") },
-        ]
+        ])
     }
 
     /// The loopback connection, and the file from this machine to itself.
     fn wire_and_together(&self) -> Result<(Row, Rate), BenchError> {
-        let Options { timeout, size_bytes, .. } = *self.options;
-        let server = demo::receiver(self.folder.path().join("received"), None, timeout)?;
+        let Options { timeout, size_bytes, ref interrupt, .. } = *self.options;
+        let server = demo::receiver(self.folder.path().join("received"), None, timeout, interrupt)?;
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
         let both = demo::beside(&server, &Unseen, || {
-            let mut peer = Peer::connect(&target, port, timeout)?;
+            let mut peer = Peer::connect(&target, port, timeout, interrupt)?;
             let wire = wire(&mut peer, size_bytes, self.ui)?;
             peer.finish()?;
             // A transfer begins on the disk.
@@ -302,6 +317,7 @@ impl<'a> Local<'a> {
                 timeout,
                 retries: Some(0),
                 whole_digests: false,
+                interrupt: interrupt.clone(),
             };
             let sent = send::send(&transfer, &self.ui.session("together"))?;
             if sent.failed() > 0 {

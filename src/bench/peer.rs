@@ -2,11 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::BenchError;
+use crate::fault::Fault;
 use crate::measure::{Rate, noise};
-use crate::net::{self, HostPort, LastHeard, PatientWriter};
+use crate::net::{self, Bell, HostPort, LastHeard, PatientWriter, Woken};
 use crate::wire::asker::Event;
 use crate::wire::message::{Measurable, Measure, Measured};
 use crate::wire::{Form, Inbox, MeasureSession, WireError};
@@ -30,18 +32,26 @@ pub struct Peer {
     writer: PatientWriter,
     heard: LastHeard,
     timeout: Duration,
+    interrupt: Bell,
 }
 
 impl Peer {
     /// Connects and asks whether the receiver can measure.
-    pub fn connect(target: &HostPort, port: u16, timeout: Duration) -> Result<Self, BenchError> {
-        let stream = net::connect(target, port, timeout, 0, |_| {})?;
+    pub fn connect(
+        target: &HostPort,
+        port: u16,
+        timeout: Duration,
+        interrupt: &Bell,
+    ) -> Result<Self, BenchError> {
+        let stream = net::connect(target, port, timeout, 0, interrupt, |_| {})?;
+        let interrupt = interrupt.clone();
         net::prepare(&stream).map_err(BenchError::Connection)?;
         let heard = LastHeard::new(timeout);
         let writing = stream.try_clone().map_err(BenchError::Connection)?;
-        let writer = PatientWriter::new(writing, heard.clone());
+        let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
         let inbox = Inbox::new();
-        let mut peer = Peer { session: MeasureSession::new(), stream, inbox, writer, heard, timeout };
+        let mut peer =
+            Peer { session: MeasureSession::new(), stream, inbox, writer, heard, timeout, interrupt };
         peer.speak()?;
         peer.hear()?;
         Ok(peer)
@@ -65,6 +75,10 @@ impl Peer {
             self.speak()?;
             let mut left = size_bytes;
             while left > 0 {
+                if self.interrupt.is_rung() {
+                    // In the middle of a body nothing can be said.
+                    return Err(BenchError::Interrupted);
+                }
                 let count = left.min(BLOCK_BYTES as u64);
                 let sent = self.writer.write_all(&block[..count as usize]);
                 sent.map_err(|error| self.broken(error))?;
@@ -109,19 +123,31 @@ impl Peer {
                     event => return Ok(event),
                 }
             }
+            let woken = self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK));
+            match woken.map_err(BenchError::Connection)? {
+                Woken::Bell => {
+                    let error = BenchError::Interrupted;
+                    self.session.give_up(Fault::Interrupted, &error.to_string());
+                    self.speak()?;
+                    return Err(error);
+                }
+                Woken::Ready => {}
+                Woken::Nothing => {
+                    if self.heard.is_too_long_ago() {
+                        return Err(BenchError::Silent(self.timeout));
+                    }
+                    self.session.busy();
+                    self.speak()?;
+                    continue;
+                }
+            }
             match self.stream.read(self.inbox.space()) {
                 Ok(0) => return Err(BenchError::Closed),
                 Ok(count) => {
                     self.inbox.filled(count);
                     self.heard.now();
                 }
-                Err(error) if net::is_timeout(&error) => {
-                    if self.heard.is_too_long_ago() {
-                        return Err(BenchError::Silent(self.timeout));
-                    }
-                    self.session.busy();
-                    self.speak()?;
-                }
+                Err(error) if net::is_timeout(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken(error)),
             }

@@ -52,6 +52,8 @@ struct State<W> {
     closed: Option<Instant>,
     /// Nobody hashes any more.
     is_gone: bool,
+    /// The program is to end: what is not hashed by now is not hashed any more.
+    in_a_hurry: bool,
 }
 
 /// A file that is in place.
@@ -122,6 +124,7 @@ impl<'a, W: Whole> Lister<'a, W> {
             undigested: BTreeMap::new(),
             closed: None,
             is_gone: false,
+            in_a_hurry: false,
         };
         Lister { progress, is_on, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -139,6 +142,12 @@ impl<'a, W: Whole> Lister<'a, W> {
             });
             session()
         })
+    }
+
+    /// The program is to end: nobody waits for digests any more. What is in place is still told of.
+    pub fn hurry(&self) {
+        self.lock().in_a_hurry = true;
+        self.changed.notify_all();
     }
 
     /// The files whose MD5 could not be taken, by reason.
@@ -254,7 +263,7 @@ impl<'a, W: Whole> Lister<'a, W> {
                     return Step::Show { remaining_bytes };
                 }
             }
-            let turns = state.take_turns();
+            let turns = if state.in_a_hurry { Vec::new() } else { state.take_turns() };
             if !turns.is_empty() {
                 return Step::Hash(turns);
             }
@@ -263,8 +272,11 @@ impl<'a, W: Whole> Lister<'a, W> {
                     return Step::End;
                 };
                 // In place, and yet not all of it was ever called ready: not to be waited for.
-                let reason = "the session ended before it could be read".into();
-                state.digested(id, Err(Unread { fault: Fault::Other, reason }));
+                let (fault, reason) = match state.in_a_hurry {
+                    true => (Fault::Interrupted, "the program was interrupted before its MD5 was taken"),
+                    false => (Fault::Other, "the session ended before it could be read"),
+                };
+                state.digested(id, Err(Unread { fault, reason: reason.into() }));
                 continue;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -331,6 +343,7 @@ impl<'a, W: Whole> Lister<'a, W> {
 impl<W> State<W> {
     fn has_room(&self) -> bool {
         self.is_gone
+            || self.in_a_hurry
             || self.told.len() < ROOM_LINES
                 && (self.files.len() < ROOM_FILES
                     || self.files.values().filter(|pending| pending.is_backlog()).count() < ROOM_FILES)

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -10,14 +12,21 @@ use rustix::io::Errno;
 
 /// Once it was rung, every wait on it ends at once, now and later.
 #[derive(Clone, Debug)]
-pub struct Bell(Arc<OwnedFd>);
+pub struct Bell(Arc<Rung>);
+
+#[derive(Debug)]
+struct Rung {
+    fd: OwnedFd,
+    /// The same for whoever looks without waiting, in the middle of work that shall not cost a system call a step.
+    rung: AtomicBool,
+}
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// The bell.
     Bell,
-    /// Something can be read, or the end.
+    /// What was waited for, or the end of it.
     Ready,
     /// The time is up, or a signal came.
     Nothing,
@@ -26,26 +35,125 @@ pub enum Woken {
 impl Bell {
     /// A bell that nobody has rung.
     pub fn new() -> io::Result<Self> {
-        Ok(Bell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Bell(Arc::new(Rung { fd, rung: AtomicBool::new(false) })))
     }
 
     /// Ends all waits.
     pub fn ring(&self) {
+        self.0.rung.store(true, Ordering::Release);
         // Eight bytes in the machine's own order; an eventfd with room for 2^64 - 2 takes a 1.
         #[allow(clippy::host_endian_bytes)]
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.0.fd, &1u64.to_ne_bytes());
+    }
+
+    /// Was it rung?
+    pub fn is_rung(&self) -> bool {
+        self.0.rung.load(Ordering::Acquire)
     }
 
     /// Waits for the bell, for something to read from `other`, or until the time is up.
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<Woken> {
-        let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-        let mut fds = vec![PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
-        fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) if !fds[0].revents().is_empty() => Ok(Woken::Bell),
-            Ok(0) | Err(Errno::INTR) => Ok(Woken::Nothing),
-            Ok(_) => Ok(Woken::Ready),
-            Err(errno) => Err(errno.into()),
-        }
+        wait(&[self], other.map(|fd| (fd, PollFlags::IN)), limit)
+    }
+
+    /// Like [`Bell::wait`], for this bell or another one.
+    pub fn wait_either(
+        &self,
+        second: &Bell,
+        other: Option<BorrowedFd<'_>>,
+        limit: Option<Duration>,
+    ) -> io::Result<Woken> {
+        wait(&[self, second], other.map(|fd| (fd, PollFlags::IN)), limit)
+    }
+
+    /// Waits for the bell, until `other` takes bytes, or until the time is up.
+    pub fn wait_writable(&self, other: BorrowedFd<'_>, limit: Duration) -> io::Result<Woken> {
+        wait(&[self], Some((other, PollFlags::OUT)), Some(limit))
+    }
+
+    /// Does `work`, and has `on_ring` done by another thread if the bell is rung before the work is done.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no second bell, and nothing was done.
+    pub fn beside<T>(&self, on_ring: impl FnOnce() + Send, work: impl FnOnce() -> T) -> io::Result<T> {
+        let done = Bell::new()?;
+        Ok(thread::scope(|scope| {
+            let ended = done.clone();
+            scope.spawn(move || {
+                while !self.is_rung() && !ended.is_rung() {
+                    if self.wait_either(&ended, None, None).is_err() {
+                        return;
+                    }
+                }
+                if !ended.is_rung() {
+                    on_ring();
+                }
+            });
+            // However the work ends, nobody may wait for the bell any more.
+            let _ended = RingOnDrop(done);
+            work()
+        }))
+    }
+}
+
+/// Rings at the end of a scope, however that ends.
+struct RingOnDrop(Bell);
+
+impl Drop for RingOnDrop {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+fn wait(
+    bells: &[&Bell],
+    other: Option<(BorrowedFd<'_>, PollFlags)>,
+    limit: Option<Duration>,
+) -> io::Result<Woken> {
+    let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    let mut fds: Vec<PollFd<'_>> =
+        bells.iter().map(|bell| PollFd::from_borrowed_fd(bell.0.fd.as_fd(), PollFlags::IN)).collect();
+    fds.extend(other.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) if fds[..bells.len()].iter().any(|fd| !fd.revents().is_empty()) => Ok(Woken::Bell),
+        Ok(0) | Err(Errno::INTR) => Ok(Woken::Nothing),
+        Ok(_) => Ok(Woken::Ready),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn a_bell_wakes_whoever_waits_and_whoever_looks() {
+        let (bell, other) = (Bell::new().unwrap(), Bell::new().unwrap());
+        assert!(!bell.is_rung());
+        assert_eq!(bell.wait_either(&other, None, Some(Duration::ZERO)).unwrap(), Woken::Nothing);
+        other.ring();
+        assert_eq!(bell.wait_either(&other, None, None).unwrap(), Woken::Bell);
+        assert!(other.is_rung() && !bell.is_rung());
+    }
+
+    #[test]
+    fn what_happens_on_a_ring_happens_once_and_only_beside_the_work() {
+        let (bell, rings) = (Bell::new().unwrap(), AtomicUsize::new(0));
+        let ring = || {
+            rings.fetch_add(1, Ordering::SeqCst);
+        };
+        assert_eq!(bell.beside(ring, || 7).unwrap(), 7);
+        assert_eq!(rings.load(Ordering::SeqCst), 0, "nobody rang");
+        let worked = bell.beside(ring, || {
+            bell.ring();
+            while rings.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            8
+        });
+        assert_eq!((worked.unwrap(), rings.load(Ordering::SeqCst)), (8, 1));
     }
 }

@@ -1,54 +1,122 @@
 //! Connecting: every address of the host, with a time limit each, again if the door is still closed.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{HostPort, NetError};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Bell, HostPort, NetError, Woken};
 
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// Connects to the first address of `target` that takes the connection, each within `timeout`. If all of them refuse,
-/// waits and tries again, up to `retries` times; `on_retry` hears of each pause.
+/// waits and tries again, up to `retries` times; `on_retry` hears of each pause. Ends with an error as soon as
+/// `interrupt` is rung.
 pub fn connect(
     target: &HostPort,
     default_port: u16,
     timeout: Duration,
     retries: u32,
+    interrupt: &Bell,
     mut on_retry: impl FnMut(Duration),
 ) -> Result<TcpStream, NetError> {
-    let addresses = target.resolve(default_port)?;
+    let addresses = resolve(target, default_port, interrupt)?;
     let mut pause = FIRST_PAUSE;
     for retries_left in (0..=retries).rev() {
-        let attempts = match try_all(&addresses, timeout) {
+        let attempts = match try_all(&addresses, timeout, interrupt) {
             Ok(stream) => return Ok(stream),
             Err(attempts) => attempts,
         };
         let refused = attempts.iter().any(|(_, error)| error.kind() == io::ErrorKind::ConnectionRefused);
-        if retries_left == 0 || !refused {
+        if retries_left == 0 || !refused || interrupt.is_rung() {
             let port = Some(target.port.unwrap_or(default_port));
             let target = HostPort { host: target.host.clone(), port }.to_string();
             return Err(NetError::Connect { target, attempts });
         }
         on_retry(pause);
-        thread::sleep(pause);
+        // Rung, the next round finds out at once. Nothing else can go wrong with waiting for nothing.
+        let _ = interrupt.wait(None, Some(pause));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     unreachable!("the last round returns")
 }
 
-fn try_all(addresses: &[SocketAddr], timeout: Duration) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
+/// The addresses of a host. A resolver can take long, and nothing ends it: it has a thread of its own, on which nobody
+/// waits any more once the bell is rung.
+fn resolve(target: &HostPort, default_port: u16, interrupt: &Bell) -> Result<Vec<SocketAddr>, NetError> {
+    if target.host.parse::<IpAddr>().is_ok() {
+        return target.resolve(default_port);
+    }
+    let failed = |source| NetError::Resolve { host: target.host.clone(), source };
+    let (done, asked) = (Bell::new().map_err(failed)?, target.clone());
+    let (answer, answered) = mpsc::channel();
+    let ready = done.clone();
+    let thread = thread::Builder::new().name("resolver".into()).spawn(move || {
+        let _ = answer.send(asked.resolve(default_port));
+        ready.ring();
+    });
+    thread.map_err(failed)?;
+    while !interrupt.is_rung() {
+        if done.is_rung() {
+            return answered.recv().unwrap_or_else(|_| Err(failed(io::ErrorKind::Other.into())));
+        }
+        interrupt.wait_either(&done, None, None).map_err(failed)?;
+    }
+    Err(failed(io::ErrorKind::Interrupted.into()))
+}
+
+fn try_all(
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    interrupt: &Bell,
+) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
     let mut attempts = Vec::new();
     for address in addresses {
-        match TcpStream::connect_timeout(address, timeout) {
+        match connect_to(*address, timeout, interrupt) {
             Ok(stream) => return Ok(stream),
             Err(error) => attempts.push((*address, error)),
         }
     }
     Err(attempts)
+}
+
+/// Connects to one address within `timeout`.
+///
+/// # Errors
+///
+/// `TimedOut`; `Interrupted` once the bell is rung; what the system says.
+pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &Bell) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error),
+        Ok(()) => {}
+    }
+    let start = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        match interrupt.wait_writable(socket.as_fd(), left)? {
+            Woken::Bell => return Err(io::ErrorKind::Interrupted.into()),
+            Woken::Ready => break,
+            Woken::Nothing if start.elapsed() >= timeout => return Err(io::ErrorKind::TimedOut.into()),
+            Woken::Nothing => {}
+        }
+    }
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => {
+            socket.set_nonblocking(false)?;
+            Ok(socket.into())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -65,7 +133,9 @@ mod tests {
     fn a_refused_connection_is_tried_again_as_often_as_asked() {
         let target = HostPort { host: "127.0.0.1".into(), port: Some(closed_port()) };
         let mut pauses = Vec::new();
-        let error = connect(&target, 1, Duration::from_secs(5), 1, |pause| pauses.push(pause)).unwrap_err();
+        let bell = Bell::new().unwrap();
+        let five = Duration::from_secs(5);
+        let error = connect(&target, 1, five, 1, &bell, |pause| pauses.push(pause)).unwrap_err();
         assert_eq!(pauses, [FIRST_PAUSE]);
         assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
     }
@@ -75,13 +145,29 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
         let closed = SocketAddr::from(([127, 0, 0, 1], closed_port()));
-        assert_eq!(try_all(&[closed, open], Duration::from_secs(5)).unwrap().peer_addr().unwrap(), open);
+        let connected = try_all(&[closed, open], Duration::from_secs(5), &Bell::new().unwrap());
+        assert_eq!(connected.unwrap().peer_addr().unwrap(), open);
     }
 
     #[test]
     fn a_name_that_does_not_exist_is_told() {
         let target = HostPort { host: "no-such-host.invalid".into(), port: None };
-        let error = connect(&target, 1, Duration::from_secs(5), 5, |_| {}).unwrap_err();
+        let error =
+            connect(&target, 1, Duration::from_secs(5), 5, &Bell::new().unwrap(), |_| {}).unwrap_err();
         assert!(matches!(error, NetError::Resolve { .. }));
+    }
+
+    #[test]
+    fn nobody_waits_once_the_bell_is_rung() {
+        let bell = Bell::new().unwrap();
+        bell.ring();
+        let long = Duration::from_secs(600);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = connect_to(listener.local_addr().unwrap(), long, &bell).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Interrupted);
+        for host in ["127.0.0.1", "localhost"] {
+            let target = HostPort { host: host.into(), port: Some(closed_port()) };
+            assert!(connect(&target, 1, long, 1000, &bell, |_| panic!("tries again")).is_err());
+        }
     }
 }

@@ -15,9 +15,9 @@ use socket2::{SockRef, TcpKeepalive};
 
 pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use bell::{Bell, Woken};
-pub use connect::connect;
+pub use connect::{connect, connect_to};
 pub use listen::{Listener, reachable_addresses};
-pub use patience::{FrameWatch, LastHeard, PatientWriter, linger};
+pub use patience::{FrameWatch, LAST_WORDS, LastHeard, PatientWriter, linger};
 pub use splice::{Spliced, Splicer};
 
 /// A failure of the network, with where it happened.
@@ -49,15 +49,17 @@ pub enum NetError {
     },
 }
 
-/// How often a blocked read or write looks up to see whether anything else happened.
+/// How often a blocked read looks up to see whether anything else happened.
 pub const TICK: Duration = Duration::from_secs(1);
+/// How often a blocked write does.
+const WRITE_TICK: Duration = Duration::from_millis(100);
 
 /// What both ends want of a connection: no waiting for small frames, and notice of a peer that is gone for good.
-/// Blocked reads and writes look up every [`TICK`] with an error for which [`is_timeout`] holds.
+/// Blocked reads look up every [`TICK`], and writes more often, with an error for which [`is_timeout`] holds.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TICK))?;
-    stream.set_write_timeout(Some(TICK))?;
+    stream.set_write_timeout(Some(WRITE_TICK))?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5))

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::sendfile;
 use rustix::io::Errno;
 
-use super::is_timeout;
+use super::{Bell, Woken, is_timeout};
 
 /// When the peer was last heard of; shared by the threads of a connection.
 #[derive(Clone, Debug)]
@@ -64,12 +65,16 @@ impl FrameWatch {
 pub struct PatientWriter {
     stream: TcpStream,
     heard: LastHeard,
+    interrupt: Bell,
 }
 
+/// What was begun to be said when the program is to end may take this long to go out.
+pub const LAST_WORDS: Duration = Duration::from_millis(300);
+
 impl PatientWriter {
-    /// Wraps a prepared connection.
-    pub fn new(stream: TcpStream, heard: LastHeard) -> Self {
-        PatientWriter { stream, heard }
+    /// Wraps a prepared connection. Once `interrupt` is rung, the patience ends.
+    pub fn new(stream: TcpStream, heard: LastHeard, interrupt: Bell) -> Self {
+        PatientWriter { stream, heard, interrupt }
     }
 }
 
@@ -113,9 +118,15 @@ impl PatientWriter {
 
     fn patiently(&mut self, mut send: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let start = Instant::now();
+        let mut interrupted: Option<Instant> = None;
         loop {
             match send(&mut self.stream) {
                 Err(error) if is_timeout(&error) => {
+                    if self.interrupt.is_rung()
+                        && interrupted.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
+                    {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                     let stuck = start.elapsed() > self.heard.limit;
                     if stuck && self.heard.is_too_long_ago() {
                         return Err(io::ErrorKind::TimedOut.into());
@@ -146,21 +157,33 @@ impl Write for PatientWriter {
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
-/// Closes our half and takes what is still coming for a moment. Closing at once, with bytes unread, would reset the
-/// connection, and the peer might never read our last words.
-pub fn linger(stream: &TcpStream) {
+/// And when this program is to end.
+const LINGER_INTERRUPTED: Duration = Duration::from_millis(300);
+
+/// Closes our half and takes what is still coming for a moment, a shorter one once `interrupt` is rung. Closing at once,
+/// with bytes unread, would reset the connection, and the peer might never read our last words.
+pub fn linger(stream: &TcpStream, interrupt: &Bell) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let start = Instant::now();
+    let mut limit = LINGER_TIME;
+    let mut start = Instant::now();
     let mut left = LINGER_BYTES;
     let mut buffer = vec![0; 64 << 10];
     let mut reader = stream;
-    while start.elapsed() < LINGER_TIME && left > 0 {
-        match reader.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => left = left.saturating_sub(count),
-            Err(error) if is_timeout(&error) => {}
+    // Looked for something else than this bell once it has been rung.
+    let Ok(never) = Bell::new() else { return };
+    let mut bell = interrupt;
+    while start.elapsed() < limit && left > 0 {
+        match bell.wait(Some(stream.as_fd()), Some(limit.saturating_sub(start.elapsed()))) {
+            Ok(Woken::Bell) => (bell, limit, start) = (&never, LINGER_INTERRUPTED, Instant::now()),
+            Ok(Woken::Nothing) => {}
+            Ok(Woken::Ready) => match reader.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            },
             Err(_) => return,
         }
     }

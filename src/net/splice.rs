@@ -25,6 +25,8 @@ pub struct Splicer {
 pub struct Spliced {
     /// How many they were; 0 at the connection's end.
     pub taken: usize,
+    /// Were they as many as were asked for? Then there may be more at once.
+    pub is_full: bool,
     /// Are they in the file?
     pub written: io::Result<()>,
     /// How long the connection took to give them.
@@ -49,7 +51,7 @@ impl Splicer {
         let taken = splice(from, None, &self.into, None, limit, SpliceFlags::MOVE)?;
         let waited = start.elapsed();
         let written = self.pour(file, offset, taken);
-        Ok(Spliced { taken, written, waited, wrote: start.elapsed() - waited })
+        Ok(Spliced { taken, is_full: taken == limit, written, waited, wrote: start.elapsed() - waited })
     }
 
     /// Empties the pipe, into the file as long as that works.

@@ -51,12 +51,19 @@ pub enum Found {
     },
 }
 
-/// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop. Returns
-/// the paths that could not be read.
-pub fn find_files(roots: &[Root], mut visit: impl FnMut(Found) -> bool) -> BTreeSet<PathBuf> {
+/// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop, and so does
+/// `go_on`, which is asked at every step, whatever it finds. Returns the paths that could not be read.
+pub fn find_files(
+    roots: &[Root],
+    go_on: impl Fn() -> bool,
+    mut visit: impl FnMut(Found) -> bool,
+) -> BTreeSet<PathBuf> {
     let mut told = BTreeSet::new();
     for root in roots {
         for entry in WalkDir::new(&root.path) {
+            if !go_on() {
+                return told;
+            }
             let found = match entry {
                 Ok(entry) if entry.file_type().is_dir() || entry.file_type().is_symlink() => continue,
                 Ok(entry) => file(root, &entry),
@@ -74,9 +81,17 @@ pub fn find_files(roots: &[Root], mut visit: impl FnMut(Found) -> bool) -> BTree
 }
 
 /// Finds every link and folder, contents first. What could not be read is not told again if it is among `told`.
-pub fn find_others(roots: &[Root], told: &BTreeSet<PathBuf>, mut visit: impl FnMut(Found) -> bool) {
+pub fn find_others(
+    roots: &[Root],
+    told: &BTreeSet<PathBuf>,
+    go_on: impl Fn() -> bool,
+    mut visit: impl FnMut(Found) -> bool,
+) {
     for root in roots {
         for entry in WalkDir::new(&root.path).contents_first(true) {
+            if !go_on() {
+                return;
+            }
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) if error.path().is_some_and(|path| told.contains(path)) => continue,
@@ -191,8 +206,8 @@ mod tests {
             }
             true
         };
-        let told = find_files(&roots, &mut sort);
-        find_others(&roots, &told, &mut sort);
+        let told = find_files(&roots, || true, &mut sort);
+        find_others(&roots, &told, || true, &mut sort);
         files.sort();
         left_out.sort();
         (files, others, left_out)
@@ -239,10 +254,17 @@ mod tests {
             fs::write(dir.path().join(name.to_string()), "").unwrap();
         }
         let mut seen = 0;
-        find_files(&roots(&[dir.path().to_owned()]).unwrap(), |_| {
-            seen += 1;
-            seen < 3
-        });
+        let roots = roots(&[dir.path().to_owned()]).unwrap();
+        find_files(
+            &roots,
+            || true,
+            |_| {
+                seen += 1;
+                seen < 3
+            },
+        );
         assert_eq!(seen, 3);
+        find_files(&roots, || false, |_| panic!("it goes on"));
+        find_others(&roots, &BTreeSet::new(), || false, |_| panic!("it goes on"));
     }
 }

@@ -22,13 +22,16 @@ pub struct Input {
     inbox: Inbox,
     heard: LastHeard,
     timeout: Duration,
+    interrupt: Bell,
+    /// The last read took all that was asked for: there may be more, and no need to wait for it.
+    has_more: bool,
     chunk: Box<[u8]>,
     /// Made for the first body that goes to a file.
     splicer: Option<Splicer>,
 }
 
 impl Input {
-    pub fn new(stream: TcpStream, timeout: Duration) -> Result<Self, RecvError> {
+    pub fn new(stream: TcpStream, timeout: Duration, interrupt: &Bell) -> Result<Self, RecvError> {
         net::prepare(&stream).map_err(RecvError::Connection)?;
         let heard = LastHeard::new(timeout);
         Ok(Input {
@@ -36,6 +39,8 @@ impl Input {
             inbox: Inbox::new(),
             heard,
             timeout,
+            interrupt: interrupt.clone(),
+            has_more: false,
             chunk: vec![0; CHUNK_BYTES].into(),
             splicer: None,
         })
@@ -58,10 +63,17 @@ impl Input {
         self.heard = heard.clone();
     }
 
+    /// Rung when the program is to end.
+    pub fn interrupt(&self) -> &Bell {
+        &self.interrupt
+    }
+
     /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
     pub fn wait_unless(&self, bell: &Bell) -> Result<bool, RecvError> {
         loop {
-            match bell.wait(Some(self.stream.as_fd()), Some(net::TICK)).map_err(RecvError::Connection)? {
+            let woken = self.interrupt.wait_either(bell, Some(self.stream.as_fd()), Some(net::TICK));
+            match woken.map_err(RecvError::Connection)? {
+                Woken::Bell if self.interrupt.is_rung() => return Err(RecvError::Interrupted),
                 Woken::Bell => return Ok(false),
                 Woken::Ready => return Ok(true),
                 Woken::Nothing if self.heard.is_too_long_ago() => {
@@ -81,7 +93,11 @@ impl Input {
             }
             match self.fill_frame(&mut watch) {
                 Ok(true) => {}
-                Ok(false) | Err(RecvError::Truncated(_)) if self.inbox.is_empty() => return Ok(None),
+                Ok(false) | Err(RecvError::Truncated(_) | RecvError::Interrupted)
+                    if self.inbox.is_empty() =>
+                {
+                    return Ok(None);
+                }
                 Ok(false) => return Err(RecvError::Truncated("a header".into())),
                 Err(error) => return Err(error),
             }
@@ -93,13 +109,18 @@ impl Input {
         if !self.inbox.is_empty() {
             return true;
         }
-        match self.stream.read(self.inbox.space()) {
-            Ok(count) => {
-                self.inbox.filled(count);
-                self.heard.now();
-                true
-            }
-            Err(error) => !net::is_timeout(&error),
+        match self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK)) {
+            Ok(Woken::Nothing) => false,
+            // The end of this program, or what is wrong here: whoever reads next finds out.
+            Ok(Woken::Bell) | Err(_) => true,
+            Ok(Woken::Ready) => match self.stream.read(self.inbox.space()) {
+                Ok(count) => {
+                    self.inbox.filled(count);
+                    self.heard.now();
+                    true
+                }
+                Err(error) => !net::is_timeout(&error),
+            },
         }
     }
 
@@ -129,6 +150,7 @@ impl Input {
     /// The JSON of the next frame; `None` if the peer closed between frames.
     pub fn frame(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
         let mut watch = self.heard.frame_watch();
+        self.go_on()?;
         loop {
             // Asked twice, because a frame that is returned borrows the inbox.
             if self.inbox.has_frame(form).map_err(frame_error)? {
@@ -151,6 +173,7 @@ impl Input {
             let room = left.min(CHUNK_BYTES as u64) as usize;
             let mut filled = self.inbox.take_body(&mut self.chunk[..room]);
             while filled < room {
+                self.wait()?;
                 match self.stream.read(&mut self.chunk[filled..room]) {
                     Ok(0) => {
                         return Err(cut(name, left - filled as u64));
@@ -158,6 +181,7 @@ impl Input {
                     Ok(count) => {
                         self.heard.now();
                         filled += count;
+                        self.has_more = filled == room;
                     }
                     Err(error) => self.wait_on(error, name)?,
                 }
@@ -182,13 +206,21 @@ impl Input {
         let taken = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
         let mut written = file.write_all_at(&self.chunk[..taken], range.offset);
         let mut done = taken as u64;
-        moved(&Spliced { taken, written: Ok(()), waited: Duration::ZERO, wrote: Duration::ZERO });
+        moved(&Spliced {
+            taken,
+            is_full: false,
+            written: Ok(()),
+            waited: Duration::ZERO,
+            wrote: Duration::ZERO,
+        });
         let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
+            self.wait()?;
             match splicer.step(&self.stream, file, range.offset + done, range.len - done) {
                 Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
                 Ok(step) => {
                     done += step.taken as u64;
+                    self.has_more = step.is_full;
                     self.heard.now();
                     moved(&step);
                     written = step.written;
@@ -214,14 +246,39 @@ impl Input {
     /// Reads what is there; `false` at the end of the connection.
     fn fill(&mut self) -> Result<bool, RecvError> {
         loop {
+            self.wait()?;
             match self.stream.read(self.inbox.space()) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
                     self.inbox.filled(count);
+                    self.has_more = false;
                     self.heard.now();
                     return Ok(true);
                 }
                 Err(error) => self.wait_on(error, "a header")?,
+            }
+        }
+    }
+
+    fn go_on(&self) -> Result<(), RecvError> {
+        if self.interrupt.is_rung() { Err(RecvError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Waits for something to read, or the end, where a read might wait for it: only here the bell is heard.
+    fn wait(&self) -> Result<(), RecvError> {
+        self.go_on()?;
+        if self.has_more {
+            return Ok(());
+        }
+        loop {
+            let woken = self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK));
+            match woken.map_err(RecvError::Connection)? {
+                Woken::Bell => return Err(RecvError::Interrupted),
+                Woken::Ready => return Ok(()),
+                Woken::Nothing if self.heard.is_too_long_ago() => {
+                    return Err(RecvError::Silent(self.timeout));
+                }
+                Woken::Nothing => {}
             }
         }
     }
@@ -246,7 +303,7 @@ impl Input {
 
     /// Ends the connection so that the peer can read our last words.
     pub fn close(&self) {
-        net::linger(&self.stream);
+        net::linger(&self.stream, &self.interrupt);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::RecvError;
 use super::input::Input;
 use crate::measure::{self, Limit, Rate};
+use crate::net::Bell;
 use crate::store::{Store, StoreError};
 use crate::wire::message::{Measurable, Measure, Measured};
 
@@ -27,11 +28,11 @@ pub fn take(measure: Measure, input: &mut Input, store: &mut Store) -> Result<Me
         }
         Measurable::Md5 => {
             let _alone = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(measure::md5_lanes(limit, |_| {}), false)
+            answer(measure::md5_lanes(limit, |_| !input.interrupt().is_rung()), false)
         }
         Measurable::Write => {
             let _alone = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
-            write(limit, store)
+            write(limit, store, input.interrupt())
                 .map_err(|error| RecvError::Store { name: "to measure the disk".into(), error })?
         }
     };
@@ -40,7 +41,7 @@ pub fn take(measure: Measure, input: &mut Input, store: &mut Store) -> Result<Me
     Ok(measured)
 }
 
-fn write(limit: Limit, store: &mut Store) -> Result<Measured, StoreError> {
+fn write(limit: Limit, store: &mut Store, interrupt: &Bell) -> Result<Measured, StoreError> {
     let failed = |source| StoreError::Io { doing: "write a file", source };
     // Whoever else needs room gets some.
     let bytes = limit.bytes.min(store.available_bytes()? / 2);
@@ -48,7 +49,7 @@ fn write(limit: Limit, store: &mut Store) -> Result<Measured, StoreError> {
         return Err(failed(io::ErrorKind::StorageFull.into()));
     }
     let file = store.scratch()?;
-    let rate = measure::write(&file, Limit { bytes, ..limit }, |_| {}).map_err(failed)?;
+    let rate = measure::write(&file, Limit { bytes, ..limit }, |_| !interrupt.is_rung()).map_err(failed)?;
     Ok(answer(rate, measure::is_in_memory(&file)))
 }
 

@@ -57,6 +57,8 @@ pub struct Options {
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
     /// [`Event::FileDone`](crate::progress::Event::FileDone).
     pub whole_digests: bool,
+    /// Rung, it ends everything, sessions in work too: each as after a failure, after last words to its sender.
+    pub interrupt: Bell,
 }
 
 /// Connections at the same time; more wait in the system's queue until one ends.
@@ -89,6 +91,9 @@ pub enum RecvError {
     /// The peer began a header and did not finish it.
     #[error("a header from the sender was still not complete after {} seconds", .0.as_secs())]
     Unfinished(Duration),
+    /// Somebody wants this program to end.
+    #[error("the receiver was interrupted")]
+    Interrupted,
     /// A body is not what its header says; classic has no way to repair it.
     #[error("{name}: the digest does not match: the header says {expected}, the body gives {actual}")]
     Digest {
@@ -131,6 +136,15 @@ pub struct Server {
     options: Options,
 }
 
+/// Why a receiver does not serve any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The wanted number of sessions has ended, or [`Server::stop`] was rung.
+    Served,
+    /// It was interrupted before that.
+    Interrupted,
+}
+
 /// The receiver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -151,6 +165,8 @@ struct Desk {
     /// Connections that joined a session.
     joined: u64,
     finished: u64,
+    /// Was any of them cut because this program is to end?
+    interrupted: bool,
 }
 
 /// What a connection is for, told from its first bytes.
@@ -187,9 +203,16 @@ impl Server {
         self.listener.stop()
     }
 
-    /// Serves until the wanted number of sessions has ended, or the stop handle is used.
-    pub fn run(&self, observer: &dyn Observer) -> io::Result<()> {
+    /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
+    pub fn run(&self, observer: &dyn Observer) -> io::Result<Ending> {
         let desk = Mutex::new(Desk::default());
+        self.options.interrupt.beside(|| self.stop().ring(), || self.serve_all(&desk, observer))??;
+        let now = lock(&desk);
+        let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
+        Ok(if self.options.interrupt.is_rung() && cut { Ending::Interrupted } else { Ending::Served })
+    }
+
+    fn serve_all(&self, desk: &Mutex<Desk>, observer: &dyn Observer) -> io::Result<()> {
         let changed = Condvar::new();
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -208,7 +231,7 @@ impl Server {
                     Err(error) => break Err(error),
                 };
                 number += 1;
-                let mut now = lock(&desk);
+                let mut now = lock(desk);
                 if let Ok(clone) = stream.try_clone() {
                     now.silent.insert(number, clone);
                 }
@@ -216,7 +239,7 @@ impl Server {
                     now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
                 }
                 drop(now);
-                let (desk, changed) = (&desk, &changed);
+                let changed = &changed;
                 scope.spawn(move || {
                     self.serve(stream, number, peer, (desk, changed), observer);
                     changed.notify_all();
@@ -224,7 +247,7 @@ impl Server {
             };
             is_over.store(true, Ordering::Relaxed);
             // Whoever has not said anything by now is not waited for.
-            for stream in lock(&desk).silent.values() {
+            for stream in lock(desk).silent.values() {
                 let _ = stream.shutdown(Shutdown::Both);
             }
             accepted
@@ -241,7 +264,7 @@ impl Server {
         observer: &dyn Observer,
     ) {
         let start = Instant::now();
-        let input = Input::new(stream, self.options.timeout);
+        let input = Input::new(stream, self.options.timeout, &self.options.interrupt);
         let first = input.and_then(|mut input| Ok((open(&mut input)?, input)));
         let mut now = lock(desk);
         now.silent.remove(&number);
@@ -279,11 +302,17 @@ impl Server {
         });
         let progress = observer.started(peer);
         let lister = Lister::new(self.options.whole_digests, &*progress);
-        let outcome = lister.beside(|| {
+        let session = || {
             let summary =
                 first.and_then(|(opening, input)| self.speak(opening, input, &*progress, &lister))?;
             Ok(Summary { elapsed: start.elapsed(), ..summary })
-        });
+        };
+        let interrupt = &self.options.interrupt;
+        let outcome = interrupt.beside(|| lister.hurry(), || lister.beside(session));
+        let outcome = outcome.unwrap_or_else(|error| Err(RecvError::Connection(error)));
+        if matches!(outcome, Err(RecvError::Interrupted)) {
+            lock(desk).interrupted = true;
+        }
         let outcome = outcome.map(|summary| Summary { undigested: lister.undigested(), ..summary });
         drop(lister);
         drop(progress);

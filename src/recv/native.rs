@@ -61,7 +61,7 @@ impl Speaker {
         Ok(Speaker {
             session,
             summary: Summary { confirmed: true, ..Summary::default() },
-            writer: PatientWriter::new(writing, input.heard().clone()),
+            writer: PatientWriter::new(writing, input.heard().clone(), input.interrupt().clone()),
             timeout: input.timeout(),
             broken: None,
         })
@@ -96,6 +96,7 @@ impl Speaker {
             RecvError::Silent(_) | RecvError::Unfinished(_) => Fault::Timeout,
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
+            RecvError::Interrupted => Fault::Interrupted,
             RecvError::Root(_) => Fault::FileIo,
             RecvError::Store { error, .. } => error.fault(),
             _ => Fault::Protocol,

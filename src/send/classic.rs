@@ -2,13 +2,14 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
 use crate::fault::Fault;
-use crate::net::{self, LastHeard, NetError, PatientWriter};
+use crate::net::{self, Bell, LastHeard, NetError, PatientWriter, Woken};
 use crate::plan::{self, Found, OpenSource, ReadError, Root, Source};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::classic::encode_header;
@@ -21,13 +22,15 @@ pub fn send(
     connect: impl Fn() -> Result<TcpStream, NetError>,
     how: Classic,
     timeout: Duration,
+    interrupt: &Bell,
     progress: &dyn Progress,
 ) -> Result<Summary, SendError> {
-    let mut sender = Sender { connection: None, timeout, progress, summary: Summary::default() };
+    let mut sender = Sender { connection: None, timeout, interrupt, progress, summary: Summary::default() };
     // Connecting first tells of a wrong host before anything is hashed.
-    sender.connection = Some(Connection::new(connect()?, timeout)?);
+    sender.connection = Some(sender.connected(connect()?)?);
     let mut outcome = Ok(());
-    let told = plan::find_files(roots, |found| {
+    let go_on = || !interrupt.is_rung();
+    let told = plan::find_files(roots, go_on, |found| {
         let source = match found {
             Found::File(source) => source,
             Found::LeftOut { path, fault, reason } => {
@@ -46,12 +49,15 @@ pub fn send(
         outcome.is_ok()
     });
     outcome?;
-    plan::find_others(roots, &told, |found| {
+    plan::find_others(roots, &told, go_on, |found| {
         if let Found::Link { name, .. } = found {
             sender.failed(name.as_bytes(), Fault::LeftOut, "the classic dialect has no links");
         }
         true
     });
+    if !go_on() {
+        return Err(SendError::Interrupted);
+    }
     progress.event(Event::PlanComplete);
     sender.finish("the last file")?;
     Ok(sender.summary)
@@ -60,6 +66,7 @@ pub fn send(
 struct Sender<'a> {
     connection: Option<Connection>,
     timeout: Duration,
+    interrupt: &'a Bell,
     progress: &'a dyn Progress,
     summary: Summary,
 }
@@ -69,17 +76,19 @@ struct Connection {
     writer: BufWriter<PatientWriter>,
 }
 
-impl Connection {
-    fn new(stream: TcpStream, timeout: Duration) -> Result<Self, SendError> {
+impl Sender<'_> {
+    fn connected(&self, stream: TcpStream) -> Result<Connection, SendError> {
         net::prepare(&stream).map_err(SendError::Connection)?;
         let clone = stream.try_clone().map_err(SendError::Connection)?;
-        let writer =
-            BufWriter::with_capacity(BUFFER_BYTES, PatientWriter::new(clone, LastHeard::new(timeout)));
-        Ok(Connection { stream, writer })
+        let writer = PatientWriter::new(clone, LastHeard::new(self.timeout), self.interrupt.clone());
+        Ok(Connection { stream, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
     }
-}
 
-impl Sender<'_> {
+    /// Nothing can be said in this dialect: a connection that ends early says it.
+    fn go_on(&self) -> Result<(), SendError> {
+        if self.interrupt.is_rung() { Err(SendError::Interrupted) } else { Ok(()) }
+    }
+
     fn failed(&mut self, name: &[u8], fault: Fault, reason: &str) {
         self.summary.count_failure(fault);
         self.progress.event(Event::Failed { name, fault, reason });
@@ -102,9 +111,11 @@ impl Sender<'_> {
         let name = source.name.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
-        let digested = source.open().and_then(|open| Ok((whole_digest(&open, source.size_bytes)?, open)));
+        let digested =
+            source.open().and_then(|open| Ok((self.whole_digest(&open, source.size_bytes)?, open)));
         let (md5, open) = match digested {
-            Ok(done) => done,
+            Ok((Some(md5), open)) => (md5, open),
+            Ok((None, _)) => return Err(SendError::Interrupted),
             Err(error) => {
                 self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
                 self.failed(name, error.fault(), &error.to_string());
@@ -121,13 +132,29 @@ impl Sender<'_> {
             .map_err(|error| SendError::Connection(error.into()))?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::new(connect()?, self.timeout)?,
+            None => self.connected(connect()?)?,
         };
         connection.writer.write_all(&header).map_err(|error| self.broken(error, source))?;
         self.send_body(source, &open, &mut connection)?;
         connection.writer.flush().map_err(|error| self.broken(error, source))?;
         self.connection = Some(connection);
         Ok(Some(md5))
+    }
+
+    /// The MD5 of the whole file: the classic header wants it before the first byte. `None` when the program is to end.
+    fn whole_digest(&self, open: &OpenSource, size_bytes: u64) -> Result<Option<Md5>, ReadError> {
+        let layout = PartLayout::new(size_bytes);
+        let mut hasher = Hasher::new();
+        let mut buffer = Vec::new();
+        for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
+            if self.interrupt.is_rung() {
+                return Ok(None);
+            }
+            open.read(range, &mut buffer)?;
+            hasher.update(&buffer);
+        }
+        open.check_unchanged()?;
+        Ok(Some(hasher.finish()))
     }
 
     fn send_body(
@@ -142,6 +169,7 @@ impl Sender<'_> {
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
             open.read(range, &mut buffer).map_err(changed)?;
             for chunk in buffer.chunks(BUFFER_BYTES) {
+                self.go_on()?;
                 connection.writer.write_all(chunk).map_err(|error| self.broken(error, source))?;
                 self.summary.moved_bytes += chunk.len() as u64;
                 self.progress.event(Event::Moved { bytes: chunk.len() as u64 });
@@ -176,6 +204,12 @@ impl Sender<'_> {
         let heard = LastHeard::new(self.timeout);
         let mut answer = [0; 512];
         while !heard.is_too_long_ago() {
+            match self.interrupt.wait(Some(connection.stream.as_fd()), Some(net::TICK)) {
+                Ok(Woken::Bell) => return Err(SendError::Interrupted),
+                Ok(Woken::Nothing) => continue,
+                Ok(Woken::Ready) => {}
+                Err(error) => return Err(SendError::Connection(error)),
+            }
             match (&connection.stream).read(&mut answer) {
                 Ok(0) => return late_reset(&connection.stream).map_or(Ok(()), |error| Err(closed(error))),
                 Ok(_) => {}
@@ -202,17 +236,4 @@ fn late_reset(stream: &TcpStream) -> Option<io::Error> {
         thread::sleep(Duration::from_millis(1));
     }
     None
-}
-
-/// The MD5 of the whole file: the classic header wants it before the first byte.
-fn whole_digest(open: &OpenSource, size_bytes: u64) -> Result<Md5, ReadError> {
-    let layout = PartLayout::new(size_bytes);
-    let mut hasher = Hasher::new();
-    let mut buffer = Vec::new();
-    for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
-        open.read(range, &mut buffer)?;
-        hasher.update(&buffer);
-    }
-    open.check_unchanged()?;
-    Ok(hasher.finish())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
 use crate::md5sum::Lister;
-use crate::net::{self, HostPort, NetError};
+use crate::net::{self, Bell, HostPort, NetError};
 use crate::plan::{self, PlanError, ReadError};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::WireError;
@@ -35,6 +35,8 @@ pub struct Options {
     pub retries: Option<u32>,
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with [`Event::FileDone`].
     pub whole_digests: bool,
+    /// Rung, it ends the transfer with [`SendError::Interrupted`], after last words to the receiver.
+    pub interrupt: Bell,
 }
 
 /// How several files go to a classic receiver.
@@ -75,6 +77,9 @@ pub enum SendError {
     /// The receiver broke the protocol, or gave up.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// Somebody wants this program to end.
+    #[error("the sender was interrupted")]
+    Interrupted,
     /// A classic receiver went away; nobody knows what it kept.
     #[error(
         "the receiver closed the connection while {name} was sent; a classic receiver says no more than that"
@@ -118,10 +123,11 @@ const RETRIES: u32 = 10;
 /// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest
 /// goes on.
 pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendError> {
+    let interrupt = &options.interrupt;
     let roots = plan::roots(&options.paths)?;
     let start = Instant::now();
     let connect_patiently = |retries| {
-        net::connect(&options.target, options.port, options.timeout, retries, |pause| {
+        net::connect(&options.target, options.port, options.timeout, retries, interrupt, |pause| {
             progress.event(Event::Retrying { pause });
         })
     };
@@ -132,14 +138,22 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         retries: options.retries.unwrap_or(RETRIES),
         streams: options.streams,
         timeout: options.timeout,
+        interrupt,
     };
     let lister = Lister::new(options.whole_digests, progress);
-    let sent = lister.beside(|| {
+    let session = || {
         let summary = match options.classic {
             None => native::send(&roots, connect()?, &route, progress, &lister)?,
-            Some(how) => classic::send(&roots, connect, how, options.timeout, progress)?,
+            Some(how) => classic::send(&roots, connect, how, options.timeout, interrupt, progress)?,
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })
-    });
-    sent.map(|summary| Summary { undigested: lister.undigested(), ..summary })
+    };
+    let sent =
+        interrupt.beside(|| lister.hurry(), || lister.beside(session)).map_err(SendError::Connection)?;
+    match sent {
+        Ok(summary) => Ok(Summary { undigested: lister.undigested(), ..summary }),
+        // Whatever broke, this is why.
+        Err(_) if interrupt.is_rung() => Err(SendError::Interrupted),
+        Err(error) => Err(error),
+    }
 }

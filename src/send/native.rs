@@ -32,7 +32,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
 use crate::md5sum::Lister;
-use crate::net::{self, LastHeard, NetError, PatientWriter};
+use crate::net::{self, Bell, LAST_WORDS as QUICKLY, LastHeard, NetError, PatientWriter, Woken};
 use crate::plan::{self, Found, Root};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::SessionId;
@@ -49,6 +49,8 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// Time for telling the receiver why the session ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often a wait for the walk looks up to see whether the session is over.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// The first pause before a lost connection is opened again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -64,6 +66,8 @@ pub struct Route<'a> {
     pub streams: Streams,
     /// How long the receiver may be silent.
     pub timeout: Duration,
+    /// Rung, it ends all of it.
+    pub interrupt: &'a Bell,
 }
 
 /// What outlives a connection.
@@ -98,10 +102,11 @@ pub fn send(
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
+    let interrupt = route.interrupt;
     let (to_announcer, found) = bounded(WALK_AHEAD);
     thread::scope(|scope| {
         // Moved in, so that the queue closes when the walk ends, and the walk when nobody wants its finds any more.
-        scope.spawn(move || walk(roots, to_announcer, progress));
+        scope.spawn(move || walk(roots, to_announcer, progress, interrupt));
         let (found, mut stream) = (found, stream);
         let mut left = Remainder::default();
         let mut failures = 0;
@@ -120,7 +125,10 @@ pub fn send(
                 }
                 let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 progress.event(Event::Lost { reason: &error.to_string(), pause });
-                thread::sleep(pause);
+                let waited = interrupt.wait(None, Some(pause)).map_err(SendError::Connection)?;
+                if waited == Woken::Bell {
+                    return Err(SendError::Interrupted);
+                }
                 failures += 1;
                 match (route.reconnect)() {
                     Ok(stream) => break stream,
@@ -154,55 +162,78 @@ fn attempt(
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<(), SendError> {
+    let interrupt = route.interrupt;
     net::prepare(&stream).map_err(SendError::Connection)?;
     let heard = LastHeard::new(route.timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
-    let writer = PatientWriter::new(writing, heard.clone());
+    let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
     let (words, spoken) = bounded(1);
-    let shared = Shared::new(words, left, progress, lister, route.timeout)?;
+    let shared = Shared::new(words, left, progress, lister, route.timeout, interrupt)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
-    thread::scope(|scope| {
-        scope.spawn(|| loader::load(&shared, loaded));
-        scope.spawn(|| ear::listen(&shared, reading, &heard));
-        let joining = parts.clone();
-        let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
-        let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
-        scope.spawn(move || {
-            streams::grow(shared, stream, streams, |joined| {
-                let (ear, writer) = joined.split(heard)?;
-                let joining = joining.clone();
-                scope.spawn(move || ear::listen_joined(shared, ear));
-                scope.spawn(move || writer::write(shared, writer, None, joining));
-                Ok(())
+    let transfer = || {
+        thread::scope(|scope| {
+            scope.spawn(|| loader::load(&shared, loaded));
+            let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard));
+            let joining = parts.clone();
+            let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
+            let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
+            scope.spawn(move || {
+                streams::grow(shared, stream, streams, |joined| {
+                    let (ear, writer) = joined.split(heard)?;
+                    let joining = joining.clone();
+                    scope.spawn(move || ear::listen_joined(shared, ear));
+                    scope.spawn(move || writer::write(shared, writer, None, joining));
+                    Ok(())
+                });
             });
-        });
-        announce(shared, found, left);
-        shared.wait_for_the_end(PULSE);
-        if shared.give_up() {
-            // The receiver is told why, if it still listens.
-            let start = Instant::now();
-            while !writing.is_finished() && start.elapsed() < LAST_WORDS {
-                thread::sleep(Duration::from_millis(1));
+            announce(shared, found, left);
+            shared.wait_for_the_end(PULSE);
+            if shared.give_up() {
+                // The receiver is told why, if it still listens.
+                let limit = if interrupt.is_rung() { QUICKLY } else { LAST_WORDS };
+                wait_until(limit, || writing.is_finished());
             }
-        }
-        // Wakes whoever still reads or writes.
-        let _ = stream.shutdown(Shutdown::Both);
-        shared.hang_up();
-    });
+            if interrupt.is_rung() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
+                // It brings what is complete to its end, says `stored` of it, and closes.
+                wait_until(QUICKLY, || hearing.is_finished());
+            }
+            // Wakes whoever still reads or writes.
+            let _ = stream.shutdown(Shutdown::Both);
+            shared.hang_up();
+        });
+    };
+    let interrupted = || {
+        shared.end(Err(SendError::Interrupted));
+        // Not later: whoever would do it may wait for a disk.
+        shared.give_up();
+    };
+    interrupt.beside(interrupted, transfer).map_err(SendError::Connection)?;
     shared.into_outcome(left)
 }
 
-fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress) {
-    let told = plan::find_files(roots, |found| {
+/// Waits for something that nobody tells of, a moment at a time.
+fn wait_until(limit: Duration, is_over: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_over() && start.elapsed() < limit {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress, interrupt: &Bell) {
+    let go_on = || !interrupt.is_rung();
+    let told = plan::find_files(roots, go_on, |found| {
         if let Found::File(source) = &found {
             progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         }
         to_announcer.send(Walked::Found(found)).is_ok()
     });
+    if !go_on() {
+        return;
+    }
     progress.event(Event::PlanComplete);
     if to_announcer.send(Walked::FilesComplete).is_ok() {
-        plan::find_others(roots, &told, |found| to_announcer.send(Walked::Found(found)).is_ok());
+        plan::find_others(roots, &told, go_on, |found| to_announcer.send(Walked::Found(found)).is_ok());
     }
 }
 
@@ -231,19 +262,15 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder)
             Ok(next) => Ok(next),
             Err(_) => {
                 shared.speak();
-                found.recv_timeout(PULSE)
+                found.recv_timeout(LOOK_UP)
             }
         };
         let next = match next {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
-                let mut state = shared.lock();
-                if state.outcome.is_some() {
+                if !shared.pulse(PULSE) {
                     return;
                 }
-                state.session.busy();
-                drop(state);
-                shared.speak();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,

@@ -82,6 +82,7 @@ impl<'a> Bars<'a> {
 
 impl Progress for Bars<'_> {
     fn event(&self, event: Event<'_>) {
+        self.ui.closing.tally().event(&event);
         match event {
             Event::Planned { files, bytes } => {
                 self.files_planned.fetch_add(files, Ordering::Relaxed);

@@ -40,6 +40,11 @@ impl Lists {
         self.manifest.is_some()
     }
 
+    /// Is there one that stays as it was unless everything comes to a good end?
+    pub fn is_replaced_at_the_end(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.earlier() == Earlier::Replaced)
+    }
+
     /// Prints a line. An error is for the caller to tell, and comes once. A reader that has read enough is none.
     pub fn print(&self, line: &[u8]) -> io::Result<()> {
         let mut ended = lock(&self.stdout_ended);

@@ -1,6 +1,7 @@
 //! The only box that prints. Results go to standard output, everything else to standard error.
 
 mod bars;
+mod closing;
 mod list;
 mod manifest;
 mod text;
@@ -24,6 +25,7 @@ use crate::store::Unfinished;
 use bars::Bars;
 use list::{Lists, SessionLines};
 
+pub use closing::{Closing, CutShort, Role};
 pub use manifest::{Earlier, ManifestError};
 
 /// Screen and logs of one program run.
@@ -32,6 +34,7 @@ pub struct Ui {
     has_bars: bool,
     quiet: bool,
     lists: Lists,
+    closing: Closing,
     /// The code of the first session that failed.
     exit: Mutex<Exit>,
 }
@@ -51,13 +54,32 @@ impl Ui {
         } else {
             ProgressDrawTarget::term_like_with_hz(Box::new(bars::PlainTerm), 2)
         };
+        let multi = MultiProgress::with_draw_target(target);
         Ui {
-            multi: MultiProgress::with_draw_target(target),
+            closing: Closing::new(multi.clone(), has_bars, args.quiet),
+            multi,
             has_bars,
             quiet: args.quiet,
             lists: Lists::default(),
             exit: Mutex::new(Exit::Ok),
         }
+    }
+
+    /// What an interrupted program says at its end.
+    pub fn closing(&self) -> Closing {
+        self.closing.clone()
+    }
+
+    /// What that line is about.
+    pub fn set_role(&self, role: Role) {
+        self.closing.set_role(role);
+    }
+
+    /// The program was interrupted, and has ended what it was at.
+    pub fn interrupted(&self, exit: Exit) -> Exit {
+        self.closing.say();
+        self.list_as_before();
+        exit
     }
 
     /// Makes sure that the lists that `args` ask for can be written.
@@ -114,11 +136,7 @@ impl Ui {
 
     /// Something a person has to know, even with `--quiet`.
     fn complain(&self, line: &str) {
-        if self.has_bars {
-            self.multi.suspend(|| print_line(&mut std::io::stderr(), line));
-        } else {
-            print_line(&mut std::io::stderr(), line);
-        }
+        complain(&self.multi, self.has_bars, line);
     }
 
     /// A result, on standard output, unless that belongs to a list.
@@ -179,10 +197,14 @@ impl Ui {
     /// A sender's session did not come to its end.
     pub fn not_sent(&self, explained: &Explained) -> Exit {
         let exit = self.error(explained);
-        if self.lists.has_manifest() {
+        self.list_as_before();
+        exit
+    }
+
+    fn list_as_before(&self) {
+        if self.lists.is_replaced_at_the_end() {
             self.note("     the list was not written: it is as it was before");
         }
-        exit
     }
 
     /// The table of `ftx bench`, and the sentence under it.
@@ -202,6 +224,14 @@ impl Ui {
     /// The code of the first session that failed; [`Exit::Ok`] if none did.
     pub fn first_failure(&self) -> Exit {
         *self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn complain(multi: &MultiProgress, has_bars: bool, line: &str) {
+    if has_bars {
+        multi.suspend(|| print_line(&mut std::io::stderr(), line));
+    } else {
+        print_line(&mut std::io::stderr(), line);
     }
 }
 

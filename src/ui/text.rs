@@ -179,7 +179,8 @@ mod tests {
         let dir = std::env::temp_dir();
         let (port, size_bytes, timeout) = (1, 256 << 20, Duration::ZERO);
         let host = Some("nas".parse().unwrap());
-        let options = Options { host, port, dir, size_bytes, timeout };
+        let interrupt = crate::net::Bell::new().unwrap();
+        let options = Options { host, port, dir, size_bytes, timeout, interrupt };
         let rows = vec![
             row("MD5", 500, None),
             row("wire", 110, Some("the wire")),

@@ -10,6 +10,7 @@ use super::message::{
     FEATURE_MEASURE, Failure, Introduction, Measurable, Measure, Measured, Message, Receipt,
 };
 use super::{VERSION, WireError};
+use crate::fault::Fault;
 
 /// What a frame tells the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,11 @@ impl MeasureSession {
         if self.stage != Stage::Hello {
             Message::Busy.encode(&mut self.out);
         }
+    }
+
+    /// Tells the receiver why the session ends here.
+    pub fn give_up(&mut self, fault: Fault, reason: &str) {
+        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// Takes the JSON of one frame.

@@ -1,6 +1,6 @@
 //! The thread that hears the receiver. It never waits for another one.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::TcpStream;
 
 use super::super::SendError;
@@ -61,6 +61,8 @@ fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Resul
                     return Ok(());
                 }
             }
+            // Stopped and continued, by Ctrl-Z and fg.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if net::is_disconnect(&error) => return Err(closed(shared)),
             Err(error) => return Err(SendError::Connection(error)),
         }
@@ -88,6 +90,7 @@ pub fn listen_joined(shared: &Shared<'_>, mut stream: TcpStream) {
                     return;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if net::is_disconnect(&error) => break closed(shared),
             Err(error) => break SendError::Connection(error),
         }

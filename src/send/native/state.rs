@@ -14,6 +14,7 @@ use super::whole::Whole;
 use crate::digest::{Md5, PART_BYTES};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
+use crate::net::Bell;
 use crate::plan::Source;
 use crate::progress::{Event, Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
@@ -38,6 +39,8 @@ pub struct Shared<'a> {
     /// Entries of earlier sessions, whose numbers the lister may still know.
     listed_before: u64,
     pub timeout: Duration,
+    /// Rung when the program is to end.
+    pub interrupt: &'a Bell,
     /// The loader: reading, and digests.
     pub reading: Clock,
     pub md5: Clock,
@@ -135,6 +138,7 @@ impl<'a> Shared<'a> {
         progress: &'a dyn Progress,
         lister: &'a Lister<'a, Whole>,
         timeout: Duration,
+        interrupt: &'a Bell,
     ) -> Result<Self, SendError> {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
@@ -160,6 +164,7 @@ impl<'a> Shared<'a> {
             lister,
             listed_before: left.announced_before,
             timeout,
+            interrupt,
             reading: Clock::default(),
             md5: Clock::default(),
             writing: Clock::default(),
@@ -219,6 +224,18 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Gives the receiver a sign of life if it is time for one; `false` when the session is over.
+    pub fn pulse(&self, pulse: Duration) -> bool {
+        let mut state = self.lock();
+        state.pulse(pulse);
+        let (goes_on, speaks) = (state.outcome.is_none(), state.session.output_len() > 0);
+        drop(state);
+        if speaks {
+            self.speak();
+        }
+        goes_on
+    }
+
     /// Waits for the receipt or a failure, with signs of life.
     pub fn wait_for_the_end(&self, pulse: Duration) {
         let mut state = self.lock();
@@ -273,9 +290,12 @@ impl<'a> Shared<'a> {
         self.ring();
     }
 
-    /// Has this side found a reason to end the session that the receiver does not know?
+    /// Has this side found a reason to end the session that the receiver does not know? Then it is told, once.
     pub fn give_up(&self) -> bool {
         let mut state = self.lock();
+        if state.is_closing {
+            return true;
+        }
         let (fault, reason) = match &state.outcome {
             Some(Err(SendError::Wire(WireError::PeerGaveUp { .. }))) => return false,
             Some(Err(error @ SendError::Wire(WireError::Version { .. }))) => {
@@ -285,6 +305,7 @@ impl<'a> Shared<'a> {
             Some(Err(error @ (SendError::Silent(_) | SendError::Unfinished(_)))) => {
                 (Fault::Timeout, error.to_string())
             }
+            Some(Err(error @ SendError::Interrupted)) => (Fault::Interrupted, error.to_string()),
             _ => return false,
         };
         state.session.give_up(fault, &reason);

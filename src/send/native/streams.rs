@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::state::Shared;
-use crate::net::{self, LastHeard, PatientWriter};
+use crate::net::{self, Bell, LastHeard, PatientWriter};
 
 /// Connections of one session at most.
 pub const MAX_STREAMS: u32 = 8;
@@ -32,20 +32,20 @@ const BUSY_SHARE: f64 = 0.7;
 const WORTH_IT: f64 = 1.1;
 
 /// One more connection of a session.
-pub struct Joined(TcpStream);
+pub struct Joined(TcpStream, Bell);
 
 impl Joined {
     fn open(shared: &Shared<'_>, first: &TcpStream) -> io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&first.peer_addr()?, shared.timeout)?;
+        let mut stream = net::connect_to(first.peer_addr()?, shared.timeout, shared.interrupt)?;
         net::prepare(&stream)?;
         let join = shared.lock().session.join_frame();
         stream.write_all(&join)?;
-        Ok(Joined(stream))
+        Ok(Joined(stream, shared.interrupt.clone()))
     }
 
     /// A half to listen to and one to write to.
     pub fn split(self, heard: &LastHeard) -> io::Result<(TcpStream, PatientWriter)> {
-        Ok((self.0.try_clone()?, PatientWriter::new(self.0, heard.clone())))
+        Ok((self.0.try_clone()?, PatientWriter::new(self.0, heard.clone(), self.1)))
     }
 }
 

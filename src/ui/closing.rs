@@ -1,0 +1,200 @@
+//! The line that an interrupted program ends with: what is done by now, and how to go on.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
+
+use super::{complain, text};
+use crate::escape::Shown;
+use crate::progress::Event;
+
+/// Says it, once, from whichever thread gets to it.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    multi: MultiProgress,
+    has_bars: bool,
+    quiet: bool,
+    tally: Arc<Tally>,
+}
+
+/// What the program is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It sends.
+    Sender {
+        /// Where to, as typed.
+        host: String,
+        /// With a receiver that confirms nothing?
+        classic: bool,
+    },
+    /// It receives.
+    Receiver {
+        /// Where things land.
+        out: PathBuf,
+    },
+}
+
+/// Why the end was not in good order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutShort {
+    /// It was asked for twice.
+    Asked,
+    /// Something did not answer in time.
+    Stuck,
+}
+
+/// What all sessions of this program did together.
+#[derive(Debug, Default)]
+pub struct Tally {
+    role: OnceLock<Role>,
+    files_planned: AtomicU64,
+    files_done: AtomicU64,
+    plan_complete: AtomicBool,
+    is_said: AtomicBool,
+}
+
+impl Tally {
+    /// Counts.
+    pub fn event(&self, event: &Event<'_>) {
+        let add = |to: &AtomicU64, number| {
+            to.fetch_add(number, Ordering::Relaxed);
+        };
+        match event {
+            Event::Planned { files, .. } => add(&self.files_planned, *files),
+            Event::PlanComplete => self.plan_complete.store(true, Ordering::Relaxed),
+            Event::FileDone { .. } => add(&self.files_done, 1),
+            Event::FileDropped { .. } => add(&self.files_planned, 1u64.wrapping_neg()),
+            _ => {}
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let done = self.files_done.load(Ordering::Relaxed);
+        let planned = self.files_planned.load(Ordering::Relaxed).max(done);
+        let is_complete = self.plan_complete.load(Ordering::Relaxed);
+        let files = |number: u64| if number == 1 { "file" } else { "files" };
+        let (is, was) =
+            if done == 1 || is_complete && planned == 1 { ("is", "was") } else { ("are", "were") };
+        let (shown_done, shown_planned) = (text::count(done), text::count(planned));
+        let of = if is_complete {
+            format!("{shown_done} of {shown_planned} {}", files(planned))
+        } else {
+            format!("{shown_done} {}", files(done))
+        };
+        let so_far = if is_complete { String::new() } else { format!(", of {shown_planned} found so far") };
+        match self.role.get() {
+            None => "interrupted.".to_owned(),
+            Some(Role::Sender { host, classic: true }) => {
+                let host = Shown::new(host);
+                format!(
+                    "interrupted. {of} {was} sent to {host}{so_far}; a classic receiver confirms nothing."
+                )
+            }
+            Some(Role::Sender { host, .. }) if planned == 0 => {
+                format!("interrupted. Nothing was sent to {} yet.", Shown::new(host))
+            }
+            Some(Role::Sender { host, .. }) => {
+                let host = Shown::new(host);
+                format!("interrupted. {of} {is} stored at {host}{so_far}; send the same again to go on.")
+            }
+            Some(Role::Receiver { out }) => {
+                let out = Shown::new(out.as_os_str().as_encoded_bytes());
+                let again = match planned - done {
+                    0 => "",
+                    _ => "; whoever sends the same again goes on",
+                };
+                let was = if done == 1 { "was" } else { "were" };
+                format!("interrupted. {shown_done} {} {was} stored in {out}{again}.", files(done))
+            }
+        }
+    }
+}
+
+impl Closing {
+    pub(super) fn new(multi: MultiProgress, has_bars: bool, quiet: bool) -> Self {
+        Closing { multi, has_bars, quiet, tally: Arc::default() }
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(super) fn set_role(&self, role: Role) {
+        let _ = self.tally.role.set(role);
+    }
+
+    /// Says it, if nobody has.
+    pub fn say(&self) {
+        if !self.tally.is_said.swap(true, Ordering::SeqCst) && !self.is_usual() {
+            complain(&self.multi, self.has_bars, &format!("ftx: {}", self.tally.sentence()));
+        }
+    }
+
+    /// The process ends now: clears the screen, and says it with the reason.
+    pub fn cut_short(&self, why: CutShort) {
+        let _ = self.multi.clear();
+        self.multi.set_draw_target(ProgressDrawTarget::hidden());
+        self.say();
+        let why = match why {
+            CutShort::Asked => "ended at once",
+            CutShort::Stuck => "ended without waiting any longer for the disk, the network or the screen",
+        };
+        complain(&self.multi, false, &format!("     {why}"));
+    }
+
+    /// A receiver ends that way every day: no reason to say so where only errors are wanted.
+    fn is_usual(&self) -> bool {
+        self.quiet && matches!(self.tally.role.get(), Some(Role::Receiver { .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(role: Option<Role>, planned: u64, done: u64, is_complete: bool) -> String {
+        let tally = Tally::default();
+        role.into_iter().for_each(|role| tally.role.set(role).unwrap());
+        tally.event(&Event::Planned { files: planned, bytes: 0 });
+        if is_complete {
+            tally.event(&Event::PlanComplete);
+        }
+        (0..done).for_each(|_| tally.event(&Event::FileDone { path: b"a", md5: None, skipped_bytes: 0 }));
+        tally.sentence()
+    }
+
+    #[test]
+    fn the_line_has_the_numbers_and_says_how_to_go_on() {
+        let sender = |classic| Some(Role::Sender { host: "nas".into(), classic });
+        let receiver = || Some(Role::Receiver { out: "/in".into() });
+        assert_eq!(
+            sentence(sender(false), 20_000, 1204, true),
+            "interrupted. 1,204 of 20,000 files are stored at nas; send the same again to go on."
+        );
+        assert_eq!(
+            sentence(sender(false), 20_000, 1, false),
+            "interrupted. 1 file is stored at nas, of 20,000 found so far; send the same again to go on."
+        );
+        assert_eq!(
+            sentence(sender(false), 1, 0, true),
+            "interrupted. 0 of 1 file is stored at nas; send the same again to go on."
+        );
+        assert_eq!(sentence(sender(false), 0, 0, false), "interrupted. Nothing was sent to nas yet.");
+        assert_eq!(
+            sentence(sender(true), 3, 2, true),
+            "interrupted. 2 of 3 files were sent to nas; a classic receiver confirms nothing."
+        );
+        assert_eq!(sentence(receiver(), 2, 2, true), "interrupted. 2 files were stored in /in.");
+        assert_eq!(
+            sentence(receiver(), 9, 1, true),
+            "interrupted. 1 file was stored in /in; whoever sends the same again goes on."
+        );
+        assert_eq!(
+            sentence(receiver(), 1, 0, true),
+            "interrupted. 0 files were stored in /in; whoever sends the same again goes on."
+        );
+        assert_eq!(sentence(None, 9, 1, true), "interrupted.");
+    }
+}

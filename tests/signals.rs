@@ -1,0 +1,573 @@
+//! **Promised: Ctrl-C and SIGTERM end either side within a second**, in good order, with exit code 130 or 143: the other
+//! side is told, what is in place stays and is counted, and nothing half is left under a final name. A second Ctrl-C
+//! ends at once.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::proofs::{assert_nothing_or_whole, contents, is_landing, not_run};
+use common::{Ended, FTX, Receiver, end, names, pid, send, until};
+use ftx::digest::PART_BYTES;
+use ftx::wire::frame::{Form, encode};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Each signal, and the exit code that belongs to it.
+const BOTH: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
+
+/// What is promised is a second. The rest is for a machine that has much else to do.
+const IN_TIME: Duration = Duration::from_millis(2500);
+
+/// `ftx`, with the signals as a terminal has them, whatever started these tests in the background.
+fn ftx() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM", FTX]);
+    command
+}
+
+fn receiver(out: &Path, args: &[&str]) -> Receiver {
+    // What an earlier round left would be taken for the start of this one.
+    let _ = fs::remove_dir_all(out);
+    Receiver::spawn(ftx(), "127.0.0.1", out, args)
+}
+
+fn start_send(args: &[&str], path: &Path, host: &str) -> Child {
+    let mut command = ftx();
+    command.arg("send").args(args).arg(path).arg(host);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Sends a signal, and waits for the end, which has to come in time.
+fn ended_by(signal: Signal, code: i32, child: Child) -> Ended {
+    let start = Instant::now();
+    kill_process(pid(&child), signal).unwrap();
+    let ended = end(child);
+    check(start, code, &ended);
+    ended
+}
+
+fn receiver_ended_by(signal: Signal, code: i32, receiver: Receiver) -> Ended {
+    let start = Instant::now();
+    kill_process(receiver.pid(), signal).unwrap();
+    let ended = receiver.wait();
+    check(start, code, &ended);
+    ended
+}
+
+fn check(start: Instant, code: i32, ended: &Ended) {
+    assert!(start.elapsed() < IN_TIME, "it took {:?}: {ended:?}", start.elapsed());
+    assert_eq!(ended.code, code, "{ended:?}");
+    assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("ended without"), "{ended:?}");
+}
+
+/// A file that is quick to make and long to send: one byte of data in every part, holes around it.
+fn large_file(dir: &Path) -> PathBuf {
+    let path = dir.join("large.img");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(32 << 30).unwrap();
+    for part in 0..(32 << 30) / PART_BYTES {
+        file.write_all_at(b"x", part * PART_BYTES + 5).unwrap();
+    }
+    path
+}
+
+fn small_files(dir: &Path, count: usize) -> PathBuf {
+    let tree = dir.join("t");
+    for number in 0..count {
+        let folder = tree.join(format!("{}", number / 500));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(number.to_string()), number.to_string().repeat(50)).unwrap();
+    }
+    tree
+}
+
+fn frames(json: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    json.iter().for_each(|json| encode(Form::Native, json.as_bytes(), &mut bytes));
+    bytes
+}
+
+const WELCOME: &str = r#"{"ftx":"welcome","version":1}"#;
+const WANT: &str = r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+
+/// Says `welcome`, and wants the file once that is announced.
+fn want(peer: &mut TcpStream) {
+    peer.write_all(&frames(&[WELCOME])).unwrap();
+    hear(peer, r#""ftx":"entry""#);
+    peer.write_all(&frames(&[WANT])).unwrap();
+    hear(peer, r#""ftx":"part""#);
+}
+
+/// Reads until `words` have come.
+fn hear(stream: &mut TcpStream, words: &str) {
+    let (mut heard, mut buffer) = (Vec::new(), [0; 1000]);
+    while !heard.windows(words.len()).any(|window| window == words.as_bytes()) {
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(count > 0, "never heard {words}: {}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&buffer[..count]);
+    }
+}
+
+#[test]
+fn a_sender_whose_peer_never_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let silent = |peer: &mut TcpStream| hear(peer, "hello");
+    let welcome = |peer: &mut TcpStream| {
+        peer.write_all(&frames(&[WELCOME])).unwrap();
+        hear(peer, r#""ftx":"end""#);
+    };
+    for (signal, code) in BOTH {
+        for answer in [silent, welcome, want] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let host = listener.local_addr().unwrap().to_string();
+            let sender = start_send(&[], &file, &host);
+            let mut peer = listener.accept().unwrap().0;
+            answer(&mut peer);
+            let ended = ended_by(signal, code, sender);
+            let words =
+                format!("ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to go on.\n");
+            // As long as nobody answers, it may not even have looked for files.
+            let nothing = format!("ftx: interrupted. Nothing was sent to {host} yet.\n");
+            assert!([words, nothing].contains(&ended.stderr) && ended.stdout.is_empty(), "{ended:?}");
+            hear(&mut peer, r#"{"ftx":"error","code":"interrupted","message":"the sender was interrupted"}"#);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sender = start_send(&["--classic"], &file, &listener.local_addr().unwrap().to_string());
+        let mut peer = listener.accept().unwrap().0;
+        // It waits for this end to close.
+        hear(&mut peer, "bytes");
+        let ended = ended_by(signal, code, sender);
+        assert!(ended.stderr.contains("was sent to"), "{ended:?}");
+    }
+}
+
+/// The state of a connection to `port`, as proc_net_tcp(5) of `process` has it: 2 is SYN_SENT.
+fn is_connecting(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(2).is_some_and(|remote| remote.ends_with(&format!(":{port:04X}"))) && words[3] == "02"
+    })
+}
+
+#[test]
+fn a_sender_that_connects_to_a_black_hole() {
+    use socket2::{Domain, Socket, Type};
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    // Nobody accepts, and the queue is full.
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let port = addr.as_socket().unwrap().port();
+    let mut queue = Vec::new();
+    while !is_connecting(port) {
+        let one = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        one.set_nonblocking(true).unwrap();
+        let _ = one.connect(&addr);
+        queue.push(one);
+        assert!(queue.len() < 100, "the queue never fills");
+    }
+    // From here on, only the sender's own connection may count.
+    queue.retain(|one| one.peer_addr().is_ok());
+    until("the queue to hold", || !is_connecting(port));
+    for (signal, code) in BOTH {
+        let sender = start_send(&[], &file, &format!("127.0.0.1:{port}"));
+        until("the sender to connect", || is_connecting(port));
+        let ended = ended_by(signal, code, sender);
+        assert!(ended.stderr.contains("interrupted. Nothing was sent to"), "{ended:?}");
+        until("its connection to be gone", || !is_connecting(port));
+    }
+}
+
+#[test]
+fn a_sender_that_waits_for_the_next_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut sender = start_send(&["--retries", "1000"], &file, &closed);
+    let mut line = [0; 6];
+    sender.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"Nobody");
+    ended_by(Signal::INT, 130, sender);
+}
+
+#[test]
+fn a_sender_whose_resolver_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, conf) = (dir.path().join("a"), dir.path().join("resolv.conf"));
+    fs::write(&file, "bytes").unwrap();
+    fs::write(&conf, "nameserver 127.0.0.1\noptions timeout:30 attempts:3\n").unwrap();
+    // A network of its own, in which somebody takes questions and answers none.
+    let python = "import fcntl, os, socket, struct, sys
+taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+# SIOCSIFFLAGS: lo, up and running
+fcntl.ioctl(taken, 0x8914, struct.pack('16sh14x', b'lo', 0x41))
+taken.bind(('127.0.0.1', 53))
+taken.set_inheritable(True)
+os.execvp(sys.argv[1], sys.argv[1:])";
+    let script = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "sh", "-c", script, "sh"]).arg(&conf).args(["python3", "-c", python]);
+    command.args(["env", "--default-signal=INT,TERM", FTX, "send"]).arg(&file).arg("some-host.example");
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut sender) = spawned else { return not_run("a resolver that hangs", "needs unshare") };
+    // It has asked: a socket that is connected to port 53 (0x35).
+    let asks = format!("/proc/{}/net/udp", sender.id());
+    let has_asked = || {
+        let table = fs::read_to_string(&asks).unwrap_or_default();
+        table
+            .lines()
+            .any(|line| line.split_whitespace().nth(2).is_some_and(|remote| remote.ends_with(":0035")))
+    };
+    let mut failed = false;
+    until("the question", || {
+        failed = sender.try_wait().unwrap().is_some();
+        failed || has_asked()
+    });
+    if failed {
+        return not_run("a resolver that hangs", "needs the right to make a network");
+    }
+    ended_by(Signal::INT, 130, sender);
+}
+
+#[test]
+fn a_sender_in_the_middle_of_a_body_that_nobody_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = large_file(dir.path());
+    for (signal, code) in BOTH {
+        for args in [&[][..], &["--classic"]] {
+            // The digest of all of it, which classic wants first, would take too long.
+            let file = if args.is_empty() { file.clone() } else { dir.path().join("medium") };
+            if !args.is_empty() {
+                fs::write(&file, vec![7; 64 << 20]).unwrap();
+            }
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let sender = start_send(args, &file, &listener.local_addr().unwrap().to_string());
+            let mut peer = listener.accept().unwrap().0;
+            if args.is_empty() {
+                want(&mut peer);
+            } else {
+                hear(&mut peer, "filename");
+            }
+            // Not another byte is taken: what the system holds for us fills up.
+            until("a full connection", || {
+                let waiting = fs::read_to_string("/proc/net/tcp").unwrap();
+                let port = format!(":{:04X}", peer.peer_addr().unwrap().port());
+                waiting.lines().any(|line| {
+                    let words: Vec<&str> = line.split_whitespace().collect();
+                    // The sender's own end, with bytes that it cannot send.
+                    words.get(1).is_some_and(|local| local.ends_with(&port))
+                        && u64::from_str_radix(words[4].split(':').next().unwrap(), 16).unwrap() > 100_000
+                })
+            });
+            ended_by(signal, code, sender);
+            drop(peer);
+        }
+    }
+}
+
+fn landing_has_bytes(out: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(out) else { return false };
+    entries.flatten().any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+}
+
+#[test]
+fn a_sender_in_the_middle_of_a_file_tells_its_receiver() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = large_file(dir.path());
+    for (signal, code) in BOTH {
+        for streams in [&[][..], &["--streams", "3"]] {
+            let out = dir.path().join("out");
+            let receiver = receiver(&out, &["--once"]);
+            let sender = start_send(streams, &file, &receiver.host());
+            until("bytes at the receiver", || landing_has_bytes(&out));
+            let sent = ended_by(signal, code, sender);
+            assert!(sent.stderr.contains("interrupted. 0 of 1 file is stored at"), "{sent:?}");
+            let received = receiver.wait();
+            assert_eq!(received.code, 10, "{received:?}");
+            let words = "the other side gave up: the sender was interrupted";
+            assert!(received.stderr.contains(words), "{received:?}");
+            assert!(!out.join("large.img").exists());
+        }
+    }
+}
+
+#[test]
+fn a_receiver_in_the_middle_of_a_file_tells_its_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = large_file(dir.path());
+    for (signal, code) in BOTH {
+        for args in [&[][..], &["--once"], &["--count", "3"]] {
+            let out = dir.path().join("out");
+            let receiver = receiver(&out, args);
+            let sender = start_send(&[], &file, &receiver.host());
+            until("bytes at the receiver", || landing_has_bytes(&out));
+            let received = receiver_ended_by(signal, code, receiver);
+            assert!(received.stderr.contains("ftx: interrupted. 0 files were stored in"), "{received:?}");
+            let sent = end(sender);
+            assert_eq!(sent.code, 10, "{sent:?}");
+            let words = "the other side gave up: the receiver was interrupted";
+            assert!(sent.stderr.contains(words), "{sent:?}");
+            assert!(!out.join("large.img").exists());
+        }
+    }
+}
+
+/// How many files the closing line speaks of.
+fn counted(stderr: &str) -> usize {
+    let line = stderr.lines().find_map(|line| line.strip_prefix("ftx: interrupted. ")).unwrap();
+    line.split(' ').next().unwrap().replace(',', "").parse().unwrap()
+}
+
+/// Has any file its final name?
+fn has_a_file(out: &Path) -> bool {
+    let entries = walkdir::WalkDir::new(out).into_iter().flatten();
+    let mut files = entries.filter(|entry| entry.file_type().is_file());
+    files.any(|entry| !is_landing(&entry.file_name().to_string_lossy()))
+}
+
+fn files_in(out: &Path) -> usize {
+    contents(out).values().filter(|what| what.contains("bytes")).count()
+}
+
+#[test]
+fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
+    // In memory: a disk that needs a second for one sync cannot be left in good order within one.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let tree = small_files(dir.path(), 20_000);
+    let mut whole = contents(&tree);
+    whole = whole.into_iter().map(|(name, what)| (format!("t/{name}"), what)).collect();
+    whole.insert("t".into(), "folder".into());
+    let mut cut = 0;
+    for (side, (signal, code)) in
+        ["sender", "receiver"].into_iter().flat_map(|side| BOTH.map(|both| (side, both)))
+    {
+        let out = dir.path().join(format!("out-{side}-{code}"));
+        let receiving = receiver(&out, &[]);
+        let sender = start_send(&[], &tree, &receiving.host());
+        until("the first files", || has_a_file(&out));
+        let stored = if side == "sender" {
+            kill_process(pid(&sender), signal).unwrap();
+            let sent = end(sender);
+            if sent.code == 0 {
+                // It was faster than this test.
+                continue;
+            }
+            assert_eq!(sent.code, code, "{sent:?}");
+            let heard = receiver_ended_by(Signal::TERM, 143, receiving);
+            assert!(heard.stderr.contains("the sender was interrupted"), "{heard:?}");
+            counted(&sent.stderr)
+        } else {
+            let received = receiver_ended_by(signal, code, receiving);
+            let sent = end(sender);
+            if sent.code == 0 {
+                continue;
+            }
+            assert_eq!(sent.code, 10, "{sent:?} {received:?}");
+            assert_eq!(counted(&received.stderr), files_in(&out), "{received:?}");
+            counted(&received.stderr)
+        };
+        cut += 1;
+        assert_eq!(assert_nothing_or_whole(&out, &whole, &(side, code)), 0, "landings are left");
+        assert!(stored > 0 && stored <= files_in(&out), "{stored} of {}", files_in(&out));
+        let again = receiver(&out, &["--once"]);
+        assert_eq!(send(&[], &[&tree], &again.host()).code, 0);
+        assert_eq!(again.wait().code, 0);
+        assert_eq!(contents(&out), whole);
+    }
+    assert!(cut > 0, "every transfer was faster than this test");
+}
+
+#[test]
+fn an_idle_receiver_ends_at_once_and_without_a_word_if_it_shall_be_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    for (signal, code) in BOTH {
+        for args in [&[][..], &["--once"], &["--count", "7"]] {
+            let receiver = receiver(&dir.path().join("out"), args);
+            // Doors that open are no sessions.
+            let _silent = receiver.connect();
+            let ended = receiver_ended_by(signal, code, receiver);
+            let words =
+                format!("ftx: interrupted. 0 files were stored in {}.\n", dir.path().join("out").display());
+            assert!(ended.stderr.ends_with(&words), "{ended:?}");
+        }
+    }
+    let mut command = ftx();
+    command.args(["recv", "--bind", "127.0.0.1", "--port", "0", "--quiet", "--out"]).arg(dir.path());
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let listens = format!("/proc/{}/fd", quiet.id());
+    until("the receiver to listen", || {
+        let links = fs::read_dir(&listens).into_iter().flatten().flatten();
+        links
+            .filter_map(|link| fs::read_link(link.path()).ok())
+            .any(|to| to.to_string_lossy().contains("socket:"))
+    });
+    assert_eq!(ended_by(Signal::TERM, 143, quiet).stderr, "");
+}
+
+#[test]
+fn a_receiver_of_classic_senders() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    for (signal, code) in BOTH {
+        let receiver = receiver(&out, &[]);
+        let mut sender = receiver.connect();
+        let header = format!(r#"{{"filename":"half","size":1000000,"md5":"{}"}}"#, "0".repeat(32));
+        sender.write_all(&(header.len() as u32).to_le_bytes()).unwrap();
+        sender.write_all(header.as_bytes()).unwrap();
+        sender.write_all(&[7; 300_000]).unwrap();
+        until("its bytes", || landing_has_bytes(&out));
+        receiver_ended_by(signal, code, receiver);
+        assert!(sender.read(&mut [0; 1]).is_err(), "a reset is all that such a sender can notice");
+        assert_eq!(names(&out), Vec::<String>::new());
+    }
+}
+
+/// A pipe that nobody reads, and that takes nothing more.
+fn full_pipe() -> (impl AsFd, Stdio) {
+    let (out, into) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    rustix::io::ioctl_fionbio(&into, true).unwrap();
+    while rustix::io::write(&into, &[b'\n'; 4096]).is_ok() {}
+    while rustix::io::write(&into, b"\n").is_ok() {}
+    rustix::io::ioctl_fionbio(&into, false).unwrap();
+    (out, Stdio::from(into))
+}
+
+/// A sender that cannot end in good order: its last line waits for a reader that never reads.
+fn stuck_sender(file: &Path) -> (Child, TcpStream, impl AsFd) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (unread, stderr) = full_pipe();
+    let mut command = ftx();
+    command.arg("send").arg(file).arg(listener.local_addr().unwrap().to_string());
+    let sender = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    let mut peer = listener.accept().unwrap().0;
+    hear(&mut peer, "hello");
+    (sender, peer, unread)
+}
+
+#[test]
+fn whatever_it_waits_for_it_ends_in_time_and_at_once_if_asked_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    for (signal, code) in BOTH {
+        let (mut sender, _peer, _unread) = stuck_sender(&file);
+        let start = Instant::now();
+        kill_process(pid(&sender), signal).unwrap();
+        let ended = common::wait(&mut sender);
+        let alone = start.elapsed();
+        assert!(ended == code && alone < IN_TIME, "{ended} after {alone:?}");
+        let (mut sender, _peer, _unread) = stuck_sender(&file);
+        let start = Instant::now();
+        kill_process(pid(&sender), signal).unwrap();
+        until("the end", || {
+            let ended = sender.try_wait().unwrap();
+            if ended.is_none() {
+                kill_process(pid(&sender), signal).unwrap();
+            }
+            ended.is_some()
+        });
+        let twice = start.elapsed();
+        assert!(twice < alone, "{twice:?} when asked twice, {alone:?} when asked once");
+        assert_eq!(sender.wait().unwrap().code(), Some(code));
+    }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    let mut command = Command::new("env");
+    command.args(["--ignore-signal=INT", "--default-signal=TERM", FTX]);
+    let receiver = Receiver::spawn(command, "127.0.0.1", &out, &[]);
+    kill_process(receiver.pid(), Signal::INT).unwrap();
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
+    receiver_ended_by(Signal::TERM, 143, receiver);
+}
+
+/// Is the process stopped, as proc_pid_stat(5) has it?
+fn is_stopped(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+    stat.rsplit(')').next().unwrap().starts_with(" T")
+}
+
+#[test]
+fn stopped_and_continued_a_transfer_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = start_send(&[], &file, &listener.local_addr().unwrap().to_string());
+    let mut peer = listener.accept().unwrap().0;
+    hear(&mut peer, "hello");
+    for _ in 0..3 {
+        kill_process(pid(&sender), Signal::STOP).unwrap();
+        until("the stop", || is_stopped(pid(&sender)));
+        kill_process(pid(&sender), Signal::CONT).unwrap();
+        until("the continuation", || !is_stopped(pid(&sender)));
+    }
+    want(&mut peer);
+    ended_by(Signal::INT, 130, sender);
+}
+
+#[test]
+fn bench_and_demo_remove_what_they_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let working = |at: &Path| {
+        walkdir::WalkDir::new(at).into_iter().flatten().any(|entry| {
+            entry.file_type().is_file() && entry.metadata().is_ok_and(|metadata| metadata.len() > 0)
+        })
+    };
+    for (signal, code) in BOTH {
+        let mut bench = ftx();
+        bench.args(["bench", "--size", "1G", "--dir"]).arg(at);
+        let mut demo = ftx();
+        demo.arg("demo").env("TMPDIR", at);
+        for mut command in [bench, demo] {
+            let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = child.spawn().unwrap();
+            until("something to do", || working(at));
+            let start = Instant::now();
+            kill_process(pid(&child), signal).unwrap();
+            let ended = end(child);
+            // A slow disk may hold up the end in good order; it is removed all the same.
+            assert!(start.elapsed() < IN_TIME && ended.code == code, "{:?}: {ended:?}", start.elapsed());
+            assert!(ended.stderr.contains("ftx: interrupted.\n"), "{ended:?}");
+            assert_eq!(names(at), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_receiver_that_measures_is_told_why_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = receiver(&dir.path().join("out"), &[]);
+    let mut bench = ftx();
+    bench.args(["bench", &receiver.host(), "--progress", "always", "--dir"]).arg(dir.path());
+    let mut bench = bench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Its bar of the wire is there: bytes are on their way, for about a second.
+    let (mut seen, mut byte) = (String::new(), [0]);
+    let stderr = bench.stderr.as_mut().unwrap();
+    while !seen.contains("wire") && stderr.read(&mut byte).unwrap() == 1 {
+        seen.push(char::from(byte[0]));
+    }
+    let received = receiver_ended_by(Signal::INT, 130, receiver);
+    let ended = end(bench);
+    assert_eq!(ended.code, 10, "{ended:?} {received:?}");
+    assert!(ended.stderr.contains("the receiver was interrupted"), "{ended:?}");
+}
