@@ -224,7 +224,10 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     let left = names(&small);
     std::process::Command::new("umount").arg(&small).status().unwrap();
     assert_eq!((sent.code, received.code), (42, 42), "{sent:?} {received:?}");
-    assert!(sent.stderr.contains("No space left"), "{sent:?}");
+    assert!(
+        sent.stderr.contains("refused by the receiver: no space left (needs 6.29 MB, 4.19 MB free)"),
+        "{sent:?}"
+    );
     assert_eq!(left, Vec::<String>::new());
 }
 

@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
-use crate::store::{Content, Digests, ExistingFile, Item, Landing, Store, StoreError, Written};
+use crate::store::{Content, Digests, ExistingFile, Item, Landing, Room, Store, StoreError, Written};
 use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
 
@@ -48,6 +48,8 @@ struct Files {
 struct Arrival {
     entry: FileEntry,
     at: At,
+    /// What is promised to it, as long as it is in arrival.
+    room: Option<Room>,
 }
 
 /// What there is of a file in arrival.
@@ -140,10 +142,10 @@ impl<'a> Arrivals<'a> {
     }
 
     /// Asks for a file.
-    pub fn want(&self, entry: FileEntry) {
+    pub fn want(&self, entry: FileEntry, room: Option<Room>) {
         // Noted first: once the sender is asked, its parts may come on any connection.
         let id = entry.id;
-        self.files().by_id.insert(id, Arrival { entry, at: At::Asked });
+        self.files().by_id.insert(id, Arrival { entry, at: At::Asked, room });
         self.speak().session.want_all(id);
     }
 
@@ -151,7 +153,7 @@ impl<'a> Arrivals<'a> {
     pub fn compare(&self, entry: FileEntry, existing: ExistingFile, gives_way: bool) {
         let id = entry.id;
         let at = At::Existing(Arc::new(existing), gives_way);
-        self.files().by_id.insert(id, Arrival { entry, at });
+        self.files().by_id.insert(id, Arrival { entry, at, room: None });
         self.speak().session.want_offers(id);
     }
 
@@ -179,7 +181,7 @@ impl<'a> Arrivals<'a> {
 
     fn same_so_far(&self, speaker: &mut Speaker, id: EntryId, progressed: Progressed) {
         let Progressed::Complete(digests) = progressed else { return };
-        if let Some(Arrival { entry, at: At::Existing(file, _) }) = self.remove(id) {
+        if let Some(Arrival { entry, at: At::Existing(file, _), .. }) = self.remove(id) {
             let size_bytes = entry.layout.size_bytes();
             let md5 = digests.whole(entry.layout);
             if md5.is_none() {
@@ -224,7 +226,7 @@ impl<'a> Arrivals<'a> {
     pub fn land(&self, store: &mut Store, id: EntryId) -> Result<Written, StoreError> {
         let mut files = self.files();
         let open = files.landings;
-        let Some(Arrival { entry, at }) = files.by_id.get_mut(&id) else {
+        let Some(Arrival { entry, at, room }) = files.by_id.get_mut(&id) else {
             return Err(busy("it is not wanted any more"));
         };
         let written =
@@ -242,6 +244,9 @@ impl<'a> Arrivals<'a> {
                 self.progress.event(Event::FileStarted { path, size_bytes });
                 if size_bytes > PART_BYTES {
                     self.lister.begin(id, size_bytes, 0, || Whole::landed(landing.written()));
+                }
+                if let Some(room) = room {
+                    room.lands(landing.written());
                 }
                 let written = written(&landing);
                 *at = At::Landing(landing);
@@ -329,7 +334,7 @@ impl<'a> Arrivals<'a> {
     }
 
     fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
-        let Some(Arrival { entry, at: At::Landing(mut landing) }) = self.remove(id) else {
+        let Some(Arrival { entry, at: At::Landing(mut landing), .. }) = self.remove(id) else {
             return;
         };
         if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {

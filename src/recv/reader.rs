@@ -141,7 +141,12 @@ impl<'a> Reader<'a> {
             Some(what) if !policy.gives_way(what) => {
                 self.arrivals.fail(&entry, &StoreError::Exists { what });
             }
-            _ => self.arrivals.want(entry),
+            // How much a sparse file takes is known when it is here.
+            _ if entry.is_sparse => self.arrivals.want(entry, None),
+            _ => match self.store.room(&entry.path, entry.layout.size_bytes()) {
+                Ok(room) => self.arrivals.want(entry, room),
+                Err(error) => self.arrivals.fail(&entry, &error),
+            },
         }
     }
 
