@@ -210,7 +210,7 @@ fn exit_of(fault: Fault) -> Exit {
         Fault::SourceChanged => Exit::SourceChanged,
         Fault::Digest => Exit::Digest,
         Fault::NoSpace => Exit::NoSpace,
-        Fault::FileIo => Exit::FileIo,
+        Fault::FileIo | Fault::ReadOnly | Fault::Permission => Exit::FileIo,
         Fault::Protocol | Fault::Version => Exit::Protocol,
         Fault::Timeout => Exit::Timeout,
         // It was not this program that was interrupted: to it, the connection ended early.

@@ -17,6 +17,10 @@ pub enum Fault {
     Digest,
     /// No space, or a quota.
     NoSpace,
+    /// The file system takes no changes.
+    ReadOnly,
+    /// Whoever runs the program there may not write there.
+    Permission,
     /// Any other failure to read or write a file.
     FileIo,
     /// The peer broke the protocol.
@@ -36,13 +40,15 @@ pub enum Fault {
 }
 
 impl Fault {
-    const SPELLINGS: [(Fault, &'static str); 14] = [
+    const SPELLINGS: [(Fault, &'static str); 16] = [
         (Fault::Exists, "exists"),
         (Fault::Name, "name"),
         (Fault::LeftOut, "left-out"),
         (Fault::SourceChanged, "source-changed"),
         (Fault::Digest, "digest"),
         (Fault::NoSpace, "no-space"),
+        (Fault::ReadOnly, "read-only"),
+        (Fault::Permission, "permission"),
         (Fault::FileIo, "file-io"),
         (Fault::Protocol, "protocol"),
         (Fault::Version, "version"),

@@ -64,6 +64,11 @@ pub fn rate_text(bytes_per_s: u64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
+/// Bytes, likewise: `33.6 MB`, `1.19 GB`.
+pub fn bytes_text(bytes: u64) -> String {
+    rate_text(bytes).trim_end_matches("/s").to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +89,7 @@ mod tests {
         ] {
             assert_eq!(rate_text(bytes_per_s), text);
         }
+        assert_eq!(bytes_text(3_100_000_000), "3.10 GB");
     }
 
     #[test]

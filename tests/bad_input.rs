@@ -14,6 +14,7 @@ use ftx::wire::{Inbox, Message};
 
 /// Exit codes, as documented.
 const CONNECTION: i32 = 10;
+const NO_SPACE: i32 = 42;
 const PROTOCOL: i32 = 12;
 const PARTIAL: i32 = 23;
 const TIMEOUT: i32 = 30;
@@ -361,7 +362,8 @@ fn a_huge_size_allocates_nothing() {
     let receiver = Receiver::start(out.path(), &["--once"]);
     say(&receiver, &classic_file("a", "9223372036854775807", MD5_OF_ABC, b"abc"));
     let ended = receiver.wait();
-    assert_eq!(ended.code, CONNECTION, "{ended:?}");
+    // Refused where the file system says for certain what fits; elsewhere the body ends early.
+    assert!([NO_SPACE, CONNECTION].contains(&ended.code), "{ended:?}");
     assert_eq!(names(out.path()), Vec::<String>::new());
 }
 

@@ -18,7 +18,7 @@ use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
-    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Store, StoreError, Written,
+    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
@@ -51,13 +51,15 @@ struct Files {
 struct Arrival {
     entry: FileEntry,
     at: At,
+    /// What is promised to it, as long as it is in arrival.
+    room: Option<Room>,
     /// Parts that are in and not yet in the landing's journal.
     unrecorded: Vec<Record>,
 }
 
 impl Arrival {
     fn new(entry: FileEntry, at: At) -> Self {
-        Arrival { entry, at, unrecorded: Vec::new() }
+        Arrival { entry, at, room: None, unrecorded: Vec::new() }
     }
 
     /// Nothing is kept of it.
@@ -159,10 +161,10 @@ impl<'a> Arrivals<'a> {
     }
 
     /// Asks for a file.
-    pub fn want(&self, entry: FileEntry) {
+    pub fn want(&self, entry: FileEntry, room: Option<Room>) {
         // Noted first: once the sender is asked, its parts may come on any connection.
         let id = entry.id;
-        self.files().by_id.insert(id, Arrival::new(entry, At::Asked));
+        self.files().by_id.insert(id, Arrival { room, ..Arrival::new(entry, At::Asked) });
         self.speak().session.want_all(id);
     }
 
@@ -178,7 +180,7 @@ impl<'a> Arrivals<'a> {
         let mut files = self.files();
         let Some(written) = kept.landing.written().filter(|_| files.landings < MAX_LANDINGS / 2) else {
             drop(files);
-            self.want(entry);
+            self.want(entry, None);
             return None;
         };
         let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
@@ -319,7 +321,7 @@ impl<'a> Arrivals<'a> {
     pub fn land(&self, store: &mut Store, id: EntryId) -> Result<(Written, bool), StoreError> {
         let mut files = self.files();
         let open = files.landings;
-        let Some(Arrival { entry, at, .. }) = files.by_id.get_mut(&id) else {
+        let Some(Arrival { entry, at, room, .. }) = files.by_id.get_mut(&id) else {
             return Err(busy("it is not wanted any more"));
         };
         let written = |landing: &Landing| {
@@ -342,6 +344,9 @@ impl<'a> Arrivals<'a> {
                 self.progress.event(Event::FileStarted { path, size_bytes });
                 if size_bytes > PART_BYTES {
                     self.lister.begin(id, size_bytes, 0, || Whole::landed(landing.written()));
+                }
+                if let Some(room) = room {
+                    room.lands(landing.written());
                 }
                 let written = written(&landing);
                 *at = At::Landing(landing);

@@ -159,7 +159,12 @@ impl<'a> Reader<'a> {
                     self.verify(ToVerify::Recheck(recheck))?;
                 }
             }
-            Ok(None) => self.arrivals.want(entry),
+            // How much a sparse file takes is known when it is here.
+            Ok(None) if entry.is_sparse => self.arrivals.want(entry, None),
+            Ok(None) => match self.store.room(&entry.path, entry.layout.size_bytes()) {
+                Ok(room) => self.arrivals.want(entry, room),
+                Err(error) => self.arrivals.fail(&entry, &error),
+            },
             Err(error) => self.arrivals.fail(&entry, &error),
         }
         Ok(())

@@ -18,6 +18,7 @@ mod journal;
 mod landing;
 mod occupant;
 mod partial;
+mod room;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -34,16 +35,18 @@ use rustix::io::Errno;
 use crate::escape::Shown;
 use crate::fault::Fault;
 use crate::relpath::RelPath;
-use crate::units::Metadata;
+use crate::units::{Metadata, bytes_text};
 
 use beneath::{Beneath, Folder, UNANNOUNCED};
 use landing::HiddenNames;
+use room::Rooms;
 
 pub use commit::{Content, Digests, Item, Placed};
 pub use journal::{Journal, Origin, Record};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 pub use partial::{Kept, Unfinished};
+pub use room::Room;
 
 /// What to do when something is there already under the name of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +87,16 @@ pub enum StoreError {
         /// "a symbolic link", "something that is not a folder".
         what: &'static str,
     },
+    /// It certainly does not fit.
+    #[error("no space left (needs {}, {} free)", bytes_text(*needs_bytes), bytes_text(*free_bytes))]
+    NoRoom {
+        /// What it needs.
+        needs_bytes: u64,
+        /// What there is, less what is promised to others.
+        free_bytes: u64,
+    },
     /// The system refused.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {}", why(source))]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -107,11 +118,27 @@ impl StoreError {
     pub fn fault(&self) -> Fault {
         match self {
             StoreError::Exists { .. } | StoreError::Blocked { .. } => Fault::Exists,
+            StoreError::NoRoom { .. } => Fault::NoSpace,
             StoreError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoSpace,
+                io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
+                io::ErrorKind::PermissionDenied => Fault::Permission,
                 _ => Fault::FileIo,
             },
         }
+    }
+}
+
+/// What people understand, for the errors that they can do something about.
+fn why(error: &io::Error) -> String {
+    match (error.kind(), Errno::from_io_error(error)) {
+        (io::ErrorKind::StorageFull, _) => "no space left".into(),
+        (io::ErrorKind::QuotaExceeded, _) => "the disk quota is used up".into(),
+        (io::ErrorKind::ReadOnlyFilesystem, _) => "the file system is read-only".into(),
+        (io::ErrorKind::PermissionDenied, _) => "no permission".into(),
+        (_, Some(Errno::NOENT)) => "it, or the folder it belongs in, was removed meanwhile".into(),
+        (_, Some(Errno::IO)) => "the disk failed (input/output error)".into(),
+        _ => error.to_string(),
     }
 }
 
@@ -130,6 +157,7 @@ pub struct Root {
     on_conflict: OnConflict,
     /// The bits that new files and folders do not get.
     umask: u32,
+    rooms: Rooms,
 }
 
 impl Root {
@@ -150,7 +178,7 @@ impl Root {
         // The umask can only be read by setting it.
         let umask = rustix::process::umask(FsMode::empty());
         rustix::process::umask(umask);
-        Ok(Root { path, on_conflict, umask: umask.bits() })
+        Ok(Root { path, on_conflict, umask: umask.bits(), rooms: Rooms::default() })
     }
 
     /// The folder's absolute path.
@@ -188,6 +216,7 @@ impl Root {
             umask: self.umask,
             hidden: HiddenNames::new().map_err(failed)?,
             devices: Arc::default(),
+            rooms: self.rooms.clone(),
         })
     }
 }
@@ -224,6 +253,7 @@ pub struct Store {
     hidden: HiddenNames,
     /// A handle on each file system that was written to, opened before the first write so that it hears of errors.
     devices: Arc<Mutex<BTreeMap<u64, Arc<Folder>>>>,
+    rooms: Rooms,
 }
 
 impl Store {
@@ -287,6 +317,7 @@ impl Store {
             umask: self.umask,
             hidden: self.hidden.clone(),
             devices: Arc::clone(&self.devices),
+            rooms: self.rooms.clone(),
         }
     }
 }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
-use super::journal::{Header, Journal, Origin, Stamp};
+use super::journal::{Header, Journal, Origin, Stamp, Told};
 use super::landing::{self, Bytes, HiddenNames, Landing};
 use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::{RESERVED_PREFIX, RelPath};
@@ -76,11 +76,14 @@ pub fn take_up(
     };
     let (landing, journal) = names(name);
     let Some((file, stat)) = open_locked(&dir, &landing) else { return Ok(None) };
-    let Ok(Some((journal, told))) = Journal::open(Arc::clone(&dir), journal) else { return Ok(None) };
     let header = Header::new(name, origin, stat.st_ino);
-    if !told.header.is_same_state(&header) || told.digests.count() == 0 {
+    let opened = Journal::open(Arc::clone(&dir), journal).ok().flatten();
+    let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
+    let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
+        // Of another state of the file, which is the one that counts now. Its room is needed.
+        let _ = rustix::fs::unlinkat(&*dir, &*landing, AtFlags::empty());
         return Ok(None);
-    }
+    };
     let is_trusted = told.closed == Some(Stamp::of(&stat));
     if stat.st_size as u64 > origin.size_bytes {
         file.set_len(origin.size_bytes)

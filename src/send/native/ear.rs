@@ -141,7 +141,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         Event::Failed { entry, fault, message } => {
             if let Some(announced) = state.announced.remove(&entry) {
                 shared.list_dropped(entry);
-                failed(shared, state, &announced, fault, &message);
+                failed(shared, state, &announced, fault, &told_by_receiver(&announced, &message));
             }
         }
         Event::Receipt(receipt) => {
@@ -150,6 +150,14 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         }
     }
     false
+}
+
+/// Before a byte of it went out, or later: that tells whether anything was wasted.
+fn told_by_receiver(announced: &Announced, message: &str) -> String {
+    match announced {
+        Announced::File { moved_bytes: 1.., .. } => format!("the receiver failed: {message}"),
+        _ => format!("refused by the receiver: {message}"),
+    }
 }
 
 fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Announced) {

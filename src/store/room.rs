@@ -1,0 +1,187 @@
+//! Is there room for a file that wants to come? Told before its first byte, where it can be known.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+
+use super::beneath::Folder;
+use super::landing::Written;
+use super::{Store, StoreError};
+use crate::relpath::RelPath;
+
+/// Smaller files are not worth the question: it takes as long to have their bytes thrown away.
+const WORTH_ASKING_BYTES: u64 = 1 << 20;
+
+/// File systems on which a file of so many bytes takes at least so much room, and on which statfs(2) tells what there
+/// is: no compression, no deduplication, no machine behind it that knows better. ext2 to ext4, XFS, tmpfs, FAT, exFAT.
+const EXACT: [i64; 5] = [0xef53, 0x5846_5342, 0x0102_1994, 0x4d44, 0x2011_bab0];
+/// Bytes in the blocks that fstat(2) counts, on every file system.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// What is promised to files in arrival, by all sessions of this process together.
+#[derive(Clone, Debug, Default)]
+pub struct Rooms(Arc<Mutex<Promises>>);
+
+#[derive(Debug, Default)]
+struct Promises {
+    next: u64,
+    by_number: BTreeMap<u64, Promise>,
+}
+
+#[derive(Debug)]
+struct Promise {
+    device: u64,
+    size_bytes: u64,
+    /// Where it is collected, once that is so.
+    landing: Option<Written>,
+}
+
+impl Promise {
+    /// What it will still take.
+    fn outstanding_bytes(&self) -> u64 {
+        let stat = self.landing.as_ref().and_then(|landing| rustix::fs::fstat(landing.file()).ok());
+        let there = stat.map_or(0, |stat| stat.st_blocks as u64 * STAT_BLOCK_BYTES);
+        self.size_bytes.saturating_sub(there)
+    }
+}
+
+impl Rooms {
+    fn lock(&self) -> MutexGuard<'_, Promises> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The room of a file in arrival: others do not get it until this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    rooms: Rooms,
+    number: u64,
+}
+
+impl Room {
+    /// The file has its landing: what is written there is not promised any more, it is taken.
+    pub fn lands(&self, landing: Option<Written>) {
+        if let Some(promise) = self.rooms.lock().by_number.get_mut(&self.number) {
+            promise.landing = landing;
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.rooms.lock().by_number.remove(&self.number);
+    }
+}
+
+impl Store {
+    /// Promises room to a file of `size_bytes`, all of which will be written; nothing is promised to small ones.
+    ///
+    /// # Errors
+    ///
+    /// It certainly does not fit, or the folder where it belongs certainly takes nothing. Where it is not certain, the
+    /// file may come, and whatever is wrong shows when it is written.
+    pub fn room(&mut self, path: &RelPath, size_bytes: u64) -> Result<Option<Room>, StoreError> {
+        if size_bytes < WORTH_ASKING_BYTES {
+            return Ok(None);
+        }
+        let Some(folder) = self.nearest(path.split().0) else { return Ok(None) };
+        let Ok(space) = rustix::fs::fstatvfs(&folder) else { return Ok(None) };
+        if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(StoreError::io("create the file")(Errno::ROFS));
+        }
+        if let Err(errno @ (Errno::ACCESS | Errno::ROFS)) =
+            rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        {
+            return Err(StoreError::io("create the file")(errno));
+        }
+        let mut promises = self.rooms.lock();
+        if let Some(available_bytes) = available_bytes(&folder) {
+            // Asked after that: what is written in between counts as free, never as taken twice.
+            let on_it = promises.by_number.values().filter(|promise| promise.device == folder.device);
+            let promised: u64 = on_it.map(Promise::outstanding_bytes).sum();
+            let free_bytes = available_bytes.saturating_sub(promised);
+            if size_bytes > free_bytes {
+                return Err(StoreError::NoRoom { needs_bytes: size_bytes, free_bytes });
+            }
+        }
+        let number = promises.next;
+        promises.next += 1;
+        promises.by_number.insert(number, Promise { device: folder.device, size_bytes, landing: None });
+        drop(promises);
+        Ok(Some(Room { rooms: self.rooms.clone(), number }))
+    }
+
+    /// The folder `dir`, or the nearest one above it that is there; `None` if that cannot be told.
+    fn nearest(&mut self, mut dir: &[u8]) -> Option<Arc<Folder>> {
+        loop {
+            match self.beneath.open(dir) {
+                Ok(folder) => return Some(folder),
+                Err(Errno::NOENT) if !dir.is_empty() => {
+                    dir = &dir[..dir.iter().rposition(|&b| b == b'/').unwrap_or(0)];
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// What this process may still write on a file system; `None` where that is not certain.
+fn available_bytes(folder: &Folder) -> Option<u64> {
+    let fs = rustix::fs::fstatfs(folder).ok()?;
+    // The width of the fields differs from machine to machine.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    let (kind, blocks) = (fs.f_type as i64, u64::from(fs.f_blocks));
+    // A tmpfs without a limit says that it has no blocks at all.
+    if !EXACT.contains(&kind) || blocks == 0 {
+        return None;
+    }
+    // What is set aside for the superuser is there for the superuser.
+    let is_root = rustix::process::geteuid().is_root();
+    let free = if is_root { fs.f_bfree } else { fs.f_bavail };
+    Some(free.saturating_mul(fs.f_bsize as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relpath::NamePolicy;
+    use crate::store::{NewDirs, OnConflict, Root};
+
+    fn path(name: &str) -> RelPath {
+        RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
+    }
+
+    #[test]
+    fn what_is_promised_is_not_promised_again_and_what_is_written_is_not_counted_twice() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let root = Root::open(dir.path(), OnConflict::SkipSame).unwrap();
+        let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let mut other = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let folder = store.nearest(b"not/there").unwrap();
+        let Some(available) = available_bytes(&folder) else {
+            panic!("this memory has no limit");
+        };
+        // Other tests use it as well: whole shares of it, with room between them.
+        let share = available / 10;
+        assert!(matches!(
+            store.room(&path("a"), 3 * available),
+            Err(StoreError::NoRoom { needs_bytes, .. }) if needs_bytes == 3 * available
+        ));
+        let six = store.room(&path("not/there/a"), 6 * share).unwrap().unwrap();
+        assert!(matches!(other.room(&path("b"), 6 * share), Err(StoreError::NoRoom { .. })));
+        let three = other.room(&path("b"), 3 * share).unwrap().unwrap();
+        drop(six);
+        let six = other.room(&path("c"), 6 * share).unwrap().unwrap();
+        drop((three, six));
+        assert!(store.rooms.lock().by_number.is_empty());
+        let eight = store.room(&path("d"), 8 << 20).unwrap().unwrap();
+        let landing = store.land(&path("d")).unwrap();
+        eight.lands(landing.written());
+        landing.write_at(&vec![1; 3 << 20], 0).unwrap();
+        let outstanding = store.rooms.lock().by_number.values().map(Promise::outstanding_bytes).sum::<u64>();
+        assert_eq!(outstanding, 5 << 20);
+        assert!(store.room(&path("small"), WORTH_ASKING_BYTES - 1).unwrap().is_none());
+    }
+}

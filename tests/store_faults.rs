@@ -1,0 +1,248 @@
+//! What a file system refuses is told in words that people understand, on both ends, with a stable code; before the
+//! first byte where that can be known. The rest of the transfer goes on.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::proofs::not_run;
+use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
+use ftx::digest::PART_BYTES;
+
+/// Something mounted, until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(args: &[&str], source: &Path, at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(args).arg(source).arg(at).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Mounted(at.to_owned()))
+    }
+
+    /// A file system in memory, of so many bytes.
+    fn memory(bytes: u64, at: &Path) -> Option<Self> {
+        Self::new(&["-t", "tmpfs", "-o", &format!("size={bytes}")], Path::new("tmpfs"), at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+fn make(path: &Path, bytes: u64) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, vec![7; bytes as usize]).unwrap();
+}
+
+/// Sends a tree to a receiver that serves one session.
+fn transfer(receiver: Receiver, tree: &Path) -> (Ended, Ended) {
+    let sent = send(&[], &[tree], &receiver.host());
+    (sent, receiver.wait())
+}
+
+/// Both ends ended with this code and said these words about an entry, with its code.
+fn both_said(ended: &(Ended, Ended), code: i32, words: &str) {
+    let (sent, received) = ended;
+    assert_eq!((sent.code, received.code), (code, code), "{ended:?}");
+    for end in [sent, received] {
+        let line = end.stderr.lines().find(|line| line.starts_with("not transferred: "));
+        assert!(line.is_some_and(|line| line.contains(words)), "no {words:?} in {ended:?}");
+    }
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_refused_before_its_first_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
+        return not_run("a file that does not fit", "needs the right to mount");
+    };
+    make(&tree.join("big"), 20 * MIB);
+    make(&tree.join("there"), 10 * MIB);
+    make(&tree.join("small"), 1000);
+    // A file of a terabyte that takes one block.
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    sparse.write_all_at(b"x", 5).unwrap();
+    // More than half of the room: twice it would not fit.
+    make(&out.join("t/there"), 10 * MIB);
+    let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
+    both_said(&ended, 42, "t/big: ");
+    let words = "refused by the receiver: no space left (needs 21.0 MB, 6.29 MB free) [no-space]";
+    assert!(ended.0.stderr.contains(words), "{ended:?}");
+    // What went over the wire: one part with data, and a small file.
+    assert!(ended.0.stdout.starts_with("Sent 3 files (8.39 MB)"), "{ended:?}");
+    assert_eq!(names(&out), ["t", "t/small", "t/sparse", "t/there"]);
+}
+
+#[test]
+fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
+        return not_run("room that is promised", "needs the right to mount");
+    };
+    // All of them are announced before the first one is here.
+    for name in ["a", "b", "c"] {
+        make(&tree.join(name), 7 * MIB);
+    }
+    let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
+    both_said(&ended, 42, "no space left (needs 7.34 MB, 2.10 MB free) [no-space]");
+    assert_eq!(names(&out).len(), 3, "the folder and two of them");
+    let last = dir.path().join("last");
+    make(&last, 2 * MIB);
+    let (sent, received) = transfer(Receiver::start(&out, &["--once"]), &last);
+    assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
+    make(&last, 2 * MIB + 1);
+    let receiver = Receiver::start(&out, &["--once"]);
+    // In the classic dialect only the receiver can say it.
+    let sent = send(&["--classic"], &[&last], &receiver.host());
+    let received = receiver.wait();
+    assert_eq!((sent.code, received.code), (10, 42), "{sent:?} {received:?}");
+    assert!(received.stderr.contains("last: no space left (needs 2.10 MB, 0 B free)"), "{received:?}");
+}
+
+#[test]
+fn a_read_only_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out, there) = (dir.path().join("t"), dir.path().join("out"), dir.path().join("there"));
+    fs::create_dir(&there).unwrap();
+    make(&tree.join("small"), 1000);
+    let Some(_bound) = Mounted::new(&["--bind", "-o", "ro"], &there, &out.join("t")) else {
+        return not_run("a read-only file system", "needs the right to mount");
+    };
+    let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
+    both_said(&ended, 23, "cannot create the file: the file system is read-only [read-only]");
+    make(&tree.join("small"), 2 * MIB);
+    let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
+    both_said(&ended, 23, "the file system is read-only [read-only]");
+    assert!(ended.0.stderr.contains("refused by the receiver: "), "before its first byte: {ended:?}");
+    assert_eq!(names(&out), ["t"]);
+}
+
+#[test]
+fn a_folder_where_the_receiver_may_not_write() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    make(&tree.join("small"), 1000);
+    // Somebody else's.
+    fs::create_dir_all(out.join("t")).unwrap();
+    fs::set_permissions(out.join("t"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
+    let nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+    };
+    if !nobody().args([FTX, "--version"]).output().is_ok_and(|output| output.status.success()) {
+        return not_run(
+            "no permission",
+            "needs setpriv, the right to become nobody, and a program that all may run",
+        );
+    }
+    let receiver = || {
+        let mut command = nobody();
+        command.arg(FTX);
+        Receiver::spawn(command, "127.0.0.1", &out, &["--once"])
+    };
+    let ended = transfer(receiver(), &tree);
+    both_said(&ended, 23, "cannot create the file: no permission [permission]");
+    make(&tree.join("small"), 2 * MIB);
+    let ended = transfer(receiver(), &tree);
+    both_said(&ended, 23, "no permission [permission]");
+    assert!(ended.0.stderr.contains("refused by the receiver: "), "before its first byte: {ended:?}");
+    assert_eq!(names(&out), ["t"]);
+}
+
+#[test]
+fn something_that_is_no_file_has_the_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir_all(out.join("folder/with")).unwrap();
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, out.join("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    for (name, words) in [
+        ("folder", "a folder of that name is there already [exists]"),
+        ("fifo", "a device, FIFO or socket of that name is there already [exists]"),
+    ] {
+        let file = dir.path().join(name);
+        make(&file, 2 * MIB);
+        let ended = transfer(Receiver::start(&out, &["--once"]), &file);
+        both_said(&ended, 23, words);
+        assert!(ended.0.stderr.contains("refused by the receiver: "), "{ended:?}");
+    }
+    assert_eq!(names(&out), ["fifo", "folder", "folder/with"]);
+}
+
+#[test]
+fn a_folder_that_is_removed_in_the_middle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("large.img"), dir.path().join("out"));
+    let large = fs::File::create(&file).unwrap();
+    large.set_len(4 << 30).unwrap();
+    for part in 0..(4 << 30) / PART_BYTES {
+        large.write_all_at(b"x", part * PART_BYTES + 5).unwrap();
+    }
+    let receiver = Receiver::start(&out, &["--once"]);
+    let sender = start_send(&[&file], &receiver.host());
+    until("bytes at the receiver", || {
+        let mut entries = fs::read_dir(&out).into_iter().flatten().flatten();
+        entries.any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+    });
+    fs::remove_dir_all(&out).unwrap();
+    let ended = (end(sender), receiver.wait());
+    both_said(&ended, 23, "it, or the folder it belongs in, was removed meanwhile [file-io]");
+    assert!(!out.exists());
+}
+
+/// A receiver of one session whose calls of some kinds fail.
+fn faulty(out: &Path, calls: &str, errno: &str, when: &str, trace: &Path) -> Receiver {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o"]).arg(trace).args(["-e", &format!("trace={calls}"), "-e", "signal=none"]);
+    strace.args(["-e", &format!("inject={calls}:error={errno}:when={when}"), FTX]);
+    Receiver::spawn(strace, "127.0.0.1", out, &["--once"])
+}
+
+#[test]
+fn a_disk_that_fails_and_a_quota_that_is_used_up() {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !traced.is_ok_and(|status| status.success()) {
+        return not_run("a disk that fails", "strace is not installed, or may not trace");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let (small, large) = (dir.path().join("small"), dir.path().join("large"));
+    make(&small, 1000);
+    make(&large, 3 * MIB);
+    for (file, calls, errno, code, words) in [
+        (
+            &small,
+            "pwrite64",
+            "EIO",
+            23,
+            "cannot write the file: the disk failed (input/output error) [file-io]",
+        ),
+        (&small, "pwrite64", "EDQUOT", 42, "cannot write the file: the disk quota is used up [no-space]"),
+        (&small, "pwrite64", "ENOSPC", 42, "cannot write the file: no space left [no-space]"),
+        (&small, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
+        (&large, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
+        (&large, "fsync", "EDQUOT", 42, "cannot bring the file to stable storage: the disk quota is used up"),
+        (&small, "renameat2", "EIO", 23, "cannot give the file its name: the disk failed"),
+    ] {
+        let out = dir.path().join("out");
+        let ended = transfer(faulty(&out, calls, errno, "1+", &trace), file);
+        both_said(&ended, code, words);
+        assert!(fs::read_to_string(&trace).unwrap().contains("(INJECTED)"), "{words}");
+        assert_eq!(names(&out), Vec::<String>::new(), "{words}");
+        // Nothing was ever called stored.
+        assert!(ended.0.stdout.starts_with("Sent 0 files"), "{ended:?}");
+    }
+}
