@@ -25,8 +25,8 @@ pub const QUEUED: usize = 32;
 const _: () = assert!(QUEUED + MAX_WINDOW + 1 + MAX_JOINED < MAX_LANDINGS);
 
 /// Small bodies that are verified together at most: bytes and files.
-const SMALL_BATCH_BYTES: usize = 256 << 10;
-const SMALL_BATCH_FILES: usize = 128;
+const SMALL_BATCH_BYTES: usize = 1 << 20;
+const SMALL_BATCH_FILES: usize = 256;
 
 /// Work for the verifier.
 pub enum ToVerify {

@@ -21,8 +21,8 @@ use crate::wire::sender::Job;
 /// Files up to this are read once, into memory.
 const SMALL_BYTES: u64 = 128 << 10;
 /// Small parts are handed to a writer together, up to so many bytes or parts.
-const BATCH_BYTES: u64 = 256 << 10;
-const BATCH_PARTS: usize = 128;
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_PARTS: usize = 256;
 /// Large parts, or batches of small ones, that may wait for the writers: a window, so that they have work while the
 /// next one is hashed.
 pub const LOADED_AHEAD: usize = 16;
