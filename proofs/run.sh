@@ -24,6 +24,7 @@ proof durability_order 30
 proof syscall_faults 5000
 proof kill 500
 proof terminal_safety 2000
+proof resume 60
 
 printf '\n== proofs that could not run here: %s\n' "$(wc -l <"$FTX_NOT_RUN")"
 cat "$FTX_NOT_RUN"

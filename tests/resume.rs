@@ -37,11 +37,17 @@ fn cutting(receiver: &Receiver, after: u64) -> (Proxy, Arc<AtomicU64>) {
 
 /// Sends through a proxy that cuts, and then waits until the receiver is done with that.
 fn send_cut(out: &Path, source: &Path, after: u64) {
+    assert!(is_cut(out, source, after), "it came through");
+}
+
+/// The same, where less may be left to move than would be cut.
+fn is_cut(out: &Path, source: &Path, after: u64) -> bool {
     let receiver = Receiver::start(out, &["--once"]);
     let (proxy, _) = cutting(&receiver, after);
-    let cut = send(&["--retries", "0"], &[source], &proxy.host());
-    assert_eq!(cut.code, CONNECTION, "{}", cut.stderr);
-    assert_eq!(receiver.wait().code, CONNECTION);
+    let sent = send(&["--retries", "0"], &[source], &proxy.host());
+    assert!([0, CONNECTION].contains(&sent.code), "{}", sent.stderr);
+    assert_eq!(receiver.wait().code, sent.code);
+    sent.code != 0
 }
 
 /// Sends all of it and returns how many bytes of bodies that took, and what the sender said.
@@ -282,7 +288,9 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
         let size = parts * PART - random.below(PART);
         random_file(&source, size, round);
         for _ in 0..1 + random.below(3) {
-            send_cut(&out, &source, random.below(size));
+            if !is_cut(&out, &source, random.below(size)) {
+                break;
+            }
             cuts += 1;
             let hidden: Vec<String> =
                 names(&out).into_iter().filter(|name| name.starts_with(".ftx-part-")).collect();

@@ -22,6 +22,7 @@ use crate::store::{
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
+use crate::wire::runs::MAX_RUNS;
 
 /// Landings that may be open at the same time.
 pub const MAX_LANDINGS: usize = 64;
@@ -190,14 +191,29 @@ impl<'a> Arrivals<'a> {
         files.landings += 1;
         drop(files);
         if kept.is_trusted {
-            self.go_on(id, layout, kept.digests);
+            let recorded = kept.digests.count();
+            self.go_on(id, layout, kept.digests, recorded);
             return None;
         }
         Some(Recheck { id, layout, written, digests: kept.digests })
     }
 
-    /// These parts of a file are in its landing: asks for the rest.
-    pub fn go_on(&self, id: EntryId, layout: PartLayout, there: PartDigests) {
+    /// These parts of a file are in its landing, of so many that are recorded: asks for the rest.
+    pub fn go_on(&self, id: EntryId, layout: PartLayout, there: PartDigests, recorded: u64) {
+        // Where recorded parts come again, a journal that still has them would be believed by the next session.
+        let missing = there.missing(layout.count()).len();
+        if (there.count() < recorded || missing == 0 || missing >= MAX_RUNS)
+            && let Some(Arrival { at: At::Landing(landing), unrecorded, .. }) =
+                self.files().by_id.get_mut(&id)
+            && let Some(journal) = landing.journal()
+        {
+            journal.forget();
+            // One part less than all of them, and of too many gaps none: those come again.
+            if missing > 0 && missing < MAX_RUNS {
+                let parts = (0..layout.count()).filter_map(|part| Some(Record::Part(part, there.get(part)?)));
+                unrecorded.extend(parts);
+            }
+        }
         if there.count() == 0 {
             return self.speak().session.want_all(id);
         }

@@ -116,6 +116,7 @@ fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
 /// Keeps of what is recorded what is really there.
 fn recheck(arrivals: &Arrivals<'_>, kept: Recheck) {
     let Recheck { id, layout, written, mut digests } = kept;
+    let recorded = digests.count();
     let parts: Vec<u64> = (0..layout.count()).filter(|&part| digests.contains(part)).collect();
     for window in parts.chunks(MAX_WINDOW) {
         for (&part, actual) in window.iter().zip(digests_in(&written, layout, window)) {
@@ -124,7 +125,7 @@ fn recheck(arrivals: &Arrivals<'_>, kept: Recheck) {
             }
         }
     }
-    arrivals.go_on(id, layout, digests);
+    arrivals.go_on(id, layout, digests, recorded);
 }
 
 /// The digests of parts of a landing; `None` for those that cannot be read, as when it is shorter than it was.

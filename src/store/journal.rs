@@ -280,6 +280,20 @@ impl Journal {
         Ok(Open { file, seed: crc32c::crc32c(&line) })
     }
 
+    /// Some of what is recorded is not there any more: nothing counts before it is recorded again.
+    pub fn forget(&self) {
+        let mut open = self.lock();
+        if let Some(Open { file, .. }) = &mut *open {
+            let mut line = Vec::new();
+            write_line(&Line::File(self.header.clone()), 0, &mut line);
+            if file.set_len(line.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
+                // Then it must not be believed at all.
+                drop(open);
+                self.remove();
+            }
+        }
+    }
+
     /// The file is in place, or will not come: nothing is left to know.
     pub fn remove(&self) {
         if self.lock().take().is_some() {
