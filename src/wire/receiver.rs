@@ -24,7 +24,10 @@ use super::message::{
     Measured, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::{MAX_RUNS, Runs};
-use super::{MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION, WireError};
+use super::{
+    MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART,
+    VERSION, WireError,
+};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
@@ -198,7 +201,18 @@ struct FileState {
     tries: BTreeMap<u64, u32>,
 }
 
+impl OtherEntry {
+    fn name_bytes(&self) -> usize {
+        let target = if let OtherKind::Link(target) = &self.kind { target.as_bytes().len() } else { 0 };
+        self.path.as_bytes().len() + target
+    }
+}
+
 impl FileState {
+    fn name_bytes(&self) -> usize {
+        self.entry.path.as_bytes().len()
+    }
+
     /// Has everything arrived that was asked for, though perhaps not all of it been judged?
     fn is_quiet(&self) -> bool {
         let arrived = self.pending.len() as u64 + self.verified.count();
@@ -216,6 +230,12 @@ enum FileStage {
     Undecided,
     Offers,
     Bodies,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Committing {
+    was_there: bool,
+    name_bytes: usize,
 }
 
 /// Is the first frame of a connection one that joins it to a session? Then to which?
@@ -242,8 +262,10 @@ pub struct ReceiverSession {
     quiet_files: usize,
     /// Folders and links whose turn has not come.
     waiting: VecDeque<OtherEntry>,
-    /// Entries handed over to be committed, and whether they were there already.
-    committing: BTreeMap<EntryId, bool>,
+    /// Entries handed over to be committed.
+    committing: BTreeMap<EntryId, Committing>,
+    /// Of the names of all entries in flight.
+    name_bytes: usize,
     receipt: Receipt,
     wants: Vec<EntryId>,
     stored: Vec<EntryId>,
@@ -264,6 +286,7 @@ impl ReceiverSession {
             quiet_files: 0,
             waiting: VecDeque::new(),
             committing: BTreeMap::new(),
+            name_bytes: 0,
             receipt: Receipt::default(),
             wants: Vec::new(),
             stored: Vec::new(),
@@ -368,6 +391,11 @@ impl ReceiverSession {
         if self.in_flight() >= MAX_ENTRIES_IN_FLIGHT {
             return Err(WireError::protocol(format!("more than {MAX_ENTRIES_IN_FLIGHT} entries in flight")));
         }
+        if self.name_bytes >= MAX_NAME_BYTES_IN_FLIGHT {
+            return Err(WireError::protocol(format!(
+                "names of more than {MAX_NAME_BYTES_IN_FLIGHT} bytes in flight"
+            )));
+        }
         self.receipt.entries += 1;
         let id = entry.id;
         let path = match RelPath::new(&entry.name, self.policy) {
@@ -391,21 +419,22 @@ impl ReceiverSession {
                     verified_bytes: 0,
                     tries: BTreeMap::new(),
                 };
+                self.name_bytes += state.name_bytes();
                 self.files.insert(id, state);
                 Ok(Event::File(entry))
             }
-            EntryKind::Dir => {
-                self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Dir, metadata });
-                Ok(Event::Nothing)
-            }
+            EntryKind::Dir => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Dir, metadata })),
             EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
-                Ok(target) => {
-                    self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Link(target), metadata });
-                    Ok(Event::Nothing)
-                }
+                Ok(target) => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Link(target), metadata })),
                 Err(error) => Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
             },
         }
+    }
+
+    fn wait(&mut self, other: OtherEntry) -> Event {
+        self.name_bytes += other.name_bytes();
+        self.waiting.push_back(other);
+        Event::Nothing
     }
 
     fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: Fault, reason: String) -> Event {
@@ -511,6 +540,7 @@ impl ReceiverSession {
         Ok(match self.remove_file(id) {
             Some(file) => {
                 self.receipt.failed += 1;
+                self.name_bytes -= file.name_bytes();
                 let remaining_bytes = file.entry.layout.size_bytes() - file.verified_bytes;
                 Event::Withdrawn { id, path: file.entry.path, fault, message, remaining_bytes }
             }
@@ -596,7 +626,8 @@ impl ReceiverSession {
         if file.stage == FileStage::Offers {
             Message::Want { entries: Runs::one(id), parts: Wanted::None }.encode(&mut self.out);
         }
-        self.committing.insert(id, file.stage == FileStage::Offers);
+        let (was_there, name_bytes) = (file.stage == FileStage::Offers, file.name_bytes());
+        self.committing.insert(id, Committing { was_there, name_bytes });
         let verified = file.verified.clone();
         self.remove_file(id);
         Progressed::Complete(verified)
@@ -627,15 +658,16 @@ impl ReceiverSession {
             return None;
         }
         let other = self.waiting.pop_front()?;
-        self.committing.insert(other.id, false);
+        self.committing.insert(other.id, Committing { was_there: false, name_bytes: other.name_bytes() });
         Some(other)
     }
 
     /// The entry is verified, durable and in place.
     pub fn stored(&mut self, id: EntryId) {
-        if let Some(was_there) = self.committing.remove(&id) {
+        if let Some(done) = self.committing.remove(&id) {
+            self.name_bytes -= done.name_bytes;
             self.receipt.stored += 1;
-            self.receipt.skipped += u64::from(was_there);
+            self.receipt.skipped += u64::from(done.was_there);
             self.stored.push(id);
         }
     }
@@ -643,10 +675,12 @@ impl ReceiverSession {
     /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
     pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
         let file = self.remove_file(id);
-        if self.committing.remove(&id).is_none() && file.is_none() {
+        let committing = self.committing.remove(&id).map(|done| done.name_bytes);
+        let Some(name_bytes) = committing.or(file.as_ref().map(FileState::name_bytes)) else {
             // Settled meanwhile, by another thread.
             return 0;
-        }
+        };
+        self.name_bytes -= name_bytes;
         self.receipt.failed += 1;
         Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
@@ -1008,5 +1042,19 @@ mod tests {
             announce(&mut session, id, "a", 1).unwrap();
         }
         assert!(announce(&mut session, MAX_ENTRIES_IN_FLIGHT as u64, "a", 1).is_err());
+        // Long names are fewer.
+        let mut session = open();
+        let long = vec!["n".repeat(200); 20].join("/");
+        let count = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.len()) as u64;
+        for id in 0..count {
+            announce(&mut session, id, &long, 1).unwrap();
+            session.want_all(id);
+        }
+        assert!(announce(&mut session, count, "a", 1).is_err());
+        session.fail(0, Fault::FileIo, "gone");
+        session.handle(br#"{"ftx":"error","entry":1,"code":"source-changed","message":""}"#).unwrap();
+        announce(&mut session, count, &long, 1).unwrap();
+        announce(&mut session, count + 1, &long, 1).unwrap();
+        assert!(announce(&mut session, count + 2, "a", 1).is_err(), "no more than was given back");
     }
 }
