@@ -63,6 +63,12 @@ impl<'a> Reader<'a> {
                     Place::Joined => session.handle_joined(json)?,
                 }
             };
+            if !matches!(
+                event,
+                Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
+            ) {
+                input.line().works();
+            }
             self.take(event, input)?;
         }
     }
