@@ -67,6 +67,12 @@ impl<'a> Reader<'a> {
                     Place::Joined => session.handle_joined(json)?,
                 }
             };
+            if !matches!(
+                event,
+                Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
+            ) {
+                input.line().works();
+            }
             self.take(event, input)?;
             self.frames += 1;
             if self.frames >= FRAMES_A_WORD {

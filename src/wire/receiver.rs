@@ -238,12 +238,25 @@ struct Committing {
     name_bytes: usize,
 }
 
-/// Is the first frame of a connection one that joins it to a session? Then to which?
-pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
-    match Message::parse(json)? {
-        Message::Join(Join { session }) => Ok(Some(session)),
-        _ => Ok(None),
-    }
+/// What the first frame of a connection says of sessions, before it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It joins this one.
+    Joins(SessionId),
+    /// It begins one, perhaps in place of another whose connection the sender lost.
+    Begins {
+        /// That one.
+        continues: Option<SessionId>,
+    },
+}
+
+/// Looks at the first frame of a connection.
+pub fn opening(json: &[u8]) -> Result<Opening, WireError> {
+    Ok(match Message::parse(json)? {
+        Message::Join(Join { session }) => Opening::Joins(session),
+        Message::Hello(hello) => Opening::Begins { continues: hello.continues },
+        _ => Opening::Begins { continues: None },
+    })
 }
 
 /// See the module's page.
@@ -251,8 +264,9 @@ pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
 pub struct ReceiverSession {
     policy: NamePolicy,
     id: Option<SessionId>,
-    continues: Option<SessionId>,
     stage: Stage,
+    /// May further connections join?
+    takes_streams: bool,
     /// Did both ends name the feature?
     can_measure: bool,
     measures: u32,
@@ -278,8 +292,8 @@ impl ReceiverSession {
         ReceiverSession {
             policy,
             id: None,
-            continues: None,
             stage: Stage::Hello,
+            takes_streams: true,
             can_measure: false,
             measures: 0,
             files: BTreeMap::new(),
@@ -294,14 +308,20 @@ impl ReceiverSession {
         }
     }
 
-    /// What the sender called the session, once it said hello; further connections join by it.
-    pub fn id(&self) -> Option<SessionId> {
-        self.id
+    /// The session gets no further connections. To be told before its `hello`.
+    pub fn keep_to_one_connection(&mut self) {
+        self.takes_streams = false;
     }
 
-    /// The session whose connection the sender lost before this one.
-    pub fn continues(&self) -> Option<SessionId> {
-        self.continues
+    /// May further connections join?
+    pub fn takes_streams(&self) -> bool {
+        self.takes_streams
+    }
+
+    /// What the sender called the session, once it said hello; further connections join by it, and a session that goes
+    /// on where this one was lost.
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
     }
 
     /// Takes the JSON of one frame of a connection that joined the session: there, only what belongs to the content of
@@ -350,10 +370,10 @@ impl ReceiverSession {
         }
         self.stage = Stage::Open;
         self.can_measure = hello.has(FEATURE_MEASURE);
-        let features: Vec<&str> =
-            [FEATURE_STREAMS, FEATURE_MEASURE].into_iter().filter(|feature| hello.has(feature)).collect();
-        self.continues = hello.continues;
-        self.id = hello.session.filter(|_| hello.has(FEATURE_STREAMS));
+        let named = hello.has(FEATURE_STREAMS);
+        let features = [(FEATURE_STREAMS, named && self.takes_streams), (FEATURE_MEASURE, self.can_measure)];
+        let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        self.id = hello.session.filter(|_| named);
         Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
         Ok(Event::Nothing)
     }
@@ -825,6 +845,20 @@ mod tests {
             said(&mut session),
             [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]
         );
+    }
+
+    #[test]
+    fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
+        let hello = br#"{"ftx":"hello","version":1,"features":["streams"],"session":"000102030405060708090a0b0c0d0e0f"}"#;
+        for (keep, features) in [(false, &["streams"][..]), (true, &[])] {
+            let mut session = ReceiverSession::new(NamePolicy::Strict);
+            if keep {
+                session.keep_to_one_connection();
+            }
+            session.handle(hello).unwrap();
+            assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
+            assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(features, None))]);
+        }
     }
 
     #[test]
