@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its share.
 
+pub mod mounted;
 pub mod proofs;
 pub mod proxy;
 
