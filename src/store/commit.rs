@@ -282,8 +282,14 @@ impl Store {
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
-        let hidden = self.hidden.next();
-        rustix::fs::symlinkat(target.as_path(), &dir, &*hidden).map_err(StoreError::io("make the link"))?;
+        let hidden = loop {
+            let hidden = self.hidden.next();
+            match rustix::fs::symlinkat(target.as_path(), &dir, &*hidden) {
+                Ok(()) => break hidden,
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(StoreError::io("make the link")(errno)),
+            }
+        };
         let placed = (|| {
             if let Some(mtime) = metadata.mtime {
                 let set =

@@ -5,6 +5,7 @@
 pub mod mounted;
 pub mod proofs;
 pub mod proxy;
+pub mod raw;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
