@@ -123,6 +123,16 @@ impl Receiver {
         self.wait()
     }
 
+    /// Waits a moment for a receiver that is to die, and kills it if it does not.
+    pub fn wait_or_kill(mut self) -> Ended {
+        let start = Instant::now();
+        while !self.has_ended() && start.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
+        self.wait()
+    }
+
     pub fn pid(&self) -> rustix::process::Pid {
         pid(&self.child)
     }
