@@ -95,7 +95,9 @@ impl From<&SendError> for Explained {
             SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
             SendError::Net(error) => net(error),
             SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
-            SendError::Silent(_) | SendError::Unfinished(_) => (Exit::Timeout, AGAIN),
+            SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_) => {
+                (Exit::Timeout, AGAIN)
+            }
             SendError::Wire(error) => wire(error),
             SendError::Interrupted => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
@@ -142,7 +144,8 @@ impl From<&RecvError> for Explained {
                 (Exit::Protocol, Some("docs/protocol.md describes the header dictionary"))
             }
             RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
-            RecvError::Silent(_) | RecvError::Unfinished(_) => (Exit::Timeout, None),
+            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => (Exit::Timeout, None),
+            RecvError::Busy | RecvError::GaveWay => (Exit::Refused, None),
             RecvError::Interrupted => (Exit::Interrupted, None),
             RecvError::Digest { .. } => {
                 (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))
@@ -196,6 +199,7 @@ fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
             (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
         }
         WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. } => (exit_of(*fault), AGAIN),
+        WireError::PeerGaveUp { fault: Fault::Busy, .. } => (Exit::Refused, Some("send it again later")),
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))
@@ -215,7 +219,7 @@ fn exit_of(fault: Fault) -> Exit {
         Fault::Timeout => Exit::Timeout,
         // It was not this program that was interrupted: to it, the connection ended early.
         Fault::Connection | Fault::Interrupted => Exit::Connection,
-        Fault::Refused => Exit::Refused,
+        Fault::Refused | Fault::Busy => Exit::Refused,
         Fault::Other => Exit::Other,
     }
 }

@@ -35,12 +35,14 @@ pub enum Fault {
     Refused,
     /// Somebody ended the program there: Ctrl-C, or a machine that shuts down.
     Interrupted,
+    /// The receiver has too many connections; later it may have fewer.
+    Busy,
     /// A reason this version does not know.
     Other,
 }
 
 impl Fault {
-    const SPELLINGS: [(Fault, &'static str); 16] = [
+    const SPELLINGS: [(Fault, &'static str); 17] = [
         (Fault::Exists, "exists"),
         (Fault::Name, "name"),
         (Fault::LeftOut, "left-out"),
@@ -56,6 +58,7 @@ impl Fault {
         (Fault::Connection, "connection"),
         (Fault::Refused, "refused"),
         (Fault::Interrupted, "interrupted"),
+        (Fault::Busy, "busy"),
         (Fault::Other, "other"),
     ];
 

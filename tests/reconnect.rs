@@ -126,11 +126,22 @@ fn as_long_as_nothing_moves_the_tries_are_counted() {
 /// A receiver that has not noticed that the sender is gone still holds the landing: it has to let go of it.
 #[test]
 fn a_session_is_taken_over_from_one_that_noticed_nothing() {
-    use ftx::wire::frame::{Form, encode};
-    use std::io::{Read, Write};
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let receiver = Receiver::start(&out, &[]);
+    take_over(Receiver::start(&out, &[]), &out);
+}
+
+/// So few descriptors that one address has one place, and that is the one it comes back to.
+#[test]
+fn a_session_is_taken_over_where_there_is_no_place_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    take_over(Receiver::start_limited(60, &out, &[]), &out);
+}
+
+fn take_over(receiver: Receiver, out: &Path) {
+    use ftx::wire::frame::{Form, encode};
+    use std::io::{Read, Write};
     let content = Chance::new(5).bytes(3 * PART as usize);
     let part = |index: usize| &content[index * PART as usize..(index + 1) * PART as usize];
     let open = |session: &str, continues: &str| {
@@ -160,7 +171,7 @@ fn a_session_is_taken_over_from_one_that_noticed_nothing() {
     }
     first.write_all(&say).unwrap();
     common::until("both parts", || {
-        names(&out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() == 2 * PART))
+        names(out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() == 2 * PART))
     });
     // The first connection stays open and silent, as if the way had been cut without a word.
     let mut second = open("bb", &format!(r#","continues":"{}""#, "aa".repeat(16)));

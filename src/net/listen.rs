@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Bell, NetError, Woken};
 
 /// Connections that the system keeps for us while we are busy.
-const BACKLOG: i32 = 128;
+const BACKLOG: i32 = 1024;
 /// How long to wait when the system has no descriptors for another connection.
 const PAUSE_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(200);
 
@@ -49,8 +49,9 @@ impl Listener {
         self.stop.clone()
     }
 
-    /// The next connection; `None` once [`Listener::stop`] was rung.
-    pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    /// The next connection; `None` once [`Listener::stop`] was rung. Where the system has no descriptors for it,
+    /// `exhausted` may let go of some before it is tried again.
+    pub fn accept(&self, mut exhausted: impl FnMut()) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             if self.stop.wait(Some(self.socket.as_fd()), None)? == Woken::Bell {
                 return Ok(None);
@@ -63,6 +64,7 @@ impl Listener {
                 Err(error) if is_transient(&error) => {}
                 Err(error) if is_exhausted(&error) => {
                     // The connection stays in the backlog: come back when somebody has finished.
+                    exhausted();
                     if self.stop.wait(None, Some(PAUSE_WITHOUT_DESCRIPTORS))? == Woken::Bell {
                         return Ok(None);
                     }
@@ -161,11 +163,11 @@ mod tests {
         let bound = listener.local_addr().unwrap();
         assert_ne!(bound.port(), 0);
         let _four = TcpStream::connect(("127.0.0.1", bound.port())).unwrap();
-        let (_, peer) = listener.accept().unwrap().unwrap();
+        let (_, peer) = listener.accept(|| ()).unwrap().unwrap();
         assert!(peer.is_ipv4(), "shown as IPv4: {peer}");
         if bound.is_ipv6() {
             let _six = TcpStream::connect(("::1", bound.port())).unwrap();
-            assert!(listener.accept().unwrap().unwrap().1.is_ipv6());
+            assert!(listener.accept(|| ()).unwrap().unwrap().1.is_ipv6());
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
     fn waiting_can_be_stopped() {
         let listener = Listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let stop = listener.stop();
-        let waiting = thread::spawn(move || listener.accept().unwrap().is_none());
+        let waiting = thread::spawn(move || listener.accept(|| ()).unwrap().is_none());
         stop.ring();
         assert!(waiting.join().unwrap());
     }

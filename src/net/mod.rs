@@ -4,6 +4,7 @@ mod address;
 mod bell;
 mod connect;
 mod listen;
+mod pace;
 mod patience;
 mod splice;
 
@@ -17,6 +18,7 @@ pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use bell::{Bell, Woken};
 pub use connect::{connect, connect_to};
 pub use listen::{Listener, reachable_addresses};
+pub use pace::{MIN_RATE_BYTES_PER_S, Pace};
 pub use patience::{FrameWatch, LAST_WORDS, LastHeard, PatientWriter, linger};
 pub use splice::{Spliced, Splicer};
 

@@ -12,20 +12,26 @@ use std::time::{Duration, Instant};
 use rustix::fs::sendfile;
 use rustix::io::Errno;
 
-use super::{Bell, Woken, is_timeout};
+use super::{Bell, Pace, Woken, is_timeout};
 
 /// When the peer was last heard of; shared by the threads of a connection.
 #[derive(Clone, Debug)]
 pub struct LastHeard {
     start: Instant,
     heard_ms: Arc<AtomicU64>,
+    taken_bytes: Arc<AtomicU64>,
     limit: Duration,
 }
 
 impl LastHeard {
     /// Heard of just now; silence longer than `limit` is too long.
     pub fn new(limit: Duration) -> Self {
-        LastHeard { start: Instant::now(), heard_ms: Arc::new(AtomicU64::new(0)), limit }
+        LastHeard { start: Instant::now(), heard_ms: Arc::default(), taken_bytes: Arc::default(), limit }
+    }
+
+    /// Bytes that the peer took from the writers of its connections so far.
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken_bytes.load(Ordering::Relaxed)
     }
 
     /// The peer was heard of.
@@ -60,11 +66,13 @@ impl FrameWatch {
     }
 }
 
-/// Writes to a connection, and waits with a peer that is slow as long as it takes bytes or is heard of.
+/// Writes to a connection, and waits with a peer that is slow as long as it takes bytes at a least rate ([`Pace`]) or
+/// is heard of.
 #[derive(Debug)]
 pub struct PatientWriter {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     heard: LastHeard,
+    pace: Pace,
     interrupt: Bell,
 }
 
@@ -72,9 +80,10 @@ pub struct PatientWriter {
 pub const LAST_WORDS: Duration = Duration::from_millis(300);
 
 impl PatientWriter {
-    /// Wraps a prepared connection. Once `interrupt` is rung, the patience ends.
-    pub fn new(stream: TcpStream, heard: LastHeard, interrupt: Bell) -> Self {
-        PatientWriter { stream, heard, interrupt }
+    /// Wraps a prepared connection, which others may read meanwhile. Once `interrupt` is rung, the patience ends.
+    pub fn new(stream: impl Into<Arc<TcpStream>>, heard: LastHeard, interrupt: Bell) -> Self {
+        let pace = Pace::new(heard.limit);
+        PatientWriter { stream: stream.into(), heard, pace, interrupt }
     }
 }
 
@@ -116,11 +125,11 @@ impl PatientWriter {
         Ok(read)
     }
 
-    fn patiently(&mut self, mut send: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+    fn patiently(&mut self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let start = Instant::now();
         let mut interrupted: Option<Instant> = None;
         loop {
-            match send(&mut self.stream) {
+            match send(&self.stream) {
                 Err(error) if is_timeout(&error) => {
                     if self.interrupt.is_rung()
                         && interrupted.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
@@ -133,7 +142,15 @@ impl PatientWriter {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
+                Ok(count) => {
+                    self.heard.taken_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    self.pace.moved(count as u64);
+                    if self.pace.is_too_slow(start.elapsed()) && self.heard.is_too_long_ago() {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -145,11 +162,11 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 impl Write for PatientWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.patiently(|stream| stream.write(bytes))
+        self.patiently(|mut stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        (&*self.stream).flush()
     }
 }
 

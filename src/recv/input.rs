@@ -5,49 +5,82 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::RecvError;
+use super::line::Line;
 use crate::digest::PartRange;
-use crate::net::{self, Bell, FrameWatch, LastHeard, Spliced, Splicer, Woken};
+use crate::net::{self, Bell, FrameWatch, LastHeard, Pace, Spliced, Splicer, Woken};
 use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
+/// How long a peer has until its first frame is understood, whatever trickles in: enough for a packet that is lost
+/// three times in a row, and far too little to keep others out.
+const OPENING_TIME: Duration = Duration::from_secs(10);
+
 /// One connection's bytes.
 #[derive(Debug)]
 pub struct Input {
-    stream: TcpStream,
+    line: Line,
     inbox: Inbox,
     heard: LastHeard,
     timeout: Duration,
     interrupt: Bell,
+    /// Until when the first frame has to be understood, and how long that was in all.
+    opening: Option<(Instant, Duration)>,
+    /// Of bodies.
+    pace: Pace,
     /// The last read took all that was asked for: there may be more, and no need to wait for it.
     has_more: bool,
+    /// Made for the first body: whoever has said nothing yet costs next to nothing.
     chunk: Box<[u8]>,
     /// Made for the first body that goes to a file.
     splicer: Option<Splicer>,
 }
 
 impl Input {
-    pub fn new(stream: TcpStream, timeout: Duration, interrupt: &Bell) -> Result<Self, RecvError> {
-        net::prepare(&stream).map_err(RecvError::Connection)?;
-        let heard = LastHeard::new(timeout);
+    pub fn new(line: Line, timeout: Duration, interrupt: &Bell) -> Result<Self, RecvError> {
+        net::prepare(line.stream()).map_err(RecvError::Connection)?;
+        let opening = timeout.min(OPENING_TIME);
         Ok(Input {
-            stream,
+            line,
             inbox: Inbox::new(),
-            heard,
+            heard: LastHeard::new(timeout),
             timeout,
             interrupt: interrupt.clone(),
+            opening: Some((Instant::now() + opening, opening)),
+            pace: Pace::new(timeout),
             has_more: false,
-            chunk: vec![0; CHUNK_BYTES].into(),
+            chunk: Box::default(),
             splicer: None,
         })
     }
 
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    pub fn stream(&self) -> &TcpStream {
+        self.line.stream()
+    }
+
+    /// For whoever writes while this reads.
+    pub fn shared_stream(&self) -> Arc<TcpStream> {
+        self.line.shared_stream()
+    }
+
+    /// What the desk knows of the connection.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// It is known what the connection is for.
+    pub fn opened(&mut self) {
+        self.opening = None;
+    }
+
+    /// Has more come than was taken? A sender that waits for no answer may have said it all and be gone.
+    pub fn has_unread(&self) -> bool {
+        !self.inbox.is_empty() || self.line.has_unread()
     }
 
     pub fn timeout(&self) -> Duration {
@@ -58,9 +91,11 @@ impl Input {
         &self.heard
     }
 
-    /// From now on, the peer counts as heard of when it says anything on any connection of its session.
-    pub fn share(&mut self, heard: &LastHeard) {
+    /// From now on, the peer counts as heard of when it says anything on any connection of its session, and what it
+    /// delivers here counts for its first connection.
+    pub fn share(&mut self, (heard, first): &(LastHeard, Line)) {
         self.heard = heard.clone();
+        self.line.works_for(first);
     }
 
     /// Rung when the program is to end.
@@ -71,10 +106,11 @@ impl Input {
     /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
     pub fn wait_unless(&self, bell: &Bell) -> Result<bool, RecvError> {
         loop {
-            let woken = self.interrupt.wait_either(bell, Some(self.stream.as_fd()), Some(net::TICK));
+            let woken = self.interrupt.wait_either(bell, Some(self.stream().as_fd()), Some(net::TICK));
             match woken.map_err(RecvError::Connection)? {
                 Woken::Bell if self.interrupt.is_rung() => return Err(RecvError::Interrupted),
                 Woken::Bell => return Ok(false),
+                _ if self.line.has_given_way() => return Err(RecvError::GaveWay),
                 Woken::Ready => return Ok(true),
                 Woken::Nothing if self.heard.is_too_long_ago() => {
                     return Err(RecvError::Silent(self.timeout));
@@ -109,11 +145,11 @@ impl Input {
         if !self.inbox.is_empty() {
             return true;
         }
-        match self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK)) {
+        match self.interrupt.wait(Some(self.stream().as_fd()), Some(net::TICK)) {
             Ok(Woken::Nothing) => false,
             // The end of this program, or what is wrong here: whoever reads next finds out.
             Ok(Woken::Bell) | Err(_) => true,
-            Ok(Woken::Ready) => match self.stream.read(self.inbox.space()) {
+            Ok(Woken::Ready) => match self.line.stream().read(self.inbox.space()) {
                 Ok(count) => {
                     self.inbox.filled(count);
                     self.heard.now();
@@ -169,17 +205,18 @@ impl Input {
     /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
     pub fn body(&mut self, len: u64, name: &str, mut take: impl FnMut(&[u8])) -> Result<(), RecvError> {
         let mut left = len;
+        self.make_chunk(len);
         while left > 0 {
             let room = left.min(CHUNK_BYTES as u64) as usize;
             let mut filled = self.inbox.take_body(&mut self.chunk[..room]);
             while filled < room {
-                self.wait()?;
-                match self.stream.read(&mut self.chunk[filled..room]) {
+                self.wait_for_body()?;
+                match self.line.stream().read(&mut self.chunk[filled..room]) {
                     Ok(0) => {
                         return Err(cut(name, left - filled as u64));
                     }
                     Ok(count) => {
-                        self.heard.now();
+                        self.came(count);
                         filled += count;
                         self.has_more = filled == room;
                     }
@@ -203,6 +240,7 @@ impl Input {
         file: &File,
         moved: impl Fn(&Spliced),
     ) -> Result<io::Result<()>, RecvError> {
+        self.make_chunk(range.len);
         let taken = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
         let mut written = file.write_all_at(&self.chunk[..taken], range.offset);
         let mut done = taken as u64;
@@ -215,13 +253,13 @@ impl Input {
         });
         let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
-            self.wait()?;
-            match splicer.step(&self.stream, file, range.offset + done, range.len - done) {
+            self.wait_for_body()?;
+            match splicer.step(self.line.stream(), file, range.offset + done, range.len - done) {
                 Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
                 Ok(step) => {
                     done += step.taken as u64;
                     self.has_more = step.is_full;
-                    self.heard.now();
+                    self.came(step.taken);
                     moved(&step);
                     written = step.written;
                 }
@@ -235,19 +273,48 @@ impl Input {
         Ok(written)
     }
 
-    /// Reads more of a frame; `false` at the end of the connection.
-    fn fill_frame(&mut self, watch: &mut FrameWatch) -> Result<bool, RecvError> {
-        if watch.is_overdue(!self.inbox.is_empty()) {
-            return Err(RecvError::Unfinished(self.timeout));
+    fn make_chunk(&mut self, body_bytes: u64) {
+        // A session of nothing but small files needs little.
+        let needed = body_bytes.min(CHUNK_BYTES as u64) as usize;
+        if self.chunk.len() < needed {
+            self.chunk = vec![0; needed.next_power_of_two()].into();
         }
-        self.fill()
     }
 
-    /// Reads what is there; `false` at the end of the connection.
-    fn fill(&mut self) -> Result<bool, RecvError> {
+    /// So much of a body came.
+    fn came(&mut self, bytes: usize) {
+        self.heard.now();
+        self.line.works();
+        self.pace.moved(bytes as u64);
+    }
+
+    /// Waits for more of a body, with a peer that is slow and not too slow.
+    fn wait_for_body(&mut self) -> Result<(), RecvError> {
         loop {
-            self.wait()?;
-            match self.stream.read(self.inbox.space()) {
+            let start = Instant::now();
+            let is_ready = self.is_ready()?;
+            if self.pace.is_too_slow(start.elapsed()) {
+                return Err(RecvError::TooSlow(self.pace.window()));
+            }
+            if is_ready {
+                return Ok(());
+            }
+            self.check_silence()?;
+        }
+    }
+
+    /// Reads more of a frame; `false` at the end of the connection.
+    fn fill_frame(&mut self, watch: &mut FrameWatch) -> Result<bool, RecvError> {
+        loop {
+            self.go_on()?;
+            self.check_deadlines(watch)?;
+            if !self.is_ready()? {
+                self.check_deadlines(watch)?;
+                self.check_silence()?;
+                continue;
+            }
+            match self.line.stream().read(self.inbox.space()) {
+                Ok(0) if self.line.has_given_way() => return Err(RecvError::GaveWay),
                 Ok(0) => return Ok(false),
                 Ok(count) => {
                     self.inbox.filled(count);
@@ -260,32 +327,47 @@ impl Input {
         }
     }
 
+    /// The limits of a frame. What it is silent for is another matter.
+    fn check_deadlines(&self, watch: &mut FrameWatch) -> Result<(), RecvError> {
+        let is_begun = !self.inbox.is_empty();
+        match self.opening {
+            Some((end, limit)) if Instant::now() >= end => Err(match is_begun {
+                true => RecvError::Unfinished(limit),
+                false => RecvError::Silent(limit),
+            }),
+            _ if watch.is_overdue(is_begun) => Err(RecvError::Unfinished(self.timeout)),
+            _ if self.line.has_given_way() && !self.line.has_unread() => Err(RecvError::GaveWay),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_silence(&self) -> Result<(), RecvError> {
+        if self.heard.is_too_long_ago() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) }
+    }
+
     fn go_on(&self) -> Result<(), RecvError> {
         if self.interrupt.is_rung() { Err(RecvError::Interrupted) } else { Ok(()) }
     }
 
-    /// Waits for something to read, or the end, where a read might wait for it: only here the bell is heard.
-    fn wait(&self) -> Result<(), RecvError> {
+    /// Waits a moment for something to read, or the end, where a read might wait for it: only here the bell is heard.
+    fn is_ready(&self) -> Result<bool, RecvError> {
         self.go_on()?;
         if self.has_more {
-            return Ok(());
+            return Ok(true);
         }
-        loop {
-            let woken = self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK));
-            match woken.map_err(RecvError::Connection)? {
-                Woken::Bell => return Err(RecvError::Interrupted),
-                Woken::Ready => return Ok(()),
-                Woken::Nothing if self.heard.is_too_long_ago() => {
-                    return Err(RecvError::Silent(self.timeout));
-                }
-                Woken::Nothing => {}
-            }
+        let woken = self.interrupt.wait(Some(self.stream().as_fd()), Some(net::TICK));
+        match woken.map_err(RecvError::Connection)? {
+            Woken::Bell => Err(RecvError::Interrupted),
+            woken => Ok(woken == Woken::Ready),
         }
     }
 
-    fn wait_on(&self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
+    /// Is a read that failed to be tried again?
+    fn wait_on(&mut self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
         if net::is_timeout(&error) {
-            return if self.heard.is_too_long_ago() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) };
+            // It was taken for ready and was not.
+            self.has_more = false;
+            return self.check_silence();
         }
         if error.kind() == std::io::ErrorKind::Interrupted {
             return Ok(());
@@ -298,12 +380,12 @@ impl Input {
 
     /// Ends the connection with a reset: to a peer that is told nothing, the one sign that something was refused.
     pub fn reset(&self) {
-        net::reset_on_close(&self.stream);
+        net::reset_on_close(self.stream());
     }
 
     /// Ends the connection so that the peer can read our last words.
     pub fn close(&self) {
-        net::linger(&self.stream, &self.interrupt);
+        net::linger(self.stream(), &self.interrupt);
     }
 }
 

@@ -3,7 +3,9 @@
 mod arrivals;
 mod classic;
 mod committer;
+mod desk;
 mod input;
+mod line;
 mod measure;
 mod native;
 mod reader;
@@ -11,9 +13,9 @@ mod sessions;
 mod verifier;
 mod whole;
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::io::{self, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,16 +25,18 @@ use std::time::{Duration, Instant};
 use crate::digest::Md5;
 use crate::escape::Shown;
 use crate::md5sum::Lister;
-use crate::net::{Bell, Listener, NetError};
+use crate::net::{self, Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError, Unfinished};
 use crate::wire::classic::ClassicError;
 use crate::wire::dialect::DialectError;
-use crate::wire::{Dialect, Form, SessionId, WireError, receiver};
+use crate::wire::{Dialect, Form, ReceiverSession, SessionId, WireError, receiver};
 
+use desk::{Desk, Kind, Limits};
 use input::Input;
-use sessions::Sessions;
+use line::Line;
+use sessions::{MAX_JOINED, Sessions};
 use whole::Whole;
 
 /// What `ftx recv` was asked for.
@@ -61,8 +65,11 @@ pub struct Options {
     pub interrupt: Bell,
 }
 
-/// Connections at the same time; more wait in the system's queue until one ends.
-const MAX_CONNECTIONS: u64 = 256;
+/// How soon to look again for room where nobody may tell that there is some.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// A session that has kept what it has gives up its place at once; certainly after so long.
+const HANDED_OVER: Duration = Duration::from_secs(3);
 
 /// Why a session failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +98,19 @@ pub enum RecvError {
     /// The peer began a header and did not finish it.
     #[error("a header from the sender was still not complete after {} seconds", .0.as_secs())]
     Unfinished(Duration),
+    /// Bytes of a body trickle in, more slowly than any link is.
+    #[error(
+        "a body came at less than {} bytes a second, for {} seconds",
+        crate::net::MIN_RATE_BYTES_PER_S,
+        .0.as_secs()
+    )]
+    TooSlow(Duration),
+    /// No place for one more connection.
+    #[error("the receiver has as many connections as it takes")]
+    Busy,
+    /// The session had delivered nothing when another one needed its place.
+    #[error("the receiver has too many connections, and this one had delivered nothing yet")]
+    GaveWay,
     /// Somebody wants this program to end.
     #[error("the receiver was interrupted")]
     Interrupted,
@@ -115,6 +135,13 @@ pub enum RecvError {
         /// What happened.
         error: StoreError,
     },
+}
+
+impl RecvError {
+    /// Did the receiver have no place for it? Then it was no session, whatever it would have been.
+    pub fn is_for_want_of_room(&self) -> bool {
+        matches!(self, RecvError::Busy | RecvError::GaveWay)
+    }
 }
 
 /// Listens to a receiver as a whole.
@@ -156,23 +183,15 @@ pub enum StartError {
     Root(#[from] RootError),
 }
 
-/// Who is connected, and how many sessions there were.
-#[derive(Default)]
-struct Desk {
-    /// Connections that have not said anything yet, by number: a door that opens is no session.
-    silent: BTreeMap<u64, TcpStream>,
-    active: u64,
-    /// Connections that joined a session.
-    joined: u64,
-    finished: u64,
-    /// Was any of them cut because this program is to end?
-    interrupted: bool,
-}
-
 /// What a connection is for, told from its first bytes.
 enum Opening {
-    /// A native session; the JSON of its first frame.
-    Native(Vec<u8>),
+    /// A native session.
+    Native {
+        /// The JSON of its first frame.
+        hello: Vec<u8>,
+        /// The session whose connection its sender lost.
+        continues: Option<SessionId>,
+    },
     /// One more connection of a native session.
     Join(SessionId),
     Classic,
@@ -205,7 +224,7 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<Ending> {
-        let desk = Mutex::new(Desk::default());
+        let desk = Mutex::new(Desk::new(Limits::for_descriptors(descriptors())));
         self.options.interrupt.beside(|| self.stop().ring(), || self.serve_all(&desk, observer))??;
         let now = lock(&desk);
         let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
@@ -223,33 +242,42 @@ impl Server {
                 let _ =
                     self.root.sweep(self.options.keep_unfinished, goes_on, |left| observer.unfinished(&left));
             });
-            let mut number = 0;
             let accepted = loop {
-                let (stream, peer) = match self.listener.accept() {
+                let exhausted = || {
+                    lock(desk).make_room(Instant::now());
+                };
+                let (stream, peer) = match self.listener.accept(exhausted) {
                     Ok(Some(accepted)) => accepted,
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 };
-                number += 1;
+                let line = Line::new(stream);
                 let mut now = lock(desk);
-                if let Ok(clone) = stream.try_clone() {
-                    now.silent.insert(number, clone);
+                let number = now.enter(line.clone(), peer.ip(), Instant::now());
+                while now.is_full() || now.is_crowded() {
+                    if !now.is_crowded() || !now.make_room(Instant::now()) {
+                        now = changed.wait_timeout(now, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+                    }
                 }
-                while now.silent.len() as u64 + now.active + now.joined >= MAX_CONNECTIONS {
-                    now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
-                }
+                // Whoever had to go may be one that waits for its turn.
+                changed.notify_all();
                 drop(now);
                 let changed = &changed;
-                scope.spawn(move || {
-                    self.serve(stream, number, peer, (desk, changed), observer);
-                    changed.notify_all();
+                let served = thread::Builder::new().spawn_scoped(scope, move || {
+                    let _leave = OnDrop(|| {
+                        lock(desk).leave(number);
+                        changed.notify_all();
+                    });
+                    self.serve(line, number, peer, (desk, changed), observer);
                 });
+                if served.is_err() {
+                    // No thread for it: it is closed, and others may make room for the next one.
+                    lock(desk).leave(number);
+                    lock(desk).make_room(Instant::now());
+                }
             };
             is_over.store(true, Ordering::Relaxed);
-            // Whoever has not said anything by now is not waited for.
-            for stream in lock(desk).silent.values() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            lock(desk).close_openings();
             accepted
         })
     }
@@ -257,54 +285,85 @@ impl Server {
     /// One connection, to its end. One that says nothing at all, like a look whether the port is open, is no session.
     fn serve(
         &self,
-        stream: TcpStream,
+        line: Line,
         number: u64,
         peer: SocketAddr,
         (desk, changed): (&Mutex<Desk>, &Condvar),
         observer: &dyn Observer,
     ) {
         let start = Instant::now();
-        let input = Input::new(stream, self.options.timeout, &self.options.interrupt);
+        let input = Input::new(line.clone(), self.options.timeout, &self.options.interrupt);
         let first = input.and_then(|mut input| Ok((open(&mut input)?, input)));
-        let mut now = lock(desk);
-        now.silent.remove(&number);
         let first = match first {
-            Ok((None, _)) => return,
+            Ok((None, _)) | Err(RecvError::GaveWay) => return,
             Ok((Some(Opening::Join(session)), input)) => {
-                now.joined += 1;
-                drop(now);
-                let _leave = OnDrop(|| lock(desk).joined -= 1);
-                if let Err(refused) = self.sessions.join(session, input) {
-                    let (mut input, error) = *refused;
-                    native::refuse(&mut input, &error);
+                if let Err(refused) = self.sessions.join(session, input, || lock(desk).join(number)) {
+                    let (input, error) = *refused;
+                    native::refuse(&input, &error);
                 }
                 return;
             }
             Ok((Some(opening), input)) => Ok((opening, input)),
             Err(error) => Err(error),
         };
+        // Whoever speaks neither dialect gets no place, only an end.
+        let (kind, patience) = match &first {
+            // Who comes back waits for the place that its lost connection still has.
+            Ok((Opening::Native { continues: Some(lost), .. }, _)) if self.sessions.take_over(*lost) => {
+                (Some(Kind::Native), HANDED_OVER)
+            }
+            Ok((Opening::Native { .. }, _)) => (Some(Kind::Native), Duration::ZERO),
+            // Who cannot be told that there is no place waits for one.
+            Ok((Opening::Classic, input)) => {
+                if input.has_unread() {
+                    line.works();
+                }
+                (Some(Kind::Classic), Duration::MAX)
+            }
+            _ => (None, Duration::ZERO),
+        };
+        let asked = Instant::now();
+        let mut now = lock(desk);
+        let is_full = |now: &mut Desk| kind.is_some_and(|kind| now.serve(number, kind).is_err());
+        let mut full = is_full(&mut now);
+        while full && asked.elapsed() < patience && !line.has_given_way() {
+            now.wait(number, asked);
+            now = changed.wait_timeout(now, net::TICK).unwrap_or_else(PoisonError::into_inner).0;
+            full = is_full(&mut now);
+        }
+        changed.notify_all();
         // With a limit, no more sessions begin than may still be needed.
-        while self.needed(&now) > 0 && now.active >= self.needed(&now) {
+        while !full && self.needed(&now) > 0 && now.active >= self.needed(&now) && !line.has_given_way() {
             now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+        }
+        if full || line.has_given_way() {
+            drop(now);
+            let why = if full { RecvError::Busy } else { RecvError::GaveWay };
+            if let Ok((opening, input)) = &first {
+                turn_away(opening, input, &why);
+            }
+            return observer.ended(peer, &Err(why));
         }
         if self.needed(&now) == 0 {
             return;
         }
         now.active += 1;
         drop(now);
+        let counts = Cell::new(true);
         let _leave = OnDrop(|| {
             let mut now = lock(desk);
             now.active -= 1;
-            now.finished += 1;
+            now.finished += u64::from(counts.get());
             if self.needed(&now) == 0 {
                 self.stop().ring();
             }
         });
         let progress = observer.started(peer);
         let lister = Lister::new(self.options.whole_digests, &*progress);
+        let may_join = || lock(desk).promise(number, MAX_JOINED);
         let session = || {
-            let summary =
-                first.and_then(|(opening, input)| self.speak(opening, input, &*progress, &lister))?;
+            let summary = first
+                .and_then(|(opening, input)| self.speak(opening, input, may_join, &*progress, &lister))?;
             Ok(Summary { elapsed: start.elapsed(), ..summary })
         };
         let interrupt = &self.options.interrupt;
@@ -314,6 +373,7 @@ impl Server {
             lock(desk).interrupted = true;
         }
         let outcome = outcome.map(|summary| Summary { undigested: lister.undigested(), ..summary });
+        counts.set(!matches!(&outcome, Err(error) if error.is_for_want_of_room()));
         drop(lister);
         drop(progress);
         observer.ended(peer, &outcome);
@@ -327,14 +387,19 @@ impl Server {
     fn speak(
         &self,
         opening: Opening,
-        mut input: Input,
+        input: Input,
+        may_join: impl FnOnce() -> bool,
         progress: &dyn Progress,
         lister: &Lister<'_, Whole>,
     ) -> Result<Summary, RecvError> {
         match opening {
-            Opening::Native(hello) => {
+            Opening::Native { hello, .. } => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
-                native::receive(input, &hello, store, self.options.names, &self.sessions, progress, lister)
+                let mut session = ReceiverSession::new(self.options.names);
+                if !may_join() {
+                    session.keep_to_one_connection();
+                }
+                native::receive(input, &hello, session, store, &self.sessions, progress, lister)
             }
             // Handed over before it came to this.
             Opening::Join(_) => Ok(Summary::default()),
@@ -348,7 +413,8 @@ impl Server {
             }
             Opening::Http => {
                 // Whoever asked is not a sender; what becomes of the answer does not matter.
-                let _ = input.stream().write_all(HTTP_ANSWER);
+                let mut stream = input.stream();
+                let _ = stream.write_all(HTTP_ANSWER);
                 input.close();
                 Err(RecvError::NotSpoken("HTTP"))
             }
@@ -358,22 +424,42 @@ impl Server {
 
 /// What a connection is for; `None` if it said nothing. One that is refused is closed, with last words in its dialect.
 fn open(input: &mut Input) -> Result<Option<Opening>, RecvError> {
-    match input.first().inspect_err(|_| input.close())? {
-        None => Ok(None),
-        Some(Dialect::Classic) => Ok(Some(Opening::Classic)),
-        Some(Dialect::Tls) => Ok(Some(Opening::Tls)),
-        Some(Dialect::Http) => Ok(Some(Opening::Http)),
-        Some(Dialect::Native) => {
-            open_native(input).map(Some).inspect_err(|error| native::refuse(input, error))
+    let opening = match input.first() {
+        Ok(None) => return Ok(None),
+        Ok(Some(Dialect::Classic)) => Opening::Classic,
+        Ok(Some(Dialect::Tls)) => Opening::Tls,
+        Ok(Some(Dialect::Http)) => Opening::Http,
+        Ok(Some(Dialect::Native)) => open_native(input).inspect_err(|error| native::refuse(input, error))?,
+        Err(RecvError::GaveWay) => return Err(RecvError::GaveWay),
+        Err(error) => {
+            input.close();
+            return Err(error);
         }
+    };
+    input.opened();
+    Ok(Some(opening))
+}
+
+/// Ends a connection for which there is no place, and says so where its dialect has words for it.
+fn turn_away(opening: &Opening, input: &Input, why: &RecvError) {
+    match opening {
+        Opening::Native { .. } | Opening::Join(_) => native::refuse(input, why),
+        Opening::Classic => input.reset(),
+        Opening::Tls | Opening::Http => input.close(),
     }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn open_native(input: &mut Input) -> Result<Opening, RecvError> {
     let first = input.frame(Form::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
-    Ok(match receiver::joins(first)? {
-        Some(session) => Opening::Join(session),
-        None => Opening::Native(first.to_vec()),
+    Ok(match receiver::opening(first)? {
+        receiver::Opening::Joins(session) => Opening::Join(session),
+        receiver::Opening::Begins { continues } => Opening::Native { hello: first.to_vec(), continues },
     })
 }
 

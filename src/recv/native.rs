@@ -15,7 +15,6 @@
 //! its start as far as its parts are verified.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use super::arrivals::Arrivals;
 use super::committer;
 use super::input::Input;
 use super::reader::{Place, Reader};
-use super::sessions::{Entrance, Joined, Sessions};
+use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
 use super::verifier;
 use super::whole::Whole;
 use crate::fault::Fault;
@@ -56,15 +55,18 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    fn new(session: ReceiverSession, input: &mut Input) -> Result<Self, RecvError> {
-        let writing: TcpStream = input.stream().try_clone().map_err(RecvError::Connection)?;
-        Ok(Speaker {
+    fn new(session: ReceiverSession, input: &Input) -> Self {
+        Speaker {
             session,
             summary: Summary { confirmed: true, ..Summary::default() },
-            writer: PatientWriter::new(writing, input.heard().clone(), input.interrupt().clone()),
+            writer: PatientWriter::new(
+                input.shared_stream(),
+                input.heard().clone(),
+                input.interrupt().clone(),
+            ),
             timeout: input.timeout(),
             broken: None,
-        })
+        }
     }
 
     /// Sends what the session has to say.
@@ -93,7 +95,8 @@ impl Speaker {
             return;
         }
         let fault = match error {
-            RecvError::Silent(_) | RecvError::Unfinished(_) => Fault::Timeout,
+            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => Fault::Timeout,
+            RecvError::Busy | RecvError::GaveWay => Fault::Busy,
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
             RecvError::Interrupted => Fault::Interrupted,
@@ -141,20 +144,19 @@ pub fn lock(speaker: &Mutex<Speaker>) -> MutexGuard<'_, Speaker> {
 pub fn receive(
     mut input: Input,
     hello: &[u8],
+    session: ReceiverSession,
     store: Store,
-    names: NamePolicy,
     sessions: &Sessions,
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<Summary, RecvError> {
-    let mut speaker = Speaker::new(ReceiverSession::new(names), &mut input)?;
+    let mut speaker = Speaker::new(session, &input);
     let opened = speaker.session.handle(hello).map_err(RecvError::from);
-    if let Some(lost) = speaker.session.continues() {
-        sessions.take_over(lost);
-    }
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
-    let opened =
-        opened.and_then(|_| speaker.session.id().map(|id| sessions.open(id, input.stream())).transpose());
+    let places = if speaker.session.takes_streams() { MAX_JOINED } else { 0 };
+    let opened = opened.and_then(|_| {
+        speaker.session.id().map(|id| sessions.open(id, input.shared_stream(), places)).transpose()
+    });
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
     let (opened, in_work) = match opened {
         Ok(entrance) => {
@@ -186,10 +188,8 @@ pub fn receive(
 }
 
 /// Ends a connection whose first frame is refused.
-pub fn refuse(input: &mut Input, error: &RecvError) {
-    if let Ok(mut speaker) = Speaker::new(ReceiverSession::new(NamePolicy::Strict), input) {
-        speaker.last_words(error);
-    }
+pub fn refuse(input: &Input, error: &RecvError) {
+    Speaker::new(ReceiverSession::new(NamePolicy::Strict), input).last_words(error);
     input.close();
 }
 
@@ -240,14 +240,14 @@ fn read_all(
 ) -> Result<Vec<Joined>, RecvError> {
     let parked = Mutex::new(Vec::new());
     let (verify, to_verify) = bounded(verifier::QUEUED);
-    let heard = input.heard().clone();
+    let first = (input.heard().clone(), input.line().clone());
     thread::scope(|scope| {
         scope.spawn(|| verifier::verify(arrivals, store.another(), to_verify));
         if let Some(entrance) = &entrance {
             let (queue, verify, parked) = (entrance.queue(), verify.clone(), &parked);
             scope.spawn(move || {
                 for mut joined in queue {
-                    joined.input.share(&heard);
+                    joined.input.share(&first);
                     let reader = Reader::new(store.another(), arrivals, verify.clone(), Place::Joined);
                     scope.spawn(move || {
                         arrivals.end_if_failed(reader.read(&mut joined.input));

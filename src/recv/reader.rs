@@ -15,6 +15,8 @@ use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
 
 /// Files up to this are verified in memory.
 const SMALL_BYTES: u64 = 128 << 10;
+/// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
+const FRAMES_A_WORD: u32 = 256;
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +35,13 @@ pub struct Reader<'a> {
     place: Place,
     /// Small files that arrived here and are not handed to the verifier yet.
     small: Small,
+    /// Frames since the sender was last told something.
+    frames: u32,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verify: Sender<ToVerify>, place: Place) -> Self {
-        Reader { store, arrivals, verify, place, small: Small::default() }
+        Reader { store, arrivals, verify, place, small: Small::default(), frames: 0 }
     }
 
     /// Until everything is received, or somebody ended the session.
@@ -47,7 +51,7 @@ impl<'a> Reader<'a> {
             // decisions fit into one frame.
             if !input.has_frame(Form::Native) {
                 self.verify_small()?;
-                self.arrivals.speak().flush()?;
+                self.speak()?;
                 if !self.arrivals.clocks.waiting.time(|| input.wait_unless(self.arrivals.over()))? {
                     return Ok(());
                 }
@@ -63,8 +67,23 @@ impl<'a> Reader<'a> {
                     Place::Joined => session.handle_joined(json)?,
                 }
             };
+            if !matches!(
+                event,
+                Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
+            ) {
+                input.line().works();
+            }
             self.take(event, input)?;
+            self.frames += 1;
+            if self.frames >= FRAMES_A_WORD {
+                self.speak()?;
+            }
         }
+    }
+
+    fn speak(&mut self) -> Result<(), RecvError> {
+        self.frames = 0;
+        self.arrivals.speak().flush()
     }
 
     fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {

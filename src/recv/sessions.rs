@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -33,7 +33,7 @@ struct Door {
     /// How many more may come.
     places: usize,
     /// Its connections, to end it from outside.
-    streams: Vec<TcpStream>,
+    streams: Vec<Arc<TcpStream>>,
     /// Disconnected once it is over, and all that it kept is kept.
     over: Receiver<()>,
 }
@@ -53,40 +53,52 @@ const TAKE_OVER: Duration = Duration::from_secs(10);
 
 impl Sessions {
     /// Ends a session whose sender has lost the connection, which this side may not have noticed, and waits for its end.
-    /// Whoever knows its name is its sender.
-    pub fn take_over(&self, id: SessionId) {
+    /// Whoever knows its name is its sender. `false` if there is none of that name.
+    pub fn take_over(&self, id: SessionId) -> bool {
         let Some((streams, over)) =
             self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.streams), door.over.clone()))
         else {
-            return;
+            return false;
         };
         for stream in streams {
             let _ = stream.shutdown(Shutdown::Both);
         }
         // Nothing is ever sent.
         let _ = over.recv_timeout(TAKE_OVER);
+        true
     }
 
-    /// Lets further connections join a new session.
-    pub fn open(&self, id: SessionId, first: &TcpStream) -> Result<(Entrance<'_>, InWork), RecvError> {
+    /// Lets so many further connections join a new session.
+    pub fn open(
+        &self,
+        id: SessionId,
+        first: Arc<TcpStream>,
+        places: usize,
+    ) -> Result<(Entrance<'_>, InWork), RecvError> {
         let (in_work, over) = bounded(0);
-        let streams = vec![first.try_clone().map_err(RecvError::Connection)?];
+        let streams = vec![first];
         // There is room for all who may come, so that no one waits here.
-        let (sender, queue) = bounded(MAX_JOINED);
+        let (sender, queue) = bounded(places);
         match self.lock().entry(id) {
             // Not by accident: 128 random bits.
             std::collections::hash_map::Entry::Occupied(_) => {
                 return Err(WireError::Protocol("there is a session of that name already".into()).into());
             }
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Door { queue: sender, places: MAX_JOINED, streams, over })
+                place.insert(Door { queue: sender, places, streams, over })
             }
         };
         Ok((Entrance { sessions: self, id, queue }, InWork(in_work)))
     }
 
-    /// Hands a connection over to its session and waits until it is done with it; or gives it back with the reason.
-    pub fn join(&self, id: SessionId, mut input: Input) -> Result<(), Box<(Input, RecvError)>> {
+    /// Hands a connection over to its session, which `joins` hears of, and waits until it is done with it; or gives it
+    /// back with the reason.
+    pub fn join(
+        &self,
+        id: SessionId,
+        input: Input,
+        joins: impl FnOnce(),
+    ) -> Result<(), Box<(Input, RecvError)>> {
         let (open, done) = bounded(0);
         let refused = |why: &str, input| Err(Box::new((input, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
@@ -97,7 +109,8 @@ impl Sessions {
             return refused("its session takes no more connections", input);
         }
         door.places -= 1;
-        door.streams.extend(input.stream().try_clone());
+        door.streams.push(input.shared_stream());
+        joins();
         // If the session ends meanwhile, so does the wait.
         let _ = door.queue.send(Joined { input, _open: open });
         drop(sessions);

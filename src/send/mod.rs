@@ -74,6 +74,9 @@ pub enum SendError {
     /// The receiver began a header and did not finish it.
     #[error("a header from the receiver was still not complete after {} seconds", .0.as_secs())]
     Unfinished(Duration),
+    /// The receiver says that it is busy, again and again, and nothing else.
+    #[error("the receiver says that it is busy, but next to nothing has moved for {} seconds", .0.as_secs())]
+    Standstill(Duration),
     /// The receiver broke the protocol, or gave up.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -108,7 +111,7 @@ impl SendError {
             | SendError::Silent(_)
             | SendError::Unfinished(_) => true,
             SendError::Wire(WireError::PeerGaveUp { fault, .. }) => {
-                matches!(fault, Fault::Connection | Fault::Timeout)
+                matches!(fault, Fault::Connection | Fault::Timeout | Fault::Busy)
             }
             _ => false,
         }

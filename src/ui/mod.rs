@@ -262,7 +262,9 @@ impl Observer for Ui {
             Err(error) => {
                 let explained = Explained::from(error);
                 let sentence = format!("from {peer}: {}", explained.sentence);
-                self.error(&Explained { sentence, ..explained })
+                let exit = self.error(&Explained { sentence, ..explained });
+                // Whom there was no place for has not failed here: it was never a session.
+                if error.is_for_want_of_room() { Exit::Ok } else { exit }
             }
         };
         self.failed(exit);

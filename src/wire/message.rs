@@ -193,6 +193,13 @@ pub enum EntryKind {
     },
 }
 
+impl EntryKind {
+    /// What an entry of this name counts against [`super::MAX_NAME_BYTES_IN_FLIGHT`].
+    pub fn name_bytes(&self, name: &[u8]) -> usize {
+        name.len() + if let EntryKind::Link { target } = self { target.len() } else { 0 }
+    }
+}
+
 /// A part's dictionary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -32,8 +32,12 @@ pub use sender::SenderSession;
 pub const VERSION: u32 = 1;
 
 /// How many entries may be announced and not yet settled. It bounds the memory of both ends and is far more than a
-/// receiver collects before it commits a batch, so that nobody waits for the other.
-pub const MAX_ENTRIES_IN_FLIGHT: usize = 4096;
+/// receiver collects before it commits a batch, so that nobody waits for the other, not even over a link with delay.
+pub const MAX_ENTRIES_IN_FLIGHT: usize = 16 << 10;
+
+/// An entry may be announced as long as the names of those in flight, with the targets of links, have fewer bytes than
+/// this: names can be long, and both ends hold them.
+pub const MAX_NAME_BYTES_IN_FLIGHT: usize = 2 << 20;
 
 /// How often in a row one part may arrive damaged before the entry fails.
 pub const MAX_TRIES_A_PART: u32 = 3;

@@ -24,7 +24,10 @@ use super::message::{
     Measured, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::{MAX_RUNS, Runs};
-use super::{MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION, WireError};
+use super::{
+    MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART,
+    VERSION, WireError,
+};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
@@ -198,7 +201,18 @@ struct FileState {
     tries: BTreeMap<u64, u32>,
 }
 
+impl OtherEntry {
+    fn name_bytes(&self) -> usize {
+        let target = if let OtherKind::Link(target) = &self.kind { target.as_bytes().len() } else { 0 };
+        self.path.as_bytes().len() + target
+    }
+}
+
 impl FileState {
+    fn name_bytes(&self) -> usize {
+        self.entry.path.as_bytes().len()
+    }
+
     /// Has everything arrived that was asked for, though perhaps not all of it been judged?
     fn is_quiet(&self) -> bool {
         let arrived = self.pending.len() as u64 + self.verified.count();
@@ -218,12 +232,31 @@ enum FileStage {
     Bodies,
 }
 
-/// Is the first frame of a connection one that joins it to a session? Then to which?
-pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
-    match Message::parse(json)? {
-        Message::Join(Join { session }) => Ok(Some(session)),
-        _ => Ok(None),
-    }
+#[derive(Clone, Copy, Debug)]
+struct Committing {
+    was_there: bool,
+    name_bytes: usize,
+}
+
+/// What the first frame of a connection says of sessions, before it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It joins this one.
+    Joins(SessionId),
+    /// It begins one, perhaps in place of another whose connection the sender lost.
+    Begins {
+        /// That one.
+        continues: Option<SessionId>,
+    },
+}
+
+/// Looks at the first frame of a connection.
+pub fn opening(json: &[u8]) -> Result<Opening, WireError> {
+    Ok(match Message::parse(json)? {
+        Message::Join(Join { session }) => Opening::Joins(session),
+        Message::Hello(hello) => Opening::Begins { continues: hello.continues },
+        _ => Opening::Begins { continues: None },
+    })
 }
 
 /// See the module's page.
@@ -231,8 +264,9 @@ pub fn joins(json: &[u8]) -> Result<Option<SessionId>, WireError> {
 pub struct ReceiverSession {
     policy: NamePolicy,
     id: Option<SessionId>,
-    continues: Option<SessionId>,
     stage: Stage,
+    /// May further connections join?
+    takes_streams: bool,
     /// Did both ends name the feature?
     can_measure: bool,
     measures: u32,
@@ -242,8 +276,10 @@ pub struct ReceiverSession {
     quiet_files: usize,
     /// Folders and links whose turn has not come.
     waiting: VecDeque<OtherEntry>,
-    /// Entries handed over to be committed, and whether they were there already.
-    committing: BTreeMap<EntryId, bool>,
+    /// Entries handed over to be committed.
+    committing: BTreeMap<EntryId, Committing>,
+    /// Of the names of all entries in flight.
+    name_bytes: usize,
     receipt: Receipt,
     wants: Vec<EntryId>,
     stored: Vec<EntryId>,
@@ -256,14 +292,15 @@ impl ReceiverSession {
         ReceiverSession {
             policy,
             id: None,
-            continues: None,
             stage: Stage::Hello,
+            takes_streams: true,
             can_measure: false,
             measures: 0,
             files: BTreeMap::new(),
             quiet_files: 0,
             waiting: VecDeque::new(),
             committing: BTreeMap::new(),
+            name_bytes: 0,
             receipt: Receipt::default(),
             wants: Vec::new(),
             stored: Vec::new(),
@@ -271,14 +308,20 @@ impl ReceiverSession {
         }
     }
 
-    /// What the sender called the session, once it said hello; further connections join by it.
-    pub fn id(&self) -> Option<SessionId> {
-        self.id
+    /// The session gets no further connections. To be told before its `hello`.
+    pub fn keep_to_one_connection(&mut self) {
+        self.takes_streams = false;
     }
 
-    /// The session whose connection the sender lost before this one.
-    pub fn continues(&self) -> Option<SessionId> {
-        self.continues
+    /// May further connections join?
+    pub fn takes_streams(&self) -> bool {
+        self.takes_streams
+    }
+
+    /// What the sender called the session, once it said hello; further connections join by it, and a session that goes
+    /// on where this one was lost.
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
     }
 
     /// Takes the JSON of one frame of a connection that joined the session: there, only what belongs to the content of
@@ -327,10 +370,10 @@ impl ReceiverSession {
         }
         self.stage = Stage::Open;
         self.can_measure = hello.has(FEATURE_MEASURE);
-        let features: Vec<&str> =
-            [FEATURE_STREAMS, FEATURE_MEASURE].into_iter().filter(|feature| hello.has(feature)).collect();
-        self.continues = hello.continues;
-        self.id = hello.session.filter(|_| hello.has(FEATURE_STREAMS));
+        let named = hello.has(FEATURE_STREAMS);
+        let features = [(FEATURE_STREAMS, named && self.takes_streams), (FEATURE_MEASURE, self.can_measure)];
+        let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        self.id = hello.session.filter(|_| named);
         Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
         Ok(Event::Nothing)
     }
@@ -368,6 +411,11 @@ impl ReceiverSession {
         if self.in_flight() >= MAX_ENTRIES_IN_FLIGHT {
             return Err(WireError::protocol(format!("more than {MAX_ENTRIES_IN_FLIGHT} entries in flight")));
         }
+        if self.name_bytes >= MAX_NAME_BYTES_IN_FLIGHT {
+            return Err(WireError::protocol(format!(
+                "names of more than {MAX_NAME_BYTES_IN_FLIGHT} bytes in flight"
+            )));
+        }
         self.receipt.entries += 1;
         let id = entry.id;
         let path = match RelPath::new(&entry.name, self.policy) {
@@ -391,21 +439,22 @@ impl ReceiverSession {
                     verified_bytes: 0,
                     tries: BTreeMap::new(),
                 };
+                self.name_bytes += state.name_bytes();
                 self.files.insert(id, state);
                 Ok(Event::File(entry))
             }
-            EntryKind::Dir => {
-                self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Dir, metadata });
-                Ok(Event::Nothing)
-            }
+            EntryKind::Dir => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Dir, metadata })),
             EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
-                Ok(target) => {
-                    self.waiting.push_back(OtherEntry { id, path, kind: OtherKind::Link(target), metadata });
-                    Ok(Event::Nothing)
-                }
+                Ok(target) => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Link(target), metadata })),
                 Err(error) => Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
             },
         }
+    }
+
+    fn wait(&mut self, other: OtherEntry) -> Event {
+        self.name_bytes += other.name_bytes();
+        self.waiting.push_back(other);
+        Event::Nothing
     }
 
     fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: Fault, reason: String) -> Event {
@@ -511,6 +560,7 @@ impl ReceiverSession {
         Ok(match self.remove_file(id) {
             Some(file) => {
                 self.receipt.failed += 1;
+                self.name_bytes -= file.name_bytes();
                 let remaining_bytes = file.entry.layout.size_bytes() - file.verified_bytes;
                 Event::Withdrawn { id, path: file.entry.path, fault, message, remaining_bytes }
             }
@@ -596,7 +646,8 @@ impl ReceiverSession {
         if file.stage == FileStage::Offers {
             Message::Want { entries: Runs::one(id), parts: Wanted::None }.encode(&mut self.out);
         }
-        self.committing.insert(id, file.stage == FileStage::Offers);
+        let (was_there, name_bytes) = (file.stage == FileStage::Offers, file.name_bytes());
+        self.committing.insert(id, Committing { was_there, name_bytes });
         let verified = file.verified.clone();
         self.remove_file(id);
         Progressed::Complete(verified)
@@ -627,15 +678,16 @@ impl ReceiverSession {
             return None;
         }
         let other = self.waiting.pop_front()?;
-        self.committing.insert(other.id, false);
+        self.committing.insert(other.id, Committing { was_there: false, name_bytes: other.name_bytes() });
         Some(other)
     }
 
     /// The entry is verified, durable and in place.
     pub fn stored(&mut self, id: EntryId) {
-        if let Some(was_there) = self.committing.remove(&id) {
+        if let Some(done) = self.committing.remove(&id) {
+            self.name_bytes -= done.name_bytes;
             self.receipt.stored += 1;
-            self.receipt.skipped += u64::from(was_there);
+            self.receipt.skipped += u64::from(done.was_there);
             self.stored.push(id);
         }
     }
@@ -643,10 +695,12 @@ impl ReceiverSession {
     /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
     pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
         let file = self.remove_file(id);
-        if self.committing.remove(&id).is_none() && file.is_none() {
+        let committing = self.committing.remove(&id).map(|done| done.name_bytes);
+        let Some(name_bytes) = committing.or(file.as_ref().map(FileState::name_bytes)) else {
             // Settled meanwhile, by another thread.
             return 0;
-        }
+        };
+        self.name_bytes -= name_bytes;
         self.receipt.failed += 1;
         Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
@@ -791,6 +845,20 @@ mod tests {
             said(&mut session),
             [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]
         );
+    }
+
+    #[test]
+    fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
+        let hello = br#"{"ftx":"hello","version":1,"features":["streams"],"session":"000102030405060708090a0b0c0d0e0f"}"#;
+        for (keep, features) in [(false, &["streams"][..]), (true, &[])] {
+            let mut session = ReceiverSession::new(NamePolicy::Strict);
+            if keep {
+                session.keep_to_one_connection();
+            }
+            session.handle(hello).unwrap();
+            assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
+            assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(features, None))]);
+        }
     }
 
     #[test]
@@ -1008,5 +1076,19 @@ mod tests {
             announce(&mut session, id, "a", 1).unwrap();
         }
         assert!(announce(&mut session, MAX_ENTRIES_IN_FLIGHT as u64, "a", 1).is_err());
+        // Long names are fewer.
+        let mut session = open();
+        let long = vec!["n".repeat(200); 20].join("/");
+        let count = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.len()) as u64;
+        for id in 0..count {
+            announce(&mut session, id, &long, 1).unwrap();
+            session.want_all(id);
+        }
+        assert!(announce(&mut session, count, "a", 1).is_err());
+        session.fail(0, Fault::FileIo, "gone");
+        session.handle(br#"{"ftx":"error","entry":1,"code":"source-changed","message":""}"#).unwrap();
+        announce(&mut session, count, &long, 1).unwrap();
+        announce(&mut session, count + 1, &long, 1).unwrap();
+        assert!(announce(&mut session, count + 2, "a", 1).is_err(), "no more than was given back");
     }
 }

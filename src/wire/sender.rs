@@ -1,7 +1,7 @@
 //! The sender's end of a native session, as a state machine: frames in, [`Event`]s, [`Job`]s and frames out.
 //!
-//! The driver announces entries as long as there is [`SenderSession::has_room`], takes [`Job`]s as the receiver asks
-//! for parts, and ends when the receipt is in. What a hostile receiver can say is bounded: it can ask only for parts
+//! The driver announces entries as long as there is [`SenderSession::has_room`], without waiting for the receiver's
+//! welcome, takes [`Job`]s as the receiver asks for parts, and ends when the receipt is in. What a hostile receiver can say is bounded: it can ask only for parts
 //! that exist, confirm only what was sent, and repeat nothing without end.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use super::message::{
     SessionId, Wanted,
 };
 use super::runs::Runs;
-use super::{MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
+use super::{MAX_ENTRIES_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
 use crate::digest::{Md5, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
@@ -71,7 +71,6 @@ pub struct Job {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Stage {
-    Hello,
     Open,
     Ended,
     Done,
@@ -82,6 +81,12 @@ enum State {
     /// A folder or link: nothing but `stored` or `error` can come.
     Other,
     File(FileState),
+}
+
+#[derive(Debug)]
+struct InFlight {
+    state: State,
+    name_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -109,9 +114,12 @@ enum FileStage {
 #[derive(Debug)]
 pub struct SenderSession {
     id: SessionId,
+    is_welcome: bool,
     stage: Stage,
     next_entry: EntryId,
-    entries: BTreeMap<EntryId, State>,
+    entries: BTreeMap<EntryId, InFlight>,
+    /// Of the names in `entries`.
+    name_bytes: usize,
     /// Files with something to do, in the order in which it was asked for.
     queue: VecDeque<EntryId>,
     stored: u64,
@@ -128,9 +136,11 @@ impl SenderSession {
         Message::Hello(Introduction { continues, ..ours }).encode(&mut out);
         SenderSession {
             id,
-            stage: Stage::Hello,
+            is_welcome: false,
+            stage: Stage::Open,
             next_entry: 0,
             entries: BTreeMap::new(),
+            name_bytes: 0,
             queue: VecDeque::new(),
             stored: 0,
             skipped: 0,
@@ -158,7 +168,9 @@ impl SenderSession {
 
     /// May another entry be announced now?
     pub fn has_room(&self) -> bool {
-        self.stage == Stage::Open && self.entries.len() < MAX_ENTRIES_IN_FLIGHT
+        self.stage == Stage::Open
+            && self.entries.len() < MAX_ENTRIES_IN_FLIGHT
+            && self.name_bytes < MAX_NAME_BYTES_IN_FLIGHT
     }
 
     /// Announces a file.
@@ -195,7 +207,9 @@ impl SenderSession {
         debug_assert!(self.has_room());
         let id = self.next_entry;
         self.next_entry += 1;
-        self.entries.insert(id, state);
+        let name_bytes = kind.name_bytes(path.as_bytes());
+        self.name_bytes += name_bytes;
+        self.entries.insert(id, InFlight { state, name_bytes });
         Message::Entry(Entry { id, name: path.as_bytes().to_vec(), kind, metadata }).encode(&mut self.out);
         id
     }
@@ -213,14 +227,26 @@ impl SenderSession {
 
     /// Tells the receiver that the silence means work.
     pub fn busy(&mut self) {
-        if self.stage > Stage::Hello {
-            Message::Busy.encode(&mut self.out);
+        Message::Busy.encode(&mut self.out);
+    }
+
+    fn file(&mut self, id: EntryId) -> Option<&mut FileState> {
+        match self.entries.get_mut(&id) {
+            Some(InFlight { state: State::File(file), .. }) => Some(file),
+            _ => None,
         }
+    }
+
+    /// The entry is not in flight any more; `false` if it was not before.
+    fn settle(&mut self, id: EntryId) -> bool {
+        let settled = self.entries.remove(&id);
+        self.name_bytes -= settled.as_ref().map_or(0, |entry| entry.name_bytes);
+        settled.is_some()
     }
 
     /// Gives up on an entry; `false` if it was settled meanwhile.
     pub fn withdraw(&mut self, entry: EntryId, fault: Fault, reason: &str) -> bool {
-        if self.entries.remove(&entry).is_none() {
+        if !self.settle(entry) {
             return false;
         }
         self.failed += 1;
@@ -238,7 +264,7 @@ impl SenderSession {
     pub fn next_job(&mut self) -> Option<Job> {
         loop {
             let entry = *self.queue.front()?;
-            let Some(State::File(file)) = self.entries.get_mut(&entry) else {
+            let Some(file) = self.file(entry) else {
                 self.queue.pop_front();
                 continue;
             };
@@ -260,7 +286,7 @@ impl SenderSession {
     /// Appends the dictionary of a part that was read to `out`; `false` if nobody wants it any more.
     /// The body, if wanted, must follow at once on the same connection.
     pub fn part_frame(&mut self, job: &Job, md5: Md5, out: &mut Vec<u8>) -> bool {
-        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+        let Some(file) = self.file(job.entry) else {
             return false;
         };
         let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
@@ -276,7 +302,7 @@ impl SenderSession {
     /// The part of a job and up to `parts` in all, counted from it, hold zeros alone: takes as many of them as are
     /// wanted in a row, and returns how many those are.
     pub fn take_holes(&mut self, job: &Job, parts: u64) -> u64 {
-        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+        let Some(file) = self.file(job.entry) else {
             return 1;
         };
         let Some(run) = file.todo.front_mut().filter(|run| *run.start() == job.part + 1) else {
@@ -295,7 +321,7 @@ impl SenderSession {
     /// `false` if nobody wants them any more.
     pub fn hole_frame(&mut self, job: &Job, parts: u64, out: &mut Vec<u8>) -> bool {
         let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
-        let Some(State::File(file)) = self.entries.get_mut(&job.entry) else {
+        let Some(file) = self.file(job.entry) else {
             return false;
         };
         if file.stage != stage {
@@ -313,21 +339,22 @@ impl SenderSession {
             (_, Message::Error(Failure { entry: None, fault, message })) => {
                 Err(WireError::PeerGaveUp { fault, message })
             }
-            (Stage::Hello, Message::Welcome(welcome)) => {
+            (_, Message::Welcome(welcome)) if !self.is_welcome => {
                 if welcome.version != VERSION {
                     return Err(WireError::Version { theirs: welcome.version });
                 }
-                self.stage = Stage::Open;
+                self.is_welcome = true;
                 Ok(Event::Welcomed { takes_streams: welcome.has(FEATURE_STREAMS) })
             }
-            (Stage::Hello | Stage::Done, other) => Err(WireError::out_of_place(&other)),
+            (_, other) if !self.is_welcome => Err(WireError::out_of_place(&other)),
+            (Stage::Done, other) => Err(WireError::out_of_place(&other)),
             (_, Message::Busy) => Ok(Event::Nothing),
             (_, Message::Want { entries, parts }) => self.wanted(&entries, &parts),
             (_, Message::Again { entry, part }) => self.again(entry, part),
             (_, Message::Stored { entries }) => self.stored(&entries),
             (_, Message::Error(Failure { entry: Some(entry), fault, message })) => {
                 self.known(&Runs::one(entry))?;
-                if self.entries.remove(&entry).is_none() {
+                if !self.settle(entry) {
                     return Ok(Event::Nothing);
                 }
                 self.failed += 1;
@@ -356,7 +383,7 @@ impl SenderSession {
         for id in ids.iter().flatten() {
             let unexpected =
                 |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
-            let file = match self.entries.get_mut(&id) {
+            let file = match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
                 Some(State::File(file)) => file,
                 Some(State::Other) => return unexpected("parts, but it is not a file"),
                 None => continue, // Given up here while the frame was on its way.
@@ -401,7 +428,7 @@ impl SenderSession {
 
     fn again(&mut self, id: EntryId, part: u64) -> Result<Event, WireError> {
         self.known(&Runs::one(id))?;
-        let file = match self.entries.get_mut(&id) {
+        let file = match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
             Some(State::File(file)) if file.stage == FileStage::Bodies => file,
             None => return Ok(Event::Nothing),
             _ => return Err(WireError::protocol("the receiver asks again for what was not sent")),
@@ -427,7 +454,7 @@ impl SenderSession {
         self.known(ids)?;
         let mut settled = Vec::new();
         for id in ids.iter().flatten() {
-            match self.entries.get(&id) {
+            match self.entries.get(&id).map(|entry| &entry.state) {
                 Some(State::Other) => {}
                 Some(State::File(file)) if file.stage == FileStage::AlreadyThere => self.skipped += 1,
                 Some(State::File(file)) if file.stage == FileStage::Bodies && file.sent == file.asked => {}
@@ -442,7 +469,7 @@ impl SenderSession {
                     )));
                 }
             }
-            self.entries.remove(&id);
+            self.settle(id);
             settled.push(id);
         }
         self.stored += settled.len() as u64;
@@ -573,6 +600,30 @@ mod tests {
         let there = session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#);
         assert_eq!(there, Ok(Event::AlreadyThere(vec![0])));
         assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    }
+
+    #[test]
+    fn entries_are_announced_before_the_welcome_and_within_their_limits() {
+        let announce = |session: &mut SenderSession, path: &RelPath| {
+            let mut count = 0;
+            while session.has_room() {
+                session.announce_file(path, 1, false, None, Metadata::default());
+                count += 1;
+            }
+            count
+        };
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+        assert_eq!(announce(&mut session, &path()), MAX_ENTRIES_IN_FLIGHT);
+        let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+        assert!(session.handle(want).is_err(), "the receiver has to introduce itself first");
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+        let long = RelPath::new(vec!["n".repeat(200); 20].join("/").as_bytes(), NamePolicy::Strict).unwrap();
+        let in_flight = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.as_bytes().len());
+        assert_eq!(announce(&mut session, &long), in_flight);
+        assert!(session.withdraw(3, Fault::SourceChanged, "gone"));
+        assert_eq!(announce(&mut session, &long), 1);
+        session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        assert!(matches!(session.handle(want), Ok(Event::Wanted)));
     }
 
     #[test]

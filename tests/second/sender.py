@@ -48,6 +48,10 @@ def _visit(path, name, files, others):
         others.append(item)
 
 
+# Far fewer than are possible: so many stay within the limit on the bytes of names, whatever these are.
+IN_FLIGHT = wire.MAX_NAME_BYTES_IN_FLIGHT // (4096 + 4096)
+
+
 class Sender:
     def __init__(self, connection, items, damage, only_entry):
         self.connection = connection
@@ -82,7 +86,7 @@ class Sender:
                 return
 
     def announce(self):
-        while self.items and len(self.open) < wire.MAX_IN_FLIGHT:
+        while self.items and len(self.open) < IN_FLIGHT:
             path, name, status = self.items.popleft()
             entry = {"ftx": "entry", "entry": self.announced}
             file = None

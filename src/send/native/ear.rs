@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use super::super::SendError;
 use super::state::{Announced, Shared, State};
@@ -12,6 +13,34 @@ use crate::progress::Event as Told;
 use crate::wire::message::Failure;
 use crate::wire::sender::Event;
 use crate::wire::{EntryId, Form, Inbox, Message, WireError};
+
+/// A receiver that only says `busy` may be bringing gigabytes to a slow disk. After so long it is not.
+const STANDSTILL_TIME: Duration = Duration::from_secs(60 * 60);
+/// What moves on the slowest links in that time is more than this, and all signs of life from here are less.
+const STANDSTILL_BYTES: u64 = 100 * STANDSTILL_TIME.as_secs();
+
+/// Notices that nothing happens although the receiver is alive.
+struct Standstill {
+    since: Instant,
+    /// What the receiver had taken then.
+    taken_bytes: Option<u64>,
+}
+
+impl Standstill {
+    fn new(since: Instant) -> Self {
+        Standstill { since, taken_bytes: None }
+    }
+
+    /// The receiver has taken so much by now and said nothing of interest since the beginning.
+    fn is_over(&mut self, now: Instant, taken_bytes: u64) -> bool {
+        let before = *self.taken_bytes.get_or_insert(taken_bytes);
+        if now.duration_since(self.since) < STANDSTILL_TIME {
+            return false;
+        }
+        *self = Standstill { since: now, taken_bytes: Some(taken_bytes) };
+        taken_bytes - before < STANDSTILL_BYTES
+    }
+}
 
 /// Reads frames until the receipt is in or the session is over.
 pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
@@ -34,11 +63,18 @@ impl Drop for EndOnDrop<'_, '_> {
 fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Result<(), SendError> {
     let mut inbox = Inbox::new();
     let mut watch = heard.frame_watch();
+    let mut standstill = Standstill::new(Instant::now());
     loop {
         while let Some(json) = inbox.next_frame(Form::Native).map_err(WireError::from)? {
             watch = heard.frame_watch();
             let mut state = shared.lock();
             let event = state.session.handle(json)?;
+            if event != Event::Nothing || state.announced.is_empty() {
+                standstill = Standstill::new(Instant::now());
+            }
+            if standstill.is_over(Instant::now(), heard.taken_bytes()) {
+                return Err(SendError::Standstill(STANDSTILL_TIME));
+            }
             if take(shared, &mut state, event) {
                 return Ok(());
             }
@@ -184,4 +220,21 @@ pub fn failed(shared: &Shared<'_>, state: &mut State, announced: &Announced, fau
         shared.progress.event(Told::FileDropped { remaining_bytes });
     }
     shared.progress.event(Told::Failed { name: announced.name().as_bytes(), fault, reason });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_is_only_busy_is_given_up_in_the_end() {
+        let start = Instant::now();
+        let after = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut standstill = Standstill::new(start);
+        // A sign of life from here takes 22 bytes.
+        let over = (1..=7200).find(|&second| standstill.is_over(after(second), second * 22));
+        assert_eq!(over, Some(3600));
+        let mut modem = Standstill::new(start);
+        assert!((1..=86_400).all(|second| !modem.is_over(after(second), second * 3000)));
+    }
 }

@@ -302,9 +302,9 @@ impl<'a> Shared<'a> {
                 (Fault::Version, error.to_string())
             }
             Some(Err(error @ SendError::Wire(_))) => (Fault::Protocol, error.to_string()),
-            Some(Err(error @ (SendError::Silent(_) | SendError::Unfinished(_)))) => {
-                (Fault::Timeout, error.to_string())
-            }
+            Some(Err(
+                error @ (SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_)),
+            )) => (Fault::Timeout, error.to_string()),
             Some(Err(error @ SendError::Interrupted)) => (Fault::Interrupted, error.to_string()),
             _ => return false,
         };

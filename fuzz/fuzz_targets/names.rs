@@ -1,0 +1,56 @@
+//! A name or a link's target that is accepted leads nowhere but down, and whatever is shown steers no terminal.
+#![no_main]
+
+use std::path::{Component, Path};
+
+use arbitrary::Arbitrary;
+use ftx::escape::{Shown, is_odd};
+use ftx::relpath::{LinkTarget, NamePolicy, RelPath};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    allow_odd: bool,
+    name: &'a [u8],
+    target: &'a [u8],
+}
+
+fn assert_shown(text: &[u8]) {
+    let shown = Shown::new(text).to_string();
+    assert!(!shown.chars().any(|c| is_odd(c) || matches!(c, '\u{2028}' | '\u{2029}')), "{shown:?}");
+}
+
+fuzz_target!(|input: Input| {
+    let policy = if input.allow_odd { NamePolicy::AllowOdd } else { NamePolicy::Strict };
+    assert_shown(input.name);
+    assert_shown(input.target);
+    let Ok(path) = RelPath::new(input.name, policy) else {
+        return;
+    };
+    assert_eq!(path.as_bytes(), input.name, "never repaired");
+    assert_eq!(RelPath::new(path.as_bytes(), policy), Ok(path.clone()));
+    assert!(path.as_path().components().all(|component| matches!(component, Component::Normal(_))));
+    assert_eq!(path.as_path().components().count(), path.depth() + 1);
+    let root = Path::new("/the/root");
+    assert!(root.join(path.as_path()).starts_with(root));
+    if policy == NamePolicy::Strict {
+        assert!(!input.name.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).any(is_odd));
+    }
+    let Ok(target) = LinkTarget::new(input.target, &path, policy) else {
+        return;
+    };
+    assert_eq!(target.as_bytes(), input.target, "never repaired");
+    assert_eq!(LinkTarget::new(target.as_bytes(), &path, policy), Ok(target.clone()));
+    // Where it leads, step by step from the folder that holds the link.
+    let mut depth = path.depth() as i64;
+    for component in target.as_path().components() {
+        match component {
+            Component::ParentDir => depth -= 1,
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(depth >= 0, "{target:?} at {path:?}");
+    }
+    let _ = target.top(&path);
+});

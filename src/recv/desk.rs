@@ -1,0 +1,413 @@
+//! Who is connected, and who gives way when there are too many.
+//!
+//! ```text
+//! accept ──▶ opening ──first frame understood──▶ served ──▶ gone
+//!               │                                  │
+//!               └──────────── gives way ───────────┴──────▶ gone
+//! ```
+//!
+//! A connection whose first frame is not understood yet costs a thread and a descriptor and is worth nothing: when there
+//! are too many of them, one that has waited long is closed in favour of a new one. A session that was served and has
+//! delivered nothing gives way likewise. Both are taken from the address that has most of them, so that a crowd from one
+//! address pushes out itself and nobody else. Whoever does not fit is told so ([`Fault::Busy`](crate::fault::Fault)).
+//!
+//! Senders of the classic dialect cannot be told, and many of them are gone when what they sent is read. So no connection
+//! gives way whose first words wait to be read, and sessions of theirs that have sent anything wait for a place and keep it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::line::Line;
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Whose first frame is not understood yet.
+    pub openings: usize,
+    /// Sessions, and the further connections that they may have.
+    pub served: usize,
+}
+
+/// At most; a system with few descriptors has fewer.
+const MOST: Limits = Limits { openings: 64, served: 192 };
+/// And always at least so many.
+const FEWEST: Limits = Limits { openings: 4, served: 2 };
+/// One address may have this part of those that are served.
+const ADDRESS_SHARE: usize = 2;
+/// Further connections are promised to sessions as long as no more than this part of the places is taken or promised.
+const PROMISED_SHARE: usize = 2;
+
+/// The first words of a new connection may be on their way: so long it does not give way.
+const FIRST_WORDS_TIME: Duration = Duration::from_millis(250);
+/// And so long not one that is understood and waits for a place.
+const PLACE_TIME: Duration = Duration::from_secs(2);
+
+/// Descriptors that are kept for the program itself and for files that arrive.
+const KEPT_DESCRIPTORS: u64 = 144;
+/// Descriptors of a session beside its files: its connection, its bell, a pipe for each connection, folders.
+const SESSION_DESCRIPTORS: u64 = 8;
+
+impl Limits {
+    /// For a process that may have so many descriptors.
+    pub fn for_descriptors(descriptors: u64) -> Self {
+        let between = |least: usize, number: u64, most: usize| (number as usize).clamp(least, most);
+        let openings = between(FEWEST.openings, descriptors / 8, MOST.openings);
+        let left = descriptors.saturating_sub(KEPT_DESCRIPTORS + openings as u64);
+        Limits { openings, served: between(FEWEST.served, left / SESSION_DESCRIPTORS, MOST.served) }
+    }
+
+    /// All connections, and room for some that are on their way out.
+    fn total(self) -> usize {
+        self.openings + self.served + self.openings / 2
+    }
+}
+
+/// There is no place for one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Desk {
+    limits: Limits,
+    /// Everyone who is connected, by a number that tells who came first.
+    guests: BTreeMap<u64, Guest>,
+    came: u64,
+    /// Sessions in work.
+    pub active: u64,
+    /// Sessions that have ended.
+    pub finished: u64,
+    /// Was any of them cut because this program is to end?
+    pub interrupted: bool,
+}
+
+#[derive(Debug)]
+struct Guest {
+    line: Line,
+    address: Address,
+    stage: Stage,
+    /// Since when it has been in this stage.
+    since: Instant,
+    /// Of a session.
+    kind: Kind,
+    /// Connections of the session, its own included.
+    places: usize,
+}
+
+/// Who has a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It waits for answers, and can be told.
+    Native,
+    /// It may be gone when its words are read.
+    Classic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    /// Understood, but there is no place yet.
+    Waiting,
+    Served,
+    /// Its session answers for it.
+    Joined,
+    Leaving,
+}
+
+/// Whom connections are counted for: an IPv4 address, or the 64 bits of an IPv6 address that tell the network, because a
+/// host in it may have as many of the others as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Address([u8; 8]);
+
+impl Address {
+    fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            // No network begins with zeros; `::1` is an address of its own.
+            IpAddr::V4(four) => {
+                let [a, b, c, d] = four.octets();
+                Address([0, 0, 0, 4, a, b, c, d])
+            }
+            IpAddr::V6(six) => {
+                let [a, b, c, d, e, f, g, h, ..] = six.octets();
+                Address([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+impl Desk {
+    pub fn new(limits: Limits) -> Self {
+        Desk { limits, guests: BTreeMap::new(), came: 0, active: 0, finished: 0, interrupted: false }
+    }
+
+    /// A connection comes.
+    pub fn enter(&mut self, line: Line, ip: IpAddr, now: Instant) -> u64 {
+        self.came += 1;
+        let guest = Guest {
+            line,
+            address: Address::of(ip),
+            stage: Stage::Opening,
+            since: now,
+            kind: Kind::Native,
+            places: 1,
+        };
+        self.guests.insert(self.came, guest);
+        self.came
+    }
+
+    /// A connection has ended.
+    pub fn leave(&mut self, number: u64) {
+        self.guests.remove(&number);
+    }
+
+    /// Too many wait to be served: one of them should give way before anybody else comes in.
+    pub fn is_crowded(&self) -> bool {
+        self.guests.values().filter(|guest| guest.is_unserved()).count() > self.limits.openings
+    }
+
+    /// So many are here, some on their way out, that nobody else should come in just now.
+    pub fn is_full(&self) -> bool {
+        self.guests.len() > self.limits.total()
+    }
+
+    /// Has one that is not served give way, if there is any that may; which one is on the module's page.
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        self.oldest_gives_way(None, Guest::is_unserved, |guest| {
+            let age = now.saturating_duration_since(guest.since);
+            match guest.stage {
+                Stage::Opening => age >= FIRST_WORDS_TIME && !guest.line.has_unread(),
+                _ => age >= PLACE_TIME,
+            }
+        })
+    }
+
+    /// A session begins.
+    pub fn serve(&mut self, number: u64, kind: Kind) -> Result<(), Full> {
+        let Some(address) = self.guests.get(&number).map(|guest| guest.address) else {
+            return Err(Full);
+        };
+        for (whose, limit) in [(Some(address), share(self.limits.served)), (None, self.limits.served)] {
+            let is_served = |guest: &Guest| guest.stage == Stage::Served;
+            let is_idle = |guest: &Guest| {
+                let may_have_gone = guest.kind == Kind::Classic && guest.line.has_unread();
+                !guest.line.is_working() && !may_have_gone
+            };
+            if self.places(whose) >= limit && !self.oldest_gives_way(whose, is_served, is_idle) {
+                return Err(Full);
+            }
+        }
+        if let Some(guest) = self.guests.get_mut(&number) {
+            (guest.stage, guest.kind) = (Stage::Served, kind);
+        }
+        Ok(())
+    }
+
+    /// It waits for a place, because nobody could be told that there is none.
+    pub fn wait(&mut self, number: u64, now: Instant) {
+        if let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.stage == Stage::Opening) {
+            (guest.stage, guest.since) = (Stage::Waiting, now);
+        }
+    }
+
+    /// May a session have so many further connections? If so, there is room for them from now on.
+    pub fn promise(&mut self, number: u64, further: usize) -> bool {
+        let Some(address) = self.guests.get(&number).map(|guest| guest.address) else {
+            return false;
+        };
+        let fits = self.places(Some(address)) + further <= share(self.limits.served) / PROMISED_SHARE
+            && self.places(None) + further <= self.limits.served / PROMISED_SHARE;
+        if let Some(guest) = self.guests.get_mut(&number).filter(|_| fits) {
+            guest.places += further;
+        }
+        fits
+    }
+
+    /// A connection belongs to a session, which has a place for it.
+    pub fn join(&mut self, number: u64) {
+        if let Some(guest) = self.guests.get_mut(&number) {
+            guest.stage = Stage::Joined;
+        }
+    }
+
+    /// Nobody is waited for who has not said what it wants.
+    pub fn close_openings(&mut self) {
+        while self.oldest_gives_way(None, |guest| guest.stage == Stage::Opening, |_| true) {}
+    }
+
+    /// Of those who are `of_kind` and `may` go, the oldest one of the address that has most of the kind leaves; or of
+    /// one address. `false` if there is none.
+    fn oldest_gives_way(
+        &mut self,
+        whose: Option<Address>,
+        of_kind: impl Fn(&Guest) -> bool,
+        may: impl Fn(&Guest) -> bool,
+    ) -> bool {
+        let mut crowds: HashMap<Address, usize> = HashMap::new();
+        for guest in self.guests.values().filter(|guest| of_kind(guest)) {
+            *crowds.entry(guest.address).or_default() += 1;
+        }
+        let candidates =
+            self.guests.values_mut().filter(|guest| guest.is_of(whose) && of_kind(guest) && may(guest));
+        // Of several largest the last is taken: turned round, that is the oldest.
+        let Some(guest) = candidates.rev().max_by_key(|guest| crowds[&guest.address]) else {
+            return false;
+        };
+        guest.stage = Stage::Leaving;
+        guest.line.give_way();
+        true
+    }
+
+    /// Places that are taken or promised.
+    fn places(&self, whose: Option<Address>) -> usize {
+        let served = |guest: &&Guest| guest.stage == Stage::Served && guest.is_of(whose);
+        self.guests.values().filter(served).map(|guest| guest.places).sum()
+    }
+}
+
+impl Guest {
+    fn is_unserved(&self) -> bool {
+        matches!(self.stage, Stage::Opening | Stage::Waiting)
+    }
+
+    fn is_of(&self, whose: Option<Address>) -> bool {
+        whose.is_none_or(|address| address == self.address)
+    }
+}
+
+fn share(all: usize) -> usize {
+    (all / ADDRESS_SHARE).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    const FEW: Limits = Limits { openings: 4, served: 8 };
+
+    fn line() -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Line::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+    }
+
+    fn ip(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// One more connection from `10.0.0.last`; nobody is so new that it stays for that.
+    fn enter(desk: &mut Desk, last: u8) -> (u64, Line) {
+        let line = line();
+        let now = Instant::now();
+        let number = desk.enter(line.clone(), ip(last), now);
+        if desk.is_crowded() {
+            desk.make_room(now + FIRST_WORDS_TIME);
+        }
+        (number, line)
+    }
+
+    fn served(desk: &mut Desk, last: u8) -> Result<(u64, Line), Full> {
+        let (number, line) = enter(desk, last);
+        desk.serve(number, Kind::Native).map(|()| (number, line))
+    }
+
+    #[test]
+    fn who_says_nothing_gives_way_the_oldest_first() {
+        let mut desk = Desk::new(FEW);
+        let silent: Vec<_> = (1..=4).map(|last| enter(&mut desk, last).1).collect();
+        assert!(silent.iter().all(|line| !line.has_given_way()));
+        enter(&mut desk, 5);
+        let gone: Vec<_> = silent.iter().map(Line::has_given_way).collect();
+        assert_eq!(gone, [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
+        let mut desk = Desk::new(FEW);
+        let honest = enter(&mut desk, 1).1;
+        let crowd: Vec<_> = (0..100).map(|_| enter(&mut desk, 2).1).collect();
+        assert!(!honest.has_given_way());
+        assert_eq!(crowd.iter().filter(|line| !line.has_given_way()).count(), 3, "what is left");
+        for last in 3..=4 {
+            (0..100).for_each(|_| drop(enter(&mut desk, last)));
+        }
+        assert!(!honest.has_given_way(), "nor does a crowd from three");
+    }
+
+    #[test]
+    fn whoever_may_have_spoken_does_not_give_way() {
+        let mut desk = Desk::new(FEW);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let line = Line::new(listener.accept().unwrap().0);
+        let now = Instant::now();
+        let number = desk.enter(line.clone(), ip(1), now);
+        assert!(!desk.make_room(now), "it is new");
+        peer.write_all(b"x").unwrap();
+        while !line.has_unread() {}
+        assert!(!desk.make_room(now + FIRST_WORDS_TIME), "nobody has read what it said");
+        desk.wait(number, now);
+        assert!(!desk.make_room(now + FIRST_WORDS_TIME), "it waits for a place");
+        assert!(desk.make_room(now + PLACE_TIME) && line.has_given_way(), "not for ever");
+    }
+
+    #[test]
+    fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
+        let mut desk = Desk::new(FEW);
+        let idle = served(&mut desk, 1).unwrap().1;
+        for _ in 1..4 {
+            served(&mut desk, 1).unwrap().1.works();
+        }
+        let one_more = served(&mut desk, 1).unwrap().1;
+        assert!(idle.has_given_way() && !one_more.has_given_way());
+        one_more.works();
+        assert_eq!(served(&mut desk, 1).unwrap_err(), Full, "the address has its share");
+        for last in [2, 2, 2, 3] {
+            served(&mut desk, last).unwrap().1.works();
+        }
+        assert_eq!(served(&mut desk, 4).unwrap_err(), Full, "all places are taken");
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_session_has_ended() {
+        let mut desk = Desk::new(FEW);
+        let sessions: Vec<_> = (0..4).map(|_| served(&mut desk, 1).unwrap()).collect();
+        sessions.iter().for_each(|(_, line)| line.works());
+        served(&mut desk, 1).unwrap_err();
+        desk.leave(sessions[2].0);
+        assert!(served(&mut desk, 1).is_ok());
+    }
+
+    #[test]
+    fn further_connections_are_promised_as_long_as_there_is_room() {
+        let mut desk = Desk::new(Limits { openings: 4, served: 64 });
+        let promised = |desk: &mut Desk| {
+            let number = served(desk, 1).unwrap().0;
+            desk.promise(number, 7)
+        };
+        assert_eq!([(); 4].map(|()| promised(&mut desk)), [true, true, false, false]);
+        let (joined, line) = enter(&mut desk, 1);
+        desk.join(joined);
+        line.works();
+        assert_eq!(desk.places(None), 2 + 2 * 8, "a connection that joined has its session's place");
+    }
+
+    #[test]
+    fn a_network_counts_as_one_address_and_loopback_as_itself() {
+        let of = |ip: &str| Address::of(ip.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_ne!(of("127.0.0.1"), of("127.0.0.2"));
+        assert_ne!(of("::1"), of("127.0.0.1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn few_descriptors_make_few_places() {
+        assert_eq!(Limits::for_descriptors(u64::MAX), MOST);
+        assert_eq!(Limits::for_descriptors(4096), MOST);
+        assert_eq!(Limits::for_descriptors(512), Limits { openings: 64, served: 38 });
+        assert_eq!(Limits::for_descriptors(0), FEWEST);
+    }
+}

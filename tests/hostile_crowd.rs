@@ -1,0 +1,333 @@
+//! A thousand connections that want nothing, and one that wants to send: the one is served, in bounded memory, and
+//! nothing of the thousand stays behind.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Receiver, end, listing, send, start_send_with, until};
+use ftx::digest::Md5;
+use ftx::wire::frame::{Form, encode};
+use ftx::wire::{Inbox, Message};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+
+const REFUSED: i32 = 41;
+const TIMEOUT: i32 = 30;
+
+/// The memory that a receiver may take with one session of one stream.
+const BUDGET_KIB: u64 = (64 + 4) << 10;
+
+/// Both ends of a thousand connections need descriptors, and these tests have one of them.
+fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
+fn frame(json: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(Form::Native, json.as_bytes(), &mut bytes);
+    bytes
+}
+
+fn hello() -> Vec<u8> {
+    frame(r#"{"ftx":"hello","version":1}"#)
+}
+
+/// A connection from one of this machine's own addresses; `None` if the receiver's system would not have it just now.
+fn connect_from(ip: [u8; 4], port: u16) -> Option<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    socket.connect_timeout(&to.into(), Duration::from_secs(20)).ok()?;
+    Some(socket.into())
+}
+
+/// What the kernel says about a process.
+fn status(receiver: &Receiver, key: &str) -> u64 {
+    let pid = receiver.pid().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn descriptors(receiver: &Receiver) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count()
+}
+
+/// Ticks of a hundredth of a second that a process has spent computing.
+fn cpu_ticks(receiver: &Receiver) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", receiver.pid().as_raw_nonzero())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// What a hostile connection says at first, and what it goes on with, byte by byte, for as long as it is let.
+struct Manner {
+    first: Vec<u8>,
+    trickle: Vec<u8>,
+}
+
+/// The manners of a crowd, one for each `number`.
+fn manner(number: usize) -> Manner {
+    let says = |first: &[u8], trickle: &[u8]| Manner { first: first.to_vec(), trickle: trickle.to_vec() };
+    let long = 60_000u32.to_le_bytes();
+    match number % 10 {
+        0 => says(b"", b""),
+        1 => says(b"", &long),
+        2 => says(&long, &b"{\"ftx\":\"hello\",".repeat(1000)),
+        3 => says(&hello()[..20], b""),
+        4 => says(&hello(), b""),
+        5 => says(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""),
+        6 => says(b"GET / HTTP/1.1\r\n\r\n", b""),
+        7 => says(b"SSH-2.0-OpenSSH_9.6\r\n", b""),
+        8 => says(&frame(r#"{"ftx":"join","session":"00000000000000000000000000000000"}"#), b""),
+        _ => says(&hello(), &frame(r#"{"ftx":"busy"}"#).repeat(1000)),
+    }
+}
+
+/// Members of the crowd that are connected now, and how many there have been.
+#[derive(Default)]
+struct Crowd {
+    over: AtomicBool,
+    came: AtomicUsize,
+}
+
+impl Crowd {
+    /// Keeps `size` connections from one address, each in its own manner: whichever the receiver closes comes again.
+    fn press(&self, ip: [u8; 4], port: u16, size: usize) {
+        let mut members: Vec<Option<(TcpStream, Manner, usize)>> = (0..size).map(|_| None).collect();
+        while !self.over.load(Ordering::Relaxed) {
+            for (number, member) in members.iter_mut().enumerate() {
+                if self.over.load(Ordering::Relaxed) {
+                    break;
+                }
+                match member {
+                    None => {
+                        let Some(mut stream) = connect_from(ip, port) else { continue };
+                        stream.set_nonblocking(true).unwrap();
+                        let manner = manner(number);
+                        let _ = stream.write_all(&manner.first);
+                        self.came.fetch_add(1, Ordering::Relaxed);
+                        *member = Some((stream, manner, 0));
+                    }
+                    Some((stream, manner, said)) => {
+                        let mut heard = [0; 512];
+                        let is_closed = match stream.read(&mut heard) {
+                            Ok(count) => count == 0,
+                            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+                        };
+                        if let Some(byte) = manner.trickle.get(*said) {
+                            *said += stream.write(&[*byte]).unwrap_or(0);
+                        }
+                        if is_closed {
+                            *member = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connects and resets, again and again.
+    fn reset(&self, ip: [u8; 4], port: u16) {
+        while !self.over.load(Ordering::Relaxed) {
+            if let Some(stream) = connect_from(ip, port) {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                self.came.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// As often as a sender tries by itself.
+const RETRIES: &[&str] = &["--retries", "10"];
+
+#[test]
+fn a_thousand_hostile_connections_keep_nobody_out() {
+    raise_descriptor_limit();
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("tree"), dir.path().join("out"));
+    fs::create_dir_all(tree.join("small")).unwrap();
+    for number in 0..200u32 {
+        fs::write(tree.join(format!("small/{number}")), number.to_le_bytes().repeat(100)).unwrap();
+    }
+    fs::write(tree.join("large"), vec![7; 20 << 20]).unwrap();
+    let receiver = Receiver::start_limited(512, &out, &[]);
+    let threads_before = status(&receiver, "Threads");
+    // One transfer beforehand, so that everything that is made once is there.
+    let warm = dir.path().join("warm");
+    fs::write(&warm, "warm").unwrap();
+    assert_eq!(send(&[], &[&warm], &receiver.host()).code, 0);
+    until("the end of the first session", || status(&receiver, "Threads") <= threads_before);
+    let descriptors_before = descriptors(&receiver);
+
+    let crowd = Crowd::default();
+    let port = receiver.port;
+    thread::scope(|scope| {
+        let crowd = &crowd;
+        let over = EndOnDrop(crowd);
+        for last in 2..=5 {
+            scope.spawn(move || crowd.press([127, 0, 0, last], port, 250));
+        }
+        scope.spawn(move || crowd.reset([127, 0, 0, 6], port));
+        until("a thousand", || crowd.came.load(Ordering::Relaxed) >= 1000);
+        let sent = send(RETRIES, &[&tree], &receiver.host());
+        assert_eq!(sent.code, 0, "{sent:?}");
+        drop(over);
+    });
+    assert_eq!(listing(&out.join("tree")), listing(&tree));
+    let peak_kib = status(&receiver, "VmHWM");
+    assert!(peak_kib < BUDGET_KIB, "{peak_kib} KiB of {BUDGET_KIB}, {} connections", crowd.came.into_inner());
+    until("the end of all threads", || status(&receiver, "Threads") <= threads_before);
+    until("the end of all connections", || descriptors(&receiver) <= descriptors_before);
+    assert_eq!(send(&[], &[&warm], &receiver.host()).code, 0, "and the next one is served");
+    receiver.kill();
+}
+
+struct EndOnDrop<'a>(&'a Crowd);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_crowd_from_the_senders_own_address_keeps_it_out_neither() {
+    raise_descriptor_limit();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    let receiver = Receiver::start(&out, &[]);
+    let silent: Vec<TcpStream> = (0..300).map(|_| receiver.connect()).collect();
+    let idle: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = receiver.connect();
+            let _ = stream.write_all(&hello());
+            stream
+        })
+        .collect();
+    let sent = send(RETRIES, &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    drop((silent, idle));
+    receiver.kill();
+}
+
+/// A native sender that has delivered a part of its file and is not done.
+fn working(receiver: &Receiver) -> TcpStream {
+    let mut stream = receiver.connect();
+    let mut inbox = Inbox::new();
+    stream.write_all(&hello()).unwrap();
+    stream
+        .write_all(&frame(r#"{"ftx":"entry","entry":0,"type":"file","filename":"long","size":2}"#))
+        .unwrap();
+    hear(&mut stream, &mut inbox, |message| matches!(message, Message::Want { .. }));
+    let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":2,"md5":"{}"}}"#, Md5::of(b"ab"));
+    stream.write_all(&[&frame(&part)[..], b"a"].concat()).unwrap();
+    stream
+}
+
+fn hear(stream: &mut TcpStream, inbox: &mut Inbox, mut is_wanted: impl FnMut(&Message) -> bool) -> Message {
+    loop {
+        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+            let message = Message::parse(json).unwrap();
+            if is_wanted(&message) {
+                return message;
+            }
+        }
+        let count = stream.read(inbox.space()).unwrap();
+        assert!(count > 0, "closed");
+        inbox.filled(count);
+    }
+}
+
+#[test]
+fn whoever_finds_no_place_is_told_and_served_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    // So few descriptors that one address has one place.
+    let receiver = Receiver::start_limited(60, &out, &[]);
+    let busy = working(&receiver);
+    // The receiver may not have seen yet that this one works; after that it has.
+    let send_once = || send(&[], &[&file], &receiver.host());
+    until("the place to be taken", || send_once().code == REFUSED);
+    let sent = send_once();
+    assert_eq!(sent.code, REFUSED, "{sent:?}");
+    assert!(sent.stderr.contains("as many connections as it takes"), "{sent:?}");
+    assert!(sent.stderr.contains("send it again later"), "{sent:?}");
+    let mut patient = start_send_with(RETRIES, &[&file], &receiver.host());
+    let mut said = BufReader::new(patient.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Going on in") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it tries again, and says so");
+    }
+    drop(busy);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(end(patient).code, 0, "{rest}");
+    let ended = receiver.kill_and_hear();
+    assert!(ended.stderr.contains("as many connections as it takes"), "{ended:?}");
+}
+
+#[test]
+fn a_receiver_without_descriptors_does_not_spin_and_serves_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    let receiver = Receiver::start_limited(64, &out, &[]);
+    // What it has is all it may have: no connection can be accepted.
+    let (pid, few) = (receiver.pid(), descriptors(&receiver) as u64);
+    let limit = |current| {
+        let limit = Rlimit { current: Some(current), maximum: Some(64) };
+        rustix::process::prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    };
+    limit(few);
+    let crowd: Vec<TcpStream> = (0..8).map(|_| receiver.connect()).collect();
+    let looks = || status(&receiver, "voluntary_ctxt_switches");
+    let (looked, spent, start) = (looks(), cpu_ticks(&receiver), Instant::now());
+    until("it to look again, a few times", || looks() >= looked + 5);
+    let seconds = start.elapsed().as_secs_f64();
+    // Each look is a wait for the connection, one that fails, and a pause of a fifth of a second.
+    assert!(seconds > 0.3, "{} looks in {seconds} s", looks() - looked);
+    let spent = cpu_ticks(&receiver) - spent;
+    assert!(spent as f64 <= 10.0 + 20.0 * seconds, "{spent} hundredths of a second in {seconds} s");
+    limit(64);
+    until("a transfer", || send(&[], &[&file], &receiver.host()).code == 0);
+    drop(crowd);
+    receiver.kill();
+}
+
+#[test]
+fn what_trickles_is_given_up() {
+    let mut body = Vec::new();
+    let header = format!(r#"{{"filename":"a","size":100000,"md5":"{}"}}"#, Md5::of(b""));
+    encode(Form::Classic, header.as_bytes(), &mut body);
+    let unfinished = "a header from the sender was still not complete after 1 seconds";
+    for (first, trickle, line) in [
+        (&60_000u32.to_le_bytes()[..], b" ", unfinished),
+        (&frame(r#"{"ftx":"hello","version":1}"#)[..20], b" ", unfinished),
+        (&body, b"x", "a body came at less than 10 bytes a second, for 5 seconds"),
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
+        let mut stream = receiver.connect();
+        stream.write_all(first).unwrap();
+        until("the end of the receiver", || {
+            let _ = stream.write(trickle);
+            // Five bytes a second: slower than any link, and never silent.
+            thread::sleep(Duration::from_millis(200));
+            receiver.has_ended()
+        });
+        let ended = receiver.wait();
+        assert_eq!(ended.code, TIMEOUT, "{line}: {ended:?}");
+        assert!(ended.stderr.contains(line), "{line}: {ended:?}");
+    }
+}
