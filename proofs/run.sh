@@ -23,6 +23,7 @@ proof races 200
 proof durability_order 30
 proof syscall_faults 5000
 proof kill 500
+proof landing_steps 20
 proof terminal_safety 2000
 proof resume 60
 

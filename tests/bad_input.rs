@@ -33,9 +33,13 @@ fn classic_file(name: &str, size: &str, md5: &str, body: &[u8]) -> Vec<u8> {
     [classic(&format!(r#"{{"filename":{name},"size":{size},"md5":"{md5}"}}"#)), body.to_vec()].concat()
 }
 
+const HELLO: &str = r#"{"ftx":"hello","version":1}"#;
+/// With length and CRC.
+const HELLO_BYTES: usize = 4 + HELLO.len() + 4;
+
 fn native(jsons: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Native, br#"{"ftx":"hello","version":1}"#, &mut bytes);
+    encode(Form::Native, HELLO.as_bytes(), &mut bytes);
     for json in jsons {
         encode(Form::Native, json.as_bytes(), &mut bytes);
     }
@@ -170,6 +174,83 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         add(what, native(&[json]), PROTOCOL, "from 127.0.0.1");
     }
     let entry = native_entry("a");
+    // Two parts, of which the last has three bytes; nothing of it is kept, as its state is not told.
+    let two = r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":8388611}"#;
+    let sparse = r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":8388611,"sparse":true}"#;
+    let part = |entry: u64, part: u64, size: u64| {
+        format!(r#"{{"ftx":"part","entry":{entry},"part":{part},"size":{size},"md5":"{MD5_OF_ABC}"}}"#)
+    };
+    let hole = |part: u64, parts: u64| format!(r#"{{"ftx":"hole","entry":0,"part":{part},"parts":{parts}}}"#);
+    let end = r#"{"ftx":"end","entries":1}"#.to_owned();
+    for (what, first, jsons, line) in [
+        ("a part behind the last", two, vec![part(0, 2, 3)], "the file has no such part"),
+        ("a part beyond all numbers", two, vec![part(0, u64::MAX, 3)], "the file has no such part"),
+        ("a part that reaches over its end", two, vec![part(0, 1, 4)], "4 bytes, 3 expected"),
+        (
+            "a part that reaches into the next",
+            two,
+            vec![part(0, 0, 8_388_609)],
+            "8388609 bytes, 8388608 expected",
+        ),
+        ("a part that leaves a gap", two, vec![part(0, 0, 8_388_607)], "8388607 bytes, 8388608 expected"),
+        ("a part of everything", two, vec![part(0, 0, 8_388_611)], "8388611 bytes, 8388608 expected"),
+        ("a part of an entry that is to come", two, vec![part(1, 0, 3)], "the entry was never announced"),
+        ("a part of the last number", two, vec![part(u64::MAX, 0, 3)], "the entry was never announced"),
+        ("a hole in a dense file", two, vec![hole(0, 1)], "not announced as sparse"),
+        ("a hole over the end", sparse, vec![hole(0, 2)], "not a whole part"),
+        ("a hole of nothing", sparse, vec![hole(0, 0)], "no such parts"),
+        ("a hole without end", sparse, vec![hole(0, u64::MAX)], "no such parts"),
+        ("a hole twice", sparse, vec![hole(0, 1), hole(0, 1)], "sent twice"),
+        ("a hole where a part comes", sparse, vec![hole(0, 1), part(0, 0, 8_388_608)], "sent twice"),
+        ("an end of fewer", two, vec![end.replace('1', "0")], "speaks of 0 entries, 1 were announced"),
+        ("an end of more", two, vec![end.replace('1', "2")], "speaks of 2 entries, 1 were announced"),
+        ("an end of the last number", two, vec![end.replace('1', &u64::MAX.to_string())], "1 were announced"),
+        ("two ends", two, vec![end.clone(), end.clone()], "out of place: end"),
+        (
+            "an entry after the end",
+            two,
+            vec![end.clone(), two.replace("y\":0", "y\":1")],
+            "out of place: entry",
+        ),
+        (
+            "totals after the end",
+            two,
+            vec![end, r#"{"ftx":"totals","files":1,"bytes":1}"#.into()],
+            "place: totals",
+        ),
+        ("a number again", two, vec![two.into()], "entry 0 announced, 1 expected"),
+        ("a second hello", two, vec![r#"{"ftx":"hello","version":1}"#.into()], "out of place: hello"),
+        (
+            "a join in a session",
+            two,
+            vec![format!(r#"{{"ftx":"join","session":"{}"}}"#, "0".repeat(32))],
+            "place: join",
+        ),
+        (
+            "a withdrawal of what is to come",
+            two,
+            vec![r#"{"ftx":"error","entry":1,"code":"other"}"#.into()],
+            "never announced",
+        ),
+    ] {
+        let all: Vec<&str> = std::iter::once(first).chain(jsons.iter().map(String::as_str)).collect();
+        add(what, native(&all), PROTOCOL, line);
+    }
+    let twice =
+        [native(&[two, &part(0, 1, 3)]), b"abc".to_vec(), native(&[&part(0, 1, 3)])[HELLO_BYTES..].to_vec()];
+    add("a part twice", twice.concat(), PROTOCOL, "sent twice");
+    let refused = native_entry("..");
+    add(
+        "a body for what was refused, larger than a part",
+        native(&[&refused, &part(0, 0, 8_388_609)]),
+        PROTOCOL,
+        "larger than a part",
+    );
+    for (what, session) in [("a join of no name", "zz"), ("a join of half a name", "00010203")] {
+        let mut bytes = Vec::new();
+        encode(Form::Native, format!(r#"{{"ftx":"join","session":"{session}"}}"#).as_bytes(), &mut bytes);
+        add(what, bytes, PROTOCOL, "session");
+    }
     let md5 = r#"{"ftx":"measure","what":"md5","size":0}"#;
     add("measuring unasked", native(&[md5]), PROTOCOL, "out of place: measure");
     for (what, jsons, line) in [

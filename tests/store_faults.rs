@@ -5,34 +5,13 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::mounted::Mounted;
 use common::proofs::not_run;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
-
-/// Something mounted, until this is dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(args: &[&str], source: &Path, at: &Path) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount").args(args).arg(source).arg(at).status();
-        mounted.is_ok_and(|status| status.success()).then(|| Mounted(at.to_owned()))
-    }
-
-    /// A file system in memory, of so many bytes.
-    fn memory(bytes: u64, at: &Path) -> Option<Self> {
-        Self::new(&["-t", "tmpfs", "-o", &format!("size={bytes}")], Path::new("tmpfs"), at)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
 
 const MIB: u64 = 1 << 20;
 

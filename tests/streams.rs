@@ -4,54 +4,17 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::Path;
 
+use common::raw::Raw;
 use common::{Receiver, listing, names, send};
 use ftx::digest::Md5;
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::Message;
 
 const CONNECTION: i32 = 10;
 const PROTOCOL: i32 = 12;
 const SESSION: &str = "000102030405060708090a0b0c0d0e0f";
-
-/// A sender of one frame after the other.
-struct Raw {
-    stream: TcpStream,
-    inbox: Inbox,
-}
-
-impl Raw {
-    fn connect(receiver: &Receiver, first: &str) -> Self {
-        let mut raw = Raw { stream: receiver.connect(), inbox: Inbox::new() };
-        raw.say(first);
-        raw
-    }
-
-    fn say(&mut self, json: &str) {
-        let mut bytes = Vec::new();
-        encode(Form::Native, json.as_bytes(), &mut bytes);
-        self.stream.write_all(&bytes).unwrap();
-    }
-
-    /// The next frame, signs of life left aside; `None` at the end.
-    fn hear(&mut self) -> Option<Message> {
-        loop {
-            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
-                match Message::parse(json).unwrap() {
-                    Message::Busy => continue,
-                    message => return Some(message),
-                }
-            }
-            match self.stream.read(self.inbox.space()).unwrap_or(0) {
-                0 => return None,
-                count => self.inbox.filled(count),
-            }
-        }
-    }
-}
 
 fn hello() -> String {
     format!(r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{SESSION}"}}"#)

@@ -150,23 +150,25 @@ impl<'a> Reader<'a> {
             }
         };
         let policy = self.store.on_conflict();
-        let conflict = match occupant {
+        let different = StoreError::Exists { what: "a different file" };
+        let taken = match occupant {
             Occupant::Nothing => None,
-            Occupant::File(_) if policy == OnConflict::Error => Some("a file"),
+            Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
             Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
-                self.arrivals.compare(entry, file, policy.gives_way("a different file"));
+                self.arrivals.compare(entry, file, policy.gives_way(&different));
                 return Ok(());
             }
-            Occupant::File(_) => Some("a different file"),
-            Occupant::Other(what) => Some(what),
+            Occupant::File(_) => Some(different),
+            Occupant::SpelledOtherwise => Some(StoreError::SpelledOtherwise),
+            Occupant::Other(what) => Some(StoreError::Exists { what }),
         };
-        match conflict {
-            Some(what) if !policy.gives_way(what) => {
-                self.arrivals.fail(&entry, &StoreError::Exists { what });
+        match taken {
+            Some(taken) if !policy.gives_way(&taken) => {
+                self.arrivals.fail(&entry, &taken);
+                Ok(())
             }
-            _ => return self.take_up_or_want(entry),
+            _ => self.take_up_or_want(entry),
         }
-        Ok(())
     }
 
     /// Goes on where an earlier session was cut, or begins.

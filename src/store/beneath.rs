@@ -1,11 +1,12 @@
 //! Reaching folders below the root without ever following a link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -23,6 +24,27 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 /// a session that goes on where another one was cut.
 pub const UNANNOUNCED: u32 = 0o1700;
 
+/// A folder is there under a name that is spelled otherwise, and this file system takes the two for the same. No system
+/// call that is made here fails with this.
+pub const SPELLED_OTHERWISE: Errno = Errno::NOTUNIQ;
+
+/// File systems that may take names for the same that differ in upper and lower case, or in how a character is composed:
+/// FAT, exFAT, NTFS, SMB, 9p (the drives of Windows in WSL), VirtualBox, ZFS, and whatever FUSE leads to. Not HFS+, which
+/// lists names in another spelling than the one they were given in.
+const MAY_FOLD: [u32; 9] = [
+    0x4d44,
+    0x2011_bab0,
+    0x7366_746e,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x786f_4256,
+    0x2fc1_2fc1,
+    0x6573_5546,
+];
+/// `FS_CASEFOLD_FL`: on ext4, f2fs, tmpfs and others each folder tells.
+const CASEFOLD_FLAG: u32 = 0x4000_0000;
+
 /// A folder below the root.
 #[derive(Debug)]
 pub struct Folder {
@@ -33,6 +55,7 @@ pub struct Folder {
     pub has_default_acl: bool,
     /// It was made here a moment ago: there is nothing in it that this session did not put there.
     is_fresh: bool,
+    may_fold: OnceLock<bool>,
 }
 
 impl Folder {
@@ -40,7 +63,25 @@ impl Folder {
         let device = rustix::fs::fstat(&handle)?.st_dev;
         let mut nothing: [u8; 0] = [];
         let acl = rustix::fs::fgetxattr(&handle, "system.posix_acl_default", &mut nothing);
-        Ok(Folder { handle, device, has_default_acl: acl.is_ok(), is_fresh: false })
+        Ok(Folder {
+            handle,
+            device,
+            has_default_acl: acl.is_ok(),
+            is_fresh: false,
+            may_fold: OnceLock::new(),
+        })
+    }
+
+    /// May a name in it find what is there under another spelling?
+    fn may_fold(&self) -> bool {
+        *self.may_fold.get_or_init(|| {
+            // The width of the type differs from machine to machine.
+            #[allow(clippy::unnecessary_cast)]
+            let is_known_to =
+                rustix::fs::fstatfs(self).is_ok_and(|fs| MAY_FOLD.contains(&(fs.f_type as u32)));
+            is_known_to
+                || rustix::fs::ioctl_getflags(self).is_ok_and(|flags| flags.bits() & CASEFOLD_FLAG != 0)
+        })
     }
 }
 
@@ -53,6 +94,26 @@ impl AsFd for Folder {
 /// Handles by the path of their folder.
 pub type Handles = BTreeMap<Box<[u8]>, Arc<Folder>>;
 
+/// Names that are listed just as they are spelled, by the hash of their path; of folders that may fold names alone.
+#[derive(Debug, Default)]
+struct Spellings {
+    hasher: RandomState,
+    listed: HashSet<u64>,
+}
+
+/// With more than this, what was listed before is forgotten, and listed again where it is needed.
+const MAX_SPELLINGS: usize = 1 << 20;
+
+impl Spellings {
+    fn hash(&self, dir: &[u8], name: &[u8]) -> u64 {
+        self.hasher.hash_one((dir, name))
+    }
+
+    fn note(&mut self, dir: &[u8], name: &[u8]) {
+        self.listed.insert(self.hash(dir, name));
+    }
+}
+
 /// Folders below a root, by their path; the root itself is the empty path.
 #[derive(Debug)]
 pub struct Beneath {
@@ -64,12 +125,19 @@ pub struct Beneath {
     missing: Option<Box<[u8]>>,
     /// Folders in which names were made since the last call of [`Beneath::take_touched`], by any view of this root.
     touched: Arc<Mutex<Handles>>,
+    spellings: Arc<Mutex<Spellings>>,
 }
 
 impl Beneath {
     pub fn new(root: Folder, dir_mode: Mode) -> Self {
-        let touched = Arc::default();
-        Beneath { root: Arc::new(root), dir_mode, handles: Handles::new(), missing: None, touched }
+        Beneath {
+            root: Arc::new(root),
+            dir_mode,
+            handles: Handles::new(),
+            missing: None,
+            touched: Arc::default(),
+            spellings: Arc::default(),
+        }
     }
 
     /// The same root for another thread: handles of its own, but one list of what has to be synced.
@@ -80,10 +148,11 @@ impl Beneath {
             handles: Handles::new(),
             missing: None,
             touched: Arc::clone(&self.touched),
+            spellings: Arc::clone(&self.spellings),
         }
     }
 
-    /// A handle on the folder `dir`, if it is there.
+    /// A handle on the folder `dir`, if it is there, in this spelling.
     pub fn open(&mut self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
         if dir.is_empty() {
             return Ok(Arc::clone(&self.root));
@@ -92,8 +161,34 @@ impl Beneath {
             return Ok(Arc::clone(handle));
         }
         let folder = Arc::new(Folder::new(open_beneath(&self.root, dir)?)?);
+        // The folders above it are looked at when they are opened.
+        let (above, name) = split(dir);
+        let parent = self.open(above)?;
+        if !self.is_spelled(&parent, above, name)? {
+            return Err(SPELLED_OTHERWISE);
+        }
         self.keep(dir, &folder);
         Ok(folder)
+    }
+
+    /// Something was found under a name in `folder`, which is `dir`: is that its name, or only the same to the file
+    /// system? Listing the folder is the only way to know; most file systems leave no doubt without it.
+    pub fn is_spelled(&self, folder: &Folder, dir: &[u8], name: &[u8]) -> Result<bool, Errno> {
+        if !folder.may_fold() {
+            return Ok(true);
+        }
+        let mut spellings = self.spellings.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = spellings.hash(dir, name);
+        if spellings.listed.contains(&wanted) {
+            return Ok(true);
+        }
+        if spellings.listed.len() > MAX_SPELLINGS {
+            spellings.listed.clear();
+        }
+        for entry in Dir::read_from(folder)? {
+            spellings.note(dir, entry?.file_name().to_bytes());
+        }
+        Ok(spellings.listed.contains(&wanted))
     }
 
     /// A handle on the folder `dir`, if anything can be in it that this session did not put there. Thousands of files
@@ -118,10 +213,7 @@ impl Beneath {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
         }
-        let (above, name) = match dir.iter().rposition(|&b| b == b'/') {
-            Some(slash) => (&dir[..slash], &dir[slash + 1..]),
-            None => (&[][..], dir),
-        };
+        let (above, name) = split(dir);
         let parent = self.open_or_make(above)?;
         let is_fresh = match rustix::fs::mkdirat(&parent, name, self.dir_mode) {
             Ok(()) => true,
@@ -130,7 +222,14 @@ impl Beneath {
             Err(errno) => return Err(StoreError::io("make the folder it belongs in")(errno)),
         };
         self.touch(above, &parent);
+        if is_fresh && parent.may_fold() {
+            self.spellings.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
+        }
         let handle = rustix::fs::openat(&parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+        let handle = handle.and_then(|handle| match is_fresh || self.is_spelled(&parent, above, name)? {
+            true => Ok(handle),
+            false => Err(SPELLED_OTHERWISE),
+        });
         let folder = handle.and_then(Folder::new).map_err(StoreError::io("open the folder it belongs in"))?;
         let folder = Arc::new(Folder { is_fresh, ..folder });
         self.keep(dir, &folder);
@@ -170,6 +269,14 @@ impl Beneath {
             self.handles.clear();
         }
         self.handles.insert(dir.into(), Arc::clone(folder));
+    }
+}
+
+/// The folder above a folder that is not the root, and its name there.
+fn split(dir: &[u8]) -> (&[u8], &[u8]) {
+    match dir.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&dir[..slash], &dir[slash + 1..]),
+        None => (&[], dir),
     }
 }
 

@@ -199,7 +199,7 @@ impl Store {
         let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
-                let what = match look(&mut self.beneath, &path)? {
+                let taken = match look(&mut self.beneath, &path)? {
                     Occupant::File(file)
                         if self.on_conflict != OnConflict::Error && file.matches(content) =>
                     {
@@ -208,10 +208,11 @@ impl Store {
                         self.beneath.touch(parent, &dir);
                         return Ok(Placed::AlreadyThere);
                     }
-                    Occupant::File(_) | Occupant::Nothing => "a different file",
-                    Occupant::Other(what) => what,
+                    Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a different file" },
+                    Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
+                    Occupant::Other(what) => StoreError::Exists { what },
                 };
-                self.give_way(&dir, landing.name().as_bytes(), &path, what)?
+                self.give_way(&dir, landing.name().as_bytes(), &path, taken)?
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
@@ -225,11 +226,11 @@ impl Store {
         dir: &Folder,
         from: &[u8],
         path: &RelPath,
-        what: &'static str,
+        taken: StoreError,
     ) -> Result<Placed, StoreError> {
         let (parent, name) = path.split();
         match self.on_conflict {
-            OnConflict::Overwrite if what != "a folder" => {
+            OnConflict::Overwrite if self.on_conflict.gives_way(&taken) => {
                 let renamed = rustix::fs::renameat(dir, from, dir, name);
                 renamed.map(|()| Placed::Named).map_err(StoreError::io("replace the file that was there"))
             }
@@ -242,9 +243,9 @@ impl Store {
                         Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
                     }
                 }
-                Err(StoreError::Exists { what })
+                Err(taken)
             }
-            _ => Err(StoreError::Exists { what }),
+            _ => Err(taken),
         }
     }
 
@@ -252,6 +253,7 @@ impl Store {
         let handle = match look(&mut self.beneath, path)? {
             Occupant::Nothing | Occupant::Other("a folder") => self.beneath.open_or_make(path.as_bytes())?,
             Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
+            Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
             Occupant::Other(what) => return Err(StoreError::Exists { what }),
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
@@ -273,14 +275,21 @@ impl Store {
         let (parent, name) = path.split();
         let dir = self.beneath.open_or_make(parent)?;
         let same = rustix::fs::readlinkat(&dir, name, Vec::new())
-            .is_ok_and(|there| there.as_bytes() == target.as_bytes());
+            .is_ok_and(|there| there.as_bytes() == target.as_bytes())
+            && self.beneath.is_spelled(&dir, parent, name).is_ok_and(|is| is);
         if same && self.on_conflict != OnConflict::Error {
             self.beneath.touch(parent, &dir);
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
-        let hidden = self.hidden.next();
-        rustix::fs::symlinkat(target.as_path(), &dir, &*hidden).map_err(StoreError::io("make the link"))?;
+        let hidden = loop {
+            let hidden = self.hidden.next();
+            match rustix::fs::symlinkat(target.as_path(), &dir, &*hidden) {
+                Ok(()) => break hidden,
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(StoreError::io("make the link")(errno)),
+            }
+        };
         let placed = (|| {
             if let Some(mtime) = metadata.mtime {
                 let set =
@@ -290,11 +299,12 @@ impl Store {
             match rename_new(&dir, hidden.as_bytes(), name) {
                 Ok(()) => Ok(Placed::Named),
                 Err(Errno::EXIST) => {
-                    let what = match look(&mut self.beneath, path)? {
-                        Occupant::Other(what) => what,
-                        _ => "a file",
+                    let taken = match look(&mut self.beneath, path)? {
+                        Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
+                        Occupant::Other(what) => StoreError::Exists { what },
+                        Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a file" },
                     };
-                    self.give_way(&dir, hidden.as_bytes(), path, what)
+                    self.give_way(&dir, hidden.as_bytes(), path, taken)
                 }
                 Err(errno) => Err(StoreError::io("give the link its name")(errno)),
             }

@@ -37,7 +37,7 @@ use crate::fault::Fault;
 use crate::relpath::RelPath;
 use crate::units::{Metadata, bytes_text};
 
-use beneath::{Beneath, Folder, UNANNOUNCED};
+use beneath::{Beneath, Folder, SPELLED_OTHERWISE, UNANNOUNCED};
 use landing::HiddenNames;
 use room::Rooms;
 
@@ -62,10 +62,12 @@ pub enum OnConflict {
 }
 
 impl OnConflict {
-    /// May an entry come although `what` ("a folder", "a different file", ...) has its name?
-    pub fn gives_way(self, what: &str) -> bool {
+    /// May an entry come although its name is `taken`?
+    pub fn gives_way(self, taken: &StoreError) -> bool {
         match self {
-            OnConflict::Overwrite => what != "a folder",
+            OnConflict::Overwrite => {
+                !matches!(taken, StoreError::Exists { what: "a folder" } | StoreError::SpelledOtherwise)
+            }
             OnConflict::Rename => true,
             OnConflict::SkipSame | OnConflict::Error => false,
         }
@@ -81,10 +83,13 @@ pub enum StoreError {
         /// "a different file", "a folder", ...
         what: &'static str,
     },
-    /// A link, or something that is not a folder, lies on the way to the name.
+    /// Something else is there, which this file system finds under the name although it has another.
+    #[error("something is there whose name is spelled otherwise, but the same to this file system")]
+    SpelledOtherwise,
+    /// A link, or something that is not a folder, or not the right one, lies on the way to the name.
     #[error("the way to it leads over {what}")]
     Blocked {
-        /// "a symbolic link", "something that is not a folder".
+        /// "a symbolic link", "something that is not a folder", ...
         what: &'static str,
     },
     /// It certainly does not fit.
@@ -110,6 +115,9 @@ impl StoreError {
         move |errno| match errno {
             Errno::LOOP => StoreError::Blocked { what: "a symbolic link" },
             Errno::NOTDIR => StoreError::Blocked { what: "something that is not a folder" },
+            SPELLED_OTHERWISE => StoreError::Blocked {
+                what: "a folder whose name is spelled otherwise, but the same to this file system",
+            },
             errno => StoreError::Io { doing, source: errno.into() },
         }
     }
@@ -117,7 +125,9 @@ impl StoreError {
     /// The stable reason.
     pub fn fault(&self) -> Fault {
         match self {
-            StoreError::Exists { .. } | StoreError::Blocked { .. } => Fault::Exists,
+            StoreError::Exists { .. } | StoreError::SpelledOtherwise | StoreError::Blocked { .. } => {
+                Fault::Exists
+            }
             StoreError::NoRoom { .. } => Fault::NoSpace,
             StoreError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoSpace,

@@ -22,6 +22,8 @@ pub enum Occupant {
     Nothing,
     /// A regular file.
     File(ExistingFile),
+    /// Something whose name is spelled otherwise, but the same to this file system.
+    SpelledOtherwise,
     /// Something else; the words say what.
     Other(&'static str),
 }
@@ -132,15 +134,21 @@ impl ExistingFile {
 
 /// Looks at what is under `path`, without following a link there or on the way.
 pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
-    look_in(beneath.open(path.split().0), path)
+    let dir = beneath.open(path.split().0);
+    look_in(beneath, dir, path)
 }
 
 /// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
 pub fn expect(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
-    look_in(beneath.open_if_occupied(path.split().0), path)
+    let dir = beneath.open_if_occupied(path.split().0);
+    look_in(beneath, dir, path)
 }
 
-fn look_in(dir: Result<Arc<Folder>, Errno>, path: &RelPath) -> Result<Occupant, StoreError> {
+fn look_in(
+    beneath: &Beneath,
+    dir: Result<Arc<Folder>, Errno>,
+    path: &RelPath,
+) -> Result<Occupant, StoreError> {
     let (parent, name) = path.split();
     let dir = match dir {
         Ok(dir) => dir,
@@ -152,6 +160,9 @@ fn look_in(dir: Result<Arc<Folder>, Errno>, path: &RelPath) -> Result<Occupant, 
         Err(Errno::NOENT) => return Ok(Occupant::Nothing),
         Err(errno) => return Err(StoreError::io("look at what is there")(errno)),
     };
+    if !beneath.is_spelled(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
+        return Ok(Occupant::SpelledOtherwise);
+    }
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => return Ok(Occupant::Other("a folder")),

@@ -221,6 +221,36 @@ fn a_folder_that_vanishes_under_a_kept_handle_is_made_again() {
     expect(dir.path(), &[("d", "/"), ("d/b", "two")]);
 }
 
+/// Whoever may write to the folder sees one hidden name and can guess the next ones.
+#[test]
+fn what_lies_under_the_next_hidden_names_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let canary = dir.path().join("canary");
+    fs::write(&canary, "tweet").unwrap();
+    let mut store = store(dir.path(), OnConflict::Overwrite);
+    let first = store.hidden.next();
+    let (prefix, _) = first.rsplit_once('-').unwrap();
+    let planted = |number: usize| dir.path().join(format!("{prefix}-{number}"));
+    let plant = |from: usize| {
+        symlink(&canary, planted(from)).unwrap();
+        fs::hard_link(&canary, planted(from + 1)).unwrap();
+        fs::create_dir(planted(from + 2)).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, planted(from + 3), fifo, FsMode::RUSR, 0).unwrap();
+    };
+    plant(1);
+    assert_eq!(land(&mut store, "a", "bytes").unwrap(), Placed::Named);
+    assert_eq!(&*store.hidden.next(), format!("{prefix}-6"), "each of the four was tried");
+    plant(7);
+    let target = LinkTarget::new(b"a", &path("l"), NamePolicy::Strict).unwrap();
+    let link = Item::Link { path: path("l"), target, metadata: Metadata::default() };
+    assert_eq!(store.commit(vec![link]).remove(0).unwrap(), Placed::Named);
+    assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "bytes");
+    assert_eq!(fs::read_link(dir.path().join("l")).unwrap(), Path::new("a"));
+    assert_eq!(fs::read_to_string(&canary).unwrap(), "tweet");
+    assert!((1..=4).chain(7..=10).all(|number| fs::symlink_metadata(planted(number)).is_ok()));
+}
+
 #[test]
 fn a_root_that_is_no_folder_is_told() {
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -2,8 +2,10 @@
 
 #![allow(dead_code)] // Each test file uses its share.
 
+pub mod mounted;
 pub mod proofs;
 pub mod proxy;
+pub mod raw;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -118,6 +120,16 @@ impl Receiver {
     /// `kill -9`, and what it had to say until then.
     pub fn kill_and_hear(mut self) -> Ended {
         self.child.kill().unwrap();
+        self.wait()
+    }
+
+    /// Waits a moment for a receiver that is to die, and kills it if it does not.
+    pub fn wait_or_kill(mut self) -> Ended {
+        let start = Instant::now();
+        while !self.has_ended() && start.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
         self.wait()
     }
 

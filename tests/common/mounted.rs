@@ -1,0 +1,56 @@
+//! File systems of a test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Something mounted, until this is dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    pub fn new(args: &[&str], source: &Path, at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(args).arg(source).arg(at).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Mounted(at.to_owned()))
+    }
+
+    /// A file system that finds `a` where `A` is, in an image below `dir`: whichever of these this machine has.
+    pub fn folding(dir: &Path, at: &Path) -> Option<Self> {
+        let image = dir.join("image");
+        for (make, kind) in [
+            (&["mkfs.ext4", "-q", "-F", "-O", "casefold", "-E", "encoding=utf8"][..], "ext4"),
+            (&["mkfs.vfat"], "vfat"),
+            (&["mkfs.exfat"], "exfat"),
+            (&["mkfs.exfat"], "exfat-fuse"),
+        ] {
+            let _ = fs::remove_file(&image);
+            fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+            let made = Command::new(make[0]).args(&make[1..]).arg(&image).output();
+            let options = if kind == "vfat" { "loop,utf8" } else { "loop" };
+            if made.is_ok_and(|output| output.status.success())
+                && let Some(mounted) = Self::new(&["-t", kind, "-o", options], &image, at)
+            {
+                // On ext4 each folder has a choice; the root has it for all of them.
+                let _ = Command::new("chattr").arg("+F").arg(at).output();
+                fs::write(at.join("PROBE"), "").unwrap();
+                let folds = at.join("probe").exists();
+                fs::remove_file(at.join("PROBE")).unwrap();
+                if folds {
+                    return Some(mounted);
+                }
+            }
+        }
+        None
+    }
+
+    /// A file system in memory, of so many bytes.
+    pub fn memory(bytes: u64, at: &Path) -> Option<Self> {
+        Self::new(&["-t", "tmpfs", "-o", &format!("size={bytes}")], Path::new("tmpfs"), at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}

@@ -1,0 +1,138 @@
+//! A native sender that says what a test wants it to say.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use ftx::digest::{Md5, PART_BYTES};
+use ftx::wire::frame::{Form, encode};
+use ftx::wire::message::{Receipt, Wanted};
+use ftx::wire::{Inbox, Message};
+use serde_json::{Value, json};
+
+use super::Receiver;
+
+/// A sender of one frame after the other.
+pub struct Raw {
+    pub stream: TcpStream,
+    inbox: Inbox,
+}
+
+impl Raw {
+    pub fn connect(receiver: &Receiver, first: &str) -> Self {
+        let mut raw = Raw { stream: receiver.connect(), inbox: Inbox::new() };
+        raw.say(first);
+        raw
+    }
+
+    pub fn say(&mut self, json: &str) {
+        let mut bytes = Vec::new();
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next frame, signs of life left aside; `None` at the end.
+    pub fn hear(&mut self) -> Option<Message> {
+        loop {
+            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+                match Message::parse(json).unwrap() {
+                    Message::Busy => continue,
+                    message => return Some(message),
+                }
+            }
+            match self.stream.read(self.inbox.space()).unwrap_or(0) {
+                0 => return None,
+                count => self.inbox.filled(count),
+            }
+        }
+    }
+}
+
+/// An entry as it is announced, less its number, and what it holds.
+#[derive(Clone)]
+pub struct Entry {
+    pub json: Value,
+    pub content: Vec<u8>,
+}
+
+impl Entry {
+    pub fn file(name: &str, content: &[u8]) -> Self {
+        let json = json!({"ftx": "entry", "type": "file", "filename": name, "size": content.len()});
+        Entry { json, content: content.to_vec() }
+    }
+
+    pub fn dir(name: &str) -> Self {
+        Entry { json: json!({"ftx": "entry", "type": "dir", "filename": name}), content: Vec::new() }
+    }
+
+    pub fn link(name: &str, target: &str) -> Self {
+        let json = json!({"ftx": "entry", "type": "link", "filename": name, "target": target});
+        Entry { json, content: Vec::new() }
+    }
+
+    /// With one more key.
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.json[key] = value.into();
+        self
+    }
+}
+
+/// What a receiver made of a session.
+#[derive(Debug)]
+pub struct Settled {
+    /// For each entry: stored, or the code of its error.
+    pub entries: BTreeMap<u64, Result<(), String>>,
+    pub receipt: Receipt,
+}
+
+/// Announces all entries at once, sends what is wanted, and goes on to the receipt.
+pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
+    let mut raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
+    for (id, entry) in entries.iter().enumerate() {
+        raw.say(&entry.clone().with("entry", id).json.to_string());
+    }
+    raw.say(&json!({"ftx": "end", "entries": entries.len()}).to_string());
+    let mut settled = BTreeMap::new();
+    loop {
+        match raw.hear().expect("a receipt") {
+            Message::Want { entries: ids, parts } => {
+                for id in ids.iter().flatten() {
+                    raw.answer(id, &entries[id as usize].content, &parts);
+                }
+            }
+            Message::Stored { entries } => {
+                settled.extend(entries.iter().flatten().map(|id| (id, Ok(()))));
+            }
+            Message::Error(failure) => {
+                let id = failure.entry.unwrap_or_else(|| panic!("the session failed: {failure:?}"));
+                settled.insert(id, Err(failure.fault.to_string()));
+            }
+            Message::Receipt(receipt) => return Settled { entries: settled, receipt },
+            _ => {}
+        }
+    }
+}
+
+impl Raw {
+    /// Sends the parts of a file, or its offers.
+    fn answer(&mut self, id: u64, content: &[u8], parts: &Wanted) {
+        let all: Vec<&[u8]> =
+            if content.is_empty() { vec![content] } else { content.chunks(PART_BYTES as usize).collect() };
+        let (kind, indices) = match parts {
+            Wanted::All => ("part", (0..all.len() as u64).collect()),
+            Wanted::Offers => ("offer", (0..all.len() as u64).collect()),
+            Wanted::Parts(runs) => ("part", runs.iter().flatten().collect::<Vec<_>>()),
+            Wanted::None => return,
+        };
+        for part in indices {
+            let bytes = all[part as usize];
+            let md5 = Md5::of(bytes).to_string();
+            self.say(
+                &json!({"ftx": kind, "entry": id, "part": part, "size": bytes.len(), "md5": md5}).to_string(),
+            );
+            if kind == "part" {
+                self.stream.write_all(bytes).unwrap();
+            }
+        }
+    }
+}

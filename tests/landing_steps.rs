@@ -1,0 +1,456 @@
+//! **Promised: a final name is absent, or what was there before, or the whole verified file**, wherever landing stops.
+//!
+//! Landing has named steps (see `src/store/mod.rs`). For each of them `strace` kills the receiver where the step is done
+//! and the next one is about to begin, at the entry of the system call that begins it; and in a second run lets that call
+//! fail. The trace shows that it was this call and no other. Then the table says what is on the disk, and the same send
+//! again completes: nothing of a half-done step is in its way.
+//!
+//! If a file got its name before its bytes were there, or before they were synced, a row of the tables would not hold; if
+//! what a kill leaves were in the way of the next attempt, that attempt would fail.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use std::io::{self, BufRead, BufReader};
+
+use common::proofs::{Chance, contents, each, figures, is_landing, not_run, rounds};
+use common::proxy::{Place, Proxy, Then, Way};
+use common::{Ended, Receiver, end, names, send, start_send, wait};
+use ftx::digest::PART_BYTES;
+
+/// What moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Small enough to be verified in memory.
+    Small,
+    /// One part, which goes to its landing at once.
+    Middle,
+    /// Several parts.
+    Large,
+    /// Another file of the name is there, and is to be replaced.
+    Over,
+    /// Several parts, of which the last does not come: the connection is cut.
+    Cut,
+    /// The rest of that.
+    Resumed,
+    /// A link in a folder.
+    Link,
+}
+
+/// What is under the final name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    Absent,
+    Old,
+    Whole,
+}
+
+/// What is under hidden names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A landing that does not have all of the file.
+    Begun,
+    /// A landing that has.
+    Complete,
+    /// A link.
+    Link,
+    /// A landing with a journal beside it.
+    Journalled,
+    /// A journal alone.
+    Journal,
+}
+
+/// A step that is done, and the nth call of a thread that begins the next one, known by a word in its arguments.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    step: &'static str,
+    call: &'static str,
+    nth: u32,
+    word: &'static str,
+    there: There,
+    left: Left,
+    /// The sender's exit code if the call fails instead.
+    code: i32,
+}
+
+const fn row(
+    step: &'static str,
+    (call, nth, word): (&'static str, u32, &'static str),
+    there: There,
+    left: Left,
+) -> Row {
+    Row { step, call, nth, word, there, left, code: 23 }
+}
+
+impl Row {
+    const fn failing_with(self, code: i32) -> Row {
+        Row { code, ..self }
+    }
+}
+
+use Left::{Begun, Complete, Nothing};
+use There::{Absent, Old, Whole};
+
+/// From the last byte on all files are alike.
+const NAMED: [Row; 4] = [
+    row("mode and time set", ("fsync", 1, ".ftx-"), Absent, Complete),
+    row("synced", ("renameat2", 1, ".ftx-"), Absent, Complete),
+    row("named", ("fsync", 2, "/out>"), Whole, Nothing),
+    row("folder synced", ("sendto", 1, "stored"), Whole, Nothing).failing_with(10),
+];
+const SMALL: [Row; 2] = [
+    row("created", ("pwrite64", 1, ".ftx-"), Absent, Begun),
+    row("written", ("utimensat", 1, ".ftx-"), Absent, Complete),
+];
+const MIDDLE: [Row; 3] = [
+    row("created", ("splice", 1, "SPLICE_F"), Absent, Begun).failing_with(10),
+    row("written and verified", ("fchmod", 1, ".ftx-"), Absent, Complete),
+    row("mode set", ("utimensat", 1, ".ftx-"), Absent, Complete),
+];
+const LARGE: [Row; 4] = [
+    row("created", ("flock", 1, ".ftx-part-"), Absent, Begun).failing_with(0),
+    row("locked", ("unlinkat", 1, ".journal"), Absent, Begun).failing_with(0),
+    row("written and verified", ("fchmod", 1, ".ftx-part-"), Absent, Complete),
+    row("mode set", ("utimensat", 1, ".ftx-part-"), Absent, Complete),
+];
+const OVER: [Row; 3] = [
+    row("synced", ("renameat2", 1, ".ftx-"), Old, Complete),
+    row("found taken", ("renameat", 1, ".ftx-"), Old, Complete),
+    row("replaced", ("fsync", 2, "/out>"), Whole, Nothing),
+];
+/// The sender is gone: nothing is left to be told to it.
+const CUT: [Row; 6] = [
+    row("cut", ("fdatasync", 1, ".ftx-part-"), Absent, Begun).failing_with(10),
+    row("parts synced", ("openat", 3, ".journal"), Absent, Begun).failing_with(10),
+    row("journal created", ("write", 2, ".journal"), Absent, Left::Journalled).failing_with(10),
+    row("journal begun", ("write", 3, ".journal"), Absent, Left::Journalled).failing_with(10),
+    row("journalled", ("fdatasync", 2, ".journal"), Absent, Left::Journalled).failing_with(10),
+    row("journal synced", ("fsync", 1, "/out>"), Absent, Left::Journalled).failing_with(10),
+];
+const RESUMED: [Row; 3] = [
+    row("synced", ("renameat2", 1, ".ftx-part-"), Absent, Left::Journalled),
+    row("named", ("unlinkat", 1, ".journal"), Whole, Left::Journal).failing_with(0),
+    row("journal removed", ("fsync", 2, "/out>"), Whole, Nothing),
+];
+const LINK: [Row; 8] = [
+    row("folder made", ("symlinkat", 1, ".ftx-"), Absent, Nothing),
+    row("made", ("utimensat", 1, ".ftx-"), Absent, Left::Link),
+    row("time set", ("renameat2", 1, ".ftx-"), Absent, Left::Link),
+    row("named", ("fchmod", 1, "/out/d>"), Whole, Nothing),
+    row("mode of the folder set", ("utimensat", 2, "/out/d>"), Whole, Nothing),
+    row("time of the folder set", ("fsync", 1, "/out>"), Whole, Nothing),
+    row("name of the folder synced", ("fsync", 2, "/out/d>"), Whole, Nothing),
+    row("folder synced", ("sendto", 1, "stored"), Whole, Nothing).failing_with(10),
+];
+
+fn table() -> Vec<(What, Row)> {
+    let of = |what, rows: &[Row]| rows.iter().map(|row| (what, *row)).collect::<Vec<_>>();
+    [
+        of(What::Small, &SMALL),
+        of(What::Small, &NAMED),
+        of(What::Middle, &MIDDLE),
+        of(What::Middle, &NAMED),
+        of(What::Large, &LARGE),
+        of(What::Large, &NAMED),
+        of(What::Over, &OVER),
+        of(What::Cut, &CUT),
+        of(What::Resumed, &RESUMED),
+        of(What::Link, &LINK),
+    ]
+    .concat()
+}
+
+/// What is sent, and what is under its name in the end.
+struct Source {
+    path: PathBuf,
+    /// Below the receiver's folder, of what the rows speak of.
+    name: &'static str,
+    size: u64,
+}
+
+impl Source {
+    fn new(dir: &Path, what: What, chance: &mut Chance) -> Self {
+        let size = match what {
+            What::Small => 1 + chance.below(100_000),
+            What::Middle | What::Over => 300_000 + chance.below(1_000_000),
+            What::Large => PART_BYTES + 1 + chance.below(PART_BYTES),
+            What::Cut | What::Resumed => 2 * PART_BYTES + 500_000,
+            What::Link => {
+                fs::create_dir_all(dir.join("d")).unwrap();
+                symlink("nowhere", dir.join("d/l")).unwrap();
+                return Source { path: dir.join("d"), name: "d/l", size: 0 };
+            }
+        };
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("f"), chance.bytes(size as usize)).unwrap();
+        Source { path: dir.join("f"), name: "f", size }
+    }
+}
+
+/// A strace that is attached to a running program.
+struct Attached(Child);
+
+impl Attached {
+    fn to(receiver: &Receiver, row: &Row, deed: &str, trace: &Path) -> Self {
+        let mut child = Command::new("strace")
+            .args(["-f", "-y", "-s", "200", "-o"])
+            .arg(trace)
+            .args(["-e", &format!("trace={}", row.call)])
+            .args(["-e", &format!("inject={}:{deed}:when={}", row.call, row.nth)])
+            .args(["-p", &receiver.pid().as_raw_nonzero().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        // It says more with every thread, and would end if nobody took it.
+        std::thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
+        Attached(child)
+    }
+
+    /// Lets the program go on by itself.
+    fn detach(self) {
+        rustix::process::kill_process(common::pid(&self.0), rustix::process::Signal::TERM).unwrap();
+        self.end();
+    }
+
+    /// It ends with the program that it is attached to.
+    fn end(mut self) {
+        wait(&mut self.0);
+    }
+}
+
+/// Stops the sender at the first frame that makes the receiver do something, until `attach` is done; cuts it off after so
+/// many bytes of bodies.
+fn send_held(
+    receiver: &Receiver,
+    what: What,
+    source: &Source,
+    attach: impl FnOnce() -> Attached,
+) -> (Ended, Attached) {
+    let (held, hold) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let at = if what == What::Link { "entry" } else { "part" };
+    let (mut waits, mut passed) = (true, 0);
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        if piece.way == Way::ToReceiver && waits && piece.frame.is_some_and(|frame| frame["ftx"] == at) {
+            waits = false;
+            let _ = held.send(());
+            let _ = released.recv_timeout(Duration::from_secs(60));
+        }
+        if piece.way == Way::ToReceiver && piece.place == Place::Body {
+            passed += piece.bytes.len() as u64;
+            if what == What::Cut && passed > 2 * PART_BYTES + 1000 {
+                return Then::Cut;
+            }
+        }
+        Then::Pass
+    });
+    let sender = start_send(&[&source.path], &proxy.host());
+    hold.recv_timeout(Duration::from_secs(60)).expect("the sender begins");
+    let attached = attach();
+    release.send(()).unwrap();
+    (end(sender), attached)
+}
+
+/// What is under the final name and under hidden names.
+fn look(out: &Path, source: &Source) -> (There, Left) {
+    let is_whole = |path: &Path| fs::read(path).unwrap() == fs::read(&source.path).unwrap();
+    let path = out.join(source.name);
+    let there = match fs::symlink_metadata(&path) {
+        Err(_) => There::Absent,
+        Ok(metadata) if metadata.is_symlink() => {
+            assert_eq!(fs::read_link(&path).unwrap(), Path::new("nowhere"));
+            There::Whole
+        }
+        Ok(_) if fs::read(&path).unwrap() == b"old" => There::Old,
+        Ok(_) => {
+            assert!(is_whole(&path), "it has its name and is not whole");
+            There::Whole
+        }
+    };
+    let hidden: Vec<PathBuf> =
+        names(out).into_iter().filter(|name| is_landing(name)).map(|name| out.join(name)).collect();
+    let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "journal");
+    let left = match &hidden[..] {
+        [] => Left::Nothing,
+        [one] if is_journal(one) => Left::Journal,
+        [one] if fs::symlink_metadata(one).unwrap().is_symlink() => Left::Link,
+        [one] if is_whole(one) => Left::Complete,
+        [one] => {
+            assert!(fs::metadata(one).unwrap().len() <= source.size);
+            Left::Begun
+        }
+        [one, other] if !is_journal(one) && is_journal(other) => Left::Journalled,
+        more => panic!("{more:?}"),
+    };
+    (there, left)
+}
+
+fn policy(what: What) -> &'static str {
+    if what == What::Over { "overwrite" } else { "skip-same" }
+}
+
+/// What is there before the receiver that is killed starts.
+fn prepare(out: &Path, what: What, source: &Source) {
+    fs::create_dir(out).unwrap();
+    match what {
+        What::Over => fs::write(out.join("f"), "old").unwrap(),
+        What::Resumed => {
+            let receiver = Receiver::start(out, &["--once"]);
+            let mut passed = 0;
+            let proxy = Proxy::start(receiver.port, move |piece| {
+                passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
+                if passed > 2 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
+            });
+            assert_ne!(send(&[], &[&source.path], &proxy.host()).code, 0);
+            receiver.wait();
+            assert_eq!(look(out, source), (There::Absent, Left::Journalled));
+        }
+        _ => {}
+    }
+}
+
+/// The same again, to a new receiver or to the same: it completes.
+fn completes(receiver: Receiver, out: &Path, source: &Source, context: &dyn std::fmt::Debug) {
+    let sent = send(&[], &[&source.path], &receiver.host());
+    let heard = receiver.kill_and_hear();
+    assert_eq!(sent.code, 0, "{context:?}: {sent:?} {heard:?}");
+    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
+    let whole = contents(source.path.parent().unwrap());
+    let there = contents(out).into_iter().filter(|(name, _)| !is_landing(name)).collect();
+    assert_eq!(whole, there, "{context:?}");
+}
+
+/// The line of the trace with the call that was hit, if it is the one that was meant.
+fn hit(trace: &Path, row: &Row, sign: &str) -> Result<(), String> {
+    let trace = fs::read_to_string(trace).unwrap();
+    let call = format!("{}(", row.call);
+    // Signs of life come when they come.
+    let meant = |line: &str| line.contains(&call) && line.contains(row.word);
+    let (lines, hit): (Vec<_>, bool) = match sign {
+        "(INJECTED)" => (trace.lines().filter(|line| line.contains(sign)).collect(), true),
+        _ => (trace.lines().filter(|line| line.contains(&call)).collect(), trace.contains(sign)),
+    };
+    match lines.last() {
+        Some(last) if hit && meant(last) => Ok(()),
+        _ => Err(trace),
+    }
+}
+
+fn kill_at(what: What, row: &Row, chance: &mut Chance) {
+    for attempt in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
+        let source = Source::new(&dir.path().join("from"), what, chance);
+        prepare(&out, what, &source);
+        let receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
+        let attach = || Attached::to(&receiver, row, "signal=KILL", &trace);
+        let (sent, attached) = send_held(&receiver, what, &source, attach);
+        // The receiver is dead, or something else than the step was hit.
+        let ended = receiver.wait_or_kill();
+        attached.end();
+        if let Err(said) = hit(&trace, row, "+++ killed by SIGKILL +++") {
+            assert!(attempt < 5, "{row:?} was not hit: {said} {sent:?} {ended:?}");
+            continue;
+        }
+        assert_eq!(ended.code, -1, "{what:?}, {}: {ended:?}", row.step);
+        assert_ne!(sent.code, 0, "{what:?}, {}: {sent:?}", row.step);
+        assert_eq!(look(&out, &source), (row.there, row.left), "{what:?}, {}: {sent:?}", row.step);
+        let again = Receiver::start(&out, &["--on-conflict", policy(what)]);
+        return completes(again, &out, &source, &(what, row.step));
+    }
+}
+
+fn fail_at(what: What, row: &Row, chance: &mut Chance) {
+    for attempt in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
+        let source = Source::new(&dir.path().join("from"), what, chance);
+        prepare(&out, what, &source);
+        let mut receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
+        let attach = || Attached::to(&receiver, row, "error=EIO", &trace);
+        let (sent, attached) = send_held(&receiver, what, &source, attach);
+        if sent.code == 10 {
+            // The sender is gone before the receiver has done what is left to do.
+            receiver.hear("ftx: from 127.0.0.1");
+        }
+        attached.detach();
+        if let Err(said) = hit(&trace, row, "(INJECTED)") {
+            assert!(attempt < 5, "{row:?} was not hit: {said} {sent:?}");
+            continue;
+        }
+        assert_eq!(sent.code, row.code, "{what:?}, {}: {sent:?}", row.step);
+        let (there, left) = look(&out, &source);
+        // Where nothing was lost by it, the entry is stored all the same.
+        assert_eq!(
+            there,
+            if row.code == 0 { There::Whole } else { row.there },
+            "{what:?}, {}: {sent:?}",
+            row.step
+        );
+        // What the next attempt may go on with stays, and nothing else.
+        let may_stay = [Left::Nothing, Left::Journalled, Left::Journal].contains(&left);
+        assert!(
+            may_stay && (left == Left::Nothing || [What::Cut, What::Resumed].contains(&what)),
+            "{what:?}, {}: {left:?}",
+            row.step
+        );
+        return completes(receiver, &out, &source, &(what, row.step));
+    }
+}
+
+#[test]
+fn at_each_step_a_final_name_is_absent_or_old_or_whole() {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !traced.is_ok_and(|status| status.success()) {
+        return not_run("landing_steps", "strace is not installed, or may not trace");
+    }
+    let table = table();
+    let all = rounds(1);
+    for round in 0..all {
+        each(&table, 4, |(what, row)| {
+            let mut chance = Chance::new(15 + round as u64);
+            kill_at(*what, row, &mut chance);
+            fail_at(*what, row, &mut chance);
+        });
+    }
+    figures(&format!(
+        "landing: {} steps, each {all} times with a kill and with an error; each final name as the tables say",
+        table.len()
+    ));
+}
+
+/// Killed when `stored` is out: it is true, whether or not anybody heard it.
+#[test]
+fn what_was_answered_is_there() {
+    for what in [What::Small, What::Middle, What::Large, What::Over, What::Link] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let source = Source::new(&dir.path().join("from"), what, &mut Chance::new(16));
+        prepare(&out, what, &source);
+        let receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
+        let pid = receiver.pid();
+        let proxy = Proxy::start(receiver.port, move |piece| {
+            if piece.frame.is_some_and(|frame| frame["ftx"] == "stored") {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+            Then::Pass
+        });
+        let sent = send(&[], &[&source.path], &proxy.host());
+        assert_eq!(receiver.wait().code, -1, "{sent:?}");
+        assert_eq!(look(&out, &source), (There::Whole, Left::Nothing), "{sent:?}");
+        completes(Receiver::start(&out, &["--on-conflict", policy(what)]), &out, &source, &what);
+    }
+}
