@@ -133,6 +133,10 @@ impl Observer for Receiver<'_> {
         Box::new(self.0.session("receiving"))
     }
 
+    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
+        self.0.lost(peer, error, wait);
+    }
+
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
         self.0.ended(peer, outcome);
     }

@@ -79,6 +79,90 @@ fn a_lost_connection_costs_only_what_was_under_way() {
     }
 }
 
+/// A receiver that is to end after one session does so when all of it is here, on however many connections.
+#[test]
+fn a_receiver_of_one_session_waits_for_its_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
+    tree(&source);
+    for (limit, streams) in [(&["--once"][..], "1"), (&["--once"], "3"), (&["--count", "2"], "1")] {
+        let receiver = Receiver::start(&out, limit);
+        let (proxy, _) = cutting(receiver.port, 12_000_000, 3);
+        let sent = send(&["--retries", "5", "-j", streams], &[&source], &proxy.host());
+        assert_eq!(sent.code, 0, "{}", sent.stderr);
+        assert!(sent.stdout.contains("lost 3 times"), "{}", sent.stdout);
+        if limit.contains(&"2") {
+            // What was cut three times was one session.
+            assert_eq!(send(&[], &[&source], &receiver.host()).code, 0);
+        }
+        let ended = receiver.wait();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_eq!(ended.stderr.matches("Waiting 30 s for the sender to come back").count(), 3, "{ended:?}");
+        assert_eq!(listing(&out.join("tree")), listing(&source));
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, other, out) = (dir.path().join("tree"), dir.path().join("other"), dir.path().join("out"));
+    tree(&source);
+    fs::write(&other, "other").unwrap();
+    let mut receiver = Receiver::start(&out, &["--once", "--timeout", "3"]);
+    let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
+    let sent = send(&["--retries", "0"], &[&source], &proxy.host());
+    assert_eq!(sent.code, 10, "{}", sent.stderr);
+    receiver.hear("Waiting 3 s for the sender to come back");
+    let start = std::time::Instant::now();
+    // Somebody else has to wait for the end of that, and then nobody is needed any more.
+    assert_ne!(send(&["--timeout", "30"], &[&other], &receiver.host()).code, 0);
+    let ended = receiver.wait();
+    assert!((2..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(ended.code, 10, "{ended:?}");
+    assert!(ended.stderr.contains("the connection"), "{ended:?}");
+    assert!(!out.join("other").exists());
+}
+
+#[test]
+fn a_receiver_that_waits_for_its_sender_can_be_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
+    tree(&source);
+    let mut receiver = Receiver::start(&out, &["--once"]);
+    let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
+    assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, 10);
+    receiver.hear("Waiting 30 s for the sender to come back");
+    let start = std::time::Instant::now();
+    rustix::process::kill_process(receiver.pid(), rustix::process::Signal::TERM).unwrap();
+    assert_eq!(receiver.wait().code, 143);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+/// The sender notices first: the session is taken over while it is still in work, and counts once all the same.
+#[test]
+fn a_receiver_of_one_session_that_noticed_nothing_goes_on_with_its_sender() {
+    use common::raw::Raw;
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let receiver = Receiver::start(&out, &["--once"]);
+    let hello = |session: &str, continues: &str| {
+        format!(
+            r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{}"{continues}}}"#,
+            session.repeat(16)
+        )
+    };
+    let mut first = Raw::connect(&receiver, &hello("aa", ""));
+    assert!(first.hear().is_some());
+    let mut second = Raw::connect(&receiver, &hello("bb", &format!(r#","continues":"{}""#, "aa".repeat(16))));
+    second.say(r#"{"ftx":"end","entries":0}"#);
+    let heard: Vec<_> = std::iter::from_fn(|| second.hear()).collect();
+    assert!(matches!(heard.last(), Some(ftx::wire::Message::Receipt(_))), "{heard:?}");
+    let ended = receiver.wait();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    drop(first);
+}
+
 #[test]
 fn a_receiver_that_comes_back_is_found() {
     let dir = tempfile::tempdir().unwrap();

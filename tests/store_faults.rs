@@ -10,6 +10,7 @@ use std::process::Command;
 
 use common::mounted::Mounted;
 use common::proofs::not_run;
+use common::proxy::{Place, Proxy, Then};
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
 
@@ -86,6 +87,65 @@ fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
     let received = receiver.wait();
     assert_eq!((sent.code, received.code), (10, 42), "{sent:?} {received:?}");
     assert!(received.stderr.contains("last: no space left (needs 2.10 MB, 0 B free)"), "{received:?}");
+}
+
+/// The rest of a file needs no more room than it has, and no less: what is kept of it is not given up for nothing.
+#[test]
+fn the_rest_of_a_file_needs_room_for_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("file"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(32 * MIB, &out) else {
+        return not_run("room for the rest", "needs the right to mount");
+    };
+    make(&file, 28 * MIB);
+    // Three parts come, the last one does not.
+    let mut receiver = Receiver::start(&out, &[]);
+    let mut passed = 0;
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
+        if passed > 3 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
+    });
+    assert_eq!(send(&[], &[&file], &proxy.host()).code, 10);
+    receiver.hear("ftx: from 127.0.0.1");
+    receiver.kill();
+    let kept = names(&out);
+    assert_eq!(kept.len(), 2, "the landing and its journal: {kept:?}");
+    // 24 MiB of 32 are taken; now 6 more, so that the last 4 do not fit.
+    make(&out.join("other"), 6 * MIB);
+    let ended = transfer(Receiver::start(&out, &["--once"]), &file);
+    both_said(&ended, 42, "no space left (needs 4.19 MB, ");
+    assert!(ended.0.stderr.contains("refused by the receiver: "), "before its first byte: {ended:?}");
+    assert_eq!(names(&out).len(), 3, "what is kept stays: {:?}", names(&out));
+    fs::remove_file(out.join("other")).unwrap();
+    // All of it would not fit beside what is kept; the rest does.
+    let ended = transfer(Receiver::start(&out, &["--once"]), &file);
+    assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
+    assert!(ended.0.stdout.contains("were there from an earlier attempt"), "{ended:?}");
+    assert_eq!(names(&out), ["file"]);
+}
+
+#[test]
+fn what_is_to_replace_a_file_of_its_size_needs_room_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(32 * MIB, &out) else {
+        return not_run("room to replace", "needs the right to mount");
+    };
+    make(&tree.join("file"), 20 * MIB);
+    fs::create_dir_all(out.join("t")).unwrap();
+    fs::write(out.join("t/file"), vec![8; 20 << 20]).unwrap();
+    for policy in ["overwrite", "rename"] {
+        let ended = transfer(Receiver::start(&out, &["--once", "--on-conflict", policy]), &tree);
+        both_said(&ended, 42, "no space left (needs 21.0 MB, ");
+        assert!(ended.0.stderr.contains("refused by the receiver: "), "{ended:?}");
+        assert!(ended.0.stdout.starts_with("Sent 0 files"), "before its first byte: {ended:?}");
+        assert_eq!(names(&out), ["t", "t/file"]);
+    }
+    assert!(fs::read(out.join("t/file")).unwrap().iter().all(|byte| *byte == 8));
+    // The same content needs none.
+    fs::write(out.join("t/file"), vec![7; 20 << 20]).unwrap();
+    let ended = transfer(Receiver::start(&out, &["--once", "--on-conflict", "overwrite"]), &tree);
+    assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
 }
 
 #[test]

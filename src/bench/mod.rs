@@ -344,6 +344,8 @@ impl Observer for Unseen {
         Box::new(Silent)
     }
 
+    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+
     fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
 }
 

@@ -176,18 +176,18 @@ impl<'a> Arrivals<'a> {
     }
 
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
-    pub fn take_up(&self, entry: FileEntry, kept: Kept) -> Option<Recheck> {
+    pub fn take_up(&self, entry: FileEntry, kept: Kept, room: Option<Room>) -> Option<Recheck> {
         let (id, layout) = (entry.id, entry.layout);
         let mut files = self.files();
         let Some(written) = kept.landing.written().filter(|_| files.landings < MAX_LANDINGS / 2) else {
             drop(files);
-            self.want(entry, None);
+            self.want(entry, room);
             return None;
         };
         let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
         self.progress.event(Event::FileStarted { path, size_bytes });
         self.lister.begin(id, size_bytes, 0, || Whole::landed(Some(written.clone())));
-        files.by_id.insert(id, Arrival::new(entry, At::Landing(kept.landing)));
+        files.by_id.insert(id, Arrival { room, ..Arrival::new(entry, At::Landing(kept.landing)) });
         files.landings += 1;
         drop(files);
         if kept.is_trusted {
@@ -303,20 +303,26 @@ impl<'a> Arrivals<'a> {
     }
 
     /// The file that is there is not the same.
-    pub fn differs(&self, id: EntryId) {
+    pub fn differs(&self, store: &mut Store, id: EntryId) {
+        let different = StoreError::Exists { what: "a different file" };
         let gives_way = match self.files().by_id.get_mut(&id) {
-            Some(Arrival { at: at @ At::Existing(_, true), .. }) => {
+            Some(Arrival { at: at @ At::Existing(_, true), entry, .. }) => {
                 *at = At::Asked;
-                true
+                Ok(entry.clone())
             }
-            Some(Arrival { at: At::Existing(_, false), .. }) => false,
+            Some(Arrival { at: At::Existing(_, false), .. }) => Err(different),
             // Found out before.
             _ => return,
         };
-        if gives_way {
-            self.speak().session.want_all(id);
-        } else {
-            self.fail_arrival(id, &StoreError::Exists { what: "a different file" });
+        // What is there keeps its room until the other file has its name.
+        match gives_way.and_then(|entry| room(store, &entry, None)) {
+            Ok(room) => {
+                if let Some(arrival) = self.files().by_id.get_mut(&id) {
+                    arrival.room = room;
+                }
+                self.speak().session.want_all(id);
+            }
+            Err(error) => self.fail_arrival(id, &error),
         }
     }
 
@@ -521,6 +527,15 @@ impl<'a> Arrivals<'a> {
         self.hand_over_others(speaker);
         self.progress.event(Event::FileDropped { remaining_bytes });
         self.progress.event(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
+    }
+}
+
+/// The room that a file will take, or the rest of one of which something was kept. How much a sparse file takes is known
+/// when it is here.
+pub fn room(store: &mut Store, entry: &FileEntry, kept: Option<&Kept>) -> Result<Option<Room>, StoreError> {
+    match entry.is_sparse {
+        true => Ok(None),
+        false => store.room(&entry.path, entry.layout.size_bytes(), kept.map(|kept| &kept.landing)),
     }
 }
 

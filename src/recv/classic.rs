@@ -80,8 +80,10 @@ impl Session<'_> {
         let path = header.path.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: header.size_bytes });
         self.progress.event(Event::FileStarted { path, size_bytes: header.size_bytes });
-        let room =
-            self.store.room(&header.path, header.size_bytes).map_err(|error| store_error(&name, error))?;
+        let room = self
+            .store
+            .room(&header.path, header.size_bytes, None)
+            .map_err(|error| store_error(&name, error))?;
         let mut landing = self.store.land(&header.path).map_err(|error| store_error(&name, error))?;
         if let Some(room) = &room {
             room.lands(landing.written());

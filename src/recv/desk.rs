@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::line::Line;
+use crate::wire::SessionId;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,10 @@ pub struct Desk {
     pub finished: u64,
     /// Was any of them cut because this program is to end?
     pub interrupted: bool,
+    /// Nobody comes in any more.
+    closed: bool,
+    /// Sessions that count, and whether their sender has come back on another connection.
+    counted: HashMap<SessionId, bool>,
 }
 
 #[derive(Debug)]
@@ -138,7 +143,16 @@ impl Address {
 
 impl Desk {
     pub fn new(limits: Limits) -> Self {
-        Desk { limits, guests: BTreeMap::new(), came: 0, active: 0, finished: 0, interrupted: false }
+        Desk {
+            limits,
+            guests: BTreeMap::new(),
+            came: 0,
+            active: 0,
+            finished: 0,
+            interrupted: false,
+            closed: false,
+            counted: HashMap::new(),
+        }
     }
 
     /// A connection comes.
@@ -230,8 +244,29 @@ impl Desk {
         }
     }
 
-    /// Nobody is waited for who has not said what it wants.
-    pub fn close_openings(&mut self) {
+    /// A session begins whose sender may come back by this name.
+    pub fn count(&mut self, id: SessionId) {
+        self.counted.insert(id, false);
+    }
+
+    /// The sender of a session that counts, if it does, is here on another connection.
+    pub fn come_back(&mut self, id: SessionId) {
+        self.counted.entry(id).and_modify(|is_back| *is_back = true);
+    }
+
+    /// Is there any use in waiting for the sender of this session?
+    pub fn may_come_back(&self, id: SessionId) -> bool {
+        !self.closed && self.counted.get(&id) == Some(&false)
+    }
+
+    /// A session that counts is over; has its sender come back?
+    pub fn is_back(&mut self, id: SessionId) -> bool {
+        self.counted.remove(&id) == Some(true)
+    }
+
+    /// Nobody is waited for who has not said what it wants, or who might come back.
+    pub fn close(&mut self) {
+        self.closed = true;
         while self.oldest_gives_way(None, |guest| guest.stage == Stage::Opening, |_| true) {}
     }
 

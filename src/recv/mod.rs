@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
+use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
@@ -70,6 +71,9 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// A session that has kept what it has gives up its place at once; certainly after so long.
 const HANDED_OVER: Duration = Duration::from_secs(3);
+
+/// A sender whose connection was lost gets so long to come back, where a receiver is to end after its session.
+const COME_BACK: Duration = Duration::from_secs(30);
 
 /// Why a session failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +146,17 @@ impl RecvError {
     pub fn is_for_want_of_room(&self) -> bool {
         matches!(self, RecvError::Busy | RecvError::GaveWay)
     }
+
+    /// May the sender be about to come back on another connection?
+    fn is_lost_connection(&self) -> bool {
+        matches!(
+            self,
+            RecvError::Truncated(_)
+                | RecvError::Connection(_)
+                | RecvError::Silent(_)
+                | RecvError::Wire(WireError::PeerGaveUp { fault: Fault::Connection | Fault::Timeout, .. })
+        )
+    }
 }
 
 /// Listens to a receiver as a whole.
@@ -150,6 +165,8 @@ pub trait Observer: Sync {
     fn unfinished(&self, unfinished: &Unfinished);
     /// A peer connected and said something.
     fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_>;
+    /// The connection of its session was lost, and the session counts: its sender has so long to come back.
+    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration);
     /// Its session ended.
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>);
 }
@@ -189,6 +206,8 @@ enum Opening {
     Native {
         /// The JSON of its first frame.
         hello: Vec<u8>,
+        /// By which its sender would come back.
+        session: Option<SessionId>,
         /// The session whose connection its sender lost.
         continues: Option<SessionId>,
     },
@@ -277,7 +296,8 @@ impl Server {
                 }
             };
             is_over.store(true, Ordering::Relaxed);
-            lock(desk).close_openings();
+            lock(desk).close();
+            changed.notify_all();
             accepted
         })
     }
@@ -332,6 +352,13 @@ impl Server {
             full = is_full(&mut now);
         }
         changed.notify_all();
+        let (session, continues) = match &first {
+            Ok((Opening::Native { session, continues, .. }, _)) => (*session, *continues),
+            _ => (None, None),
+        };
+        if let Some(lost) = continues.filter(|_| !full) {
+            now.come_back(lost);
+        }
         // With a limit, no more sessions begin than may still be needed.
         while !full && self.needed(&now) > 0 && now.active >= self.needed(&now) && !line.has_given_way() {
             now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
@@ -348,6 +375,11 @@ impl Server {
             return;
         }
         now.active += 1;
+        // Without a limit nobody waits for the end of any of them.
+        let session = session.filter(|_| self.options.sessions.is_some());
+        if let Some(id) = session {
+            now.count(id);
+        }
         drop(now);
         let counts = Cell::new(true);
         let _leave = OnDrop(|| {
@@ -361,13 +393,13 @@ impl Server {
         let progress = observer.started(peer);
         let lister = Lister::new(self.options.whole_digests, &*progress);
         let may_join = || lock(desk).promise(number, MAX_JOINED);
-        let session = || {
+        let receive = || {
             let summary = first
                 .and_then(|(opening, input)| self.speak(opening, input, may_join, &*progress, &lister))?;
             Ok(Summary { elapsed: start.elapsed(), ..summary })
         };
         let interrupt = &self.options.interrupt;
-        let outcome = interrupt.beside(|| lister.hurry(), || lister.beside(session));
+        let outcome = interrupt.beside(|| lister.hurry(), || lister.beside(receive));
         let outcome = outcome.unwrap_or_else(|error| Err(RecvError::Connection(error)));
         if matches!(outcome, Err(RecvError::Interrupted)) {
             lock(desk).interrupted = true;
@@ -376,6 +408,27 @@ impl Server {
         counts.set(!matches!(&outcome, Err(error) if error.is_for_want_of_room()));
         drop(lister);
         drop(progress);
+        if let Some(id) = session {
+            let mut now = lock(desk);
+            if let Err(error) = &outcome
+                && error.is_lost_connection()
+                && now.may_come_back(id)
+            {
+                let wait = self.options.timeout.min(COME_BACK);
+                now.leave(number);
+                drop(now);
+                observer.lost(peer, error, wait);
+                changed.notify_all();
+                let waits = |now: &mut Desk| now.may_come_back(id);
+                let waited = changed.wait_timeout_while(lock(desk), wait, waits);
+                now = waited.unwrap_or_else(PoisonError::into_inner).0;
+                now.interrupted |= interrupt.is_rung();
+            }
+            if now.is_back(id) {
+                // What becomes of it is told when that session ends.
+                return counts.set(false);
+            }
+        }
         observer.ended(peer, &outcome);
     }
 
@@ -459,7 +512,9 @@ fn open_native(input: &mut Input) -> Result<Opening, RecvError> {
     let first = input.frame(Form::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
     Ok(match receiver::opening(first)? {
         receiver::Opening::Joins(session) => Opening::Join(session),
-        receiver::Opening::Begins { continues } => Opening::Native { hello: first.to_vec(), continues },
+        receiver::Opening::Begins { session, continues } => {
+            Opening::Native { hello: first.to_vec(), session, continues }
+        }
     })
 }
 

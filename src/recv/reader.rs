@@ -3,7 +3,7 @@
 use crossbeam_channel::Sender;
 
 use super::RecvError;
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, room};
 use super::input::Input;
 use super::measure;
 use super::verifier::{Small, ToVerify};
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
             }
             Event::Hole(hole) if hole.is_offer => match self.arrivals.existing(hole.id) {
                 Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.arrivals.holes_same(&hole),
-                Some(_) => self.arrivals.differs(hole.id),
+                Some(_) => self.arrivals.differs(&mut self.store, hole.id),
                 None => {}
             },
             Event::Hole(hole) => self.hole(&hole),
@@ -173,15 +173,16 @@ impl<'a> Reader<'a> {
     fn take_up_or_want(&mut self, entry: FileEntry) -> Result<(), RecvError> {
         let kept = Arrivals::origin(&entry).map(|origin| self.store.take_up(&entry.path, origin)).transpose();
         match kept.map(Option::flatten) {
-            Ok(Some(kept)) => {
-                if let Some(recheck) = self.arrivals.take_up(entry, kept) {
-                    self.verify(ToVerify::Recheck(recheck))?;
-                }
-            }
-            // How much a sparse file takes is known when it is here.
-            Ok(None) if entry.is_sparse => self.arrivals.want(entry, None),
-            Ok(None) => match self.store.room(&entry.path, entry.layout.size_bytes()) {
-                Ok(room) => self.arrivals.want(entry, room),
+            Ok(kept) => match room(&mut self.store, &entry, kept.as_ref()) {
+                Ok(room) => match kept {
+                    Some(kept) => {
+                        if let Some(recheck) = self.arrivals.take_up(entry, kept, room) {
+                            self.verify(ToVerify::Recheck(recheck))?;
+                        }
+                    }
+                    None => self.arrivals.want(entry, room),
+                },
+                // What is kept of it stays, for the time when there is room for the rest.
                 Err(error) => self.arrivals.fail(&entry, &error),
             },
             Err(error) => self.arrivals.fail(&entry, &error),
@@ -190,11 +191,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A digest to compare with what is there.
-    fn offer(&self, header: PartHeader) -> Result<(), RecvError> {
+    fn offer(&mut self, header: PartHeader) -> Result<(), RecvError> {
         match self.arrivals.existing(header.id).map(|file| file.open()) {
             Some(Ok(file)) => self.verify(ToVerify::Offer(header, file)),
             Some(Err(_)) => {
-                self.arrivals.differs(header.id);
+                self.arrivals.differs(&mut self.store, header.id);
                 Ok(())
             }
             None => Ok(()),

@@ -85,7 +85,7 @@ pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, queue: Receiver<ToVerif
             };
         }
         if !window.is_empty() {
-            verify_window(arrivals, &window);
+            verify_window(arrivals, &mut store, &window);
         }
         // A connection that is broken is noticed by its reader.
         let _ = arrivals.speak().flush();
@@ -154,7 +154,7 @@ impl Readable {
     }
 }
 
-fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Readable)]) {
+fn verify_window(arrivals: &Arrivals<'_>, store: &mut Store, window: &[(PartHeader, Readable)]) {
     let ranges: Vec<_> = window.iter().map(|(header, _)| header.range).collect();
     let (start, reading) = (Instant::now(), Clock::default());
     let together = digest_ranges(&ranges, |index, buffer, offset| {
@@ -165,15 +165,15 @@ fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Readable)]) {
     match together {
         Ok(digests) => {
             for ((header, _), md5) in window.iter().zip(digests) {
-                judge(arrivals, header, md5);
+                judge(arrivals, store, header, md5);
             }
         }
         // One file that cannot be read must not cost the others.
         Err(_) => {
             for (header, file) in window {
                 match digest_ranges(&[header.range], |_, buffer, offset| file.read_at(buffer, offset)) {
-                    Ok(digests) => digests.into_iter().for_each(|md5| judge(arrivals, header, md5)),
-                    Err(_) if header.is_offer => arrivals.differs(header.id),
+                    Ok(digests) => digests.into_iter().for_each(|md5| judge(arrivals, store, header, md5)),
+                    Err(_) if header.is_offer => arrivals.differs(store, header.id),
                     Err(error) => arrivals.fail_arrival(header.id, &error),
                 }
             }
@@ -181,12 +181,12 @@ fn verify_window(arrivals: &Arrivals<'_>, window: &[(PartHeader, Readable)]) {
     }
 }
 
-fn judge(arrivals: &Arrivals<'_>, header: &PartHeader, actual: Md5) {
+fn judge(arrivals: &Arrivals<'_>, store: &mut Store, header: &PartHeader, actual: Md5) {
     if !header.is_offer {
         arrivals.judge(header, actual);
     } else if actual == header.md5 {
         arrivals.same(header);
     } else {
-        arrivals.differs(header.id);
+        arrivals.differs(store, header.id);
     }
 }

@@ -7,7 +7,7 @@ use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::beneath::Folder;
-use super::landing::Written;
+use super::landing::{Landing, Written};
 use super::{Store, StoreError};
 use crate::relpath::RelPath;
 
@@ -76,14 +76,23 @@ impl Drop for Room {
 }
 
 impl Store {
-    /// Promises room to a file of `size_bytes`, all of which will be written; nothing is promised to small ones.
+    /// Promises room to a file of `size_bytes`, all of which will be written, or the rest of which if an earlier session
+    /// left a landing; nothing is promised where that is little.
     ///
     /// # Errors
     ///
     /// It certainly does not fit, or the folder where it belongs certainly takes nothing. Where it is not certain, the
     /// file may come, and whatever is wrong shows when it is written.
-    pub fn room(&mut self, path: &RelPath, size_bytes: u64) -> Result<Option<Room>, StoreError> {
-        if size_bytes < WORTH_ASKING_BYTES {
+    pub fn room(
+        &mut self,
+        path: &RelPath,
+        size_bytes: u64,
+        left: Option<&Landing>,
+    ) -> Result<Option<Room>, StoreError> {
+        let landing = left.and_then(Landing::written);
+        let mut promise = Promise { device: 0, size_bytes, landing };
+        let needs_bytes = promise.outstanding_bytes();
+        if needs_bytes < WORTH_ASKING_BYTES {
             return Ok(None);
         }
         let Some(folder) = self.nearest(path.split().0) else { return Ok(None) };
@@ -96,19 +105,20 @@ impl Store {
         {
             return Err(StoreError::io("create the file")(errno));
         }
+        promise.device = folder.device;
         let mut promises = self.rooms.lock();
         if let Some(available_bytes) = available_bytes(&folder) {
             // Asked after that: what is written in between counts as free, never as taken twice.
             let on_it = promises.by_number.values().filter(|promise| promise.device == folder.device);
             let promised: u64 = on_it.map(Promise::outstanding_bytes).sum();
             let free_bytes = available_bytes.saturating_sub(promised);
-            if size_bytes > free_bytes {
-                return Err(StoreError::NoRoom { needs_bytes: size_bytes, free_bytes });
+            if needs_bytes > free_bytes {
+                return Err(StoreError::NoRoom { needs_bytes, free_bytes });
             }
         }
         let number = promises.next;
         promises.next += 1;
-        promises.by_number.insert(number, Promise { device: folder.device, size_bytes, landing: None });
+        promises.by_number.insert(number, promise);
         drop(promises);
         Ok(Some(Room { rooms: self.rooms.clone(), number }))
     }
@@ -166,22 +176,22 @@ mod tests {
         // Other tests use it as well: whole shares of it, with room between them.
         let share = available / 10;
         assert!(matches!(
-            store.room(&path("a"), 3 * available),
+            store.room(&path("a"), 3 * available, None),
             Err(StoreError::NoRoom { needs_bytes, .. }) if needs_bytes == 3 * available
         ));
-        let six = store.room(&path("not/there/a"), 6 * share).unwrap().unwrap();
-        assert!(matches!(other.room(&path("b"), 6 * share), Err(StoreError::NoRoom { .. })));
-        let three = other.room(&path("b"), 3 * share).unwrap().unwrap();
+        let six = store.room(&path("not/there/a"), 6 * share, None).unwrap().unwrap();
+        assert!(matches!(other.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
+        let three = other.room(&path("b"), 3 * share, None).unwrap().unwrap();
         drop(six);
-        let six = other.room(&path("c"), 6 * share).unwrap().unwrap();
+        let six = other.room(&path("c"), 6 * share, None).unwrap().unwrap();
         drop((three, six));
         assert!(store.rooms.lock().by_number.is_empty());
-        let eight = store.room(&path("d"), 8 << 20).unwrap().unwrap();
+        let eight = store.room(&path("d"), 8 << 20, None).unwrap().unwrap();
         let landing = store.land(&path("d")).unwrap();
         eight.lands(landing.written());
         landing.write_at(&vec![1; 3 << 20], 0).unwrap();
         let outstanding = store.rooms.lock().by_number.values().map(Promise::outstanding_bytes).sum::<u64>();
         assert_eq!(outstanding, 5 << 20);
-        assert!(store.room(&path("small"), WORTH_ASKING_BYTES - 1).unwrap().is_none());
+        assert!(store.room(&path("small"), WORTH_ASKING_BYTES - 1, None).unwrap().is_none());
     }
 }

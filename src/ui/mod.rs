@@ -10,6 +10,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -160,7 +161,7 @@ impl Ui {
             ProgressStyle::with_template("{spinner} {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
-        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
     }
 
@@ -251,6 +252,11 @@ impl Observer for Ui {
 
     fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_> {
         Box::new(self.session(&format!("from {}", peer.ip())))
+    }
+
+    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
+        let waiting = format!("Waiting {} s for the sender to come back.", wait.as_secs());
+        self.note(&format!("From {peer}: {error}. {waiting}"));
     }
 
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {

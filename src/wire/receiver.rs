@@ -248,7 +248,9 @@ pub enum Opening {
     Joins(SessionId),
     /// It begins one, perhaps in place of another whose connection the sender lost.
     Begins {
-        /// That one.
+        /// By which its sender would come back.
+        session: Option<SessionId>,
+        /// The other one.
         continues: Option<SessionId>,
     },
 }
@@ -257,8 +259,8 @@ pub enum Opening {
 pub fn opening(json: &[u8]) -> Result<Opening, WireError> {
     Ok(match Message::parse(json)? {
         Message::Join(Join { session }) => Opening::Joins(session),
-        Message::Hello(hello) => Opening::Begins { continues: hello.continues },
-        _ => Opening::Begins { continues: None },
+        Message::Hello(Introduction { session, continues, .. }) => Opening::Begins { session, continues },
+        _ => Opening::Begins { session: None, continues: None },
     })
 }
 
