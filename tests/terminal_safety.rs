@@ -170,8 +170,17 @@ fn receiver_says(chance: &mut Chance) -> [Vec<u8>; 2] {
 fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
     loop {
         while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
-            if serde_json::from_slice::<Value>(json).unwrap()["ftx"] == kind {
+            let frame: Value = serde_json::from_slice(json).unwrap();
+            if frame["ftx"] == kind {
                 return true;
+            }
+            if frame["ftx"] == "part" {
+                // Sent before it was asked for.
+                let mut body = vec![0; frame["size"].as_u64().unwrap() as usize];
+                let at_hand = inbox.take_body(&mut body);
+                if stream.read_exact(&mut body[at_hand..]).is_err() {
+                    return false;
+                }
             }
         }
         match stream.read(inbox.space()) {

@@ -10,11 +10,9 @@ use super::verifier::{Small, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
 use crate::store::{Occupant, OnConflict, Store, StoreError, Written};
-use crate::wire::Form;
 use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
+use crate::wire::{Form, SMALL_FILE_BYTES};
 
-/// Files up to this are verified in memory.
-const SMALL_BYTES: u64 = 128 << 10;
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
 const FRAMES_A_WORD: u32 = 256;
 
@@ -101,16 +99,16 @@ impl<'a> Reader<'a> {
                 self.arrivals.hand_over_others(&mut speaker);
                 progress.event(Told::Failed { name: &name, fault, reason: &reason });
             }
-            Event::Body(header) if header.range.len <= SMALL_BYTES && header.range.offset == 0 => {
+            Event::Body(header) if header.range.len <= SMALL_FILE_BYTES && header.range.offset == 0 => {
                 self.small_body(header, input)?;
             }
             Event::Body(header) => self.large_body(header, input)?,
             Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
-            Event::Offer(header) => match self.arrivals.existing(header.id).map(|file| file.open()) {
-                Some(Ok(file)) => self.verify(ToVerify::Offer(header, file))?,
-                Some(Err(_)) => self.arrivals.differs(&mut self.store, header.id),
-                None => {}
-            },
+            Event::Offer(header) => self.offer(header)?,
+            Event::OfferAndBody(header) => {
+                input.body(header.range.len, "a small file", |_| {})?;
+                self.offer(header)?;
+            }
             Event::Hole(hole) if hole.is_offer => match self.arrivals.existing(hole.id) {
                 Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.arrivals.holes_same(&hole),
                 Some(_) => self.arrivals.differs(&mut self.store, hole.id),
@@ -190,6 +188,18 @@ impl<'a> Reader<'a> {
             Err(error) => self.arrivals.fail(&entry, &error),
         }
         Ok(())
+    }
+
+    /// A digest to compare with what is there.
+    fn offer(&mut self, header: PartHeader) -> Result<(), RecvError> {
+        match self.arrivals.existing(header.id).map(|file| file.open()) {
+            Some(Ok(file)) => self.verify(ToVerify::Offer(header, file)),
+            Some(Err(_)) => {
+                self.arrivals.differs(&mut self.store, header.id);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Parts of zeros: a fresh landing of a sparse file has them already.

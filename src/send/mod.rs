@@ -137,6 +137,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
     let route = native::Route {
+        connect: &connect,
         reconnect: &|| connect_patiently(0),
         retries: options.retries.unwrap_or(RETRIES),
         streams: options.streams,
@@ -146,7 +147,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     let lister = Lister::new(options.whole_digests, progress);
     let session = || {
         let summary = match options.classic {
-            None => native::send(&roots, connect()?, &route, progress, &lister)?,
+            None => native::send(&roots, &route, progress, &lister)?,
             Some(how) => classic::send(&roots, connect, how, options.timeout, interrupt, progress)?,
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })

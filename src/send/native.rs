@@ -25,6 +25,7 @@ mod writer;
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// How to the receiver, and how often.
 pub struct Route<'a> {
-    /// Opens another connection.
+    /// Opens the first connection.
+    pub connect: &'a dyn Fn() -> Result<TcpStream, NetError>,
+    /// Opens another one.
     pub reconnect: &'a dyn Fn() -> Result<TcpStream, NetError>,
     /// How often in a row that is tried.
     pub retries: u32,
@@ -94,20 +97,23 @@ enum Walked {
     FilesComplete,
 }
 
-/// Sends everything below `roots`: on `stream`, and if that is lost on others, as long as something moves.
+/// Sends everything below `roots`: on one connection, and if that is lost on others, as long as something moves.
 pub fn send(
     roots: &[Root],
-    stream: TcpStream,
     route: &Route<'_>,
     progress: &dyn Progress,
     lister: &Lister<'_, Whole>,
 ) -> Result<Summary, SendError> {
     let interrupt = route.interrupt;
     let (to_announcer, found) = bounded(WALK_AHEAD);
+    let is_over = AtomicBool::new(false);
+    let go_on = || !interrupt.is_rung() && !is_over.load(Ordering::Relaxed);
     thread::scope(|scope| {
-        // Moved in, so that the queue closes when the walk ends, and the walk when nobody wants its finds any more.
-        scope.spawn(move || walk(roots, to_announcer, progress, interrupt));
-        let (found, mut stream) = (found, stream);
+        // Moved in, so that the queue closes when the walk ends. It need not wait for the connection.
+        scope.spawn(|| walk(roots, to_announcer, progress, go_on));
+        let _end = EndOnDrop(&is_over);
+        let found = found;
+        let mut stream = (route.connect)()?;
         let mut left = Remainder::default();
         let mut failures = 0;
         loop {
@@ -171,12 +177,14 @@ fn attempt(
     let (words, spoken) = bounded(1);
     let shared = Shared::new(words, left, progress, lister, route.timeout, interrupt)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
+    let (loaded_unasked, unasked) = bounded(loader::LOADED_AHEAD);
     let transfer = || {
         thread::scope(|scope| {
-            scope.spawn(|| loader::load(&shared, loaded));
+            scope.spawn(|| loader::load(&shared, loaded, loaded_unasked));
             let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard));
             let joining = parts.clone();
-            let writing = scope.spawn(|| writer::write(&shared, writer, Some(spoken), parts));
+            let first = writer::First { words: spoken, unasked };
+            let writing = scope.spawn(|| writer::write(&shared, writer, Some(first), parts));
             let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
             scope.spawn(move || {
                 streams::grow(shared, stream, streams, |joined| {
@@ -220,8 +228,20 @@ fn wait_until(limit: Duration, is_over: impl Fn() -> bool) {
     }
 }
 
-fn walk(roots: &[Root], to_announcer: Sender<Walked>, progress: &dyn Progress, interrupt: &Bell) {
-    let go_on = || !interrupt.is_rung();
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn walk(
+    roots: &[Root],
+    to_announcer: Sender<Walked>,
+    progress: &dyn Progress,
+    go_on: impl Fn() -> bool + Copy,
+) {
     let told = plan::find_files(roots, go_on, |found| {
         if let Found::File(source) = &found {
             progress.event(Event::Planned { files: 1, bytes: source.size_bytes });

@@ -39,6 +39,9 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 16 << 10;
 /// this: names can be long, and both ends hold them.
 pub const MAX_NAME_BYTES_IN_FLIGHT: usize = 2 << 20;
 
+/// Files up to this are small: they fit into memory by the hundred, and may be sent unasked before the `welcome`.
+pub const SMALL_FILE_BYTES: u64 = 128 << 10;
+
 /// How often in a row one part may arrive damaged before the entry fails.
 pub const MAX_TRIES_A_PART: u32 = 3;
 

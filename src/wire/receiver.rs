@@ -3,7 +3,8 @@
 //! ```text
 //! hello -> welcome
 //! entry (file)  -> want all | want offers | error          what is there under that name decides
-//! offer ...     -> want none | want all | error            compared with what is there
+//! offer ...     -> want none | want all | error            compared with what is there; so is a part + body of a small
+//!                                                          file that was sent before the welcome was heard
 //! part + body   -> (again) ... until all parts are verified -> stored
 //! entry (dir, link)  waits until every file announced before it is settled, then -> stored
 //! end           -> receipt, once everything is settled
@@ -26,7 +27,7 @@ use super::message::{
 use super::runs::{MAX_RUNS, Runs};
 use super::{
     MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART,
-    VERSION, WireError,
+    SMALL_FILE_BYTES, VERSION, WireError,
 };
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
@@ -61,6 +62,8 @@ pub enum Event {
     },
     /// The digest that a part has at the sender; no body follows.
     Offer(PartHeader),
+    /// The same of a small file that was sent unasked: its body follows, and nobody needs it.
+    OfferAndBody(PartHeader),
     /// Whole parts that hold zeros alone; no body follows. Then say [`ReceiverSession::holes_verified`], or
     /// [`ReceiverSession::fail`].
     Hole(HoleHeader),
@@ -491,7 +494,10 @@ impl ReceiverSession {
                 _ => Ok(Event::Nothing),
             };
         };
-        if file.stage != stage {
+        let is_small = file.entry.layout.size_bytes() <= SMALL_FILE_BYTES;
+        // Sent before the sender heard that something is there.
+        let is_unasked = stage == FileStage::Bodies && file.stage == FileStage::Offers && is_small;
+        if file.stage != stage && !is_unasked {
             if stage == FileStage::Offers {
                 // Offers that were on their way when the receiver had seen enough.
                 return if file.stage == FileStage::Bodies {
@@ -514,10 +520,14 @@ impl ReceiverSession {
         file.pending.insert(part.part);
         self.quiet_files += usize::from(file.is_quiet());
         let is_repair = file.tries.contains_key(&part.part);
-        let is_offer = stage == FileStage::Offers;
+        let is_offer = stage == FileStage::Offers || is_unasked;
         let header =
             PartHeader { id: part.entry, part: part.part, range, md5: part.md5, is_repair, is_offer };
-        Ok(if is_offer { Event::Offer(header) } else { Event::Body(header) })
+        Ok(match stage {
+            FileStage::Bodies if is_unasked => Event::OfferAndBody(header),
+            FileStage::Bodies => Event::Body(header),
+            _ => Event::Offer(header),
+        })
     }
 
     fn hole(&mut self, hole: Hole) -> Result<Event, WireError> {
@@ -901,6 +911,25 @@ mod tests {
         session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
         let receipt = session.finish().unwrap();
         assert_eq!((receipt.stored, receipt.skipped, receipt.bytes), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
+        let mut session = open();
+        announce(&mut session, 0, "a", SMALL_FILE_BYTES).unwrap();
+        assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "before the decision");
+        session.want_offers(0);
+        let Ok(Event::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
+            panic!()
+        };
+        assert!(header.is_offer);
+        assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "twice");
+        assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+        assert_eq!(session.finish(), None, "not stored yet");
+        // A larger one is asked for first.
+        announce(&mut session, 1, "b", SMALL_FILE_BYTES + 1).unwrap();
+        session.want_offers(1);
+        assert!(part(&mut session, "part", 1, 0, SMALL_FILE_BYTES + 1).is_err());
     }
 
     #[test]

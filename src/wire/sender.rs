@@ -1,7 +1,8 @@
 //! The sender's end of a native session, as a state machine: frames in, [`Event`]s, [`Job`]s and frames out.
 //!
 //! The driver announces entries as long as there is [`SenderSession::has_room`], without waiting for the receiver's
-//! welcome, takes [`Job`]s as the receiver asks for parts, and ends when the receipt is in. What a hostile receiver can say is bounded: it can ask only for parts
+//! welcome, takes [`Job`]s as the receiver asks for parts, and ends when the receipt is in. Small files that are announced
+//! before the welcome are sent unasked, so that the way there is not empty until the first answer. What a hostile receiver can say is bounded: it can ask only for parts
 //! that exist, confirm only what was sent, and repeat nothing without end.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +13,9 @@ use super::message::{
     SessionId, Wanted,
 };
 use super::runs::Runs;
-use super::{MAX_ENTRIES_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, VERSION, WireError};
+use super::{
+    MAX_ENTRIES_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES, VERSION, WireError,
+};
 use crate::digest::{Md5, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
@@ -32,6 +35,8 @@ pub enum Event {
     Wanted,
     /// So many bytes of these files are at the receiver already, from an earlier session; there are jobs for the rest.
     Resumed(Vec<(EntryId, u64)>),
+    /// Something like these files is at the receiver: what was sent of them unasked counts as an offer.
+    Unneeded(Vec<EntryId>),
     /// These files are at the receiver already, compared by digest.
     AlreadyThere(Vec<EntryId>),
     /// These entries are verified, durable and in place.
@@ -51,6 +56,8 @@ pub enum Event {
         fault: Fault,
         /// The receiver's sentence, raw.
         message: String,
+        /// Had the receiver asked for the file?
+        was_wanted: bool,
     },
     /// The last word: everything that is not failed is in place.
     Receipt(Receipt),
@@ -67,6 +74,8 @@ pub struct Job {
     pub range: PartRange,
     /// Does the receiver want the bytes, or only their digest?
     pub wants_body: bool,
+    /// Did nobody ask for it yet? Then it has to take the connection of its entry, behind that.
+    pub is_unasked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -93,6 +102,8 @@ struct InFlight {
 struct FileState {
     layout: PartLayout,
     stage: FileStage,
+    /// It is sent as if it was wanted, and the receiver has said nothing of it.
+    is_unasked: bool,
     /// Parts asked for and not yet taken as jobs.
     todo: VecDeque<RangeInclusive<u64>>,
     /// Parts sent, or offered, since the last decision.
@@ -115,6 +126,8 @@ enum FileStage {
 pub struct SenderSession {
     id: SessionId,
     is_welcome: bool,
+    /// Is what goes on with a lost session left to be asked for? Much of it may be there.
+    asks_first: bool,
     stage: Stage,
     next_entry: EntryId,
     entries: BTreeMap<EntryId, InFlight>,
@@ -137,6 +150,7 @@ impl SenderSession {
         SenderSession {
             id,
             is_welcome: false,
+            asks_first: continues.is_some(),
             stage: Stage::Open,
             next_entry: 0,
             entries: BTreeMap::new(),
@@ -182,15 +196,23 @@ impl SenderSession {
         source_state: Option<Md5>,
         metadata: Metadata,
     ) -> EntryId {
-        let state = State::File(FileState {
+        let is_unasked = !self.is_welcome && !self.asks_first && size_bytes <= SMALL_FILE_BYTES;
+        let mut file = FileState {
             layout: PartLayout::new(size_bytes),
             stage: FileStage::Announced,
+            is_unasked,
             todo: VecDeque::new(),
             sent: 0,
             asked: 0,
             tries: BTreeMap::new(),
-        });
-        self.announce(path, EntryKind::File { size_bytes, is_sparse, state: source_state }, metadata, state)
+        };
+        if is_unasked {
+            (file.stage, file.asked) = (FileStage::Bodies, 1);
+            file.todo.push_back(0..=0);
+            self.queue.push_back(self.next_entry);
+        }
+        let kind = EntryKind::File { size_bytes, is_sparse, state: source_state };
+        self.announce(path, kind, metadata, State::File(file))
     }
 
     /// Announces a folder, after everything in it.
@@ -279,7 +301,7 @@ impl SenderSession {
             // A `want` is checked against the layout, so the range is there.
             let range = file.layout.range(part)?;
             let wants_body = file.stage == FileStage::Bodies;
-            return Some(Job { entry, part, range, wants_body });
+            return Some(Job { entry, part, range, wants_body, is_unasked: file.is_unasked });
         }
     }
 
@@ -354,11 +376,13 @@ impl SenderSession {
             (_, Message::Stored { entries }) => self.stored(&entries),
             (_, Message::Error(Failure { entry: Some(entry), fault, message })) => {
                 self.known(&Runs::one(entry))?;
+                let was_wanted =
+                    self.file(entry).is_some_and(|file| file.stage == FileStage::Bodies && !file.is_unasked);
                 if !self.settle(entry) {
                     return Ok(Event::Nothing);
                 }
                 self.failed += 1;
-                Ok(Event::Failed { entry, fault, message })
+                Ok(Event::Failed { entry, fault, message, was_wanted })
             }
             (Stage::Ended, Message::Receipt(receipt)) => self.receipt(receipt),
             (_, other) => Err(WireError::out_of_place(&other)),
@@ -380,6 +404,7 @@ impl SenderSession {
         self.known(ids)?;
         let mut already_there = Vec::new();
         let mut resumed = Vec::new();
+        let mut unneeded = Vec::new();
         for id in ids.iter().flatten() {
             let unexpected =
                 |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
@@ -389,6 +414,20 @@ impl SenderSession {
                 None => continue, // Given up here while the frame was on its way.
             };
             let last = file.layout.count() - 1;
+            if std::mem::take(&mut file.is_unasked) {
+                match parts {
+                    Wanted::All => continue,
+                    Wanted::Parts(runs) if runs.last() == Some(0) => continue,
+                    // Its digest went out with its body.
+                    Wanted::Offers if file.sent > 0 => {
+                        file.stage = FileStage::Offers;
+                        unneeded.push(id);
+                        continue;
+                    }
+                    Wanted::Offers => file.stage = FileStage::Announced,
+                    _ => return unexpected("what it must not want now"),
+                }
+            }
             let (stage, todo) = match (file.stage, parts) {
                 (FileStage::Announced | FileStage::Offers, Wanted::All) => {
                     (FileStage::Bodies, VecDeque::from([0..=last]))
@@ -419,10 +458,12 @@ impl SenderSession {
                 self.queue.push_back(id);
             }
         }
-        Ok(match (already_there.is_empty(), resumed.is_empty()) {
-            (false, _) => Event::AlreadyThere(already_there),
-            (true, false) => Event::Resumed(resumed),
-            (true, true) => Event::Wanted,
+        // All of them were answered in one way.
+        Ok(match (already_there.is_empty(), resumed.is_empty(), unneeded.is_empty()) {
+            (false, _, _) => Event::AlreadyThere(already_there),
+            (_, false, _) => Event::Resumed(resumed),
+            (_, _, false) => Event::Unneeded(unneeded),
+            _ => Event::Wanted,
         })
     }
 
@@ -626,13 +667,83 @@ mod tests {
         assert!(matches!(session.handle(want), Ok(Event::Wanted)));
     }
 
+    /// A small file, announced and sent before the receiver said anything but its welcome.
+    fn pushed() -> SenderSession {
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+        session.announce_file(&path(), SMALL_FILE_BYTES, false, None, Metadata::default());
+        assert!(session.next_job().is_some_and(|job| job.is_unasked && job.wants_body));
+        session.announce_file(&path(), SMALL_FILE_BYTES + 1, false, None, Metadata::default());
+        assert_eq!(session.next_job(), None, "only small ones");
+        session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        session.announce_file(&path(), 1, false, None, Metadata::default());
+        assert_eq!(session.next_job(), None, "nor after the welcome");
+        let again = SenderSession::new(SessionId::new([8; 16]), Some(SessionId::new([7; 16])));
+        assert!(again.asks_first, "nor what may be there from a session that was lost");
+        session
+    }
+
+    const PUSHED: Job = Job {
+        entry: 0,
+        part: 0,
+        range: PartRange { offset: 0, len: SMALL_FILE_BYTES },
+        wants_body: true,
+        is_unasked: true,
+    };
+
+    #[test]
+    fn a_small_file_is_sent_before_it_is_asked_for() {
+        let mut session = pushed();
+        assert!(session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()));
+        let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+        assert_eq!(session.handle(want), Ok(Event::Wanted));
+        assert_eq!(session.next_job(), None, "it is on its way");
+        assert!(session.handle(want).is_err(), "twice");
+        assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    }
+
+    #[test]
+    fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
+        let (offers, none, all) = (
+            br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#,
+            br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#,
+            br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
+        );
+        let mut session = pushed();
+        assert!(session.handle(none).is_err(), "nothing compared yet");
+        let mut session = pushed();
+        session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
+        assert_eq!(session.handle(offers), Ok(Event::Unneeded(vec![0])));
+        assert_eq!(session.next_job(), None);
+        assert_eq!(session.handle(none), Ok(Event::AlreadyThere(vec![0])));
+        // It differs, and gives way.
+        let mut session = pushed();
+        session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
+        session.handle(offers).unwrap();
+        assert_eq!(session.handle(all), Ok(Event::Wanted));
+        assert!(session.next_job().is_some_and(|job| job.wants_body && !job.is_unasked));
+        // The answer came before the body was sent.
+        let mut session = pushed();
+        assert_eq!(session.handle(offers), Ok(Event::Wanted));
+        assert!(!session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()), "no body any more");
+        let job = session.next_job().unwrap();
+        assert!(!job.wants_body && !job.is_unasked);
+        // And before it was even loaded.
+        let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+        session.announce_file(&path(), 1, false, None, Metadata::default());
+        session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        session.handle(offers).unwrap();
+        assert!(session.next_job().is_some_and(|job| !job.wants_body));
+        assert_eq!(session.next_job(), None, "once");
+    }
+
     #[test]
     fn an_entry_that_failed_is_not_sent_any_more() {
         let mut session = with_file(1);
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
         let job = session.next_job().unwrap();
         let failed = session.handle(br#"{"ftx":"error","entry":0,"code":"no-space","message":"full"}"#);
-        assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: Fault::NoSpace, message: "full".into() }));
+        let message = "full".into();
+        assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: Fault::NoSpace, message, was_wanted: true }));
         assert!(!session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
         assert!(!session.withdraw(0, Fault::SourceChanged, "late"), "settled once only");
         session.end();

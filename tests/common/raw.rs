@@ -115,7 +115,7 @@ pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
 
 impl Raw {
     /// Sends the parts of a file, or its offers.
-    fn answer(&mut self, id: u64, content: &[u8], parts: &Wanted) {
+    pub fn answer(&mut self, id: u64, content: &[u8], parts: &Wanted) {
         let all: Vec<&[u8]> =
             if content.is_empty() { vec![content] } else { content.chunks(PART_BYTES as usize).collect() };
         let (kind, indices) = match parts {

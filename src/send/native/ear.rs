@@ -154,6 +154,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
                 }
             }
         }
+        Event::Unneeded(ids) => ids.into_iter().for_each(|id| take_back(shared, state, id)),
         Event::AlreadyThere(ids) => {
             for id in ids {
                 if let Some(Announced::File { already_there, .. }) = state.announced.get_mut(&id) {
@@ -174,7 +175,10 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
                 shared.progress.event(Told::Repairing { path: announced.name().as_bytes(), part });
             }
         }
-        Event::Failed { entry, fault, message } => {
+        Event::Failed { entry, fault, message, was_wanted } => {
+            if !was_wanted {
+                take_back(shared, state, entry);
+            }
             if let Some(announced) = state.announced.remove(&entry) {
                 shared.list_dropped(entry);
                 failed(shared, state, &announced, fault, &told_by_receiver(&announced, &message));
@@ -188,7 +192,16 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
     false
 }
 
-/// Before a byte of it went out, or later: that tells whether anything was wasted.
+/// What went out of a file unasked was of no use.
+fn take_back(shared: &Shared<'_>, state: &mut State, id: EntryId) {
+    if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&id) {
+        let bytes = std::mem::take(moved_bytes);
+        state.summary.moved_bytes -= bytes;
+        shared.progress.event(Told::Returned { bytes });
+    }
+}
+
+/// Before a byte of it was asked for and went out, or later: that tells whether anything was wasted.
 fn told_by_receiver(announced: &Announced, message: &str) -> String {
     match announced {
         Announced::File { moved_bytes: 1.., .. } => format!("the receiver failed: {message}"),

@@ -15,11 +15,9 @@ use super::writer::{Body, Loaded};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::spent::Clock;
-use crate::wire::EntryId;
 use crate::wire::sender::Job;
+use crate::wire::{EntryId, SMALL_FILE_BYTES};
 
-/// Files up to this are read once, into memory.
-const SMALL_BYTES: u64 = 128 << 10;
 /// Small parts are handed to a writer together, up to so many bytes or parts.
 const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_PARTS: usize = 256;
@@ -30,18 +28,18 @@ pub const LOADED_AHEAD: usize = 16;
 const FIRST_WINDOW: usize = 2;
 const LOOK_UP: Duration = Duration::from_secs(1);
 
-/// Loads parts until the session is over.
-pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
+/// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`.
+pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>, unasked: Sender<Vec<Loaded>>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
     let mut next = None;
     while let Some(first) = next.take().or_else(|| next_job(shared)) {
         shared.wait_for_list();
-        let is_small = is_small(&first.0);
+        let (is_small, is_unasked) = (is_small(&first.0), first.0.is_unasked);
         let mut jobs = vec![first];
         let mut bytes = 0;
         while jobs.len() < if is_small { BATCH_PARTS } else { loader.window } && bytes < BATCH_BYTES {
             let Some(job) = job_at_hand(shared) else { break };
-            if self::is_small(&job.0) != is_small {
+            if (self::is_small(&job.0), job.0.is_unasked) != (is_small, is_unasked) {
                 next = Some(job);
                 break;
             }
@@ -50,7 +48,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
         }
         whole::begin(shared, &jobs);
         let sent = if is_small {
-            loaded.send(loader.load_small(jobs))
+            if is_unasked { &unasked } else { &loaded }.send(loader.load_small(jobs))
         } else {
             // One by one, for whichever connection is free.
             loader.load_large(jobs).into_iter().try_for_each(|part| loaded.send(vec![part]))
@@ -63,7 +61,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>) {
 
 /// Is it a whole file, and a small one?
 fn is_small(job: &Job) -> bool {
-    job.range.offset == 0 && job.range.len <= SMALL_BYTES
+    job.range.offset == 0 && job.range.len <= SMALL_FILE_BYTES
 }
 
 /// Waits for a job; `None` when the session is over.

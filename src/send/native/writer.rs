@@ -36,15 +36,17 @@ pub enum Body {
     Holes(u64),
 }
 
-/// Writes to one connection until the session is over: parts that were loaded, and `words` when the session has
-/// something to say (on the first connection only).
-pub fn write(
-    shared: &Shared<'_>,
-    stream: PatientWriter,
-    words: Option<Receiver<()>>,
-    parts: Receiver<Vec<Loaded>>,
-) {
-    match write_all(shared, stream, words, parts) {
+/// What the first connection carries beside the parts that any may take.
+pub struct First {
+    /// The session has something to say.
+    pub words: Receiver<()>,
+    /// Parts that nobody asked for yet: they come behind their entries.
+    pub unasked: Receiver<Vec<Loaded>>,
+}
+
+/// Writes to one connection until the session is over: parts that were loaded, and on the first one all the rest.
+pub fn write(shared: &Shared<'_>, stream: PatientWriter, first: Option<First>, parts: Receiver<Vec<Loaded>>) {
+    match write_all(shared, stream, first, parts) {
         Ok(()) => {}
         // The receiver is gone. Whether it said why, the ear knows better.
         Err(error) if net::is_disconnect(&error) => {}
@@ -58,26 +60,31 @@ pub fn write(
 fn write_all(
     shared: &Shared<'_>,
     stream: PatientWriter,
-    words: Option<Receiver<()>>,
+    first: Option<First>,
     mut parts: Receiver<Vec<Loaded>>,
 ) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
-    let is_first = words.is_some();
-    let words = words.unwrap_or_else(never);
+    let is_first = first.is_some();
+    let (words, mut unasked) = first.map_or_else(|| (never(), never()), |first| (first.words, first.unasked));
     if is_first {
         stream.write_all(&shared.take_output().0)?;
     }
     loop {
+        let at_hand = || unasked.try_recv().or_else(|_| parts.try_recv()).ok();
         let loaded = match words.try_recv() {
-            Ok(()) => None,
-            Err(_) => match parts.try_recv() {
-                Ok(loaded) => Some(loaded),
-                Err(_) => {
+            Ok(()) => Vec::new(),
+            Err(_) => match at_hand() {
+                Some(loaded) => loaded,
+                None => {
                     stream.flush()?;
                     select! {
-                        recv(words) -> _ => None,
+                        recv(words) -> _ => Vec::new(),
+                        recv(unasked) -> loaded => loaded.unwrap_or_else(|_| {
+                            unasked = never();
+                            Vec::new()
+                        }),
                         recv(parts) -> loaded => match loaded {
-                            Ok(loaded) => Some(loaded),
+                            Ok(loaded) => loaded,
                             // Nothing more is loaded; there may still be something to say.
                             Err(_) if is_first => {
                                 parts = never();
@@ -89,15 +96,16 @@ fn write_all(
                 }
             },
         };
-        for part in loaded.unwrap_or_default() {
-            shared.writing.time(|| write_part(shared, &mut stream, &part))?;
-        }
         if is_first {
+            // First of all, because it may announce what was loaded.
             let (output, is_last) = shared.take_output();
             stream.write_all(&output)?;
             if is_last {
                 return stream.flush();
             }
+        }
+        for part in loaded {
+            shared.writing.time(|| write_part(shared, &mut stream, &part))?;
         }
     }
 }

@@ -1,0 +1,162 @@
+//! Small files leave before the receiver has said a word, and cost nothing but their way if they are there already.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+
+use common::raw::{Entry, Raw};
+use common::{Receiver, end, start_send_with};
+use ftx::digest::Md5;
+use ftx::wire::frame::{Form, encode};
+use ftx::wire::message::Wanted;
+use ftx::wire::{Inbox, Message, SMALL_FILE_BYTES};
+use serde_json::{Value, json};
+
+/// The sender's end of the conversation, as a receiver that answers when the test wants it to.
+struct Silent {
+    stream: std::net::TcpStream,
+    inbox: Inbox,
+    /// Names by number, and the bodies that came.
+    names: BTreeMap<u64, String>,
+    bodies: BTreeMap<String, Vec<u8>>,
+}
+
+impl Silent {
+    fn accept(listener: &TcpListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        Silent { stream, inbox: Inbox::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
+    }
+
+    /// The kind of the next frame that is no sign of life; notes entries and bodies.
+    fn hear(&mut self) -> String {
+        loop {
+            let frame = self.inbox.next_frame(Form::Native).unwrap().map(<[u8]>::to_vec);
+            let Some(json) = frame else {
+                let count = self.stream.read(self.inbox.space()).unwrap();
+                assert!(count > 0, "the sender went");
+                self.inbox.filled(count);
+                continue;
+            };
+            let frame: Value = serde_json::from_slice(&json).unwrap();
+            match frame["ftx"].as_str().unwrap() {
+                "busy" => continue,
+                "entry" => {
+                    let name = frame["filename"].as_str().unwrap().to_owned();
+                    self.names.insert(frame["entry"].as_u64().unwrap(), name);
+                }
+                "part" => self.take_body(&frame),
+                _ => {}
+            }
+            return frame["ftx"].as_str().unwrap().to_owned();
+        }
+    }
+
+    fn take_body(&mut self, part: &Value) {
+        let mut body = vec![0; part["size"].as_u64().unwrap() as usize];
+        let at_hand = self.inbox.take_body(&mut body);
+        self.stream.read_exact(&mut body[at_hand..]).unwrap();
+        assert_eq!(part["md5"], Md5::of(&body).to_string());
+        let name = &self.names[&part["entry"].as_u64().unwrap()];
+        let body = std::mem::replace(self.bodies.entry(name.clone()).or_default(), body);
+        assert!(body.is_empty(), "{name} twice");
+    }
+
+    fn say(&mut self, frame: &Value) {
+        let mut bytes = Vec::new();
+        encode(Form::Native, frame.to_string().as_bytes(), &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        *self.names.iter().find(|(_, known)| *known == name).unwrap().0
+    }
+}
+
+fn source(root: &Path) -> Vec<Vec<u8>> {
+    fs::create_dir(root).unwrap();
+    let bodies = [vec![1; 5], vec![2; SMALL_FILE_BYTES as usize], vec![3; SMALL_FILE_BYTES as usize + 1]];
+    for (name, body) in ["a", "b", "c"].iter().zip(&bodies) {
+        fs::write(root.join(name), body).unwrap();
+    }
+    bodies.to_vec()
+}
+
+#[test]
+fn small_files_leave_before_the_receiver_says_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("t");
+    let bodies = source(&root);
+    for is_there in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let sender = start_send_with(&["--retries", "0"], &[&root], &host);
+        let mut receiver = Silent::accept(&listener);
+        while receiver.bodies.len() < 2 || receiver.names.len() < 4 {
+            receiver.hear();
+        }
+        assert_eq!(receiver.bodies["t/a"], bodies[0]);
+        assert_eq!(receiver.bodies["t/b"], bodies[1]);
+        assert!(!receiver.bodies.contains_key("t/c"), "larger ones are asked for");
+        let [a, b, c] = ["t/a", "t/b", "t/c"].map(|name| receiver.number(name));
+        let large = json!({"ftx": "want", "entries": [[c, c]], "parts": "all"});
+        receiver.say(&json!({"ftx": "welcome", "version": 1}));
+        if is_there {
+            for small in [a, b] {
+                for parts in ["offers", "none"] {
+                    receiver.say(&json!({"ftx": "want", "entries": [[small, small]], "parts": parts}));
+                }
+            }
+        }
+        receiver.say(&large);
+        while receiver.bodies.len() < 3 {
+            receiver.hear();
+        }
+        assert_eq!(receiver.bodies["t/c"], bodies[2]);
+        receiver.say(&json!({"ftx": "stored", "entries": [[0, 3]]}));
+        let skipped = if is_there { 2 } else { 0 };
+        receiver.say(&json!({"ftx": "receipt", "entries": 4, "stored": 4, "skipped": skipped, "failed": 0,
+            "bytes": 0}));
+        let ended = end(sender);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_eq!(ended.stdout.contains("2 of them were there already"), is_there, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_receiver_takes_small_files_unasked_and_compares_them_with_what_is_there() {
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("same"), "same").unwrap();
+    fs::write(out.path().join("other"), "mine").unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    let entries = [
+        Entry::file("new", b"new"),
+        Entry::file("same", b"same"),
+        Entry::file("other", b"your"),
+        Entry::file("../out", b"x"),
+        Entry::file("empty", b""),
+    ];
+    let mut raw = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
+    for (id, entry) in entries.iter().enumerate() {
+        raw.say(&entry.clone().with("entry", id).json.to_string());
+        raw.answer(id as u64, &entry.content, &Wanted::All);
+    }
+    raw.say(&json!({"ftx": "end", "entries": entries.len()}).to_string());
+    let mut failed = Vec::new();
+    let receipt = loop {
+        match raw.hear().expect("a receipt") {
+            Message::Error(failure) => failed.push((failure.entry.unwrap(), failure.fault.to_string())),
+            Message::Receipt(receipt) => break receipt,
+            _ => {}
+        }
+    };
+    failed.sort();
+    assert_eq!(failed, [(2, "exists".into()), (3, "name".into())]);
+    assert_eq!((receipt.stored, receipt.skipped, receipt.failed), (3, 1, 2));
+    let there = |name: &str| fs::read_to_string(out.path().join(name)).unwrap();
+    assert_eq!([there("new"), there("same"), there("other"), there("empty")], ["new", "same", "mine", ""]);
+    receiver.kill();
+}
