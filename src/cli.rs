@@ -137,9 +137,11 @@ pub struct RecvArgs {
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
     /// End after one session, with a code that tells how it went
+    ///
+    /// If its connection is lost, its sender has 30 seconds to come back, or --timeout if that is less.
     #[arg(long, conflicts_with = "count")]
     pub once: bool,
-    /// End after N sessions, with the code of the first that failed
+    /// End after N sessions, as with --once, with the code of the first that failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// How many days what came of a file is kept when its session was cut, for the sender to go on there

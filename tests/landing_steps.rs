@@ -308,14 +308,15 @@ fn prepare(out: &Path, what: What, source: &Source) {
     match what {
         What::Over => fs::write(out.join("f"), "old").unwrap(),
         What::Resumed => {
-            let receiver = Receiver::start(out, &["--once"]);
+            let mut receiver = Receiver::start(out, &[]);
             let mut passed = 0;
             let proxy = Proxy::start(receiver.port, move |piece| {
                 passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
                 if passed > 2 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
             });
             assert_ne!(send(&[], &[&source.path], &proxy.host()).code, 0);
-            receiver.wait();
+            receiver.hear("ftx: from 127.0.0.1");
+            receiver.kill();
             assert_eq!(look(out, source), (There::Absent, Left::Journalled));
         }
         _ => {}

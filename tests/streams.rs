@@ -134,7 +134,8 @@ fn only_so_many_connections_join() {
 
 /// What is said on a joined connection, and what it costs: the session's exit code and words.
 fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
-    let receiver = Receiver::start(out, &["--once"]);
+    // Nobody comes back to what is lost here.
+    let receiver = Receiver::start(out, &["--once", "--timeout", "2"]);
     let mut first = open(&receiver);
     let mut second = Raw::connect(&receiver, &join());
     first.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);

@@ -70,7 +70,8 @@ const OF_RECEIVER: [(&str, &[&str], u64); 13] = [
     ("getrandom", &["EINTR", "ENOSYS"], 3),
 ];
 const OF_SENDER: [(&str, &[&str], u64); 4] = [
-    // Not EIO: the standard library panics when it cannot close a folder that it has read.
+    // Not EIO: the standard library panics when it cannot close a folder that it has read. Files can fail to be closed,
+    // because they may have something to write back; folders have not, and no file system that we know of says so.
     ("close", &["EINTR"], 6),
     ("sendfile", &["EIO", "EINVAL", "ENOSYS", "EINTR", "ENOMEM", "EPIPE"], 6),
     // Not ENOENT: that is how a folder that was removed says that it is empty.
