@@ -1,0 +1,124 @@
+use super::*;
+use crate::wire::Inbox;
+use proptest::prelude::*;
+
+fn there_and_back(message: &Message) -> Message {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    let mut inbox = Inbox::new();
+    inbox.push(&bytes);
+    let parsed = Message::parse(inbox.next_frame(Form::Native).unwrap().unwrap()).unwrap();
+    assert!(inbox.is_empty());
+    parsed
+}
+
+#[test]
+fn a_name_that_is_not_utf8_keeps_its_bytes() {
+    let entry = Entry {
+        id: 3,
+        name: b"caf\xe9/\xff".to_vec(),
+        kind: EntryKind::Link { target: b"\xfe".to_vec() },
+        metadata: Metadata::default(),
+    };
+    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+}
+
+#[test]
+fn the_longest_odd_name_fits_into_a_frame() {
+    let name = vec![0x01; 4096];
+    let entry = Entry {
+        id: u64::MAX,
+        name: name.clone(),
+        kind: EntryKind::Link { target: name },
+        metadata: Metadata::default(),
+    };
+    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    let name = vec![0xff; 4096];
+    let entry = Entry {
+        id: u64::MAX,
+        name: name.clone(),
+        kind: EntryKind::Link { target: name },
+        metadata: Metadata::default(),
+    };
+    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+}
+
+#[test]
+fn unknown_keys_are_ignored_and_unknown_kinds_are_errors() {
+    assert_eq!(
+        Message::parse(br#"{"ftx":"end","entries":7,"colour":[1,{}]}"#),
+        Ok(Message::End { entries: 7 })
+    );
+    assert_eq!(
+        Message::parse(br#"{"ftx":"dance"}"#),
+        Err(MessageError::UnknownKind { kind: "dance".into() })
+    );
+}
+
+/// The JSON reader quotes values: what it says steered the terminal once.
+#[test]
+fn what_the_reader_quotes_is_escaped() {
+    let json = br#"{"ftx":"entry","entry":0,"type":"\u001b[2J\nmine","filename":"a","size":3}"#;
+    let shown = Message::parse(json).unwrap_err().to_string();
+    assert!(shown.contains(r"\x1b[2J\nmine") && !shown.contains(['\u{1b}', '\n']), "{shown}");
+}
+
+#[test]
+fn what_has_the_wrong_shape_is_refused() {
+    for json in [
+        "",
+        "[]",
+        "7",
+        "null",
+        "{}",
+        r#"{"ftx":7}"#,
+        r#"{"ftx":"end"}"#,
+        r#"{"ftx":"end","entries":-1}"#,
+        r#"{"ftx":"end","entries":1.0}"#,
+        r#"{"ftx":"end","entries":"1"}"#,
+        r#"{"ftx":"end","entries":1,"entries":1}"#,
+        r#"{"ftx":"end","ftx":"end","entries":1}"#,
+        r#"{"ftx":"end","entries":18446744073709551616}"#,
+        r#"{"ftx":"entry","entry":0,"type":"file","filename":"a"}"#,
+        r#"{"ftx":"entry","entry":0,"type":"link","filename":"a"}"#,
+        r#"{"ftx":"entry","entry":0,"type":"fifo","filename":"a"}"#,
+        r#"{"ftx":"entry","entry":0,"type":"dir","filename":"a","filename_hex":"6"}"#,
+        r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":1,"mode":-1}"#,
+        r#"{"ftx":"part","entry":0,"part":0,"size":1,"md5":"12"}"#,
+        r#"{"ftx":"want","entries":[[1,0]],"parts":"all"}"#,
+        r#"{"ftx":"want","entries":[[0,1]],"parts":"some"}"#,
+        r#"{"ftx":"want","entries":[[0,1]],"parts":{"all":null}}"#,
+        r#"{"ftx":"measure","what":"disk","size":1}"#,
+        r#"{"ftx":"measure","what":"wire"}"#,
+        r#"{"ftx":"measured","bytes":1,"ns":-1}"#,
+    ] {
+        assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
+    }
+}
+
+#[test]
+fn long_sentences_are_cut_at_a_character() {
+    let failure = Failure { entry: None, fault: Fault::Other, message: "ä".repeat(1000) };
+    let Message::Error(cut) = there_and_back(&Message::Error(failure)) else { panic!("an error stays one") };
+    assert_eq!(cut.message, "ä".repeat(512));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_parse_or_fail_and_never_panic(json in "\\{\"ftx\":\"(entry|part|want|error)\",.{0,80}\\}") {
+        let _ = Message::parse(json.as_bytes());
+    }
+
+    #[test]
+    fn entries_survive_the_trip(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
+        let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size, is_sparse: size % 2 == 0, state: (size % 3 == 0).then_some(Md5::from([7; 16])) },
+            metadata: Metadata { mode: Some(Mode::new(mode)), mtime: Some(MtimeNs(mtime)) } });
+        prop_assert_eq!(there_and_back(&entry), entry);
+    }
+
+    #[test]
+    fn parts_survive_the_trip(entry: u64, part: u64, size_bytes: u64, md5: [u8; 16]) {
+        let part = Message::Part(Part { entry, part, size_bytes, md5: md5.into() });
+        prop_assert_eq!(there_and_back(&part), part);
+    }
+}

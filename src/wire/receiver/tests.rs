@@ -1,0 +1,330 @@
+use super::*;
+use crate::wire::{Form, Inbox};
+
+/// A session that has said welcome.
+fn open() -> ReceiverSession {
+    let mut session = ReceiverSession::new(NamePolicy::Strict);
+    session.handle(br#"{"ftx":"hello","version":1}"#).unwrap();
+    session.take_output();
+    session
+}
+
+fn said(session: &mut ReceiverSession) -> Vec<Message> {
+    let mut inbox = Inbox::new();
+    inbox.push(&session.take_output());
+    let mut messages = Vec::new();
+    while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        messages.push(Message::parse(json).unwrap());
+    }
+    messages
+}
+
+fn announce(session: &mut ReceiverSession, id: u64, name: &str, size: u64) -> Result<Event, WireError> {
+    let json = serde_json::json!({"ftx":"entry","entry":id,"type":"file","filename":name,"size":size});
+    session.handle(json.to_string().as_bytes())
+}
+
+fn part(
+    session: &mut ReceiverSession,
+    kind: &str,
+    id: u64,
+    part: u64,
+    size: u64,
+) -> Result<Event, WireError> {
+    let md5 = Md5::of(b"x").to_string();
+    let json = serde_json::json!({"ftx":kind,"entry":id,"part":part,"size":size,"md5":md5});
+    session.handle(json.to_string().as_bytes())
+}
+
+fn body(event: Event) -> PartHeader {
+    match event {
+        Event::Body(header) | Event::Offer(header) => header,
+        other => panic!("no body: {other:?}"),
+    }
+}
+
+#[test]
+fn a_file_goes_from_entry_to_receipt() {
+    let mut session = open();
+    let Event::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
+    assert_eq!(file.path.as_bytes(), b"a/b");
+    session.want_all(0);
+    assert_eq!(said(&mut session), [Message::Want { entries: Runs::one(0), parts: Wanted::All }]);
+    session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+    assert!(!session.is_quiet());
+    let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+    assert!(part(&mut session, "part", 0, 0, 1).is_err(), "twice, before it is judged");
+    assert!(session.is_quiet() && !session.is_all_received());
+    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+    assert!(session.is_all_received() && session.is_committing());
+    assert_eq!(session.finish(), None, "no receipt before it is stored");
+    session.stored(0);
+    let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
+    assert_eq!(session.finish(), Some(receipt));
+    assert_eq!(said(&mut session), [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]);
+}
+
+#[test]
+fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
+    let hello =
+        br#"{"ftx":"hello","version":1,"features":["streams"],"session":"000102030405060708090a0b0c0d0e0f"}"#;
+    for (keep, features) in [(false, &["streams"][..]), (true, &[])] {
+        let mut session = ReceiverSession::new(NamePolicy::Strict);
+        if keep {
+            session.keep_to_one_connection();
+        }
+        session.handle(hello).unwrap();
+        assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
+        assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(features, None))]);
+    }
+}
+
+#[test]
+fn a_damaged_part_is_asked_for_again_and_then_given_up() {
+    let mut session = open();
+    announce(&mut session, 0, "a", 1).unwrap();
+    session.want_all(0);
+    said(&mut session);
+    for _ in 1..MAX_TRIES_A_PART {
+        let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+        assert_eq!(session.part_damaged(&header), Repair::Again);
+        assert!(!session.is_quiet());
+        assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
+    }
+    let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
+    assert_eq!(session.part_damaged(&header), Repair::GaveUp { remaining_bytes: 1 });
+    assert!(matches!(
+        &said(&mut session)[..],
+        [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]
+    ));
+    assert_eq!(
+        part(&mut session, "part", 0, 0, 1),
+        Ok(Event::Discard { bytes: 1 }),
+        "one more was on its way"
+    );
+}
+
+#[test]
+fn what_is_there_already_is_told_by_its_digests() {
+    let mut session = open();
+    announce(&mut session, 0, "a", 1).unwrap();
+    session.want_offers(0);
+    let header = body(part(&mut session, "offer", 0, 0, 1).unwrap());
+    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+    let none = Message::Want { entries: Runs::one(0), parts: Wanted::None };
+    assert_eq!(said(&mut session).last(), Some(&none));
+    session.stored(0);
+    session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+    let receipt = session.finish().unwrap();
+    assert_eq!((receipt.stored, receipt.skipped, receipt.bytes), (1, 1, 0));
+}
+
+#[test]
+fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
+    let mut session = open();
+    announce(&mut session, 0, "a", SMALL_FILE_BYTES).unwrap();
+    assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "before the decision");
+    session.want_offers(0);
+    let Ok(Event::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
+        panic!()
+    };
+    assert!(header.is_offer);
+    assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "twice");
+    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+    assert_eq!(session.finish(), None, "not stored yet");
+    // A larger one is asked for first.
+    announce(&mut session, 1, "b", SMALL_FILE_BYTES + 1).unwrap();
+    session.want_offers(1);
+    assert!(part(&mut session, "part", 1, 0, SMALL_FILE_BYTES + 1).is_err());
+}
+
+#[test]
+fn holes_stand_for_whole_parts_and_for_nothing_else() {
+    let mut session = open();
+    announce(&mut session, 0, "dense", 4 * PART_BYTES + 1).unwrap();
+    session.want_all(0);
+    assert!(
+        session.handle(br#"{"ftx":"hole","entry":0,"part":0,"parts":1}"#).is_err(),
+        "not announced as sparse"
+    );
+    let mut session = open();
+    let sparse = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+        "size":4 * PART_BYTES + 1,"sparse":true});
+    session.handle(sparse.to_string().as_bytes()).unwrap();
+    let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
+        let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
+        session.handle(json.to_string().as_bytes())
+    };
+    assert!(hole(&mut session, 0, 1).is_err(), "before the decision");
+    session.want_all(0);
+    session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
+    for (part, parts) in [(0, 0), (0, 5), (4, 1), (5, 1), (0, u64::MAX), (u64::MAX, 2)] {
+        assert!(matches!(hole(&mut session, part, parts), Err(WireError::Protocol(_))), "{part} {parts}");
+    }
+    let first = body(part(&mut session, "part", 0, 1, PART_BYTES).unwrap());
+    assert!(hole(&mut session, 0, 2).is_err(), "a part that is there, though not judged yet");
+    session.part_verified(&first);
+    assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
+    let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
+    assert_eq!(header.range, PartRange { offset: 2 * PART_BYTES, len: 2 * PART_BYTES });
+    assert_eq!(session.holes_verified(&header), Progressed::Partly);
+    assert!(hole(&mut session, 3, 1).is_err(), "twice");
+    let last = body(part(&mut session, "part", 0, 4, 1).unwrap());
+    session.part_verified(&last);
+    assert!(!session.is_quiet());
+    let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
+    assert!(matches!(session.holes_verified(&header), Progressed::Complete(_)));
+    assert!(session.is_quiet() && session.is_all_received());
+}
+
+#[test]
+fn folders_and_links_wait_for_the_files_before_them() {
+    let mut session = open();
+    announce(&mut session, 0, "d/a", 0).unwrap();
+    session.want_all(0);
+    session.handle(br#"{"ftx":"entry","entry":1,"type":"link","filename":"d/l","target":"a"}"#).unwrap();
+    session.handle(br#"{"ftx":"entry","entry":2,"type":"dir","filename":"d"}"#).unwrap();
+    assert_eq!(session.next_ready(), None);
+    let header = body(part(&mut session, "part", 0, 0, 0).unwrap());
+    session.part_verified(&header);
+    assert!(matches!(session.next_ready().unwrap().kind, OtherKind::Link(_)));
+    assert_eq!(session.next_ready().unwrap().kind, OtherKind::Dir);
+    assert_eq!(session.next_ready(), None);
+}
+
+#[test]
+fn bad_names_are_refused_and_the_rest_goes_on() {
+    let mut session = open();
+    for (id, name) in
+        ["", "..", "a/../b", "/abs", "a\0b", "a\nb", "a\u{1b}b", "a\u{9b}b", "a\u{202e}b", ".ftx-x"]
+            .iter()
+            .enumerate()
+    {
+        assert!(
+            matches!(
+                announce(&mut session, id as u64, name, 1),
+                Ok(Event::Refused { fault: Fault::Name, .. })
+            ),
+            "{name:?}"
+        );
+        assert!(matches!(
+            &said(&mut session)[..],
+            [Message::Error(Failure { entry: Some(_), fault: Fault::Name, .. })]
+        ));
+    }
+    assert!(matches!(
+        announce(&mut session, 10, "fine", 1 << 63),
+        Ok(Event::Refused { fault: Fault::NoSpace, .. })
+    ));
+    assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
+    let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
+    assert!(matches!(session.handle(link), Ok(Event::Refused { fault: Fault::Name, .. })));
+}
+
+#[test]
+fn a_peer_that_breaks_the_rules_ends_its_session() {
+    type Step = fn(&mut ReceiverSession) -> Result<Event, WireError>;
+    let steps: [(&str, Step); 14] = [
+        ("hello twice", |s| s.handle(br#"{"ftx":"hello","version":1}"#)),
+        ("a receiver's word", |s| {
+            s.handle(br#"{"ftx":"busy"}"#).and(s.handle(br#"{"ftx":"welcome","version":1}"#))
+        }),
+        ("a number skipped", |s| announce(s, 2, "b", 1)),
+        ("a number again", |s| announce(s, 0, "b", 1)),
+        ("an end that lies", |s| s.handle(br#"{"ftx":"end","entries":7}"#)),
+        ("an unknown entry's part", |s| part(s, "part", 1, 0, 1)),
+        ("an unknown entry withdrawn", |s| s.handle(br#"{"ftx":"error","entry":1,"code":"io"}"#)),
+        ("a part that does not exist", |s| part(s, "part", 0, 1, 1)),
+        ("a huge index", |s| part(s, "part", 0, u64::MAX, 1)),
+        ("a short part", |s| part(s, "part", 0, 0, 0)),
+        ("a long part", |s| part(s, "part", 0, 0, 2)),
+        ("an offer unasked", |s| {
+            announce(s, 1, "b", 1)?;
+            part(s, "offer", 1, 0, 1)
+        }),
+        ("a body before the decision", |s| {
+            announce(s, 1, "b", 1)?;
+            part(s, "part", 1, 0, 1)
+        }),
+        ("an entry after the end", |s| {
+            s.handle(br#"{"ftx":"end","entries":1}"#)?;
+            announce(s, 1, "b", 1)
+        }),
+    ];
+    for (what, step) in steps {
+        let mut session = open();
+        announce(&mut session, 0, "a", 1).unwrap();
+        session.want_all(0);
+        assert!(matches!(step(&mut session), Err(WireError::Protocol(_))), "{what}");
+    }
+    let mut session = ReceiverSession::new(NamePolicy::Strict);
+    assert!(matches!(announce(&mut session, 0, "a", 1), Err(WireError::Protocol(_))), "no hello");
+    let mut session = ReceiverSession::new(NamePolicy::Strict);
+    assert_eq!(session.handle(br#"{"ftx":"hello","version":0}"#), Err(WireError::Version { theirs: 0 }));
+}
+
+/// A session whose two ends named the feature.
+fn measuring() -> ReceiverSession {
+    let mut session = ReceiverSession::new(NamePolicy::Strict);
+    session.handle(br#"{"ftx":"hello","version":1,"features":["x","measure"]}"#).unwrap();
+    session
+}
+
+const MEASURE: &[u8] = br#"{"ftx":"measure","what":"wire","size":1073741824}"#;
+
+#[test]
+fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
+    let mut session = measuring();
+    let welcome = Message::Welcome(Introduction::ours(&["measure"], None));
+    assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
+    assert!(matches!(session.handle(MEASURE), Ok(Event::Measure(_))));
+    let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
+    session.measured(measured);
+    assert_eq!(said(&mut session), [Message::Measured(measured)]);
+    session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
+    assert_eq!(session.finish(), Some(Receipt::default()));
+}
+
+#[test]
+fn measuring_is_bounded_and_no_part_of_a_transfer() {
+    assert!(matches!(open().handle(MEASURE), Err(WireError::Protocol(_))), "without the feature");
+    let too_large = br#"{"ftx":"measure","what":"write","size":1073741825}"#;
+    assert!(matches!(measuring().handle(too_large), Err(WireError::Protocol(_))));
+    let mut session = measuring();
+    announce(&mut session, 0, "a", 1).unwrap();
+    assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "after an entry");
+    let mut session = measuring();
+    session.handle(MEASURE).unwrap();
+    assert!(matches!(announce(&mut session, 0, "a", 1), Err(WireError::Protocol(_))), "before an entry");
+    let mut session = measuring();
+    for _ in 0..MAX_MEASURES {
+        session.handle(MEASURE).unwrap();
+    }
+    assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "without end");
+    let mut session = measuring();
+    session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
+    assert!(matches!(session.handle(MEASURE), Err(WireError::Protocol(_))), "after the end");
+}
+
+#[test]
+fn entries_in_flight_are_bounded() {
+    let mut session = open();
+    for id in 0..MAX_ENTRIES_IN_FLIGHT as u64 {
+        announce(&mut session, id, "a", 1).unwrap();
+    }
+    assert!(announce(&mut session, MAX_ENTRIES_IN_FLIGHT as u64, "a", 1).is_err());
+    // Long names are fewer.
+    let mut session = open();
+    let long = vec!["n".repeat(200); 20].join("/");
+    let count = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.len()) as u64;
+    for id in 0..count {
+        announce(&mut session, id, &long, 1).unwrap();
+        session.want_all(id);
+    }
+    assert!(announce(&mut session, count, "a", 1).is_err());
+    session.fail(0, Fault::FileIo, "gone");
+    session.handle(br#"{"ftx":"error","entry":1,"code":"source-changed","message":""}"#).unwrap();
+    announce(&mut session, count, &long, 1).unwrap();
+    announce(&mut session, count + 1, &long, 1).unwrap();
+    assert!(announce(&mut session, count + 2, "a", 1).is_err(), "no more than was given back");
+}

@@ -1,0 +1,234 @@
+use super::*;
+use crate::digest::PART_BYTES;
+use crate::relpath::NamePolicy;
+
+fn open() -> SenderSession {
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+    session.take_output();
+    session
+}
+
+fn path() -> RelPath {
+    RelPath::new(b"a", NamePolicy::Strict).unwrap()
+}
+
+fn with_file(size: u64) -> SenderSession {
+    let mut session = open();
+    session.announce_file(&path(), size, false, None, Metadata::default());
+    session
+}
+
+fn send_all(session: &mut SenderSession) -> Vec<u64> {
+    let mut parts = Vec::new();
+    while let Some(job) = session.next_job() {
+        assert!(session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
+        parts.push(job.part);
+    }
+    parts
+}
+
+#[test]
+fn a_file_is_sent_as_it_is_wanted() {
+    let mut session = with_file(2 * PART_BYTES + 1);
+    assert_eq!(session.next_job(), None, "nothing is sent unasked");
+    assert_eq!(
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#),
+        Ok(Event::Resumed(vec![(0, PART_BYTES)]))
+    );
+    assert_eq!(send_all(&mut session), [0, 2]);
+    session.end();
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
+    assert!(matches!(session.handle(receipt), Ok(Event::Receipt(_))));
+}
+
+#[test]
+fn a_damaged_part_is_sent_again_but_not_for_ever() {
+    let mut session = with_file(2 * PART_BYTES);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+    assert_eq!(send_all(&mut session), [0, 1]);
+    for _ in 1..MAX_TRIES_A_PART {
+        let again = session.handle(br#"{"ftx":"again","entry":0,"part":1}"#);
+        assert_eq!(again, Ok(Event::Again { entry: 0, part: 1 }));
+        assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "not whole now");
+        assert_eq!(send_all(&mut session), [1]);
+    }
+    assert!(matches!(session.handle(br#"{"ftx":"again","entry":0,"part":1}"#), Err(WireError::Protocol(_))));
+}
+
+#[test]
+fn holes_are_taken_as_far_as_they_are_wanted() {
+    let mut session = with_file(10 * PART_BYTES);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,4],[6,9]]}"#).unwrap();
+    let job = session.next_job().unwrap();
+    assert_eq!(session.take_holes(&job, 100), 5, "the run ends there");
+    assert!(session.hole_frame(&job, 5, &mut Vec::new()));
+    let job = session.next_job().unwrap();
+    assert_eq!((job.part, session.take_holes(&job, 2)), (6, 2));
+    assert!(session.hole_frame(&job, 2, &mut Vec::new()));
+    assert_eq!(send_all(&mut session), [8, 9]);
+    session.end();
+    assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_ok(), "all nine parts count as sent");
+}
+
+#[test]
+fn offers_are_digests_without_bodies() {
+    let mut session = with_file(1);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#).unwrap();
+    assert!(
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#).is_err(),
+        "nothing compared yet"
+    );
+    let job = session.next_job().unwrap();
+    assert!(!job.wants_body);
+    session.part_frame(&job, Md5::of(b""), &mut Vec::new());
+    let there = session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#);
+    assert_eq!(there, Ok(Event::AlreadyThere(vec![0])));
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+}
+
+#[test]
+fn entries_are_announced_before_the_welcome_and_within_their_limits() {
+    let announce = |session: &mut SenderSession, path: &RelPath| {
+        let mut count = 0;
+        while session.has_room() {
+            session.announce_file(path, 1, false, None, Metadata::default());
+            count += 1;
+        }
+        count
+    };
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    assert_eq!(announce(&mut session, &path()), MAX_ENTRIES_IN_FLIGHT);
+    let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+    assert!(session.handle(want).is_err(), "the receiver has to introduce itself first");
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    let long = RelPath::new(vec!["n".repeat(200); 20].join("/").as_bytes(), NamePolicy::Strict).unwrap();
+    let in_flight = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.as_bytes().len());
+    assert_eq!(announce(&mut session, &long), in_flight);
+    assert!(session.withdraw(3, Fault::SourceChanged, "gone"));
+    assert_eq!(announce(&mut session, &long), 1);
+    session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+    assert!(matches!(session.handle(want), Ok(Event::Wanted)));
+}
+
+/// A small file, announced and sent before the receiver said anything but its welcome.
+fn pushed() -> SenderSession {
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    session.announce_file(&path(), SMALL_FILE_BYTES, false, None, Metadata::default());
+    assert!(session.next_job().is_some_and(|job| job.is_unasked && job.wants_body));
+    session.announce_file(&path(), SMALL_FILE_BYTES + 1, false, None, Metadata::default());
+    assert_eq!(session.next_job(), None, "only small ones");
+    session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+    session.announce_file(&path(), 1, false, None, Metadata::default());
+    assert_eq!(session.next_job(), None, "nor after the welcome");
+    let again = SenderSession::new(SessionId::new([8; 16]), Some(SessionId::new([7; 16])));
+    assert!(again.asks_first, "nor what may be there from a session that was lost");
+    session
+}
+
+const PUSHED: Job = Job {
+    entry: 0,
+    part: 0,
+    range: PartRange { offset: 0, len: SMALL_FILE_BYTES },
+    wants_body: true,
+    is_unasked: true,
+};
+
+#[test]
+fn a_small_file_is_sent_before_it_is_asked_for() {
+    let mut session = pushed();
+    assert!(session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()));
+    let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+    assert_eq!(session.handle(want), Ok(Event::Wanted));
+    assert_eq!(session.next_job(), None, "it is on its way");
+    assert!(session.handle(want).is_err(), "twice");
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+}
+
+#[test]
+fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
+    let (offers, none, all) = (
+        br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#,
+        br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#,
+        br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
+    );
+    let mut session = pushed();
+    assert!(session.handle(none).is_err(), "nothing compared yet");
+    let mut session = pushed();
+    session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
+    assert_eq!(session.handle(offers), Ok(Event::Unneeded(vec![0])));
+    assert_eq!(session.next_job(), None);
+    assert_eq!(session.handle(none), Ok(Event::AlreadyThere(vec![0])));
+    // It differs, and gives way.
+    let mut session = pushed();
+    session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
+    session.handle(offers).unwrap();
+    assert_eq!(session.handle(all), Ok(Event::Wanted));
+    assert!(session.next_job().is_some_and(|job| job.wants_body && !job.is_unasked));
+    // The answer came before the body was sent.
+    let mut session = pushed();
+    assert_eq!(session.handle(offers), Ok(Event::Wanted));
+    assert!(!session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()), "no body any more");
+    let job = session.next_job().unwrap();
+    assert!(!job.wants_body && !job.is_unasked);
+    // And before it was even loaded.
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    session.announce_file(&path(), 1, false, None, Metadata::default());
+    session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+    session.handle(offers).unwrap();
+    assert!(session.next_job().is_some_and(|job| !job.wants_body));
+    assert_eq!(session.next_job(), None, "once");
+}
+
+#[test]
+fn an_entry_that_failed_is_not_sent_any_more() {
+    let mut session = with_file(1);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+    let job = session.next_job().unwrap();
+    let failed = session.handle(br#"{"ftx":"error","entry":0,"code":"no-space","message":"full"}"#);
+    let message = "full".into();
+    assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: Fault::NoSpace, message, was_wanted: true }));
+    assert!(!session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
+    assert!(!session.withdraw(0, Fault::SourceChanged, "late"), "settled once only");
+    session.end();
+    let receipt = br#"{"ftx":"receipt","entries":1,"stored":0,"skipped":0,"failed":1,"bytes":0}"#;
+    assert!(session.handle(receipt).is_ok());
+}
+
+#[test]
+fn what_a_hostile_receiver_says_ends_the_session() {
+    for bad in [
+        r#"{"ftx":"welcome","version":1}"#,
+        r#"{"ftx":"hello","version":1}"#,
+        r#"{"ftx":"end","entries":1}"#,
+        r#"{"ftx":"want","entries":[[1,1]],"parts":"all"}"#,
+        r#"{"ftx":"want","entries":[[0,18446744073709551615]],"parts":"all"}"#,
+        r#"{"ftx":"want","entries":[[0,0]],"parts":[[0,2]]}"#,
+        r#"{"ftx":"want","entries":[[0,0]],"parts":[]}"#,
+        r#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#,
+        r#"{"ftx":"again","entry":0,"part":0}"#,
+        r#"{"ftx":"again","entry":9,"part":0}"#,
+        r#"{"ftx":"stored","entries":[[0,0]]}"#,
+        r#"{"ftx":"stored","entries":[[0,1]]}"#,
+        r#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#,
+        r#"{"ftx":"error","entry":5,"code":"io"}"#,
+        r#"{"ftx":"error","code":"space","message":"no"}"#,
+    ] {
+        let mut session = with_file(2 * PART_BYTES);
+        assert!(session.handle(bad.as_bytes()).is_err(), "{bad}");
+    }
+    let mut session = with_file(1);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+    assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "forged before it was sent");
+    assert!(session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).is_err(), "twice");
+    send_all(&mut session);
+    session.end();
+    let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
+    assert!(session.handle(receipt).is_err(), "a receipt while an entry is in flight");
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    assert!(matches!(
+        session.handle(br#"{"ftx":"welcome","version":2}"#),
+        Err(WireError::Version { theirs: 2 })
+    ));
+}
