@@ -203,8 +203,12 @@ fn as_long_as_nothing_moves_the_tries_are_counted() {
     let sent = send(&["--retries", "2"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
     assert_eq!(sent.stderr.matches("Going on in").count(), 2, "{}", sent.stderr);
-    assert_eq!(names(&out), Vec::<String>::new());
     receiver.kill();
+    // Small files that left before they were asked for may have come; the sender has not heard of it.
+    for name in names(&out).iter().filter(|name| out.join(name).is_file() && !name.contains(".ftx-")) {
+        let sent = fs::read(dir.path().join(name)).unwrap();
+        assert!(fs::read(out.join(name)).unwrap() == sent, "{name}");
+    }
 }
 
 /// A receiver that has not noticed that the sender is gone still holds the landing: it has to let go of it.
