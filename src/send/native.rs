@@ -50,6 +50,8 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// Time for telling the receiver why the session ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// A walk that finds nothing for so long may have come to a slow folder: the receiver hears what was found before.
+const IN_A_MOMENT: Duration = Duration::from_millis(1);
 /// How often a wait for the walk looks up to see whether the session is over.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
@@ -278,12 +280,12 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder)
         state.session.totals(left.files, left.bytes);
     }
     loop {
-        let next = match left.next.take().map_or_else(|| found.try_recv(), Ok) {
-            Ok(next) => Ok(next),
-            Err(_) => {
+        let next = match left.next.take().map_or_else(|| found.recv_timeout(IN_A_MOMENT), Ok) {
+            Err(RecvTimeoutError::Timeout) => {
                 shared.speak();
                 found.recv_timeout(LOOK_UP)
             }
+            next => next,
         };
         let next = match next {
             Ok(next) => next,

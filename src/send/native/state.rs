@@ -24,8 +24,10 @@ use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
 use crate::wire::{EntryId, SessionId, WireError};
 
-/// Output of the session that may wait before the writer is told.
+/// Output of the session that may wait before the writer is told, and for how long: a frame each would cost more system
+/// calls than all the rest.
 const SPEAK_BYTES: usize = 32 << 10;
+const SPEAK_AGE: Duration = Duration::from_millis(2);
 
 /// The session and everything that goes with it, and a bell that rings when any of it changed.
 pub struct Shared<'a> {
@@ -218,6 +220,9 @@ impl<'a> Shared<'a> {
                 return None;
             }
             if state.session.has_room() && state.session.output_len() < SPEAK_BYTES {
+                if state.session.output_len() > 0 && state.spoke.elapsed() >= SPEAK_AGE {
+                    self.speak();
+                }
                 return Some(state);
             }
             state = self.wait_speaking(state, pulse);
