@@ -97,7 +97,9 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
         }
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{ended:?}");
-        assert_eq!(ended.stderr.matches("Waiting 30 s for the sender to come back").count(), 3, "{ended:?}");
+        // Unless the sender was back before the receiver had noticed.
+        let waits = ended.stderr.matches("Waiting 30 s for the sender to come back").count();
+        assert!((1..=3).contains(&waits), "{ended:?}");
         assert_eq!(listing(&out.join("tree")), listing(&source));
         fs::remove_dir_all(&out).unwrap();
     }
