@@ -97,7 +97,9 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
         }
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{ended:?}");
-        assert_eq!(ended.stderr.matches("Waiting 30 s for the sender to come back").count(), 3, "{ended:?}");
+        // Unless the sender was back before the receiver had noticed.
+        let waits = ended.stderr.matches("Waiting 30 s for the sender to come back").count();
+        assert!((1..=3).contains(&waits), "{ended:?}");
         assert_eq!(listing(&out.join("tree")), listing(&source));
         fs::remove_dir_all(&out).unwrap();
     }
@@ -203,8 +205,12 @@ fn as_long_as_nothing_moves_the_tries_are_counted() {
     let sent = send(&["--retries", "2"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
     assert_eq!(sent.stderr.matches("Going on in").count(), 2, "{}", sent.stderr);
-    assert_eq!(names(&out), Vec::<String>::new());
     receiver.kill();
+    // Small files that left before they were asked for may have come; the sender has not heard of it.
+    for name in names(&out).iter().filter(|name| out.join(name).is_file() && !name.contains(".ftx-")) {
+        let sent = fs::read(dir.path().join(name)).unwrap();
+        assert!(fs::read(out.join(name)).unwrap() == sent, "{name}");
+    }
 }
 
 /// A receiver that has not noticed that the sender is gone still holds the landing: it has to let go of it.

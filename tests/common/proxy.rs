@@ -118,29 +118,25 @@ fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, meddle: &Meddle) {
             Err(_) => break,
         };
         let mut bytes = &mut buffer[..count];
-        let mut then = Then::Pass;
-        while !bytes.is_empty() && then == Then::Pass {
+        let mut goes_on = true;
+        while !bytes.is_empty() && goes_on {
             let (offset, now) = (anatomy.offset, anatomy.take(bytes));
             let (piece, rest) = bytes.split_at_mut(now.len);
             bytes = rest;
             let frame = now.frame.as_ref();
-            then = (meddle.lock().unwrap())(Piece {
+            let then = (meddle.lock().unwrap())(Piece {
                 way,
                 place: now.place,
                 offset,
                 within: now.within,
                 nth: now.nth,
-                bytes: piece,
+                bytes: &mut *piece,
                 frame,
             });
+            // At once: what comes next may be held back.
+            goes_on = then == Then::Pass && to.write_all(piece).is_ok();
         }
-        let cut = bytes.len();
-        if then == Then::Cut {
-            // What came before the cut piece is passed on; the piece itself is not.
-            let _ = to.write_all(&buffer[..count - cut - anatomy.last_len]);
-            break;
-        }
-        if to.write_all(&buffer[..count]).is_err() {
+        if !goes_on {
             break;
         }
     }
@@ -158,7 +154,6 @@ struct Anatomy {
     body: Option<(Value, u64, u64)>,
     frames: u64,
     bodies: u64,
-    last_len: usize,
 }
 
 struct Now {
@@ -177,7 +172,6 @@ impl Anatomy {
             None => self.take_head(bytes),
         };
         self.offset += now.len as u64;
-        self.last_len = now.len;
         now
     }
 
