@@ -28,34 +28,85 @@ pub const LOADED_AHEAD: usize = 16;
 const FIRST_WINDOW: usize = 2;
 const LOOK_UP: Duration = Duration::from_secs(1);
 
+/// Large parts in one window at most, if they are not full ones: files of some hundred kilobytes.
+const MAX_WINDOW_PARTS: usize = 64;
+/// A large part waits for others to be hashed with while so many batches of small ones pass by.
+const MAX_BATCHES_WAITED: u32 = 8;
+
 /// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`.
 pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>, unasked: Sender<Vec<Loaded>>) {
     let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
+    // In a tree, large and small ones come in turn: each kind is gathered by itself, so that the lanes are full.
+    let (mut small, mut large) = (Gathered::default(), Gathered::default());
     let mut next = None;
-    while let Some(first) = next.take().or_else(|| next_job(shared)) {
+    loop {
+        let mut at_hand = next.take().or_else(|| job_at_hand(shared));
+        if at_hand.is_none() && large.jobs.is_empty() {
+            at_hand = next_job(shared);
+            if at_hand.is_none() {
+                return;
+            }
+        }
         shared.wait_for_list();
-        let (is_small, is_unasked) = (is_small(&first.0), first.0.is_unasked);
-        let mut jobs = vec![first];
-        let mut bytes = 0;
-        while jobs.len() < if is_small { BATCH_PARTS } else { loader.window } && bytes < BATCH_BYTES {
-            let Some(job) = job_at_hand(shared) else { break };
-            if (self::is_small(&job.0), job.0.is_unasked) != (is_small, is_unasked) {
+        let is_dry = at_hand.is_none();
+        while let Some(job) = at_hand.take() {
+            if !is_small(&job.0) {
+                large.push(job);
+            } else if small.jobs.first().is_none_or(|(first, _)| first.is_unasked == job.0.is_unasked) {
+                small.push(job);
+            } else {
                 next = Some(job);
                 break;
             }
-            bytes += if is_small { job.0.range.len } else { 0 };
-            jobs.push(job);
+            if !small.is_full(BATCH_PARTS, BATCH_BYTES)
+                && !large.is_full(MAX_WINDOW_PARTS, loader.window_bytes())
+            {
+                at_hand = job_at_hand(shared);
+            }
         }
-        whole::begin(shared, &jobs);
-        let sent = if is_small {
-            if is_unasked { &unasked } else { &loaded }.send(loader.load_small(jobs))
-        } else {
+        if !small.jobs.is_empty() {
+            let jobs = std::mem::take(&mut small).jobs;
+            let queue = if jobs[0].0.is_unasked { &unasked } else { &loaded };
+            whole::begin(shared, &jobs);
+            if queue.send(loader.load_small(jobs)).is_err() {
+                return;
+            }
+            large.waited += 1;
+        }
+        if is_dry
+            || large.waited > MAX_BATCHES_WAITED
+            || large.is_full(MAX_WINDOW_PARTS, loader.window_bytes())
+        {
+            let jobs = std::mem::take(&mut large).jobs;
+            whole::begin(shared, &jobs);
             // One by one, for whichever connection is free.
-            loader.load_large(jobs).into_iter().try_for_each(|part| loaded.send(vec![part]))
-        };
-        if sent.is_err() {
-            return;
+            if loader.load_large(jobs).into_iter().try_for_each(|part| loaded.send(vec![part])).is_err() {
+                return;
+            }
         }
+    }
+}
+
+/// Jobs of one kind, to be done together.
+#[derive(Default)]
+struct Gathered {
+    jobs: Vec<(Job, Arc<Source>)>,
+    bytes: u64,
+    /// Batches that passed by since the first of them came.
+    waited: u32,
+}
+
+impl Gathered {
+    fn push(&mut self, job: (Job, Arc<Source>)) {
+        if self.jobs.is_empty() {
+            self.waited = 0;
+        }
+        self.bytes += job.0.range.len;
+        self.jobs.push(job);
+    }
+
+    fn is_full(&self, jobs: usize, bytes: u64) -> bool {
+        self.jobs.len() >= jobs || self.bytes >= bytes
     }
 }
 
@@ -100,6 +151,10 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    fn window_bytes(&self) -> u64 {
+        self.window as u64 * PART_BYTES
+    }
+
     fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {
         let mut read = Vec::with_capacity(jobs.len());
         for (job, source) in jobs {
