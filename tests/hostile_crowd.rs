@@ -60,6 +60,19 @@ fn descriptors(receiver: &Receiver) -> usize {
     fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count()
 }
 
+/// What stays the same for a while: longer than a session takes to let go of its connection.
+fn settled<T: PartialEq>(look: impl Fn() -> T) -> T {
+    let (mut last, mut since) = (look(), Instant::now());
+    while since.elapsed() < Duration::from_secs(3) {
+        thread::sleep(Duration::from_millis(50));
+        let now = look();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
 /// Ticks of a hundredth of a second that a process has spent computing.
 fn cpu_ticks(receiver: &Receiver) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", receiver.pid().as_raw_nonzero())).unwrap();
@@ -159,13 +172,12 @@ fn a_thousand_hostile_connections_keep_nobody_out() {
     }
     fs::write(tree.join("large"), vec![7; 20 << 20]).unwrap();
     let receiver = Receiver::start_limited(512, &out, &[]);
-    let threads_before = status(&receiver, "Threads");
     // One transfer beforehand, so that everything that is made once is there.
     let warm = dir.path().join("warm");
     fs::write(&warm, "warm").unwrap();
     assert_eq!(send(&[], &[&warm], &receiver.host()).code, 0);
-    until("the end of the first session", || status(&receiver, "Threads") <= threads_before);
-    let descriptors_before = descriptors(&receiver);
+    let (threads_before, descriptors_before) =
+        settled(|| (status(&receiver, "Threads"), descriptors(&receiver)));
 
     let crowd = Crowd::default();
     let port = receiver.port;
