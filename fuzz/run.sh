@@ -29,7 +29,11 @@ trap 'rm -rf "$logs"' EXIT
 lines=()
 status=0
 for target in "${targets[@]}"; do
-    mkdir -p "fuzz/work/$target" "fuzz/corpus/$target"
+    mkdir -p "fuzz/work/$target"
+    seeds=()
+    if [[ -d fuzz/corpus/$target ]]; then seeds+=("fuzz/corpus/$target"); fi
+    # Frames as they travel, good and bad ones.
+    if [[ $target == headers ]]; then seeds+=(fixtures/wire); fi
     log=$logs/$target
     leaks=1
     # Its sessions have threads of their own: what one of them holds when the program ends would be taken for a leak.
@@ -37,13 +41,15 @@ for target in "${targets[@]}"; do
     printf '\n== %s, %s s\n' "$target" "$seconds"
     # The fuzzer ends by itself; the timeout is for the case that it does not.
     if ASAN_OPTIONS="detect_leaks=$leaks" timeout -k 10 $((seconds + 120)) \
-        nice -n 19 cargo +nightly fuzz run "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- \
+        nice -n 19 cargo +nightly fuzz run "$target" "fuzz/work/$target" "${seeds[@]}" -- \
         -max_total_time="$seconds" -detect_leaks="$leaks" -max_len=4096 -timeout=30 -rss_limit_mb=1024 \
         -print_final_stats=1 -verbosity=1 >"$log" 2>&1; then
         finds=none
     else
         finds="SOMETHING, see fuzz/artifacts/$target"
-        tail -n 40 "$log"
+        # What went wrong, and the input as the target sees it.
+        grep -E -A 4 '^thread .* panicked|^==[0-9]+== ?ERROR|SUMMARY' "$log" || true
+        sed -n '/^Output of `std::fmt::Debug`/,/^Reproduce with/p' "$log" | head -n 60
         status=1
     fi
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)

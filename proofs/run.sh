@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The proofs in their long form, by hand: many rounds of each, and what they did. The short form is part of `cargo test`.
 #
-#   proofs/run.sh              all of them, a quarter of an hour or so on two cores
+#   proofs/run.sh              all of them, half an hour or so on two cores
 #   proofs/run.sh 10           ten times as many rounds
 #   FTX_SEED=7 proofs/run.sh   other choices by chance, the same ones for the same seed
 set -euo pipefail
@@ -26,6 +26,13 @@ proof kill 500
 proof landing_steps 20
 proof terminal_safety 2000
 proof resume 60
+
+if cargo +nightly fuzz --version >/dev/null 2>&1; then
+    printf '\n== fuzz targets, a minute each\n'
+    fuzz/run.sh $((60 * times)) || failed+=(fuzz)
+else
+    echo "NOT RUN: fuzz: no nightly toolchain, or no cargo-fuzz" | tee -a "$FTX_NOT_RUN"
+fi
 
 printf '\n== proofs that could not run here: %s\n' "$(wc -l <"$FTX_NOT_RUN")"
 cat "$FTX_NOT_RUN"

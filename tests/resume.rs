@@ -7,14 +7,21 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use common::proofs::{Chance, figures, rounds};
 use common::proxy::{Place, Proxy, Then, Way};
 use common::{Receiver, listing, names, send, start_send, until};
+use ftx::wire::frame::{Form, encode};
+use ftx::wire::message::Wanted;
+use ftx::wire::runs::Runs;
+use ftx::wire::{Inbox, Message};
 
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;
@@ -272,6 +279,119 @@ fn a_sparse_file_goes_on_and_stays_sparse() {
         assert!(there == here, "part {part}");
     }
     assert!(arrived.metadata().unwrap().blocks() * 512 < 10 * PART);
+}
+
+/// The zeros at the end of a file are nothing that anybody writes.
+#[test]
+fn a_sparse_landing_that_was_truncated_gets_its_size_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    random_file(&source, 2 * PART, 7);
+    OpenOptions::new().write(true).open(&source).unwrap().set_len(6 * PART).unwrap();
+    send_cut(&out, &source, PART + 1000);
+    OpenOptions::new().write(true).open(landing(&out)).unwrap().set_len(PART + 5).unwrap();
+    send_whole(&out, &source);
+    assert!(fs::read(out.join("disk.img")).unwrap() == fs::read(&source).unwrap());
+}
+
+/// A peer can announce a file that is larger than any disk, and say that it is zeros: that must not become work.
+#[test]
+fn a_sparse_file_larger_than_any_disk_costs_nothing() {
+    // Not every file system has files of that size.
+    let in_memory = Path::new("/dev/shm");
+    if !in_memory.is_dir() {
+        return common::proofs::not_run("a huge sparse file", "there is no /dev/shm");
+    }
+    let out = tempfile::tempdir_in(in_memory).unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    let parts = (1u64 << 62) / PART;
+    // Announces it and returns what the receiver wants of it.
+    let announce = || {
+        let mut peer = Peer::connect(&receiver);
+        let state = "0".repeat(32);
+        peer.say(&format!(
+            r#"{{"ftx":"entry","entry":0,"type":"file","filename":"f","size":{},"sparse":true,"state":"{state}"}}"#,
+            parts * PART
+        ));
+        let Message::Want { parts, .. } = peer.hear("want") else { unreachable!() };
+        (peer, parts)
+    };
+    let hole = |parts: u64| format!(r#"{{"ftx":"hole","entry":0,"part":0,"parts":{parts}}}"#);
+    let rest = Wanted::Parts(Runs::one(parts - 1));
+    let (mut peer, wanted) = announce();
+    assert_eq!(wanted, Wanted::All);
+    peer.say(&hole(parts - 1));
+    drop(peer);
+    until("the journal", || {
+        let left = names(out.path());
+        left.iter().any(|name| name.ends_with(".journal")) && {
+            fs::read_to_string(journal(out.path())).unwrap().contains("closed")
+        }
+    });
+    // The landing is read again, because nobody vouches for it; it may still be in use for a moment.
+    let touched = OpenOptions::new().write(true).open(landing(out.path())).unwrap();
+    touched.set_modified(std::time::UNIX_EPOCH).unwrap();
+    until("it to go on", || announce().1 == rest);
+    // And not read, because it is as it was left.
+    let mut going_on = None;
+    until("it to go on", || {
+        let (peer, wanted) = announce();
+        going_on = Some(peer);
+        wanted == rest
+    });
+    let mut peer = going_on.unwrap();
+    let zeros = vec![0; PART as usize];
+    let md5 = ftx::digest::Md5::of(&zeros);
+    peer.say(&format!(r#"{{"ftx":"part","entry":0,"part":{},"size":{PART},"md5":"{md5}"}}"#, parts - 1));
+    peer.stream.write_all(&zeros).unwrap();
+    peer.hear("stored");
+    assert_eq!(fs::metadata(out.path().join("f")).unwrap().len(), parts * PART);
+    // What is there is compared with what is offered.
+    let (mut peer, wanted) = announce();
+    assert_eq!(wanted, Wanted::Offers);
+    peer.say(&hole(parts));
+    let Message::Want { parts: wanted, .. } = peer.hear("want") else { unreachable!() };
+    assert_eq!(wanted, Wanted::None);
+    peer.hear("stored");
+    receiver.kill();
+}
+
+/// A sender by hand.
+struct Peer {
+    stream: TcpStream,
+    inbox: Inbox,
+}
+
+impl Peer {
+    fn connect(receiver: &Receiver) -> Self {
+        let mut peer = Peer { stream: receiver.connect(), inbox: Inbox::new() };
+        peer.say(r#"{"ftx":"hello","version":1}"#);
+        peer
+    }
+
+    fn say(&mut self, json: &str) {
+        let mut frame = Vec::new();
+        encode(Form::Native, json.as_bytes(), &mut frame);
+        self.stream.write_all(&frame).unwrap();
+    }
+
+    /// The next frame of this kind. A receiver that has lost itself in something says nothing but that it is busy.
+    fn hear(&mut self, kind: &str) -> Message {
+        let start = Instant::now();
+        loop {
+            while let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+                let message = Message::parse(json).unwrap();
+                if message.kind() == kind {
+                    return message;
+                }
+                assert!(["welcome", "busy"].contains(&message.kind()), "{message:?}");
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "no {kind}");
+            let count = self.stream.read(self.inbox.space()).unwrap();
+            assert!(count > 0, "the receiver closed");
+            self.inbox.filled(count);
+        }
+    }
 }
 
 fn file_at(path: &Path, buffer: &mut [u8], offset: u64) {

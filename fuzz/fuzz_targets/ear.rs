@@ -1,34 +1,62 @@
-//! A sender hears whatever a receiver may say while it announces files: it is never asked for a part that does not
-//! exist, and never takes for stored what was not sent.
+//! A sender hears whatever a receiver may say while it announces files: it is only asked for parts that exist, a bounded
+//! number of times, and takes for stored only what it sent all of that was asked for.
 #![no_main]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use arbitrary::Arbitrary;
-use ftx::digest::{Md5, PartLayout};
+use ftx::digest::{Md5, PART_BYTES, PartLayout};
+use ftx::escape::is_odd;
 use ftx::fault::Fault;
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::Metadata;
-use ftx::wire::sender::Event;
-use ftx::wire::{MAX_ENTRIES_IN_FLIGHT, SenderSession, SessionId};
+use ftx::wire::message::{Measurable, Measure, Wanted};
+use ftx::wire::sender::{Event, Job};
+use ftx::wire::{
+    Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureSession, Message, SenderSession, SessionId,
+    WireError, asker,
+};
 use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+enum Input<'a> {
+    Transfer(Vec<Step<'a>>),
+    Bench(Vec<BenchStep<'a>>),
+}
 
 /// One step of either side.
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    Announce { size: u32, parts: u8, sparse: bool },
+    // What the sender does.
+    AnnounceFile { tail: u8, parts: u8, sparse: bool, has_state: bool },
     AnnounceDir,
+    AnnounceLink,
     End,
-    Work { jobs: u8, holes: u8 },
+    Take { jobs: u8, holes: u8 },
+    Send(u8),
     Withdraw(u8),
-    Busy,
+    Totals,
+    // What the receiver says.
     Welcome { version: u8, streams: bool },
+    Busy,
     Want { entries: Runs, parts: Parts },
     Again { entry: u8, part: u8 },
     Stored(Runs),
     Receipt { entries: u8, stored: u8, skipped: u8, failed: u8 },
     HonestReceipt,
-    Failed(u8),
+    Failed { entry: u8, code: u8, message: &'a str },
+    GiveUp { code: u8, message: &'a str },
+    Raw(&'a [u8]),
+}
+
+#[derive(Arbitrary, Debug)]
+enum BenchStep<'a> {
+    Ask { what: u8, size: u8 },
+    End,
+    Welcome { measure: bool, agent: &'a str },
+    Measured { bytes: u8, ns: u8 },
+    Receipt(u8),
+    Busy,
     Raw(&'a [u8]),
 }
 
@@ -48,6 +76,7 @@ enum Parts {
     None,
     Offers,
     Runs(Runs),
+    Far(u64),
 }
 
 impl Parts {
@@ -57,76 +86,142 @@ impl Parts {
             Parts::None => "\"none\"".into(),
             Parts::Offers => "\"offers\"".into(),
             Parts::Runs(runs) => runs.json(),
+            Parts::Far(last) => format!("[[0,{last}]]"),
         }
     }
+}
+
+const CODES: [&str; 6] = ["file-io", "no-space", "exists", "busy", "digest", "of the future"];
+
+fn error(entry: Option<u8>, code: u8, message: &str) -> String {
+    let entry = entry.map(|entry| format!(r#""entry":{entry},"#)).unwrap_or_default();
+    let code = CODES[usize::from(code) % CODES.len()];
+    format!(r#"{{"ftx":"error",{entry}"code":"{code}","message":{}}}"#, serde_json::Value::from(message))
 }
 
 /// What the sender knows of a file.
 struct File {
     layout: PartLayout,
-    bodies: HashSet<u64>,
-    offers: HashSet<u64>,
-    /// What was asked for may be fewer parts than there are.
-    asked_runs: bool,
-    said_none: bool,
+    /// What the last decision asked for, of bodies or of digests.
+    asked: BTreeSet<u64>,
+    wants_bodies: bool,
+    /// What of it went out since, and not again was asked for.
+    sent: BTreeSet<u64>,
+    /// Everything that was ever to be read, however often.
+    jobs: u64,
+    is_there: bool,
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+impl File {
+    fn asked(&mut self, parts: impl Iterator<Item = u64>, wants_bodies: bool) {
+        self.asked = parts.collect();
+        self.sent.clear();
+        self.wants_bodies = wants_bodies;
+    }
+}
+
+/// A sentence about a peer can be shown to people.
+fn refused(error: &WireError) {
+    let sentence = error.to_string();
+    assert!(!sentence.chars().any(is_odd), "{sentence:?}");
+}
+
+/// All that was said is frames of ours.
+fn said(output: &[u8]) {
+    assert!(output.len() < 64 << 20);
+    let mut inbox = Inbox::new();
+    let mut given = 0;
+    loop {
+        given += inbox.push(&output[given..]);
+        match inbox.next_frame(Form::Native) {
+            Ok(Some(json)) => drop(Message::parse(json).expect("a message of ours")),
+            Ok(None) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(given == output.len() && inbox.is_empty());
+}
+
+fn transfer(steps: &[Step<'_>]) {
+    let mut session = SenderSession::new(SessionId::new([7; 16]), Some(SessionId::new([6; 16])));
     let mut files: HashMap<u64, File> = HashMap::new();
+    let mut hand: Vec<(Job, u64)> = Vec::new();
     let (mut announced, mut open, mut ended, mut settled) = (0u64, HashSet::new(), false, HashSet::new());
     let (mut stored, mut failed, mut skipped) = (0u64, 0u64, 0u64);
     let path = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-    for step in steps.into_iter().take(400) {
+    for step in steps.iter().take(400) {
         let json = match step {
-            Step::Announce { size, parts, sparse } if session.has_room() && !ended => {
-                let size = u64::from(size % 3) + u64::from(parts % 5) * ftx::digest::PART_BYTES;
-                let id = session.announce_file(&path, size, sparse, None, Metadata::default());
+            Step::AnnounceFile { tail, parts, sparse, has_state } if session.has_room() => {
+                let layout = PartLayout::new(u64::from(tail % 3) + u64::from(parts % 5) * PART_BYTES);
+                let state = has_state.then(|| Md5::of(b"state"));
+                let id =
+                    session.announce_file(&path, layout.size_bytes(), *sparse, state, Metadata::default());
                 assert_eq!(id, announced);
-                let layout = PartLayout::new(size);
-                let (bodies, offers) = Default::default();
-                files.insert(id, File { layout, bodies, offers, asked_runs: false, said_none: false });
+                let (asked, sent) = (BTreeSet::new(), BTreeSet::new());
+                files.insert(id, File { layout, asked, wants_bodies: false, sent, jobs: 0, is_there: false });
                 open.insert(id);
                 announced += 1;
                 continue;
             }
-            Step::AnnounceDir if session.has_room() && !ended => {
-                open.insert(session.announce_dir(&path, Metadata::default()));
+            Step::AnnounceDir | Step::AnnounceLink if session.has_room() => {
+                let metadata = Metadata::default();
+                open.insert(match step {
+                    Step::AnnounceDir => session.announce_dir(&path, metadata),
+                    _ => session.announce_link(&path, b"b", metadata),
+                });
                 announced += 1;
                 continue;
             }
-            Step::End if session.has_room() && !ended => {
+            Step::End if session.has_room() => {
                 session.end();
+                assert!(!session.has_room());
                 ended = true;
                 continue;
             }
-            Step::Work { jobs, holes } => {
+            Step::Totals => {
+                session.totals(announced, 1);
+                continue;
+            }
+            Step::Take { jobs, holes } => {
                 for _ in 0..jobs % 16 {
                     let Some(job) = session.next_job() else { break };
-                    let file = &files[&job.entry];
+                    let file = files.get_mut(&job.entry).expect("a file");
                     assert!(open.contains(&job.entry), "a job of what is settled");
                     assert_eq!(file.layout.range(job.part), Some(job.range), "a part that does not exist");
-                    let wanted = if holes > 0 { u64::from(holes) } else { 1 };
-                    let taken = session.take_holes(&job, wanted);
-                    assert!((1..=wanted).contains(&taken) && job.part + taken <= file.layout.count());
-                    let mut out = Vec::new();
-                    let goes = match taken {
-                        1 => session.part_frame(&job, Md5::of(b""), &mut out),
-                        _ => session.hole_frame(&job, taken, &mut out),
-                    };
-                    assert_eq!(goes, !out.is_empty());
-                    if goes {
-                        let file = files.get_mut(&job.entry).unwrap();
-                        let sent = if job.wants_body { &mut file.bodies } else { &mut file.offers };
-                        sent.extend(job.part..job.part + taken);
-                    }
+                    assert_eq!(job.wants_body, file.wants_bodies);
+                    let most = u64::from(holes % 8).max(1);
+                    let taken = session.take_holes(&job, most);
+                    assert!((1..=most).contains(&taken) && job.part + taken <= file.layout.count());
+                    // Twice decided upon, and asked for again a few times.
+                    file.jobs += taken;
+                    assert!(file.jobs <= file.layout.count() * (2 + u64::from(MAX_TRIES_A_PART)));
+                    hand.push((job, taken));
+                }
+                continue;
+            }
+            Step::Send(index) => {
+                if hand.is_empty() {
+                    continue;
+                }
+                let (job, taken) = hand.swap_remove(usize::from(*index) % hand.len());
+                let mut out = Vec::new();
+                let goes = match taken {
+                    1 => session.part_frame(&job, Md5::of(b""), &mut out),
+                    _ => session.hole_frame(&job, taken, &mut out),
+                };
+                assert_eq!(goes, !out.is_empty());
+                said(&out);
+                if goes {
+                    let file = files.get_mut(&job.entry).expect("a file");
+                    assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
+                    file.sent.extend(job.part..job.part + taken);
                 }
                 continue;
             }
             Step::Withdraw(entry) => {
-                if session.withdraw(u64::from(entry), Fault::SourceChanged, "x") {
-                    assert!(open.remove(&u64::from(entry)));
-                    settled.insert(u64::from(entry));
+                let id = u64::from(*entry);
+                assert_eq!(session.withdraw(id, Fault::SourceChanged, "x"), open.remove(&id));
+                if id < announced && settled.insert(id) {
                     failed += 1;
                 }
                 continue;
@@ -137,8 +232,8 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Welcome { version, streams } => format!(
                 r#"{{"ftx":"welcome","version":{},"features":[{}]}}"#,
-                if version < 250 { 1 } else { version },
-                if streams { "\"streams\"" } else { "" }
+                if *version < 250 { 1 } else { *version },
+                if *streams { "\"streams\"" } else { "" }
             ),
             Step::Want { entries, parts } => {
                 format!(r#"{{"ftx":"want","entries":{},"parts":{}}}"#, entries.json(), parts.json())
@@ -151,34 +246,45 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::HonestReceipt => format!(
                 r#"{{"ftx":"receipt","entries":{announced},"stored":{stored},"skipped":{skipped},"failed":{failed},"bytes":0}}"#
             ),
-            Step::Failed(entry) => {
-                format!(r#"{{"ftx":"error","entry":{entry},"code":"file-io","message":"x"}}"#)
-            }
+            Step::Failed { entry, code, message } => error(Some(*entry), *code, message),
+            Step::GiveUp { code, message } => error(None, *code, message),
             Step::Raw(json) => {
-                let _ = session.handle(json);
+                let _ = session.handle(json).inspect_err(refused);
                 return;
             }
             _ => continue,
         };
-        let asks_for_runs = json.contains(r#""want""#) && json.contains(r#""parts":["#);
-        let Ok(event) = session.handle(json.as_bytes()) else {
-            return;
+        let event = match session.handle(json.as_bytes()) {
+            Ok(event) => event,
+            Err(error) => return refused(&error),
         };
+        // What an accepted `want` changed.
+        if let Ok(Message::Want { entries, parts }) = Message::parse(json.as_bytes()) {
+            for id in entries.iter().flatten() {
+                let Some(file) = files.get_mut(&id).filter(|_| open.contains(&id)) else { continue };
+                match &parts {
+                    Wanted::All => file.asked(0..file.layout.count(), true),
+                    Wanted::Parts(runs) => file.asked(runs.iter().flatten(), true),
+                    Wanted::Offers => file.asked(0..file.layout.count(), false),
+                    Wanted::None => {
+                        assert!(!file.wants_bodies && file.sent == file.asked && !file.asked.is_empty());
+                        assert!(!file.is_there);
+                        file.is_there = true;
+                    }
+                }
+            }
+        }
         match event {
             Event::Resumed(rests) => {
-                assert!(asks_for_runs);
                 for (id, bytes) in rests {
-                    let file = files.get_mut(&id).expect("a file");
-                    assert!(bytes <= file.layout.size_bytes());
-                    file.asked_runs = true;
+                    let file = &files[&id];
+                    let asked_bytes: u64 =
+                        file.asked.iter().map(|part| file.layout.range(*part).expect("a part").len).sum();
+                    assert_eq!(bytes + asked_bytes, file.layout.size_bytes());
                 }
             }
             Event::AlreadyThere(ids) => {
-                for id in ids {
-                    let file = files.get_mut(&id).expect("a file");
-                    assert_eq!(file.offers.len() as u64, file.layout.count(), "none, before all offers");
-                    file.said_none = true;
-                }
+                assert!(ids.iter().all(|id| files[id].is_there && open.contains(id)));
             }
             Event::Stored(ids) => {
                 for id in ids {
@@ -186,17 +292,16 @@ fuzz_target!(|steps: Vec<Step>| {
                     assert!(settled.insert(id), "settled twice");
                     stored += 1;
                     let Some(file) = files.get(&id) else { continue };
-                    skipped += u64::from(file.said_none);
-                    let whole = file.bodies.len() as u64 == file.layout.count();
-                    assert!(
-                        whole || file.said_none || (file.asked_runs && !file.bodies.is_empty()),
-                        "entry {id} stored, but not sent"
-                    );
+                    skipped += u64::from(file.is_there);
+                    let is_sent =
+                        file.wants_bodies && !file.asked.is_empty() && file.asked.is_subset(&file.sent);
+                    assert!(is_sent || file.is_there, "entry {id} stored, but not sent");
                 }
             }
             Event::Again { entry, part } => {
-                let file = &files[&entry];
-                assert!(file.layout.range(part).is_some());
+                let file = files.get_mut(&entry).expect("a file");
+                assert!(file.layout.range(part).is_some() && open.contains(&entry));
+                file.sent.remove(&part);
             }
             Event::Failed { entry, .. } => {
                 assert!(open.remove(&entry) && settled.insert(entry));
@@ -210,6 +315,67 @@ fuzz_target!(|steps: Vec<Step>| {
             Event::Nothing | Event::Welcomed { .. } | Event::Wanted => {}
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
-        assert!(session.take_output().len() < 64 << 20);
+        said(&session.take_output());
     }
+}
+
+/// The ear of `ftx bench`.
+fn bench(steps: &[BenchStep<'_>]) {
+    let mut session = MeasureSession::new();
+    let (mut is_ready, mut asked, mut ended) = (false, None, false);
+    for step in steps.iter().take(100) {
+        let json = match step {
+            BenchStep::Ask { what, size } => {
+                if is_ready {
+                    let what = [Measurable::Md5, Measurable::Write, Measurable::Wire][usize::from(*what) % 3];
+                    let measure = Measure { what, size_bytes: (*size).into() };
+                    session.ask(measure);
+                    asked = Some(measure);
+                    is_ready = false;
+                }
+                continue;
+            }
+            BenchStep::End => {
+                if is_ready {
+                    session.end();
+                    (is_ready, ended) = (false, true);
+                }
+                continue;
+            }
+            BenchStep::Welcome { measure, agent } => format!(
+                r#"{{"ftx":"welcome","version":1,"features":[{}],"agent":{}}}"#,
+                if *measure { "\"measure\"" } else { "" },
+                serde_json::Value::from(*agent)
+            ),
+            BenchStep::Measured { bytes, ns } => {
+                format!(r#"{{"ftx":"measured","bytes":{bytes},"ns":{ns}}}"#)
+            }
+            BenchStep::Receipt(entries) => format!(
+                r#"{{"ftx":"receipt","entries":{entries},"stored":0,"skipped":0,"failed":0,"bytes":0}}"#
+            ),
+            BenchStep::Busy => r#"{"ftx":"busy"}"#.into(),
+            BenchStep::Raw(json) => {
+                let _ = session.handle(json).inspect_err(refused);
+                return;
+            }
+        };
+        match session.handle(json.as_bytes()) {
+            Err(error) => return refused(&error),
+            Ok(asker::Event::Nothing) => {}
+            Ok(asker::Event::Ready) => is_ready = true,
+            Ok(asker::Event::Measured(measured)) => {
+                let asked = asked.take().expect("asked for");
+                assert!(measured.bytes <= asked.size_bytes && measured.elapsed_ns > 0);
+                assert!(asked.what != Measurable::Wire || measured.bytes == asked.size_bytes);
+                is_ready = true;
+            }
+            Ok(asker::Event::Receipt) => assert!(ended && asked.is_none()),
+        }
+        said(&session.take_output());
+    }
+}
+
+fuzz_target!(|input: Input| match input {
+    Input::Transfer(steps) => transfer(&steps),
+    Input::Bench(steps) => bench(&steps),
 });

@@ -1,16 +1,39 @@
 //! Dictionaries of both dialects are read or refused, and what is read says the same when it is written again.
 #![no_main]
 
+use std::fmt::Display;
+
+use ftx::escape::is_odd;
 use ftx::relpath::NamePolicy;
 use ftx::wire::classic::{MAX_FILE_BYTES, encode_header, parse_header};
 use ftx::wire::frame::{Form, MAX_JSON_BYTES, encode};
+use ftx::wire::receiver::Opening;
 use ftx::wire::{Dialect, Inbox, Message, dialect, receiver};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|json: &[u8]| {
-    let mut raw = Inbox::new();
-    raw.push(json);
-    let _ = dialect::detect(&raw);
+/// The JSON of a frame as it travels (`fixtures/wire` has some), or else the bytes themselves.
+fn json_in(bytes: &[u8]) -> Vec<u8> {
+    let mut inbox = Inbox::new();
+    inbox.push(bytes);
+    // Whatever comes first on a connection.
+    let _ = dialect::detect(&inbox);
+    for form in [Form::Native, Form::Classic] {
+        let mut inbox = Inbox::new();
+        inbox.push(bytes);
+        if let Ok(Some(json)) = inbox.next_frame(form) {
+            return json.to_vec();
+        }
+    }
+    bytes.to_vec()
+}
+
+fn refused(error: &impl Display) {
+    let sentence = error.to_string();
+    assert!(!sentence.chars().any(is_odd), "{sentence:?}");
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let json = &json_in(bytes)[..];
     if !(1..=MAX_JSON_BYTES).contains(&json.len()) {
         return;
     }
@@ -23,8 +46,19 @@ fuzz_target!(|json: &[u8]| {
     let Ok(Some(json)) = inbox.next_frame(Form::Native) else {
         return;
     };
-    let _ = receiver::opening(json);
+    let opening = receiver::opening(json);
+    if let Err(error) = Message::parse(json) {
+        refused(&error);
+        assert!(opening.is_err());
+    }
     if let Ok(message) = Message::parse(json) {
+        match &message {
+            Message::Join(join) => assert_eq!(opening, Ok(Opening::Joins(join.session))),
+            Message::Hello(hello) => {
+                assert_eq!(opening, Ok(Opening::Begins { continues: hello.continues }));
+            }
+            _ => assert_eq!(opening, Ok(Opening::Begins { continues: None })),
+        }
         assert!(matches!(told, Ok(Some(Dialect::Native))), "{message:?}");
         let mut written = Vec::new();
         message.encode(&mut written);
@@ -38,7 +72,11 @@ fuzz_target!(|json: &[u8]| {
         }
     }
     for policy in [NamePolicy::Strict, NamePolicy::AllowOdd] {
-        if let Ok(header) = parse_header(json, policy) {
+        let header = parse_header(json, policy);
+        if let Err(error) = &header {
+            refused(error);
+        }
+        if let Ok(header) = header {
             assert!(header.size_bytes <= MAX_FILE_BYTES);
             let name = std::str::from_utf8(header.path.as_bytes()).expect("JSON holds text");
             let mut written = Vec::new();

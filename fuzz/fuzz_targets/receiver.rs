@@ -1,60 +1,92 @@
-//! A receiver's session hears whatever a sender may say, while its driver answers in any order: what it counts is true,
-//! and nothing is complete before all of it is verified.
+//! A receiver's session hears whatever a sender may say on its connections, while its driver answers in any order: what it
+//! counts and says is true, and nothing is complete before all of it is verified.
 #![no_main]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use arbitrary::Arbitrary;
-use ftx::digest::PART_BYTES;
+use ftx::digest::{Md5, PART_BYTES, PartDigests};
+use ftx::escape::is_odd;
 use ftx::fault::Fault;
 use ftx::relpath::NamePolicy;
-use ftx::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader, Progressed, Repair};
-use ftx::wire::{MAX_ENTRIES_IN_FLIGHT, ReceiverSession};
+use ftx::wire::message::{Failure, Measured, Wanted};
+use ftx::wire::receiver::{Event, FileEntry, HoleHeader, Opening, PartHeader, Progressed, Repair, opening};
+use ftx::wire::{
+    Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, Message,
+    ReceiverSession, SessionId, WireError,
+};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    streams: bool,
+    session: bool,
+    continues: bool,
+    has_room: bool,
+    allow_odd: bool,
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    // What a sender says.
-    File { name: u8, tail: u8, parts: u8, sparse: bool },
+    // What a sender says, on the first connection or on one that joined.
+    File { name: u8, tail: u8, parts: u8, sparse: bool, has_state: bool },
+    HugeFile { size: u64 },
     Dir(u8),
     Link { name: u8, target: &'a str },
-    Part { entry: u8, part: u8, right_size: bool, offer: bool },
-    Hole { entry: u8, part: u8, parts: u8 },
-    Withdraw(u8),
+    Part { entry: u8, part: u8, right_size: bool, offer: bool, joined: bool },
+    Hole { entry: u8, part: u8, parts: u8, joined: bool },
+    FarHole { entry: u8, part: u64, parts: u64 },
+    Withdraw { entry: u8, message: &'a str },
     Totals,
     End { right: bool },
-    Busy,
-    Raw(&'a [u8]),
+    Busy { joined: bool },
+    Measure { what: u8, size: u32 },
+    Hello,
+    Join,
+    GiveUp(&'a str),
+    Raw { json: &'a [u8], joined: bool },
     // What the driver does.
     WantAll(u8),
     WantOffers(u8),
+    WantRest { entry: u8, there: u8, hole: (u8, u8) },
     Verified(u8),
     Damaged(u8),
-    HoleVerified(u8),
     Ready,
     Stored(u8),
     Fail(u8),
     Finish,
 }
 
-const NAMES: [&str; 6] = ["a", "d/b", "../x", "", "d/é", ".ftx-1"];
+const NAMES: [&str; 7] = ["a", "d/b", "../x", "", "d/é", ".ftx-1", "a\\u202e"];
 const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
+const WHAT: [&str; 4] = ["md5", "write", "wire", "heat"];
 
 #[derive(Default)]
 struct Model {
     files: HashMap<u64, FileEntry>,
-    /// Parts of each file that were verified since the last decision, in bodies or in offers.
-    verified: HashMap<u64, HashSet<u64>>,
+    /// Parts of each file that were verified since the last decision, in bodies or in offers, or were there before.
+    verified: HashMap<u64, BTreeSet<u64>>,
+    /// Files that are too large to count their parts.
+    huge: HashSet<u64>,
     offers: HashSet<u64>,
     decided: HashSet<u64>,
     /// Headers that the driver has not judged.
     parts: Vec<PartHeader>,
-    holes: Vec<HoleHeader>,
+    damaged: HashMap<(u64, u64), u32>,
+    others: HashSet<u64>,
     committing: HashSet<u64>,
     settled: HashSet<u64>,
+    /// Of those that are settled: what the sender has to be told.
+    stored: HashSet<u64>,
+    failed: HashSet<u64>,
+    skipped: HashSet<u64>,
+    /// What it was told.
+    said_stored: HashSet<u64>,
+    said_failed: HashSet<u64>,
+    withdrawn: HashSet<u64>,
     entries: u64,
-    stored: u64,
-    failed: u64,
+    measures: u32,
 }
 
 impl Model {
@@ -68,43 +100,112 @@ impl Model {
         self.files.contains_key(&id) && self.decided.contains(&id) && self.offers.contains(&id) == is_offer
     }
 
-    fn progressed(
-        &mut self,
-        id: u64,
-        is_about: bool,
-        parts: impl Iterator<Item = u64>,
-        progressed: Progressed,
-    ) {
+    fn progressed(&mut self, id: u64, is_about: bool, parts: (u64, u64), progressed: Progressed) {
         if !is_about {
             assert_eq!(progressed, Progressed::Partly);
             return;
         }
         let count = self.files[&id].layout.count();
+        let is_huge = self.huge.contains(&id);
         let verified = self.verified.entry(id).or_default();
-        parts.for_each(|part| assert!(part < count && verified.insert(part)));
+        if !is_huge {
+            (parts.0..parts.0 + parts.1).for_each(|part| assert!(part < count && verified.insert(part)));
+        }
         match progressed {
-            Progressed::Partly => assert!((verified.len() as u64) < count),
+            Progressed::Partly => assert!(is_huge || (verified.len() as u64) < count),
             Progressed::Complete(digests) => {
-                assert_eq!(verified.len() as u64, count, "complete, but not verified");
+                assert!(is_huge || verified.len() as u64 == count, "complete, but not verified");
                 assert_eq!(digests.count(), count);
                 self.files.remove(&id);
+                if self.offers.contains(&id) {
+                    self.skipped.insert(id);
+                }
                 assert!(self.committing.insert(id));
             }
         }
     }
+
+    /// What the sender hears is so.
+    fn said(&mut self, output: &[u8]) {
+        let mut inbox = Inbox::new();
+        let mut given = 0;
+        loop {
+            given += inbox.push(&output[given..]);
+            let Some(json) = inbox.next_frame(Form::Native).expect("a frame of ours") else { break };
+            match Message::parse(json).expect("a message of ours") {
+                Message::Stored { entries } => {
+                    for id in entries.iter().flatten() {
+                        assert!(self.stored.contains(&id) && self.said_stored.insert(id), "stored {id}");
+                    }
+                }
+                Message::Error(Failure { entry: Some(id), .. }) => {
+                    assert!(self.failed.contains(&id) && self.said_failed.insert(id), "failed {id}");
+                }
+                Message::Want { entries, parts } => {
+                    for id in entries.iter().flatten() {
+                        assert!(self.decided.contains(&id), "wanted {id}");
+                        let Wanted::Parts(runs) = &parts else { continue };
+                        let Some(file) = self.files.get(&id) else { continue };
+                        assert!(runs.last().is_some_and(|last| last < file.layout.count()));
+                    }
+                }
+                Message::Again { entry, part } => {
+                    let tries = self.damaged.get(&(entry, part)).copied().unwrap_or(0);
+                    assert!((1..MAX_TRIES_A_PART).contains(&tries));
+                }
+                Message::Receipt(_) | Message::Welcome(_) | Message::Busy | Message::Measured(_) => {}
+                other => panic!("{other:?} is not a receiver's"),
+            }
+        }
+        assert!(given == output.len() && inbox.is_empty());
+    }
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let mut session = ReceiverSession::new(NamePolicy::Strict);
-    session.handle(br#"{"ftx":"hello","version":1,"features":["streams","measure"]}"#).unwrap();
+fn refused(error: &WireError) {
+    let sentence = error.to_string();
+    assert!(!sentence.chars().any(is_odd), "{sentence:?}");
+}
+
+fn hello(input: &Input<'_>) -> String {
+    let id = |name: &str, digits: &str| format!(r#","{name}":"{}""#, digits.repeat(16));
+    format!(
+        r#"{{"ftx":"hello","version":1,"features":["measure"{}]{}{}}}"#,
+        if input.streams { r#","streams""# } else { "" },
+        if input.session { id("session", "aa") } else { String::new() },
+        if input.continues { id("continues", "bb") } else { String::new() },
+    )
+}
+
+fuzz_target!(|input: Input| {
+    let policy = if input.allow_odd { NamePolicy::AllowOdd } else { NamePolicy::Strict };
+    let mut session = ReceiverSession::new(policy);
+    if !input.has_room {
+        session.keep_to_one_connection();
+    }
+    let hello = hello(&input);
+    let lost = SessionId::new([0xbb; 16]);
+    let begins = Opening::Begins { continues: input.continues.then_some(lost) };
+    assert_eq!(opening(hello.as_bytes()), Ok(begins));
+    session.handle(hello.as_bytes()).unwrap();
+    assert_eq!(session.id().is_some(), input.streams && input.session);
     let mut model = Model::default();
-    for step in steps.into_iter().take(400) {
+    for step in input.steps.into_iter().take(400) {
+        let mut is_joined = false;
         let json = match step {
-            Step::File { name, tail, parts, sparse } => {
+            Step::File { name, tail, parts, sparse, has_state } => {
                 let size = u64::from(tail % 3) + u64::from(parts % 4) * PART_BYTES;
                 let name = NAMES[usize::from(name) % NAMES.len()];
+                let state = if has_state { format!(r#","state":"{MD5}""#) } else { String::new() };
                 format!(
-                    r#"{{"ftx":"entry","entry":{},"type":"file","filename":"{name}","size":{size},"sparse":{sparse}}}"#,
+                    r#"{{"ftx":"entry","entry":{},"type":"file","filename":"{name}","size":{size},"sparse":{sparse}{state}}}"#,
+                    model.entries
+                )
+            }
+            Step::HugeFile { size } => {
+                let size = size | 1 << 62;
+                model.huge.insert(model.entries);
+                format!(
+                    r#"{{"ftx":"entry","entry":{},"type":"file","filename":"huge","size":{size},"sparse":true}}"#,
                     model.entries
                 )
             }
@@ -120,27 +221,48 @@ fuzz_target!(|steps: Vec<Step>| {
                     model.entries
                 )
             }
-            Step::Part { entry, part, right_size, offer } => {
+            Step::Part { entry, part, right_size, offer, joined } => {
+                is_joined = joined;
                 let (entry, part) = (u64::from(entry), u64::from(part));
                 let range = model.files.get(&entry).and_then(|file| file.layout.range(part));
                 let size = range.filter(|_| right_size).map_or(3, |range| range.len);
                 let kind = if offer { "offer" } else { "part" };
                 format!(r#"{{"ftx":"{kind}","entry":{entry},"part":{part},"size":{size},"md5":"{MD5}"}}"#)
             }
-            Step::Hole { entry, part, parts } => {
+            Step::Hole { entry, part, parts, joined } => {
+                is_joined = joined;
                 format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#)
             }
-            Step::Withdraw(entry) => format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#),
+            Step::FarHole { entry, part, parts } => {
+                format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#)
+            }
+            Step::Withdraw { entry, message } => format!(
+                r#"{{"ftx":"error","entry":{entry},"code":"source-changed","message":{}}}"#,
+                serde_json::Value::from(message)
+            ),
             Step::Totals => r#"{"ftx":"totals","files":1,"bytes":1}"#.into(),
             Step::End { right } => {
                 format!(r#"{{"ftx":"end","entries":{}}}"#, model.entries + u64::from(!right))
             }
-            Step::Busy => {
+            Step::Busy { joined } => {
+                is_joined = joined;
                 session.busy();
                 r#"{"ftx":"busy"}"#.into()
             }
-            Step::Raw(json) => {
-                let _ = session.handle(json);
+            Step::Measure { what, size } => format!(
+                r#"{{"ftx":"measure","what":"{}","size":{}}}"#,
+                WHAT[usize::from(what) % WHAT.len()],
+                u64::from(size)
+            ),
+            Step::Hello => hello.clone(),
+            Step::Join => format!(r#"{{"ftx":"join","session":"{}"}}"#, "aa".repeat(16)),
+            Step::GiveUp(message) => format!(
+                r#"{{"ftx":"error","code":"interrupted","message":{}}}"#,
+                serde_json::Value::from(message)
+            ),
+            Step::Raw { json, joined } => {
+                let heard = if joined { session.handle_joined(json) } else { session.handle(json) };
+                let _ = heard.inspect_err(refused);
                 let _ = session.take_output();
                 return;
             }
@@ -165,12 +287,42 @@ fuzz_target!(|steps: Vec<Step>| {
                 }
                 continue;
             }
+            Step::WantRest { entry, there, hole } => {
+                let id = u64::from(entry);
+                let Some(file) = model.files.get(&id) else { continue };
+                let layout = file.layout;
+                if model.huge.contains(&id) || layout.count() < 2 || !model.decided.insert(id) {
+                    continue;
+                }
+                // What an earlier session left: some parts, and perhaps a run of zeros beside them.
+                let mut digests = PartDigests::new();
+                for part in (0..layout.count()).filter(|part| there & 1 << part != 0) {
+                    digests.insert(part, Md5::of(b"abc"));
+                }
+                let (first, parts) = (u64::from(hole.0), u64::from(hole.1));
+                let whole = layout.size_bytes() / PART_BYTES;
+                if parts > 0 && first + parts <= whole && !digests.contains_any(first, parts) {
+                    digests.insert_holes(first, parts);
+                }
+                let bytes = session.want_rest(id, digests.clone());
+                let mut there: BTreeSet<u64> =
+                    (0..layout.count()).filter(|part| digests.contains(*part)).collect();
+                if there.len() as u64 == layout.count() {
+                    // Of a file that is all there, the last part comes again: something has to.
+                    there.remove(&(layout.count() - 1));
+                }
+                let sizes = there.iter().map(|part| layout.range(*part).expect("a part").len);
+                assert_eq!(bytes, sizes.sum::<u64>());
+                model.verified.insert(id, there);
+                continue;
+            }
             Step::Verified(index) => {
                 if !model.parts.is_empty() {
                     let header = model.parts.swap_remove(usize::from(index) % model.parts.len());
                     let is_about = model.about(header.id, header.is_offer);
                     let progressed = session.part_verified(&header);
-                    model.progressed(header.id, is_about, std::iter::once(header.part), progressed);
+                    model.damaged.remove(&(header.id, header.part));
+                    model.progressed(header.id, is_about, (header.part, 1), progressed);
                 }
                 continue;
             }
@@ -180,80 +332,99 @@ fuzz_target!(|steps: Vec<Step>| {
                     (0..model.parts.len()).filter(|&at| !model.parts[at].is_offer).collect();
                 if !bodies.is_empty() {
                     let header = model.parts.swap_remove(bodies[usize::from(index) % bodies.len()]);
-                    match session.part_damaged(&header) {
-                        Repair::Again => assert!(model.files.contains_key(&header.id)),
-                        Repair::GaveUp { .. } if model.files.contains_key(&header.id) => {
-                            model.settle(header.id);
-                            model.failed += 1;
-                        }
-                        Repair::GaveUp { remaining_bytes } => assert_eq!(remaining_bytes, 0),
+                    let is_open = model.files.contains_key(&header.id);
+                    let tries = model.damaged.entry((header.id, header.part)).or_default();
+                    *tries += u32::from(is_open);
+                    let tries = *tries;
+                    if is_open && tries == MAX_TRIES_A_PART {
+                        model.settle(header.id);
+                        model.failed.insert(header.id);
                     }
-                }
-                continue;
-            }
-            Step::HoleVerified(index) => {
-                if !model.holes.is_empty() {
-                    let hole = model.holes.swap_remove(usize::from(index) % model.holes.len());
-                    let is_about = model.about(hole.id, hole.is_offer);
-                    let progressed = session.holes_verified(&hole);
-                    model.progressed(hole.id, is_about, hole.part..hole.part + hole.parts, progressed);
+                    match session.part_damaged(&header) {
+                        Repair::Again => assert!(is_open && tries < MAX_TRIES_A_PART),
+                        Repair::GaveUp { remaining_bytes } => {
+                            assert!(!is_open && remaining_bytes == 0 || tries == MAX_TRIES_A_PART);
+                        }
+                    }
                 }
                 continue;
             }
             Step::Ready => {
                 if let Some(other) = session.next_ready() {
                     assert!(model.files.keys().all(|&id| id > other.id), "before a file announced before it");
-                    assert!(model.committing.insert(other.id));
+                    assert!(model.others.remove(&other.id) && model.committing.insert(other.id));
                 }
                 continue;
             }
             Step::Stored(entry) => {
                 let id = u64::from(entry);
-                let in_commit = model.committing.contains(&id);
-                session.stored(id);
-                if in_commit {
+                if model.committing.contains(&id) {
                     model.settle(id);
-                    model.stored += 1;
+                    model.stored.insert(id);
                 }
+                session.stored(id);
                 continue;
             }
             Step::Fail(entry) => {
                 let id = u64::from(entry);
-                let open = model.files.contains_key(&id) || model.committing.contains(&id);
-                session.fail(id, Fault::FileIo, "x");
-                if open {
+                if model.files.contains_key(&id) || model.committing.contains(&id) {
                     model.settle(id);
-                    model.failed += 1;
+                    model.failed.insert(id);
                 }
+                session.fail(id, Fault::FileIo, "x");
                 continue;
             }
             Step::Finish => {
+                let is_over =
+                    model.files.is_empty() && model.others.is_empty() && model.committing.is_empty();
+                assert_eq!(session.is_committing(), !model.committing.is_empty());
                 if let Some(receipt) = session.finish() {
-                    assert!(model.files.is_empty() && model.committing.is_empty());
+                    assert!(is_over, "a receipt while something is open");
+                    let count = |ids: &HashSet<u64>| ids.len() as u64;
                     assert_eq!(receipt.entries, model.entries);
-                    assert_eq!((receipt.stored, receipt.failed), (model.stored, model.failed));
+                    assert_eq!(receipt.stored, count(&model.stored));
+                    assert_eq!(receipt.failed, count(&model.failed) + count(&model.withdrawn));
+                    assert_eq!(receipt.skipped, model.skipped.intersection(&model.stored).count() as u64);
                     assert_eq!(receipt.stored + receipt.failed, receipt.entries);
-                    assert!(receipt.skipped <= receipt.stored);
+                    model.said(&session.take_output());
+                    assert_eq!(model.said_stored, model.stored);
+                    assert_eq!(model.said_failed, model.failed);
                     return;
                 }
                 continue;
             }
         };
         let is_entry = json.starts_with(r#"{"ftx":"entry""#);
-        let Ok(event) = session.handle(json.as_bytes()) else {
-            return;
+        let heard = match is_joined {
+            true => session.handle_joined(json.as_bytes()),
+            false => session.handle(json.as_bytes()),
+        };
+        let event = match heard {
+            Ok(event) => event,
+            Err(error) => return refused(&error),
         };
         model.entries += u64::from(is_entry);
         match event {
-            Event::File(file) => drop(model.files.insert(file.id, file)),
+            Event::File(file) => {
+                assert!(is_entry && file.id == model.entries - 1);
+                model.files.insert(file.id, file);
+            }
+            Event::Nothing if is_entry => {
+                model.others.insert(model.entries - 1);
+            }
             Event::Refused { .. } => {
-                assert!(model.settled.insert(model.entries - 1));
-                model.failed += 1;
+                assert!(is_entry && model.settled.insert(model.entries - 1));
+                model.failed.insert(model.entries - 1);
             }
             Event::Body(header) | Event::Offer(header) => {
                 let file = &model.files[&header.id];
                 assert_eq!(file.layout.range(header.part), Some(header.range));
                 assert!(model.about(header.id, header.is_offer), "nobody wanted it");
+                let tried = model.damaged.get(&(header.id, header.part)).is_some_and(|tries| *tries > 0);
+                assert_eq!(header.is_repair, tried);
+                let is_there =
+                    model.verified.get(&header.id).is_some_and(|there| there.contains(&header.part));
+                assert!(!is_there, "it is there");
                 model.parts.push(header);
             }
             Event::Discard { bytes } => assert!(bytes <= PART_BYTES),
@@ -264,17 +435,25 @@ fuzz_target!(|steps: Vec<Step>| {
                 assert!(hole.is_offer || file.is_sparse);
                 // The driver judges a hole before it reads on.
                 let is_about = model.about(hole.id, hole.is_offer);
+                let HoleHeader { id, part, parts, .. } = hole;
                 let progressed = session.holes_verified(&hole);
-                model.progressed(hole.id, is_about, hole.part..hole.part + hole.parts, progressed);
+                model.progressed(id, is_about, (part, parts), progressed);
             }
             Event::Withdrawn { id, .. } => {
                 model.settle(id);
-                model.failed += 1;
+                model.withdrawn.insert(id);
             }
-            Event::Measure(measure) => assert!(measure.size_bytes <= 1 << 30),
+            Event::Measure(measure) => {
+                model.measures += 1;
+                assert!(measure.size_bytes <= MAX_MEASURE_BYTES && model.measures <= MAX_MEASURES);
+                assert_eq!(model.entries, 0, "a session that transfers does not measure");
+                session.measured(Measured { bytes: 0, elapsed_ns: 1, memory: false });
+            }
             Event::Nothing | Event::Totals { .. } => {}
         }
-        assert!(model.files.len() + model.committing.len() <= MAX_ENTRIES_IN_FLIGHT);
-        assert!(session.take_output().len() < 64 << 20);
+        assert!(model.measures == 0 || model.entries == 0);
+        assert!(model.files.len() + model.others.len() + model.committing.len() <= MAX_ENTRIES_IN_FLIGHT);
+        let output = session.take_output();
+        model.said(&output);
     }
 });

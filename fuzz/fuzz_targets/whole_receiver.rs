@@ -1,25 +1,39 @@
-//! The real receiver with real files: whatever comes, nothing appears outside its folder, and under a final name there is
-//! what was announced or nothing.
+//! The real receiver with real files, and senders of both dialects on several connections, some of which are lost: whatever
+//! comes, nothing appears outside its folder, under a final name there is what was announced or nothing, and what it said of
+//! it is so.
 #![no_main]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use ftx::digest::Md5;
+use ftx::digest::{Md5, PART_BYTES, PartLayout};
 use ftx::net::Bell;
-use ftx::progress::{Progress, Silent, Summary};
+use ftx::progress::{Event, Progress, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
 use ftx::store::{OnConflict, Unfinished};
 use ftx::wire::frame::{Form, encode};
+use ftx::wire::message::Failure;
+use ftx::wire::{Inbox, Message};
 use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    is_classic: bool,
+    policy: u8,
+    /// What is there already.
+    before: Vec<(u8, u8)>,
+    steps: Vec<Step<'a>>,
+}
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
@@ -27,11 +41,16 @@ enum Step<'a> {
         name: u8,
         content: u8,
         sparse: bool,
+        has_state: bool,
     },
     /// A file under a name that nobody thought of.
     OddFile {
         name: &'a str,
         content: u8,
+    },
+    /// A sparse file that is larger than any disk.
+    Huge {
+        has_state: bool,
     },
     Dir(u8),
     Link {
@@ -40,17 +59,30 @@ enum Step<'a> {
     },
     Body {
         entry: u8,
+        part: u8,
         honest: bool,
     },
     Offer {
         entry: u8,
+        part: u8,
         honest: bool,
     },
     Hole {
         entry: u8,
+        part: u8,
         parts: u8,
     },
+    /// All whole parts but so many.
+    Holes {
+        entry: u8,
+        but: u8,
+    },
     Withdraw(u8),
+    Measure {
+        what: u8,
+        size: u16,
+    },
+    Totals,
     Classic {
         name: u8,
         content: u8,
@@ -58,77 +90,129 @@ enum Step<'a> {
     },
     End,
     Busy,
+    /// Goes on when the receiver has answered what it heard so far.
+    Listen,
+    /// One more connection of the session, or of one that is not there; the steps go on there.
+    Join {
+        right: bool,
+    },
+    /// The steps go on on another connection of the session.
+    Turn(u8),
+    /// The connections are lost, with or without the receiver's notice, and a new session begins.
+    Lose {
+        noticed: bool,
+        continues: bool,
+    },
+    /// A bit of what is kept of a lost file flips behind the receiver's back, or its end is cut off.
+    Damage {
+        journal: bool,
+        at: u32,
+        bit: u8,
+    },
     Raw(&'a [u8]),
 }
 
-#[derive(Arbitrary, Debug)]
-struct Input<'a> {
-    is_classic: bool,
-    /// What is there already.
-    before: Vec<(u8, u8)>,
-    steps: Vec<Step<'a>>,
+const NAMES: [&str; 13] =
+    ["a", "b", "long", "d/a", "d/e/f", "d", "../out", "/etc/x", "l/a", "l", "d/../../x", ".ftx-0", "\u{e9}"];
+const TARGETS: [&str; 6] = ["a", "d", "..", "../..", "/etc", "d/e/../../.."];
+const STATE: &str = "00112233445566778899aabbccddeeff";
+const HUGE_BYTES: u64 = 1 << 62;
+
+/// Of two parts, the first of zeros.
+static LONG: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut content = vec![0; PART_BYTES as usize];
+    content.extend_from_slice(b"tail");
+    content
+});
+
+fn content(index: u8) -> &'static [u8] {
+    match index % 6 {
+        0 => b"",
+        1 => b"abc",
+        2 => &[0; 5000],
+        3 => &[7; 200_000],
+        _ => &LONG,
+    }
 }
 
-const NAMES: [&str; 12] =
-    ["a", "b", "d/a", "d/e/f", "d", "../out", "/etc/x", "l/a", "l", "d/../../x", ".ftx-0", "\u{e9}"];
-const TARGETS: [&str; 6] = ["a", "d", "..", "../..", "/etc", "d/e/../../.."];
-const CONTENTS: [&[u8]; 4] = [b"", b"abc", &[0; 5000], &[7; 200_000]];
+/// The MD5 of one of those, or of a part of it, taken once.
+fn md5(bytes: &'static [u8]) -> Md5 {
+    static KNOWN: LazyLock<Mutex<HashMap<(usize, usize), Md5>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap();
+    *known.entry((bytes.as_ptr() as usize, bytes.len())).or_insert_with(|| Md5::of(bytes))
+}
 
-/// Sessions that began and have not ended.
-static IN_WORK: AtomicUsize = AtomicUsize::new(0);
+/// What the receivers tell.
+#[derive(Default)]
+struct Told {
+    in_work: usize,
+    /// Files in place, and the MD5 of all of each where it was taken.
+    done: Vec<(Vec<u8>, Option<Md5>)>,
+}
 
-struct Counting;
+static TOLD: Mutex<Told> = Mutex::new(Told { in_work: 0, done: Vec::new() });
 
-impl Observer for Counting {
+struct Listening;
+
+impl Observer for Listening {
     fn unfinished(&self, _: &Unfinished) {}
 
     fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
-        IN_WORK.fetch_add(1, Ordering::SeqCst);
-        Box::new(Silent)
+        TOLD.lock().unwrap().in_work += 1;
+        Box::new(Listening)
     }
 
     fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {
-        IN_WORK.fetch_sub(1, Ordering::SeqCst);
+        TOLD.lock().unwrap().in_work -= 1;
     }
 }
 
-/// One receiver for all inputs; its folder is emptied between them.
+impl Progress for Listening {
+    fn event(&self, event: Event<'_>) {
+        if let Event::FileDone { path, md5, .. } = event {
+            TOLD.lock().unwrap().done.push((path.to_vec(), md5));
+        }
+    }
+}
+
+/// One receiver for all inputs of a policy; its folder is emptied between them.
 struct World {
     address: SocketAddr,
+    policy: OnConflict,
+    takes_digests: bool,
     outside: PathBuf,
     inside: PathBuf,
 }
 
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let outside = tempfile::Builder::new().prefix("ftx-fuzz-").tempdir_in(parent).unwrap().keep();
+static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let policies = [OnConflict::SkipSame, OnConflict::Overwrite, OnConflict::Rename, OnConflict::Error];
+    let world = |policy| {
+        let outside = tempfile::Builder::new().prefix("ftx-fuzz-").tempdir_in(&parent).unwrap().keep();
         let inside = outside.join("one/two/in");
         fs::create_dir_all(&inside).unwrap();
+        // The MD5 of a huge file takes its time, so that not all receivers take it.
+        let takes_digests = policy == OnConflict::Overwrite;
         let server = Server::start(Options {
             bind: Some([127, 0, 0, 1].into()),
             port: 0,
             out: inside.clone(),
-            on_conflict: OnConflict::SkipSame,
+            on_conflict: policy,
             names: NamePolicy::Strict,
             sessions: None,
             timeout: Duration::from_secs(5),
             keep_unfinished: Duration::from_secs(3600),
-            whole_digests: false,
+            whole_digests: takes_digests,
             interrupt: Bell::new().unwrap(),
         })
         .unwrap();
         let address = server.local_addr().unwrap();
-        std::thread::spawn(move || server.run(&Counting));
-        World { address, outside, inside }
-    })
-}
-
-fn content(index: u8) -> &'static [u8] {
-    CONTENTS[usize::from(index) % CONTENTS.len()]
-}
+        thread::spawn(move || server.run(&Listening));
+        World { address, policy, takes_digests, outside, inside }
+    };
+    policies.into_iter().map(world).collect()
+});
 
 /// Everything below `root`, links not followed.
 fn files(root: &Path) -> Vec<PathBuf> {
@@ -136,132 +220,543 @@ fn files(root: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| !entry.file_type().is_dir()).map(|entry| entry.into_path()).collect()
 }
 
+fn is_hidden(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b".ftx-"))
+}
+
+/// The longest that a receiver may take for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A receiver that has said nothing for so long has nothing to say before it hears more.
+const QUIET: Duration = Duration::from_millis(20);
+
+struct Connection {
+    stream: TcpStream,
+    /// What is to be said.
+    words: Vec<u8>,
+    inbox: Inbox,
+    is_over: bool,
+}
+
+impl Connection {
+    fn open(world: &World) -> Self {
+        let stream = TcpStream::connect(world.address).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Connection { stream, words: Vec::new(), inbox: Inbox::new(), is_over: false }
+    }
+
+    fn say(&mut self, json: &str) {
+        encode(Form::Native, json.as_bytes(), &mut self.words);
+    }
+
+    fn flush(&mut self) {
+        match self.stream.write_all(&std::mem::take(&mut self.words)) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the receiver takes nothing"),
+            // Whoever refuses it closes before the end.
+            Err(_) => self.is_over = true,
+            Ok(()) => {}
+        }
+    }
+
+    /// What the receiver says next, within `limit`; `None` if nothing, or if it closed.
+    fn hear(&mut self, limit: Duration) -> Option<Message> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(json) = self.inbox.next_frame(Form::Native).expect("a frame of a receiver") {
+                return Some(Message::parse(json).expect("a message of a receiver"));
+            }
+            if self.is_over {
+                return None;
+            }
+            self.stream.set_read_timeout(Some(limit)).unwrap();
+            match self.stream.read(&mut buffer) {
+                Ok(0) => self.is_over = true,
+                Ok(count) => assert_eq!(self.inbox.push(&buffer[..count]), count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => self.is_over = true,
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Announced {
+    File { path: PathBuf, content: &'static [u8] },
+    Huge,
+    Dir(PathBuf),
+    Link { path: PathBuf, target: &'static str },
+}
+
+/// A native session as its sender knows it.
+struct Session {
+    number: u8,
+    connections: Vec<Connection>,
+    current: usize,
+    entries: Vec<Announced>,
+    has_ended: bool,
+    /// Files and other entries of which anything was said.
+    answered: HashSet<u64>,
+    stored: HashSet<u64>,
+    failed: HashSet<u64>,
+    withdrawn: HashSet<u64>,
+    receipt: Option<ftx::wire::message::Receipt>,
+}
+
+impl Session {
+    fn open(world: &World, number: u8, continues: Option<u8>) -> Self {
+        let mut first = Connection::open(world);
+        let continues = continues
+            .map(|lost| format!(r#","continues":"{}""#, format!("{lost:02x}").repeat(16)))
+            .unwrap_or_default();
+        let id = format!("{number:02x}").repeat(16);
+        first.say(&format!(
+            r#"{{"ftx":"hello","version":1,"features":["streams","measure"],"session":"{id}"{continues}}}"#
+        ));
+        Session {
+            number,
+            connections: vec![first],
+            current: 0,
+            entries: Vec::new(),
+            has_ended: false,
+            answered: HashSet::new(),
+            stored: HashSet::new(),
+            failed: HashSet::new(),
+            withdrawn: HashSet::new(),
+            receipt: None,
+        }
+    }
+
+    fn flush(&mut self) {
+        self.connections.iter_mut().for_each(Connection::flush);
+    }
+
+    /// Takes what the receiver says on the first connection until `is_enough`, or nothing comes any more.
+    fn listen(&mut self, limit: Duration, is_enough: impl Fn(&Session) -> bool) {
+        while !is_enough(self) {
+            let Some(message) = self.connections[0].hear(limit) else { return };
+            match message {
+                Message::Want { entries, .. } => self.answered.extend(entries.iter().flatten()),
+                Message::Stored { entries } => {
+                    for id in entries.iter().flatten() {
+                        assert!(self.stored.insert(id) && !self.failed.contains(&id), "stored twice: {id}");
+                        self.answered.insert(id);
+                    }
+                }
+                Message::Error(Failure { entry: Some(id), .. }) => {
+                    assert!(self.failed.insert(id) && !self.stored.contains(&id), "failed twice: {id}");
+                    self.answered.insert(id);
+                }
+                Message::Receipt(receipt) => {
+                    assert!(self.receipt.replace(receipt).is_none() && self.has_ended);
+                    let count = |ids: &HashSet<u64>| ids.len() as u64;
+                    assert_eq!(receipt.stored, count(&self.stored));
+                    assert_eq!(receipt.stored + receipt.failed, receipt.entries);
+                    assert!(receipt.failed >= count(&self.failed));
+                }
+                Message::Welcome(_)
+                | Message::Again { .. }
+                | Message::Measured(_)
+                | Message::Busy
+                | Message::Error(Failure { entry: None, .. }) => {}
+                other => panic!("{other:?} is not a receiver's"),
+            }
+        }
+    }
+
+    fn answers(&mut self) {
+        self.flush();
+        self.listen(QUIET, |now| {
+            let is_file = |entry: &Announced| matches!(entry, Announced::File { .. } | Announced::Huge);
+            (0..).zip(&now.entries).all(|(id, entry)| {
+                !is_file(entry) || now.answered.contains(&id) || now.withdrawn.contains(&id)
+            })
+        });
+    }
+
+    /// Lets it come to its end, or ends it.
+    fn finish(&mut self) {
+        self.flush();
+        if self.has_ended {
+            self.listen(QUIET, |now| now.receipt.is_some());
+        }
+        for connection in &self.connections {
+            let _ = connection.stream.shutdown(Shutdown::Write);
+        }
+        self.listen(PATIENCE, |_| false);
+        assert!(self.connections[0].is_over, "the receiver hangs");
+        for joined in &mut self.connections[1..] {
+            while joined.hear(PATIENCE).is_some() {}
+            assert!(joined.is_over, "the receiver hangs on a connection that joined");
+        }
+    }
+}
+
+fn until_all_ended() {
+    let start = Instant::now();
+    while TOLD.lock().unwrap().in_work > 0 {
+        assert!(start.elapsed() < PATIENCE, "a session does not end");
+        thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Flips a bit of what is kept of a file of several parts, or cuts it.
+fn damage(world: &World, journal: bool, at: u32, bit: u8) {
+    let kept = files(&world.inside).into_iter().find(|path| {
+        let name = path.file_name().unwrap().as_encoded_bytes();
+        name.starts_with(b".ftx-part-") && name.ends_with(b".journal") == journal
+    });
+    let Some(kept) = kept else { return };
+    // Not within the same tick of the file system's clock.
+    thread::sleep(Duration::from_millis(12));
+    let file = fs::File::options().read(true).write(true).open(kept).unwrap();
+    let len = file.metadata().unwrap().len();
+    if bit > 8 {
+        file.set_len(u64::from(at) % len.max(1)).unwrap();
+    } else if (1..=2 * PART_BYTES).contains(&len) {
+        let (mut byte, at) = ([0], u64::from(at) % len);
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ (1 << (bit % 8))], at).unwrap();
+    }
+}
+
+static DESCRIPTORS: AtomicUsize = AtomicUsize::new(0);
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count())
+}
+
+/// What a session leaves open stays open for ever: after the first few inputs there are never more descriptors.
+fn check_descriptors() {
+    static INPUTS: AtomicUsize = AtomicUsize::new(0);
+    match INPUTS.fetch_add(1, Ordering::Relaxed) {
+        64 => DESCRIPTORS.store(descriptors() + 16, Ordering::Relaxed),
+        count if count > 64 && count.is_multiple_of(64) => {
+            let start = Instant::now();
+            while descriptors() > DESCRIPTORS.load(Ordering::Relaxed) {
+                assert!(start.elapsed() < PATIENCE, "{} descriptors are open", descriptors());
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        _ => {}
+    }
+}
+
 fuzz_target!(|input: Input| {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap();
-    let world = world();
+    let _alone = ONE_AT_A_TIME.lock();
+    let world = &WORLDS[usize::from(input.policy) % WORLDS.len()];
     for entry in fs::read_dir(&world.inside).unwrap().flatten() {
         let path = entry.path();
         if entry.file_type().unwrap().is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
             .unwrap();
     }
+    TOLD.lock().unwrap().done.clear();
     let mut before: HashMap<PathBuf, &[u8]> = HashMap::new();
     for (name, index) in input.before.iter().take(3) {
-        let path = world.inside.join(["a", "b", "d/a"][usize::from(*name) % 3]);
+        let path = world.inside.join(["a", "b", "d/a", "long"][usize::from(*name) % 4]);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content(*index)).unwrap();
         before.insert(path, content(*index));
     }
     // A file may only have a content that was announced for its name.
     let mut announced: HashMap<PathBuf, Vec<&[u8]>> = HashMap::new();
-    let mut bytes = Vec::new();
-    let mut entries: Vec<&[u8]> = Vec::new();
-    if !input.is_classic {
-        encode(Form::Native, br#"{"ftx":"hello","version":1}"#, &mut bytes);
-    }
     let mut said_raw = false;
-    for step in input.steps.iter().take(60) {
-        let mut native = |json: String| encode(Form::Native, json.as_bytes(), &mut bytes);
-        let number = entries.len();
+    let mut sessions = Vec::new();
+    if input.is_classic {
+        classic(world, &input.steps, &mut announced, &mut said_raw);
+    } else {
+        sessions = native(world, &input.steps, &mut announced, &mut said_raw);
+    }
+    // Where a connection was reset, it ends here before it does there.
+    until_all_ended();
+    check_files(world, &before, &announced, said_raw);
+    check_stored(world, &sessions, &before, &announced, said_raw);
+    check_digests(world, &announced, said_raw);
+    check_descriptors();
+});
+
+fn native(
+    world: &World,
+    steps: &[Step<'_>],
+    announced: &mut HashMap<PathBuf, Vec<&'static [u8]>>,
+    said_raw: &mut bool,
+) -> Vec<Session> {
+    let mut sessions = vec![Session::open(world, 0, None)];
+    let mut long_bodies = 0;
+    for step in steps.iter().take(60) {
+        let count = sessions.len();
+        let session = sessions.last_mut().unwrap();
+        let number = session.entries.len();
+        let state = |has_state: bool| match has_state {
+            true => format!(r#","mtime_ns":5,"state":"{STATE}""#),
+            false => String::new(),
+        };
+        let mut announce = |session: &mut Session, entry: Announced, json: String| {
+            if let Announced::File { path, content } = &entry {
+                announced.entry(path.clone()).or_default().push(content);
+            }
+            session.entries.push(entry);
+            session.connections[0].say(&json);
+        };
+        let here = |session: &mut Session, json: String| {
+            let current = session.current;
+            session.connections[current].say(&json);
+        };
         match step {
-            Step::File { name, content: index, sparse } => {
-                let name = NAMES[usize::from(*name) % NAMES.len()];
-                let content = content(*index);
-                entries.push(content);
-                announced.entry(world.inside.join(name)).or_default().push(content);
-                let size = content.len();
-                native(format!(
-                    r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{sparse}}}"#
-                ));
+            Step::File { name, content: index, sparse, has_state } => {
+                let (name, content) = (NAMES[usize::from(*name) % NAMES.len()], content(*index));
+                let (size, state) = (content.len(), state(*has_state));
+                let json = format!(
+                    r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{sparse}{state}}}"#
+                );
+                announce(session, Announced::File { path: world.inside.join(name), content }, json);
             }
             Step::OddFile { name, content: index } if name.len() < 5000 => {
-                let content = content(*index);
-                entries.push(content);
-                announced.entry(world.inside.join(name)).or_default().push(content);
+                let (path, content) = (world.inside.join(name), content(*index));
                 let (name, size) = (serde_json::Value::from(*name), content.len());
-                native(format!(
+                let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":{name},"size":{size}}}"#
-                ));
+                );
+                announce(session, Announced::File { path, content }, json);
+            }
+            Step::Huge { has_state } if !world.takes_digests => {
+                let state = state(*has_state);
+                let json = format!(
+                    r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"huge","size":{HUGE_BYTES},"sparse":true{state}}}"#
+                );
+                announce(session, Announced::Huge, json);
             }
             Step::Dir(name) => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
-                entries.push(b"");
-                native(format!(r#"{{"ftx":"entry","entry":{number},"type":"dir","filename":"{name}"}}"#));
+                let json = format!(r#"{{"ftx":"entry","entry":{number},"type":"dir","filename":"{name}"}}"#);
+                announce(session, Announced::Dir(world.inside.join(name)), json);
             }
             Step::Link { name, target } => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
                 let target = TARGETS[usize::from(*target) % TARGETS.len()];
-                entries.push(b"");
-                native(format!(
+                let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"link","filename":"{name}","target":"{target}"}}"#
-                ));
+                );
+                announce(session, Announced::Link { path: world.inside.join(name), target }, json);
             }
-            Step::Body { entry, honest } | Step::Offer { entry, honest } => {
-                let Some(content) = entries.get(usize::from(*entry)) else { continue };
-                let (size, md5) = (content.len(), Md5::of(content));
-                let kind = if matches!(step, Step::Body { .. }) { "part" } else { "offer" };
-                let md5 = if *honest { md5 } else { Md5::of(b"something else") };
-                native(format!(r#"{{"ftx":"{kind}","entry":{entry},"part":0,"size":{size},"md5":"{md5}"}}"#));
-                if kind == "part" {
-                    bytes.extend_from_slice(content);
+            Step::Body { entry, part, honest } | Step::Offer { entry, part, honest } => {
+                let Some(Announced::File { content, .. }) = session.entries.get(usize::from(*entry)) else {
+                    continue;
+                };
+                let part = u64::from(*part) % 3;
+                let is_body = matches!(step, Step::Body { .. });
+                let range = PartLayout::new(content.len() as u64).range(part);
+                let body = range.map_or(&b"x"[..], |range| {
+                    &content[range.offset as usize..(range.offset + range.len) as usize]
+                });
+                let is_long = is_body && body.len() as u64 == PART_BYTES;
+                long_bodies += usize::from(is_long);
+                if is_long && long_bodies > 2 {
+                    continue;
+                }
+                let kind = if is_body { "part" } else { "offer" };
+                let md5 = if *honest { md5(body) } else { md5(b"something else") };
+                let size = body.len();
+                here(
+                    session,
+                    format!(
+                        r#"{{"ftx":"{kind}","entry":{entry},"part":{part},"size":{size},"md5":"{md5}"}}"#
+                    ),
+                );
+                if is_body {
+                    let current = session.current;
+                    session.connections[current].words.extend_from_slice(body);
                 }
             }
-            Step::Hole { entry, parts } => {
-                native(format!(r#"{{"ftx":"hole","entry":{entry},"part":0,"parts":{parts}}}"#));
+            Step::Hole { entry, part, parts } => {
+                here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#));
+            }
+            Step::Holes { entry, but } => {
+                let bytes = match session.entries.get(usize::from(*entry)) {
+                    Some(Announced::File { content, .. }) => content.len() as u64,
+                    Some(Announced::Huge) => HUGE_BYTES,
+                    _ => 0,
+                };
+                let parts = (bytes / PART_BYTES).saturating_sub(u64::from(*but % 2));
+                here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":0,"parts":{parts}}}"#));
             }
             Step::Withdraw(entry) => {
-                native(format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#));
+                session.withdrawn.insert(u64::from(*entry));
+                here(session, format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#));
             }
+            Step::Measure { what, size } => {
+                let what = ["md5", "write", "wire"][usize::from(*what) % 3];
+                here(session, format!(r#"{{"ftx":"measure","what":"{what}","size":{size}}}"#));
+                if what == "wire" {
+                    let current = session.current;
+                    session.connections[current].words.extend(std::iter::repeat_n(0, usize::from(*size)));
+                }
+            }
+            Step::Totals => here(session, r#"{"ftx":"totals","files":1,"bytes":1}"#.into()),
+            Step::End => {
+                session.has_ended = true;
+                session.connections[0].say(&format!(r#"{{"ftx":"end","entries":{number}}}"#));
+            }
+            Step::Busy => here(session, r#"{"ftx":"busy"}"#.into()),
+            Step::Listen => session.answers(),
+            Step::Join { right } if session.connections.len() < 4 => {
+                session.answers();
+                let id = if *right { session.number } else { 0xff };
+                let mut joined = Connection::open(world);
+                joined.say(&format!(r#"{{"ftx":"join","session":"{}"}}"#, format!("{id:02x}").repeat(16)));
+                session.connections.push(joined);
+                session.current = session.connections.len() - 1;
+            }
+            Step::Turn(to) => {
+                session.answers();
+                session.current = usize::from(*to) % session.connections.len();
+            }
+            Step::Lose { noticed, continues } if count < 4 => {
+                session.answers();
+                if *noticed {
+                    for connection in &session.connections {
+                        let _ = connection.stream.shutdown(Shutdown::Both);
+                    }
+                }
+                let continues = continues.then_some(session.number);
+                sessions.push(Session::open(world, count as u8, continues));
+            }
+            Step::Damage { journal, at, bit } if count < 4 => {
+                let lost = session.number;
+                sessions.iter_mut().for_each(Session::finish);
+                until_all_ended();
+                damage(world, *journal, *at, *bit);
+                sessions.push(Session::open(world, count as u8, Some(lost)));
+            }
+            Step::Raw(raw) => {
+                *said_raw = true;
+                let current = session.current;
+                session.connections[current].words.extend_from_slice(raw);
+            }
+            _ => {}
+        }
+    }
+    // The last first: those before it may wait to be taken over.
+    sessions.iter_mut().rev().for_each(Session::finish);
+    sessions
+}
+
+fn classic(
+    world: &World,
+    steps: &[Step<'_>],
+    announced: &mut HashMap<PathBuf, Vec<&'static [u8]>>,
+    said_raw: &mut bool,
+) {
+    let mut bytes = Vec::new();
+    for step in steps.iter().take(60) {
+        match step {
             Step::Classic { name, content: index, honest } => {
-                let name = NAMES[usize::from(*name) % NAMES.len()];
-                let content = content(*index);
+                let (name, content) = (NAMES[usize::from(*name) % NAMES.len()], content(*index));
                 let last = name.rsplit('/').next().unwrap();
                 let landing = if name.starts_with('/') { last } else { name };
                 announced.entry(world.inside.join(landing)).or_default().push(content);
-                let md5 = if *honest { Md5::of(content) } else { Md5::of(b"something else") };
+                let md5 = if *honest { md5(content) } else { md5(b"something else") };
                 let json = format!(r#"{{"filename":"{name}","size":{},"md5":"{md5}"}}"#, content.len());
                 encode(Form::Classic, json.as_bytes(), &mut bytes);
                 bytes.extend_from_slice(content);
+                if bytes.len() > 4 * PART_BYTES as usize {
+                    break;
+                }
             }
-            Step::End => native(format!(r#"{{"ftx":"end","entries":{number}}}"#)),
-            Step::Busy => native(r#"{"ftx":"busy"}"#.into()),
             Step::Raw(raw) => {
-                said_raw = true;
+                *said_raw = true;
                 bytes.extend_from_slice(raw);
             }
             _ => {}
         }
     }
-    let mut stream = TcpStream::connect(world.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // Whoever refuses it closes before the end.
-    let _ = stream.write_all(&bytes);
-    let _ = stream.shutdown(Shutdown::Write);
+    let mut connection = Connection::open(world);
+    connection.words = bytes;
+    connection.flush();
+    let _ = connection.stream.shutdown(Shutdown::Write);
+    connection.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut heard = Vec::new();
-    match stream.read_to_end(&mut heard) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the receiver hangs"),
+    match connection.stream.read_to_end(&mut heard) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the receiver hangs"),
         _ => {}
     }
-    // Where the connection was reset, it ends here before it does there.
-    let start = Instant::now();
-    while IN_WORK.load(Ordering::SeqCst) > 0 {
-        assert!(start.elapsed() < Duration::from_secs(20), "a session does not end");
-        std::thread::yield_now();
-    }
+}
+
+/// Everything that is there was announced, or was there before, and nothing is outside.
+fn check_files(
+    world: &World,
+    before: &HashMap<PathBuf, &[u8]>,
+    announced: &HashMap<PathBuf, Vec<&[u8]>>,
+    said_raw: bool,
+) {
     for path in files(&world.outside) {
         let Ok(below) = path.strip_prefix(&world.inside) else { panic!("{} is outside", path.display()) };
-        let is_link = fs::symlink_metadata(&path).unwrap().is_symlink();
-        if is_link || below.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b".ftx-"))
-        {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_symlink() || is_hidden(below) {
+            continue;
+        }
+        if metadata.len() > 2 * PART_BYTES {
+            assert!(metadata.len() == HUGE_BYTES || said_raw);
             continue;
         }
         let there = fs::read(&path).unwrap();
         let known = before.get(&path).is_some_and(|content| *content == there)
-            || announced.get(&path).is_some_and(|contents| contents.contains(&&there[..]));
+            || announced.get(&path).is_some_and(|contents| contents.contains(&&there[..]))
+            || world.policy == OnConflict::Rename
+                && announced.values().flatten().any(|content| **content == there);
         assert!(known || said_raw, "{} holds {} bytes that nobody announced", path.display(), there.len());
     }
     // What was there is never overwritten unasked.
-    for (path, content) in before {
-        assert_eq!(fs::read(&path).unwrap(), content, "{}", path.display());
+    for (path, content) in before.iter().filter(|_| world.policy != OnConflict::Overwrite) {
+        assert!(fs::read(path).unwrap() == *content, "{}", path.display());
     }
-});
+}
+
+/// What the receiver said is stored is there.
+fn check_stored(
+    world: &World,
+    sessions: &[Session],
+    before: &HashMap<PathBuf, &[u8]>,
+    announced: &HashMap<PathBuf, Vec<&[u8]>>,
+    said_raw: bool,
+) {
+    if said_raw || world.policy == OnConflict::Rename {
+        return;
+    }
+    for session in sessions {
+        for id in &session.stored {
+            match &session.entries[*id as usize] {
+                Announced::File { path, content } => {
+                    let there = fs::read(path).unwrap();
+                    let is_last = world.policy == OnConflict::Overwrite && announced[path].len() > 1;
+                    assert!(there == *content || is_last, "{} was stored", path.display());
+                    assert!(world.policy != OnConflict::Error || !before.contains_key(path));
+                }
+                Announced::Huge => {
+                    let huge = fs::symlink_metadata(world.inside.join("huge")).unwrap();
+                    assert!(huge.is_file() && huge.len() == HUGE_BYTES);
+                }
+                Announced::Dir(path) => assert!(fs::symlink_metadata(path).unwrap().is_dir()),
+                Announced::Link { path, target } => {
+                    let is_replaced = world.policy == OnConflict::Overwrite;
+                    assert!(is_replaced || fs::read_link(path).unwrap() == Path::new(target));
+                }
+            }
+        }
+    }
+}
+
+/// The MD5 of all of a file is that of what was announced.
+fn check_digests(world: &World, announced: &HashMap<PathBuf, Vec<&'static [u8]>>, said_raw: bool) {
+    for (path, told) in &TOLD.lock().unwrap().done {
+        let Some(told) = told else { continue };
+        let path = world.inside.join(String::from_utf8_lossy(path).as_ref());
+        let of_one = |contents: &Vec<&'static [u8]>| contents.iter().any(|content| md5(content) == *told);
+        let is_known = match world.policy {
+            OnConflict::Rename => announced.values().any(of_one),
+            _ => announced.get(&path).is_some_and(of_one),
+        };
+        assert!(is_known || said_raw, "{}: {told}", path.display());
+    }
+}

@@ -42,8 +42,14 @@ impl PartLayout {
 
     /// The bytes of a run of parts that the file has.
     pub fn bytes(self, run: &RangeInclusive<u64>) -> u64 {
-        let end = (run.end() + 1).saturating_mul(PART_BYTES).min(self.size_bytes);
-        end.saturating_sub(run.start().saturating_mul(PART_BYTES))
+        self.run(*run.start(), run.end() - run.start() + 1).len
+    }
+
+    /// Where so many parts from `first` on lie, all of which the file has.
+    pub fn run(self, first: u64, parts: u64) -> PartRange {
+        let offset = first.saturating_mul(PART_BYTES);
+        let end = first.saturating_add(parts).saturating_mul(PART_BYTES).min(self.size_bytes);
+        PartRange { offset, len: end.saturating_sub(offset) }
     }
 
     /// The range of part `index`, if there is such a part.
@@ -110,18 +116,45 @@ impl PartDigests {
             || self.digests.range(first..end).next().is_some()
     }
 
+    /// The parts that are in with a digest of their own. There may be far more parts of a file than anybody can count
+    /// one by one: what goes through them goes through these, and the holes.
+    pub fn parts(&self) -> impl Iterator<Item = (u64, Md5)> {
+        self.digests.iter().map(|(&part, &md5)| (part, md5))
+    }
+
+    /// The runs of whole parts of zeros that are in: the first index, and how many.
+    pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.holes.iter().map(|(&first, &parts)| (first, parts))
+    }
+
+    /// The runs of parts that are in, ascending; those that touch are one.
+    pub fn there(&self) -> Vec<RangeInclusive<u64>> {
+        let parts = self.digests.keys().map(|&part| (part, 1));
+        let mut all: Vec<(u64, u64)> = parts.chain(self.holes()).collect();
+        all.sort_unstable();
+        let mut there: Vec<RangeInclusive<u64>> = Vec::new();
+        for (first, parts) in all {
+            let last = first + parts - 1;
+            match there.last_mut() {
+                Some(run) if first <= run.end() + 1 => *run = *run.start()..=last.max(*run.end()),
+                _ => there.push(first..=last),
+            }
+        }
+        there
+    }
+
     /// The runs of parts of the first `count` that are not in, ascending.
     pub fn missing(&self, count: u64) -> Vec<RangeInclusive<u64>> {
-        let parts = self.digests.keys().map(|&part| (part, 1));
-        let mut there: Vec<(u64, u64)> = parts.chain(self.holes.iter().map(|(&a, &n)| (a, n))).collect();
-        there.sort_unstable();
         let mut missing = Vec::new();
         let mut next = 0;
-        for (first, parts) in there.into_iter().chain([(count, 0)]) {
-            if first > next {
-                missing.push(next..=first - 1);
+        for run in self.there() {
+            if *run.start() > next {
+                missing.push(next..=run.start() - 1);
             }
-            next = next.max(first + parts);
+            next = run.end() + 1;
+        }
+        if next < count {
+            missing.push(next..=count - 1);
         }
         missing
     }
@@ -237,6 +270,10 @@ mod tests {
         parts.insert(0, Md5::of(b"x"));
         (1..4).for_each(|index| parts.insert(index, Md5::from(ZERO_PART)));
         assert_eq!((holes.count(), holes.etag(layout)), (4, parts.etag(layout)));
+        assert_eq!((holes.there(), holes.missing(6)), (vec![0..=3], vec![4..=5]));
+        holes.remove(2..=2);
+        assert_eq!((holes.there(), holes.missing(4)), (vec![0..=1, 3..=3], vec![2..=2]));
+        holes.insert_holes(2, 1);
         assert!(holes.etag(layout).is_some() && holes.contains(3) && !holes.contains(4));
         for (first, count, any) in
             [(0, 1, true), (2, 1, true), (3, 9, true), (4, 9, false), (4, u64::MAX, false)]

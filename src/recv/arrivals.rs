@@ -12,7 +12,7 @@ use super::committer::Complete;
 use super::native::{Clocks, Speaker, lock};
 use super::verifier::Recheck;
 use super::whole::Whole;
-use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
+use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
@@ -187,9 +187,15 @@ impl<'a> Arrivals<'a> {
         let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
         self.progress.event(Event::FileStarted { path, size_bytes });
         self.lister.begin(id, size_bytes, 0, || Whole::landed(Some(written.clone())));
+        // Somebody may have cut it, and zeros at its end are nothing that anybody writes.
+        let sized = if entry.is_sparse { kept.landing.make_sparse(size_bytes) } else { Ok(()) };
         files.by_id.insert(id, Arrival { room, ..Arrival::new(entry, At::Landing(kept.landing)) });
         files.landings += 1;
         drop(files);
+        if let Err(error) = sized {
+            self.fail_arrival(id, &error);
+            return None;
+        }
         if kept.is_trusted {
             let recorded = kept.digests.count();
             self.go_on(id, layout, kept.digests, recorded);
@@ -210,21 +216,21 @@ impl<'a> Arrivals<'a> {
             journal.forget();
             // One part less than all of them, and of too many gaps none: those come again.
             if missing > 0 && missing < MAX_RUNS {
-                let parts = (0..layout.count()).filter_map(|part| Some(Record::Part(part, there.get(part)?)));
-                unrecorded.extend(parts);
+                unrecorded.extend(there.parts().map(|(part, md5)| Record::Part(part, md5)));
+                unrecorded.extend(there.holes().map(|(first, parts)| Record::Holes(first, parts)));
             }
         }
         if there.count() == 0 {
             return self.speak().session.want_all(id);
         }
-        let is_there = |part: &u64| there.contains(*part);
-        let ranges: Vec<PartRange> =
-            (0..layout.count()).filter(is_there).filter_map(|part| layout.range(part)).collect();
+        let runs = there.there();
         let mut speaker = self.speak();
         let bytes = speaker.session.want_rest(id, there);
         speaker.summary.resumed_bytes += bytes;
         drop(speaker);
-        ranges.into_iter().for_each(|range| self.lister.ready(id, range));
+        for run in runs {
+            self.lister.ready(id, layout.run(*run.start(), run.end() - run.start() + 1));
+        }
         if let Some(Arrival { entry, .. }) = self.files().by_id.get(&id) {
             let (path, size_bytes) = (entry.path.as_bytes(), layout.size_bytes());
             self.progress.event(Event::Resumed { path, bytes, size_bytes });

@@ -113,12 +113,14 @@ enum Line {
 /// What a journal says, as far as it is whole.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Told {
+    /// Of which file, and which landing.
     pub header: Header,
+    /// The parts that are in.
     pub digests: PartDigests,
     /// How the landing was left, if nothing was recorded since.
     pub closed: Option<Stamp>,
     /// Bytes up to the end of the last line that counts.
-    len: u64,
+    pub len: u64,
     seed: u32,
 }
 
@@ -133,7 +135,7 @@ pub fn parse(bytes: &[u8]) -> Option<Told> {
     for line in lines {
         let fits = match read_line(line, seed) {
             Some(Line::Part { index, md5 }) => match md5.parse() {
-                Ok(md5) if index < layout.count() => {
+                Ok(md5) if index < layout.count() && !told.digests.contains(index) => {
                     told.digests.insert(index, md5);
                     told.closed = None;
                     true
@@ -360,6 +362,7 @@ mod tests {
             part(4),
             part(u64::MAX),
             Line::Part { index: 1, md5: "zz".into() },
+            part(0),
             Line::Hole { first: 3, parts: 1 },
             Line::Hole { first: 0, parts: 1 },
             Line::Hole { first: 1, parts: 0 },
@@ -369,6 +372,9 @@ mod tests {
             let told = parse(&written(&[part(0), wrong, part(2)])).unwrap();
             assert_eq!(told.digests.count(), 1);
         }
+        // Counted twice, the file would be whole while a part of it is missing.
+        let told = parse(&written(&[Line::Hole { first: 1, parts: 2 }, part(2), part(3)])).unwrap();
+        assert_eq!(told.digests.count(), 2, "a part in a hole");
         let mut foreign = written(&[part(0)]);
         let mut other = Vec::new();
         write_line(&part(1), 12345, &mut other);

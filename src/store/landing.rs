@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -23,6 +23,8 @@ const PRIVATE_MODE: u32 = 0o600;
 const HOLE_BLOCK_BYTES: usize = 4096;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
 const KEEP_HANDLE_BYTES: u64 = 1 << 20;
+/// Read at once where zeros are looked for.
+const ZERO_CHUNK_BYTES: usize = 256 << 10;
 
 /// A file in arrival: hidden, private, and removed when dropped before it got its final name.
 #[derive(Debug)]
@@ -311,11 +313,39 @@ impl Written {
         written.map_err(|source| StoreError::Io { doing: "write the file", source })
     }
 
+    /// Does it have a range, and zeros alone in it? Holes need not be read.
+    pub fn is_zero(&self, range: PartRange) -> bool {
+        let has_range = self.0.file.metadata().is_ok_and(|file| file.len() >= range.offset + range.len);
+        has_range && is_zero(&self.0.file, range).unwrap_or(false)
+    }
+
     /// Fills `buffer` from an offset.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let read = self.0.file.read_exact_at(buffer, offset);
         read.map_err(|source| StoreError::Io { doing: "read back what was written", source })
     }
+}
+
+/// Does a range of a file hold zeros alone? What lies behind its end counts as zeros.
+pub fn is_zero(file: &File, range: PartRange) -> io::Result<bool> {
+    let mut buffer = vec![0; ZERO_CHUNK_BYTES];
+    let (mut offset, end) = (range.offset, range.offset + range.len);
+    while offset < end {
+        match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(data) if data >= end => return Ok(true),
+            Ok(data) => offset = data,
+            Err(Errno::NXIO) => return Ok(true),
+            // A file system without holes.
+            Err(_) => {}
+        }
+        let chunk = &mut buffer[..(end - offset).min(ZERO_CHUNK_BYTES as u64) as usize];
+        file.read_exact_at(chunk, offset)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        offset += chunk.len() as u64;
+    }
+    Ok(true)
 }
 
 impl Drop for Landing {

@@ -42,7 +42,7 @@ use landing::HiddenNames;
 use room::Rooms;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use journal::{Journal, Origin, Record};
+pub use journal::{Journal, Origin, Record, Told, parse as parse_journal};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 pub use partial::{Kept, Unfinished};

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::commit::{Content, Digests};
-use super::landing::Written;
+use super::landing::{self, Written};
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::RelPath;
 
@@ -40,9 +40,6 @@ pub struct ExistingFile {
     identity: (u64, u64),
     modified: (i64, i64),
 }
-
-/// Bytes read at a time when hashing; small enough to stay in a core's cache.
-const CHUNK_BYTES: usize = 256 << 10;
 
 impl ExistingFile {
     /// Its size when it was opened.
@@ -86,25 +83,7 @@ impl ExistingFile {
 
     /// Does a range hold zeros alone? Holes of it need not be read.
     pub fn is_zero(&self, range: PartRange) -> io::Result<bool> {
-        let file = self.open()?;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let (mut offset, end) = (range.offset, range.offset + range.len);
-        while offset < end {
-            match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
-                Ok(data) if data >= end => return Ok(true),
-                Ok(data) => offset = data,
-                Err(Errno::NXIO) => return Ok(true),
-                // A file system without holes.
-                Err(_) => {}
-            }
-            let chunk = &mut buffer[..(end - offset).min(CHUNK_BYTES as u64) as usize];
-            file.read_exact_at(chunk, offset)?;
-            if chunk.iter().any(|byte| *byte != 0) {
-                return Ok(false);
-            }
-            offset += chunk.len() as u64;
-        }
-        Ok(true)
+        landing::is_zero(&self.open()?, range)
     }
 
     /// Does it hold just this?
@@ -118,10 +97,15 @@ impl ExistingFile {
                 let all = PartRange { offset: 0, len: content.size_bytes };
                 self.digest(all).is_ok_and(|digest| digest == *md5)
             }
-            Digests::Parts(digests) => (0..layout.count()).all(|index| {
-                let digest = layout.range(index).and_then(|range| self.digest(range).ok());
-                digest.is_some() && digest == digests.get(index)
-            }),
+            Digests::Parts(digests) => {
+                let is_same = |(index, md5)| {
+                    layout.range(index).is_some_and(|range| self.digest(range).is_ok_and(|own| own == md5))
+                };
+                let is_hole = |(first, parts)| self.is_zero(layout.run(first, parts)).unwrap_or(false);
+                digests.count() == layout.count()
+                    && digests.parts().all(is_same)
+                    && digests.holes().all(is_hole)
+            }
         }
     }
 
