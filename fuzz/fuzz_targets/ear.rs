@@ -13,14 +13,14 @@ use ftx::units::Metadata;
 use ftx::wire::message::{Measurable, Measure, Wanted};
 use ftx::wire::sender::{Event, Job};
 use ftx::wire::{
-    Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureSession, Message, SenderSession, SessionId,
-    WireError, asker,
+    Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureSession, Message, SMALL_FILE_BYTES,
+    SenderSession, SessionId, WireError, asker,
 };
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
-    Transfer(Vec<Step<'a>>),
+    Transfer { continues: bool, steps: Vec<Step<'a>> },
     Bench(Vec<BenchStep<'a>>),
 }
 
@@ -105,6 +105,8 @@ struct File {
     /// What the last decision asked for, of bodies or of digests.
     asked: BTreeSet<u64>,
     wants_bodies: bool,
+    /// It goes out as if it was wanted, and nothing was heard of it.
+    is_unasked: bool,
     /// What of it went out since, and not again was asked for.
     sent: BTreeSet<u64>,
     /// Everything that was ever to be read, however often.
@@ -142,8 +144,10 @@ fn said(output: &[u8]) {
     assert!(given == output.len() && inbox.is_empty());
 }
 
-fn transfer(steps: &[Step<'_>]) {
-    let mut session = SenderSession::new(SessionId::new([7; 16]), Some(SessionId::new([6; 16])));
+fn transfer(continues: bool, steps: &[Step<'_>]) {
+    let lost = continues.then(|| SessionId::new([6; 16]));
+    let mut session = SenderSession::new(SessionId::new([7; 16]), lost);
+    let mut is_welcome = false;
     let mut files: HashMap<u64, File> = HashMap::new();
     let mut hand: Vec<(Job, u64)> = Vec::new();
     let (mut announced, mut open, mut ended, mut settled) = (0u64, HashSet::new(), false, HashSet::new());
@@ -157,8 +161,13 @@ fn transfer(steps: &[Step<'_>]) {
                 let id =
                     session.announce_file(&path, layout.size_bytes(), *sparse, state, Metadata::default());
                 assert_eq!(id, announced);
-                let (asked, sent) = (BTreeSet::new(), BTreeSet::new());
-                files.insert(id, File { layout, asked, wants_bodies: false, sent, jobs: 0, is_there: false });
+                let is_unasked = !is_welcome && !continues && layout.size_bytes() <= SMALL_FILE_BYTES;
+                let asked = BTreeSet::from_iter(is_unasked.then_some(0));
+                let (wants_bodies, sent) = (is_unasked, BTreeSet::new());
+                files.insert(
+                    id,
+                    File { layout, asked, wants_bodies, is_unasked, sent, jobs: 0, is_there: false },
+                );
                 open.insert(id);
                 announced += 1;
                 continue;
@@ -188,13 +197,13 @@ fn transfer(steps: &[Step<'_>]) {
                     let file = files.get_mut(&job.entry).expect("a file");
                     assert!(open.contains(&job.entry), "a job of what is settled");
                     assert_eq!(file.layout.range(job.part), Some(job.range), "a part that does not exist");
-                    assert_eq!(job.wants_body, file.wants_bodies);
+                    assert_eq!((job.wants_body, job.is_unasked), (file.wants_bodies, file.is_unasked));
                     let most = u64::from(holes % 8).max(1);
                     let taken = session.take_holes(&job, most);
                     assert!((1..=most).contains(&taken) && job.part + taken <= file.layout.count());
-                    // Twice decided upon, and asked for again a few times.
+                    // Unasked, twice decided upon, and asked for again a few times.
                     file.jobs += taken;
-                    assert!(file.jobs <= file.layout.count() * (2 + u64::from(MAX_TRIES_A_PART)));
+                    assert!(file.jobs <= file.layout.count() * (3 + u64::from(MAX_TRIES_A_PART)));
                     hand.push((job, taken));
                 }
                 continue;
@@ -214,7 +223,8 @@ fn transfer(steps: &[Step<'_>]) {
                 if goes {
                     let file = files.get_mut(&job.entry).expect("a file");
                     assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
-                    file.sent.extend(job.part..job.part + taken);
+                    let is_new = (job.part..job.part + taken).all(|part| file.sent.insert(part));
+                    assert!(is_new, "a part twice, of which the receiver asked for none again");
                 }
                 continue;
             }
@@ -262,6 +272,20 @@ fn transfer(steps: &[Step<'_>]) {
         if let Ok(Message::Want { entries, parts }) = Message::parse(json.as_bytes()) {
             for id in entries.iter().flatten() {
                 let Some(file) = files.get_mut(&id).filter(|_| open.contains(&id)) else { continue };
+                if std::mem::take(&mut file.is_unasked) {
+                    match &parts {
+                        Wanted::All => continue,
+                        Wanted::Parts(runs) => {
+                            assert_eq!(runs.last(), Some(0));
+                            continue;
+                        }
+                        Wanted::Offers if !file.sent.is_empty() => {
+                            file.wants_bodies = false;
+                            continue;
+                        }
+                        _ => {}
+                    }
+                }
                 match &parts {
                     Wanted::All => file.asked(0..file.layout.count(), true),
                     Wanted::Parts(runs) => file.asked(runs.iter().flatten(), true),
@@ -303,8 +327,14 @@ fn transfer(steps: &[Step<'_>]) {
                 assert!(file.layout.range(part).is_some() && open.contains(&entry));
                 file.sent.remove(&part);
             }
-            Event::Failed { entry, .. } => {
+            Event::Unneeded(ids) => {
+                let is_offered = |file: &File| !file.wants_bodies && file.sent == file.asked;
+                assert!(ids.iter().all(|id| is_offered(&files[id]) && open.contains(id)));
+            }
+            Event::Failed { entry, was_wanted, .. } => {
                 assert!(open.remove(&entry) && settled.insert(entry));
+                let is_wanted = |file: &File| file.wants_bodies && !file.is_unasked;
+                assert_eq!(was_wanted, files.get(&entry).is_some_and(is_wanted));
                 failed += 1;
             }
             Event::Receipt(receipt) => {
@@ -312,7 +342,8 @@ fn transfer(steps: &[Step<'_>]) {
                 assert_eq!(receipt.entries, announced);
                 assert_eq!((receipt.stored, receipt.skipped, receipt.failed), (stored, skipped, failed));
             }
-            Event::Nothing | Event::Welcomed { .. } | Event::Wanted => {}
+            Event::Welcomed { .. } => is_welcome = true,
+            Event::Nothing | Event::Wanted => {}
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
         said(&session.take_output());
@@ -376,6 +407,6 @@ fn bench(steps: &[BenchStep<'_>]) {
 }
 
 fuzz_target!(|input: Input| match input {
-    Input::Transfer(steps) => transfer(&steps),
+    Input::Transfer { continues, steps } => transfer(continues, &steps),
     Input::Bench(steps) => bench(&steps),
 });

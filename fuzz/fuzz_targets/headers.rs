@@ -55,9 +55,12 @@ fuzz_target!(|bytes: &[u8]| {
         match &message {
             Message::Join(join) => assert_eq!(opening, Ok(Opening::Joins(join.session))),
             Message::Hello(hello) => {
-                assert_eq!(opening, Ok(Opening::Begins { continues: hello.continues }));
+                assert_eq!(
+                    opening,
+                    Ok(Opening::Begins { session: hello.session, continues: hello.continues })
+                );
             }
-            _ => assert_eq!(opening, Ok(Opening::Begins { continues: None })),
+            _ => assert_eq!(opening, Ok(Opening::Begins { session: None, continues: None })),
         }
         assert!(matches!(told, Ok(Some(Dialect::Native))), "{message:?}");
         let mut written = Vec::new();

@@ -162,6 +162,8 @@ impl Observer for Listening {
         Box::new(Listening)
     }
 
+    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+
     fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {
         TOLD.lock().unwrap().in_work -= 1;
     }

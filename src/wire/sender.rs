@@ -104,6 +104,8 @@ struct FileState {
     stage: FileStage,
     /// It is sent as if it was wanted, and the receiver has said nothing of it.
     is_unasked: bool,
+    /// Something is there: a job that was taken before that was known must not be done any more.
+    is_unasked_void: bool,
     /// Parts asked for and not yet taken as jobs.
     todo: VecDeque<RangeInclusive<u64>>,
     /// Parts sent, or offered, since the last decision.
@@ -201,6 +203,7 @@ impl SenderSession {
             layout: PartLayout::new(size_bytes),
             stage: FileStage::Announced,
             is_unasked,
+            is_unasked_void: false,
             todo: VecDeque::new(),
             sent: 0,
             asked: 0,
@@ -312,7 +315,7 @@ impl SenderSession {
             return false;
         };
         let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
-        if file.stage != stage {
+        if file.stage != stage || job.is_unasked && file.is_unasked_void {
             return false;
         }
         file.sent += 1;
@@ -424,7 +427,10 @@ impl SenderSession {
                         unneeded.push(id);
                         continue;
                     }
-                    Wanted::Offers => file.stage = FileStage::Announced,
+                    Wanted::Offers => {
+                        file.stage = FileStage::Announced;
+                        file.is_unasked_void = true;
+                    }
                     _ => return unexpected("what it must not want now"),
                 }
             }

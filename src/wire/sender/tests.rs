@@ -172,6 +172,13 @@ fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
     assert!(!session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()), "no body any more");
     let job = session.next_job().unwrap();
     assert!(!job.wants_body && !job.is_unasked);
+    session.part_frame(&job, Md5::of(b""), &mut Vec::new());
+    session.handle(all).unwrap();
+    assert!(
+        !session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()),
+        "nor twice, with the one that is wanted"
+    );
+    assert!(session.next_job().is_some_and(|job| session.part_frame(&job, Md5::of(b""), &mut Vec::new())));
     // And before it was even loaded.
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
     session.announce_file(&path(), 1, false, None, Metadata::default());
