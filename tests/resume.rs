@@ -49,7 +49,7 @@ fn send_cut(out: &Path, source: &Path, after: u64) {
 
 /// The same, where less may be left to move than would be cut.
 fn is_cut(out: &Path, source: &Path, after: u64) -> bool {
-    let mut receiver = Receiver::start(out, &[]);
+    let mut receiver = Receiver::start(out, &["--on-conflict", "overwrite"]);
     let (proxy, _) = cutting(&receiver, after);
     let sent = send(&["--retries", "0"], &[source], &proxy.host());
     assert!([0, CONNECTION].contains(&sent.code), "{}", sent.stderr);
@@ -236,6 +236,23 @@ fn what_somebody_planted_in_its_place_is_left_alone() {
             assert_eq!(fs::metadata(&canary).unwrap().mode() & 0o777, 0o644, "{what}");
         }
     }
+}
+
+#[test]
+fn what_replaces_a_file_goes_on_too_and_leaves_it_until_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    fs::create_dir(&out).unwrap();
+    // Of the same size, so that it is compared at first.
+    random_file(&out.join("disk.img"), 5 * PART, 1);
+    random_file(&source, 5 * PART, 2);
+    let before = fs::read(out.join("disk.img")).unwrap();
+    send_cut(&out, &source, 4 * PART + 1000);
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), before);
+    let (moved, said) = send_whole(&out, &source);
+    assert!(moved <= 2 * PART, "{moved}: {said}");
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+    assert_eq!(names(&out), ["disk.img"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::measure;
 use super::verifier::{Small, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
-use crate::store::{Occupant, OnConflict, Store, StoreError, Written};
+use crate::store::{Kept, Occupant, OnConflict, Store, StoreError, Written};
 use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
 use crate::wire::{Form, SMALL_FILE_BYTES};
 
@@ -153,7 +153,12 @@ impl<'a> Reader<'a> {
             Occupant::Nothing => None,
             Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
             Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
-                self.arrivals.compare(entry, file, policy.gives_way(&different));
+                let gives_way = policy.gives_way(&different);
+                // Where a part of this very file is here, it was found to be different before.
+                match if gives_way { self.kept(&entry) } else { Ok(None) } {
+                    Ok(None) => self.arrivals.compare(entry, file, gives_way),
+                    kept => return self.take_up_or_want(entry, kept),
+                }
                 return Ok(());
             }
             Occupant::File(_) => Some(different),
@@ -165,14 +170,26 @@ impl<'a> Reader<'a> {
                 self.arrivals.fail(&entry, &taken);
                 Ok(())
             }
-            _ => self.take_up_or_want(entry),
+            _ => {
+                let kept = self.kept(&entry);
+                self.take_up_or_want(entry, kept)
+            }
         }
     }
 
+    /// What an earlier session left of a file.
+    fn kept(&mut self, entry: &FileEntry) -> Result<Option<Kept>, StoreError> {
+        let kept = Arrivals::origin(entry).map(|origin| self.store.take_up(&entry.path, origin)).transpose();
+        kept.map(Option::flatten)
+    }
+
     /// Goes on where an earlier session was cut, or begins.
-    fn take_up_or_want(&mut self, entry: FileEntry) -> Result<(), RecvError> {
-        let kept = Arrivals::origin(&entry).map(|origin| self.store.take_up(&entry.path, origin)).transpose();
-        match kept.map(Option::flatten) {
+    fn take_up_or_want(
+        &mut self,
+        entry: FileEntry,
+        kept: Result<Option<Kept>, StoreError>,
+    ) -> Result<(), RecvError> {
+        match kept {
             Ok(kept) => match room(&mut self.store, &entry, kept.as_ref()) {
                 Ok(room) => match kept {
                     Some(kept) => {
