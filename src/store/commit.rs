@@ -93,13 +93,9 @@ impl Store {
                 landing.discard();
             }
         }
-        if let Err(error) = self.sync_names() {
-            let reason = error.to_string();
+        if let Err(errno) = self.sync_names() {
             for result in results.iter_mut().filter(|result| result.is_ok()) {
-                *result = Err(StoreError::Io {
-                    doing: "sync the folder",
-                    source: std::io::Error::other(reason.clone()),
-                });
+                *result = Err(StoreError::io("sync the folder")(errno));
             }
         }
         results
@@ -173,14 +169,14 @@ impl Store {
     }
 
     /// Step 6.
-    fn sync_names(&mut self) -> Result<(), StoreError> {
+    fn sync_names(&mut self) -> Result<(), Errno> {
         let touched = self.beneath.take_touched();
         let synced = sync_folders(touched.values());
         if synced.is_err() {
             // What is in them is not durable, now or after the next batch, until a sync succeeds.
             touched.iter().for_each(|(path, dir)| self.beneath.touch(path, dir));
         }
-        synced.map_err(StoreError::io("sync the folder"))
+        synced
     }
 
     fn place_file(&mut self, mut landing: Landing, content: &Content) -> Result<Placed, StoreError> {

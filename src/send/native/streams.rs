@@ -84,7 +84,8 @@ pub fn grow(
             while wait_interval(shared) {
                 let now = (Instant::now(), shared.moved());
                 let seconds = (now.0 - before.0).as_secs_f64();
-                let rate = (now.1.bytes - before.1.bytes) as f64 / seconds;
+                // What went out and was not needed is taken back.
+                let rate = now.1.bytes.saturating_sub(before.1.bytes) as f64 / seconds;
                 let busy = (now.1.writing - before.1.writing).as_secs_f64() / seconds / f64::from(count);
                 before = now;
                 match tuner.decide(rate, busy) {
