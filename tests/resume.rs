@@ -7,21 +7,19 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use common::proofs::{Chance, figures, rounds};
 use common::proxy::{Place, Proxy, Then, Way};
+use common::raw::Raw;
 use common::{Receiver, listing, names, send, start_send, until};
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::Message;
 use ftx::wire::message::Wanted;
 use ftx::wire::runs::Runs;
-use ftx::wire::{Inbox, Message};
 
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;
@@ -324,19 +322,19 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     let parts = (1u64 << 62) / PART;
     // Announces it and returns what the receiver wants of it.
     let announce = || {
-        let mut peer = Peer::connect(&receiver);
+        let mut peer = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
         let state = "0".repeat(32);
         peer.say(&format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"f","size":{},"sparse":true,"state":"{state}"}}"#,
             parts * PART
         ));
-        let Message::Want { parts, .. } = peer.hear("want") else { unreachable!() };
-        (peer, parts)
+        let wanted = wanted(&mut peer);
+        (peer, wanted)
     };
     let hole = |parts: u64| format!(r#"{{"ftx":"hole","entry":0,"part":0,"parts":{parts}}}"#);
     let rest = Wanted::Parts(Runs::one(parts - 1));
-    let (mut peer, wanted) = announce();
-    assert_eq!(wanted, Wanted::All);
+    let (mut peer, all) = announce();
+    assert_eq!(all, Wanted::All);
     peer.say(&hole(parts - 1));
     drop(peer);
     until("the journal", || {
@@ -361,52 +359,23 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     let md5 = ftx::digest::Md5::of(&zeros);
     peer.say(&format!(r#"{{"ftx":"part","entry":0,"part":{},"size":{PART},"md5":"{md5}"}}"#, parts - 1));
     peer.stream.write_all(&zeros).unwrap();
-    peer.hear("stored");
+    assert!(matches!(peer.hear(), Some(Message::Stored { .. })));
     assert_eq!(fs::metadata(out.path().join("f")).unwrap().len(), parts * PART);
     // What is there is compared with what is offered.
-    let (mut peer, wanted) = announce();
-    assert_eq!(wanted, Wanted::Offers);
+    let (mut peer, offers) = announce();
+    assert_eq!(offers, Wanted::Offers);
     peer.say(&hole(parts));
-    let Message::Want { parts: wanted, .. } = peer.hear("want") else { unreachable!() };
-    assert_eq!(wanted, Wanted::None);
-    peer.hear("stored");
+    assert_eq!(wanted(&mut peer), Wanted::None);
+    assert!(matches!(peer.hear(), Some(Message::Stored { .. })));
     receiver.kill();
 }
 
-/// A sender by hand.
-struct Peer {
-    stream: TcpStream,
-    inbox: Inbox,
-}
-
-impl Peer {
-    fn connect(receiver: &Receiver) -> Self {
-        let mut peer = Peer { stream: receiver.connect(), inbox: Inbox::new() };
-        peer.say(r#"{"ftx":"hello","version":1}"#);
-        peer
-    }
-
-    fn say(&mut self, json: &str) {
-        let mut frame = Vec::new();
-        encode(Form::Native, json.as_bytes(), &mut frame);
-        self.stream.write_all(&frame).unwrap();
-    }
-
-    /// The next frame of this kind. A receiver that has lost itself in something says nothing but that it is busy.
-    fn hear(&mut self, kind: &str) -> Message {
-        let start = Instant::now();
-        loop {
-            while let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
-                let message = Message::parse(json).unwrap();
-                if message.kind() == kind {
-                    return message;
-                }
-                assert!(["welcome", "busy"].contains(&message.kind()), "{message:?}");
-            }
-            assert!(start.elapsed() < Duration::from_secs(20), "no {kind}");
-            let count = self.stream.read(self.inbox.space()).unwrap();
-            assert!(count > 0, "the receiver closed");
-            self.inbox.filled(count);
+/// What a receiver wants of an entry. One that has lost itself in something says nothing but that it is busy.
+fn wanted(peer: &mut Raw) -> Wanted {
+    loop {
+        match peer.hear().expect("an answer") {
+            Message::Want { parts, .. } => return parts,
+            message => assert!(matches!(message, Message::Welcome(_)), "{message:?}"),
         }
     }
 }
