@@ -88,8 +88,23 @@ impl PartDigests {
 
     /// Notes `count` whole parts of zeros, none of which is in.
     pub fn insert_holes(&mut self, first: u64, count: u64) {
-        self.holes.insert(first, count);
         self.count += count;
+        let (mut first, mut count) = (first, count);
+        // Runs that touch are one: a sender that tells of zeros part by part shall not cost more than one that does not.
+        if let Some((&before, &parts)) =
+            self.holes.range(..first).next_back().filter(|(at, n)| *at + *n == first)
+        {
+            (first, count) = (before, parts + count);
+        }
+        if let Some(parts) = self.holes.remove(&first.saturating_add(count)) {
+            count += parts;
+        }
+        self.holes.insert(first, count);
+    }
+
+    /// How many digests and runs of zeros there are.
+    pub fn runs(&self) -> (usize, usize) {
+        (self.digests.len(), self.holes.len())
     }
 
     /// The digest of part `index`, if it is in.

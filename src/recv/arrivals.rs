@@ -25,7 +25,7 @@ use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHe
 use crate::wire::runs::MAX_RUNS;
 
 /// Landings that may be open at the same time.
-pub const MAX_LANDINGS: usize = 64;
+pub const MAX_LANDINGS: usize = 96;
 
 /// See the module's page.
 pub struct Arrivals<'a> {
@@ -181,6 +181,10 @@ impl<'a> Arrivals<'a> {
         let mut files = self.files();
         let Some(written) = kept.landing.written().filter(|_| files.landings < MAX_LANDINGS / 2) else {
             drop(files);
+            // What is kept is not gone on with: all of the file will be written.
+            if let Some(room) = &room {
+                room.lands(None);
+            }
             self.want(entry, room);
             return None;
         };
@@ -250,7 +254,7 @@ impl<'a> Arrivals<'a> {
             }
         }
         for (id, journal, written, records) in work {
-            if let Err(error) = journal.record(written.file(), &records, close) {
+            if let Err(error) = journal.record(&written, &records, close) {
                 self.fail_arrival(id, &error);
             }
         }
@@ -415,7 +419,7 @@ impl<'a> Arrivals<'a> {
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
-        speaker.summary.hole_bytes += hole.range.len;
+        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
         self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts));
         if let Progressed::Complete(digests) = speaker.session.holes_verified(hole) {
             self.complete(&mut speaker, hole.id, digests);

@@ -53,12 +53,13 @@ pub fn commit(
 
 fn collect(mut batch: Vec<Complete>, queue: &Receiver<Vec<Complete>>) -> Vec<Complete> {
     let deadline = Instant::now() + BATCH_AGE;
-    let bytes_in = |more: &[Complete]| more.iter().map(|complete| complete.size_bytes).sum::<u64>();
+    let bytes_in =
+        |more: &[Complete]| more.iter().fold(0u64, |sum, complete| sum.saturating_add(complete.size_bytes));
     let mut bytes = bytes_in(&batch);
     while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
         match queue.recv_deadline(deadline) {
             Ok(mut more) => {
-                bytes += bytes_in(&more);
+                bytes = bytes.saturating_add(bytes_in(&more));
                 batch.append(&mut more);
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,

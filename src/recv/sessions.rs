@@ -29,7 +29,8 @@ pub struct Sessions(Mutex<HashMap<SessionId, Door>>);
 /// How connections come into a session.
 #[derive(Debug)]
 struct Door {
-    queue: Sender<Joined>,
+    /// `None` once nobody can join any more.
+    queue: Option<Sender<Joined>>,
     /// How many more may come.
     places: usize,
     /// Its connections, to end it from outside.
@@ -45,8 +46,13 @@ pub struct Entrance<'a> {
     queue: Receiver<Joined>,
 }
 
-/// Held by a session until all that it keeps is kept.
-pub struct InWork(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
+/// Held by a session until all that it keeps is kept: until then, who goes on with it has to wait.
+pub struct InWork<'a> {
+    sessions: &'a Sessions,
+    id: SessionId,
+    #[expect(dead_code, reason = "its end is what counts")]
+    over: Sender<()>,
+}
 
 /// How long a session that has lost its sender gets to keep what it has.
 const TAKE_OVER: Duration = Duration::from_secs(10);
@@ -74,7 +80,7 @@ impl Sessions {
         id: SessionId,
         first: Arc<TcpStream>,
         places: usize,
-    ) -> Result<(Entrance<'_>, InWork), RecvError> {
+    ) -> Result<(Entrance<'_>, InWork<'_>), RecvError> {
         let (in_work, over) = bounded(0);
         let streams = vec![first];
         // There is room for all who may come, so that no one waits here.
@@ -85,10 +91,10 @@ impl Sessions {
                 return Err(WireError::Protocol("there is a session of that name already".into()).into());
             }
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Door { queue: sender, places, streams, over })
+                place.insert(Door { queue: Some(sender), places, streams, over })
             }
         };
-        Ok((Entrance { sessions: self, id, queue }, InWork(in_work)))
+        Ok((Entrance { sessions: self, id, queue }, InWork { sessions: self, id, over: in_work }))
     }
 
     /// Hands a connection over to its session, which `joins` hears of, and waits until it is done with it; or gives it
@@ -102,7 +108,9 @@ impl Sessions {
         let (open, done) = bounded(0);
         let refused = |why: &str, input| Err(Box::new((input, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
-        let Some(door) = sessions.get_mut(&id) else {
+        let Some((door, queue)) =
+            sessions.get_mut(&id).and_then(|door| door.queue.clone().map(|queue| (door, queue)))
+        else {
             return refused("it joins a session that is not in work here", input);
         };
         if door.places == 0 {
@@ -112,8 +120,8 @@ impl Sessions {
         door.streams.push(input.shared_stream());
         joins();
         // If the session ends meanwhile, so does the wait.
-        let _ = door.queue.send(Joined { input, _open: open });
-        drop(sessions);
+        let _ = queue.send(Joined { input, _open: open });
+        drop((sessions, queue));
         // Nothing is ever sent: this ends when the other half is dropped.
         let _ = done.recv();
         Ok(())
@@ -133,6 +141,43 @@ impl Entrance<'_> {
 
 impl Drop for Entrance<'_> {
     fn drop(&mut self) {
+        if let Some(door) = self.sessions.lock().get_mut(&self.id) {
+            door.queue = None;
+        }
+    }
+}
+
+impl Drop for InWork<'_> {
+    fn drop(&mut self) {
         self.sessions.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    #[test]
+    fn who_goes_on_with_a_session_waits_until_all_of_it_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (sessions, id) = (Sessions::default(), SessionId::new([7; 16]));
+        let (entrance, in_work) = sessions.open(id, stream, 1).unwrap();
+        // It noticed by itself that its sender is gone, and still writes what it has.
+        drop(entrance);
+        let (taken, is_taken) = bounded(1);
+        thread::scope(|scope| {
+            let sessions = &sessions;
+            scope.spawn(move || taken.send(sessions.take_over(id)).unwrap());
+            while !sessions.lock().get(&id).is_some_and(|door| door.streams.is_empty()) {
+                thread::yield_now();
+            }
+            assert!(is_taken.is_empty(), "it has to wait");
+            drop(in_work);
+            assert_eq!(is_taken.recv(), Ok(true));
+        });
+        assert!(!sessions.take_over(id), "nothing is left of it");
     }
 }

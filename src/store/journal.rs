@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::beneath::Folder;
+use super::landing::Written;
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::units::MtimeNs;
 
@@ -188,7 +189,16 @@ pub struct Journal {
     dir: Arc<Folder>,
     name: Box<str>,
     header: Header,
-    open: Mutex<Option<Open>>,
+    open: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is recorded yet.
+    New,
+    Open(Open),
+    /// The landing has its name, or is gone: whoever still wants to record something of it comes too late.
+    Removed,
 }
 
 #[derive(Debug)]
@@ -200,7 +210,7 @@ struct Open {
 impl Journal {
     /// Of a fresh landing.
     pub fn new(dir: Arc<Folder>, name: Box<str>, header: Header) -> Self {
-        Journal { dir, name, header, open: Mutex::new(None) }
+        Journal { dir, name, header, open: Mutex::new(State::New) }
     }
 
     /// Opens the one that was left behind, if there is one that anybody can believe.
@@ -224,35 +234,35 @@ impl Journal {
         }
         file.set_len(told.len)?;
         file.seek(SeekFrom::End(0))?;
-        let open = Mutex::new(Some(Open { file, seed: told.seed }));
+        let open = Mutex::new(State::Open(Open { file, seed: told.seed }));
         Ok(Some((Journal { dir, name, header: told.header.clone(), open }, told)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has anything been recorded?
     pub fn is_begun(&self) -> bool {
-        self.lock().is_some()
+        matches!(*self.lock(), State::Open(_))
     }
 
     /// Brings the landing to stable storage and then records parts of it; with `close`, also how it is left.
     ///
     /// An error is one of the landing: the system tells of lost bytes once only, so it must not be used any more. That
     /// the journal itself cannot be written costs no more than what it would have told.
-    pub fn record(&self, landing: &File, records: &[Record], close: bool) -> Result<(), StoreError> {
-        rustix::fs::fdatasync(landing).map_err(StoreError::io("bring the file to stable storage"))?;
-        let _ = self.write(landing, records, close);
+    pub fn record(&self, landing: &Written, records: &[Record], close: bool) -> Result<(), StoreError> {
+        landing.sync_data()?;
+        let _ = self.write(landing.file(), records, close);
         Ok(())
     }
 
     fn write(&self, landing: &File, records: &[Record], close: bool) -> io::Result<()> {
         let mut open = self.lock();
-        if open.is_none() {
-            *open = Some(self.begin()?);
+        if matches!(*open, State::New) {
+            *open = State::Open(self.begin()?);
         }
-        let Some(Open { file, seed }) = &mut *open else { return Ok(()) };
+        let State::Open(Open { file, seed }) = &mut *open else { return Ok(()) };
         let mut lines = Vec::new();
         for record in records {
             let line = match *record {
@@ -285,7 +295,7 @@ impl Journal {
     /// Some of what is recorded is not there any more: nothing counts before it is recorded again.
     pub fn forget(&self) {
         let mut open = self.lock();
-        if let Some(Open { file, .. }) = &mut *open {
+        if let State::Open(Open { file, .. }) = &mut *open {
             let mut line = Vec::new();
             write_line(&Line::File(self.header.clone()), 0, &mut line);
             if file.set_len(line.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
@@ -298,7 +308,7 @@ impl Journal {
 
     /// The file is in place, or will not come: nothing is left to know.
     pub fn remove(&self) {
-        if self.lock().take().is_some() {
+        if let State::Open(_) = std::mem::replace(&mut *self.lock(), State::Removed) {
             // One that stays behind speaks of another landing than the next one and counts for nothing.
             let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
         }
@@ -380,5 +390,20 @@ mod tests {
         write_line(&part(1), 12345, &mut other);
         foreign.extend(other);
         assert_eq!(parse(&foreign).unwrap().digests.count(), 1, "a line of another journal");
+    }
+
+    #[test]
+    fn what_has_its_name_gets_no_journal_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("landing")).unwrap();
+        let folder = Folder::new(File::open(dir.path()).unwrap().into()).unwrap();
+        let journal = Journal::new(Arc::new(folder), "journal".into(), header());
+        let landing = Written::before(file, (0, 0));
+        let record = || journal.record(&landing, &[Record::Part(0, Md5::of(b""))], false).unwrap();
+        record();
+        assert!(journal.is_begun() && dir.path().join("journal").exists());
+        journal.remove();
+        record();
+        assert!(!journal.is_begun() && !dir.path().join("journal").exists(), "it came too late");
     }
 }

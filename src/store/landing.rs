@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -83,7 +83,7 @@ pub fn create(
         match rustix::fs::openat(&*dir, &*name, flags, Mode::from_raw_mode(asked)) {
             Ok(file) => {
                 let mode = (!dir.has_default_acl).then_some(asked & !umask);
-                let bytes = Bytes { file: File::from(file), sealed: OnceLock::new() };
+                let bytes = Bytes::new(File::from(file));
                 return Ok(Landing::new(dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
@@ -191,13 +191,13 @@ impl Landing {
 
     /// Brings data and metadata to stable storage.
     pub fn sync(&self) -> Result<(), StoreError> {
-        let sync = StoreError::io("bring the file to stable storage");
         match &self.file {
-            Some(bytes) => rustix::fs::fsync(&bytes.file).map_err(sync),
+            Some(bytes) => bytes.sync(|file| rustix::fs::fsync(file)),
             None => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let reopened = rustix::fs::openat(&*self.dir, &*self.name, flags, Mode::empty());
-                reopened.and_then(rustix::fs::fsync).map_err(sync)
+                let synced = reopened.and_then(rustix::fs::fsync);
+                synced.map_err(StoreError::io("bring the file to stable storage"))
             }
         }
     }
@@ -231,11 +231,25 @@ impl Landing {
 /// An open file, and its time of modification once nobody should write to it any more.
 #[derive(Debug)]
 pub(super) struct Bytes {
-    pub(super) file: File,
-    pub(super) sealed: OnceLock<(i64, i64)>,
+    file: File,
+    sealed: OnceLock<(i64, i64)>,
+    /// Did a sync of it fail? The system tells of lost bytes only once, and whoever asks next hears that all is well.
+    is_lost: Mutex<bool>,
 }
 
 impl Bytes {
+    pub(super) fn new(file: File) -> Self {
+        Bytes { file, sealed: OnceLock::new(), is_lost: Mutex::new(false) }
+    }
+
+    /// Brings it to stable storage, or says that some of it is lost, however often it is asked.
+    fn sync(&self, sync: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), StoreError> {
+        let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = if *is_lost { Err(Errno::IO) } else { sync(&self.file) };
+        *is_lost |= synced.is_err();
+        synced.map_err(StoreError::io("bring the file to stable storage"))
+    }
+
     fn seal(&self) -> Result<(), StoreError> {
         let modified = modified(&self.file)?;
         self.sealed.get_or_init(|| modified);
@@ -260,7 +274,12 @@ impl Written {
 
     /// The bytes of a file that was there before, last modified at `modified`.
     pub(super) fn before(file: File, modified: (i64, i64)) -> Self {
-        Written(Arc::new(Bytes { file, sealed: modified.into() }))
+        Written(Arc::new(Bytes { sealed: modified.into(), ..Bytes::new(file) }))
+    }
+
+    /// Brings what was written to stable storage.
+    pub(super) fn sync_data(&self) -> Result<(), StoreError> {
+        self.0.sync(|file| rustix::fs::fdatasync(file))
     }
 
     /// Did nobody write to it since it was complete?
@@ -382,4 +401,18 @@ pub fn timestamps(mtime: MtimeNs) -> Timestamps {
 
 fn closed() -> StoreError {
     StoreError::Io { doing: "write the file", source: io::Error::other("it is complete already") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_once_never_succeeds() {
+        let bytes = Bytes::new(tempfile::tempfile().unwrap());
+        assert!(bytes.sync(|file| rustix::fs::fsync(file)).is_ok());
+        assert!(bytes.sync(|_| Err(Errno::IO)).is_err());
+        // The system would say that all is well now.
+        assert!(bytes.sync(|file| rustix::fs::fsync(file)).is_err());
+    }
 }

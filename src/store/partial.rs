@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -89,7 +89,7 @@ pub fn take_up(
         file.set_len(origin.size_bytes)
             .map_err(|source| StoreError::Io { doing: "cut the file in arrival to its size", source })?;
     }
-    let bytes = Bytes { file, sealed: OnceLock::new() };
+    let bytes = Bytes::new(file);
     let landing = Landing::new(dir, landing, path, bytes, None, umask).with_journal(journal, false);
     Ok(Some(Kept { landing, digests: told.digests, is_trusted }))
 }
@@ -121,7 +121,7 @@ pub fn create(
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
     let inode = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_ino;
     let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, inode));
-    let bytes = Bytes { file: file.into(), sealed: OnceLock::new() };
+    let bytes = Bytes::new(file.into());
     let mode = (!dir.has_default_acl).then_some(0o600 & !umask);
     Ok(Landing::new(dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }

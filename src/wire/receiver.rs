@@ -193,6 +193,10 @@ enum Stage {
     Ended,
 }
 
+/// Between two runs of zeros lies a part that is not zeros. So many runs may come before those parts, which take longer,
+/// but not more: they are held in memory.
+const MAX_HOLES_AHEAD: usize = 1024;
+
 #[derive(Debug)]
 struct FileState {
     entry: FileEntry,
@@ -561,6 +565,10 @@ impl ReceiverSession {
         if is_in || file.verified.contains_any(part, parts) {
             return unexpected("sent twice");
         }
+        let (digests, holes) = file.verified.runs();
+        if holes > digests + file.pending.len() + MAX_HOLES_AHEAD {
+            return unexpected("zeros here and there, with nothing in between");
+        }
         let range = PartRange { offset: first.offset, len: last.offset + last.len - first.offset };
         Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer }))
     }
@@ -627,6 +635,11 @@ impl ReceiverSession {
         let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
             return Progressed::Partly;
         };
+        // On another connection it, or a part in it, may have come at the same time.
+        let is_in = file.pending.range(hole.part..hole.part + hole.parts).next().is_some();
+        if is_in || file.verified.contains_any(hole.part, hole.parts) {
+            return Progressed::Partly;
+        }
         file.verified.insert_holes(hole.part, hole.parts);
         self.quiet_files += usize::from(file.is_quiet());
         self.verified_more(hole.id, hole.range.len)
@@ -650,7 +663,7 @@ impl ReceiverSession {
         };
         file.verified_bytes += bytes;
         if file.stage == FileStage::Bodies {
-            self.receipt.bytes += bytes;
+            self.receipt.bytes = self.receipt.bytes.saturating_add(bytes);
         }
         if file.verified.count() < file.entry.layout.count() {
             return Progressed::Partly;

@@ -327,7 +327,9 @@ impl SenderSession {
     /// The part of a job and up to `parts` in all, counted from it, hold zeros alone: takes as many of them as are
     /// wanted in a row, and returns how many those are.
     pub fn take_holes(&mut self, job: &Job, parts: u64) -> u64 {
-        let Some(file) = self.file(job.entry) else {
+        let stage = if job.wants_body { FileStage::Bodies } else { FileStage::Offers };
+        // What is wanted now may be something else than what the job was for.
+        let Some(file) = self.file(job.entry).filter(|file| file.stage == stage) else {
             return 1;
         };
         let Some(run) = file.todo.front_mut().filter(|run| *run.start() == job.part + 1) else {

@@ -178,6 +178,40 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
 }
 
 #[test]
+fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
+    let sparse = |size: u64| {
+        let mut session = open();
+        let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a","size":size,"sparse":true});
+        session.handle(entry.to_string().as_bytes()).unwrap();
+        session.want_all(0);
+        session
+    };
+    let hole = |session: &mut ReceiverSession, part: u64| {
+        let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":1});
+        session.handle(json.to_string().as_bytes())
+    };
+    // Every second part of an endless file, and nothing in between.
+    let mut session = sparse(1 << 62);
+    let told = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
+        Ok(Event::Hole(header)) => session.holes_verified(&header) == Progressed::Partly,
+        _ => false,
+    });
+    assert_eq!(told.count(), MAX_HOLES_AHEAD + 1);
+    // Part by part, but without gaps: that is one run.
+    let mut session = sparse(1 << 62);
+    for part in 0..10 * MAX_HOLES_AHEAD as u64 {
+        let Ok(Event::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
+        session.holes_verified(&header);
+    }
+    // Two connections tell of one hole before either is looked at: it counts once.
+    let mut session = sparse(2 * PART_BYTES);
+    let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
+    let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };
+    assert_eq!(session.holes_verified(&first), Progressed::Partly);
+    assert_eq!(session.holes_verified(&second), Progressed::Partly, "a part is missing");
+}
+
+#[test]
 fn folders_and_links_wait_for_the_files_before_them() {
     let mut session = open();
     announce(&mut session, 0, "d/a", 0).unwrap();

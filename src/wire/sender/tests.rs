@@ -73,6 +73,17 @@ fn holes_are_taken_as_far_as_they_are_wanted() {
 }
 
 #[test]
+fn a_hole_that_was_offered_takes_nothing_of_what_is_wanted_since() {
+    let mut session = with_file(4 * PART_BYTES);
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#).unwrap();
+    let offered = session.next_job().unwrap();
+    session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[1,3]]}"#).unwrap();
+    assert_eq!(session.take_holes(&offered, 9), 1);
+    assert!(!session.hole_frame(&offered, 1, &mut Vec::new()));
+    assert_eq!(send_all(&mut session), [1, 2, 3]);
+}
+
+#[test]
 fn offers_are_digests_without_bodies() {
     let mut session = with_file(1);
     session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"offers"}"#).unwrap();
