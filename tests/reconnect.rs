@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::proofs::Chance;
 use common::proxy::{Place, Proxy, Then, Way};
+use common::raw::Raw;
 use common::{Receiver, listing, names, send};
+use ftx::wire::Message;
 
 const PART: u64 = 8 << 20;
 
@@ -141,28 +143,81 @@ fn a_receiver_that_waits_for_its_sender_can_be_interrupted() {
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
+fn hello(session: &str, continues: Option<&str>) -> String {
+    let continues = continues.map_or(String::new(), |lost| format!(r#","continues":"{}""#, lost.repeat(16)));
+    let session = session.repeat(16);
+    format!(r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{session}"{continues}}}"#)
+}
+
+fn assert_ends_with_a_receipt(sender: &mut Raw) {
+    sender.say(r#"{"ftx":"end","entries":0}"#);
+    let heard: Vec<_> = std::iter::from_fn(|| sender.hear()).collect();
+    assert!(matches!(heard.last(), Some(Message::Receipt(_))), "{heard:?}");
+}
+
 /// The sender notices first: the session is taken over while it is still in work, and counts once all the same.
 #[test]
 fn a_receiver_of_one_session_that_noticed_nothing_goes_on_with_its_sender() {
-    use common::raw::Raw;
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let receiver = Receiver::start(&out, &["--once"]);
-    let hello = |session: &str, continues: &str| {
-        format!(
-            r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{}"{continues}}}"#,
-            session.repeat(16)
-        )
-    };
-    let mut first = Raw::connect(&receiver, &hello("aa", ""));
+    let mut first = Raw::connect(&receiver, &hello("aa", None));
     assert!(first.hear().is_some());
-    let mut second = Raw::connect(&receiver, &hello("bb", &format!(r#","continues":"{}""#, "aa".repeat(16))));
-    second.say(r#"{"ftx":"end","entries":0}"#);
-    let heard: Vec<_> = std::iter::from_fn(|| second.hear()).collect();
-    assert!(matches!(heard.last(), Some(ftx::wire::Message::Receipt(_))), "{heard:?}");
+    let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
+    assert_ends_with_a_receipt(&mut second);
     let ended = receiver.wait();
     assert_eq!(ended.code, 0, "{ended:?}");
     drop(first);
+}
+
+/// The session that is taken over is the one that was asked for, however many others wait for its end.
+#[test]
+fn nobody_takes_the_place_of_a_sender_that_has_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let receiver = Receiver::start(&out, &["--once"]);
+    let mut first = Raw::connect(&receiver, &hello("aa", None));
+    assert!(first.hear().is_some());
+    let threads = || fs::read_dir(format!("/proc/{}/task", receiver.pid().as_raw_nonzero())).unwrap().count();
+    let before = threads();
+    let mut strangers: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stranger = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
+            stranger.say(r#"{"ftx":"end","entries":0}"#);
+            stranger
+        })
+        .collect();
+    // Each of them has one that serves it.
+    common::until("the strangers", || threads() >= before + strangers.len());
+    // It is the last that wants to begin.
+    let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
+    assert!(second.hear().is_some(), "a welcome");
+    assert_ends_with_a_receipt(&mut second);
+    let ended = receiver.wait();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
+    assert!(strangers.iter_mut().all(|stranger| stranger.hear().is_none()));
+}
+
+/// What the sender has heard of is not announced again, and yet the session did not go well.
+#[test]
+fn entries_that_failed_before_the_connection_was_lost_have_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut receiver = Receiver::start(&out, &["--once"]);
+    let mut first = Raw::connect(&receiver, &hello("aa", None));
+    first.say(r#"{"ftx":"entry","entry":0,"type":"dir","filename":"../outside"}"#);
+    while !matches!(first.hear().expect("an error"), Message::Error(failure) if failure.entry == Some(0)) {}
+    drop(first);
+    receiver.hear("Waiting 30 s for the sender to come back");
+    // Lost once more, with nothing that failed on it.
+    let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
+    assert!(second.hear().is_some(), "a welcome");
+    let mut third = Raw::connect(&receiver, &hello("cc", Some("bb")));
+    assert_ends_with_a_receipt(&mut third);
+    let ended = receiver.wait();
+    assert_eq!(ended.code, 23, "{ended:?}");
+    assert!(ended.stdout.contains("1 entry was NOT transferred"), "{ended:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::failed::Failed;
 use super::line::Line;
 use crate::wire::SessionId;
 
@@ -75,7 +76,7 @@ pub struct Desk {
     /// Everyone who is connected, by a number that tells who came first.
     guests: BTreeMap<u64, Guest>,
     came: u64,
-    /// Sessions in work.
+    /// Sessions in work; one whose sender has come back is still the same one.
     pub active: u64,
     /// Sessions that have ended.
     pub finished: u64,
@@ -83,8 +84,15 @@ pub struct Desk {
     pub interrupted: bool,
     /// Nobody comes in any more.
     closed: bool,
-    /// Sessions that count, and whether their sender has come back on another connection.
-    counted: HashMap<SessionId, bool>,
+    /// Sessions that count and whose sender may come back, or has.
+    counted: HashMap<SessionId, Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    /// Is its sender here on another connection?
+    is_back: bool,
+    failed: Failed,
 }
 
 #[derive(Debug)]
@@ -244,24 +252,30 @@ impl Desk {
         }
     }
 
-    /// A session begins whose sender may come back by this name.
-    pub fn count(&mut self, id: SessionId) {
-        self.counted.insert(id, false);
+    /// A session begins whose sender may come back by this name; the record of what failed is for it then.
+    /// `false` if one of that name counts already: names are random, and this sender has itself to blame.
+    pub fn count(&mut self, id: SessionId, failed: Failed) -> bool {
+        let is_new = !self.counted.contains_key(&id);
+        self.counted.entry(id).or_insert(Counted { is_back: false, failed });
+        is_new
     }
 
-    /// The sender of a session that counts, if it does, is here on another connection.
-    pub fn come_back(&mut self, id: SessionId) {
-        self.counted.entry(id).and_modify(|is_back| *is_back = true);
+    /// The sender of a session that counts is here on another connection, which takes over its part in `active`, and the
+    /// record of what failed. `None` if there is no such session, or somebody has taken it over already.
+    pub fn come_back(&mut self, id: SessionId) -> Option<Failed> {
+        let lost = self.counted.get_mut(&id).filter(|lost| !lost.is_back)?;
+        lost.is_back = true;
+        Some(lost.failed.clone())
     }
 
     /// Is there any use in waiting for the sender of this session?
     pub fn may_come_back(&self, id: SessionId) -> bool {
-        !self.closed && self.counted.get(&id) == Some(&false)
+        !self.closed && self.counted.get(&id).is_some_and(|lost| !lost.is_back)
     }
 
-    /// A session that counts is over; has its sender come back?
+    /// A session that counts is over; has its sender come back? Nobody can any more.
     pub fn is_back(&mut self, id: SessionId) -> bool {
-        self.counted.remove(&id) == Some(true)
+        self.counted.remove(&id).is_some_and(|lost| lost.is_back)
     }
 
     /// Nobody is waited for who has not said what it wants, or who might come back.
@@ -426,6 +440,18 @@ mod tests {
         desk.join(joined);
         line.works();
         assert_eq!(desk.places(None), 2 + 2 * 8, "a connection that joined has its session's place");
+    }
+
+    #[test]
+    fn a_session_is_taken_over_once_and_its_name_is_its_own() {
+        let mut desk = Desk::new(FEW);
+        let id = SessionId::new([7; 16]);
+        assert!(desk.come_back(id).is_none(), "no such session");
+        assert!(desk.count(id, Failed::default()));
+        assert!(desk.may_come_back(id) && desk.come_back(id).is_some());
+        assert!(!desk.may_come_back(id) && desk.come_back(id).is_none());
+        assert!(!desk.count(id, Failed::default()), "a second one would undo that");
+        assert!(desk.is_back(id) && !desk.is_back(id));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod arrivals;
 mod classic;
 mod committer;
 mod desk;
+mod failed;
 mod input;
 mod line;
 mod measure;
@@ -154,6 +155,8 @@ impl RecvError {
             RecvError::Truncated(_)
                 | RecvError::Connection(_)
                 | RecvError::Silent(_)
+                | RecvError::Unfinished(_)
+                | RecvError::TooSlow(_)
                 | RecvError::Wire(WireError::PeerGaveUp { fault: Fault::Connection | Fault::Timeout, .. })
         )
     }
@@ -356,11 +359,11 @@ impl Server {
             Ok((Opening::Native { session, continues, .. }, _)) => (*session, *continues),
             _ => (None, None),
         };
-        if let Some(lost) = continues.filter(|_| !full) {
-            now.come_back(lost);
-        }
-        // With a limit, no more sessions begin than may still be needed.
-        while !full && self.needed(&now) > 0 && now.active >= self.needed(&now) && !line.has_given_way() {
+        let continues = continues.filter(|_| !full && !line.has_given_way());
+        let taken_over = continues.and_then(|lost| now.come_back(lost));
+        // With a limit, no more sessions begin than may still be needed. Who takes one over begins none.
+        let may_begin = |now: &Desk| taken_over.is_some() || now.active < self.needed(now);
+        while !full && self.needed(&now) > 0 && !may_begin(&now) && !line.has_given_way() {
             now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
         }
         if full || line.has_given_way() {
@@ -374,28 +377,32 @@ impl Server {
         if self.needed(&now) == 0 {
             return;
         }
-        now.active += 1;
+        now.active += u64::from(taken_over.is_none());
+        let failed = taken_over.unwrap_or_default();
         // Without a limit nobody waits for the end of any of them.
         let session = session.filter(|_| self.options.sessions.is_some());
-        if let Some(id) = session {
-            now.count(id);
-        }
+        let session = session.filter(|id| now.count(*id, failed.clone()));
         drop(now);
         let counts = Cell::new(true);
+        let is_taken_over = Cell::new(false);
         let _leave = OnDrop(|| {
             let mut now = lock(desk);
+            if is_taken_over.get() || session.is_some_and(|id| now.is_back(id)) {
+                // It goes on elsewhere, and is counted there.
+                return;
+            }
             now.active -= 1;
             now.finished += u64::from(counts.get());
             if self.needed(&now) == 0 {
                 self.stop().ring();
             }
         });
-        let progress = observer.started(peer);
-        let lister = Lister::new(self.options.whole_digests, &*progress);
+        let progress = failed.beside(observer.started(peer), number);
+        let lister = Lister::new(self.options.whole_digests, &progress);
         let may_join = || lock(desk).promise(number, MAX_JOINED);
         let receive = || {
             let summary = first
-                .and_then(|(opening, input)| self.speak(opening, input, may_join, &*progress, &lister))?;
+                .and_then(|(opening, input)| self.speak(opening, input, may_join, &progress, &lister))?;
             Ok(Summary { elapsed: start.elapsed(), ..summary })
         };
         let interrupt = &self.options.interrupt;
@@ -404,7 +411,11 @@ impl Server {
         if matches!(outcome, Err(RecvError::Interrupted)) {
             lock(desk).interrupted = true;
         }
-        let outcome = outcome.map(|summary| Summary { undigested: lister.undigested(), ..summary });
+        let outcome = outcome.map(|summary| {
+            let mut summary = Summary { undigested: lister.undigested(), ..summary };
+            failed.add_earlier(number, &mut summary);
+            summary
+        });
         counts.set(!matches!(&outcome, Err(error) if error.is_for_want_of_room()));
         drop(lister);
         drop(progress);
@@ -426,7 +437,7 @@ impl Server {
             }
             if now.is_back(id) {
                 // What becomes of it is told when that session ends.
-                return counts.set(false);
+                return is_taken_over.set(true);
             }
         }
         observer.ended(peer, &outcome);
@@ -538,4 +549,29 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 /// A peer's text for a sentence.
 fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
     Shown::new(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_sender_heals_with_another_connection_is_waited_for() {
+        let gave_up = |fault| RecvError::Wire(WireError::PeerGaveUp { fault, message: String::new() });
+        let time = Duration::from_secs(30);
+        for error in [
+            RecvError::Truncated("a header".into()),
+            RecvError::Connection(io::ErrorKind::ConnectionReset.into()),
+            RecvError::Silent(time),
+            RecvError::Unfinished(time),
+            RecvError::TooSlow(time),
+            gave_up(Fault::Connection),
+            gave_up(Fault::Timeout),
+        ] {
+            assert!(error.is_lost_connection(), "{error}");
+        }
+        for error in [RecvError::Busy, RecvError::Interrupted, gave_up(Fault::SourceChanged)] {
+            assert!(!error.is_lost_connection(), "{error}");
+        }
+    }
 }
