@@ -290,13 +290,14 @@ fn a_receiver_without_descriptors_does_not_spin_and_serves_the_next_one() {
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
     let receiver = Receiver::start_limited(64, &out, &[]);
-    // What it has is all it may have: no connection can be accepted.
-    let (pid, few) = (receiver.pid(), descriptors(&receiver) as u64);
+    // Now it is at work, not merely about to be.
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     let limit = |current| {
         let limit = Rlimit { current: Some(current), maximum: Some(64) };
-        rustix::process::prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+        rustix::process::prlimit(Some(receiver.pid()), Resource::Nofile, limit).unwrap();
     };
-    limit(few);
+    // It has more already, and may have no other: no connection can be accepted.
+    limit(3);
     let crowd: Vec<TcpStream> = (0..8).map(|_| receiver.connect()).collect();
     let looks = || status(&receiver, "voluntary_ctxt_switches");
     let (looked, spent, start) = (looks(), cpu_ticks(&receiver), Instant::now());
