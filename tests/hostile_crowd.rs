@@ -56,14 +56,6 @@ fn status(receiver: &Receiver, key: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Its connections, and the socket on which it listens.
-fn sockets(receiver: &Receiver) -> usize {
-    let fds = fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap();
-    // One that is closed meanwhile is none.
-    let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
-}
-
 fn descriptors(receiver: &Receiver) -> usize {
     fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count()
 }
@@ -171,7 +163,7 @@ fn a_thousand_hostile_connections_keep_nobody_out() {
     let warm = dir.path().join("warm");
     fs::write(&warm, "warm").unwrap();
     assert_eq!(send(&[], &[&warm], &receiver.host()).code, 0);
-    until("the end of the first session", || sockets(&receiver) == 1);
+    until("the end of the first session", || receiver.sockets() == 1);
     let (threads_before, descriptors_before) = (status(&receiver, "Threads"), descriptors(&receiver));
 
     let crowd = Crowd::default();

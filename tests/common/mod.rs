@@ -133,6 +133,14 @@ impl Receiver {
         self.wait()
     }
 
+    /// Its connections, and the socket on which it listens.
+    pub fn sockets(&self) -> usize {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())).unwrap();
+        // One that is closed meanwhile is none.
+        let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
     pub fn pid(&self) -> rustix::process::Pid {
         pid(&self.child)
     }
