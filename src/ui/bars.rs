@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle, TermLike};
 
@@ -18,11 +19,21 @@ const OVERALL: &str =
     "{prefix:<14} {bar:28} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
 const FILE: &str = "               {wide_msg}";
 
+/// How often the bars are brought up to date. Thousands of files a second would cost more to show than to send.
+const REFRESH: Duration = Duration::from_millis(50);
+/// The name of a file of this size is always shown: it may stay for a while.
+const LARGE_BYTES: u64 = 1 << 20;
+
 /// The bars of one session, and the lines about its entries.
 pub struct Bars<'a> {
     ui: &'a Ui,
     overall: ProgressBar,
     file: ProgressBar,
+    began: Instant,
+    /// When the bars were last brought up to date, in milliseconds since they began.
+    shown_ms: AtomicU64,
+    bytes_planned: AtomicU64,
+    bytes_moved: AtomicU64,
     files_planned: AtomicU64,
     files_done: AtomicU64,
     plan_complete: AtomicBool,
@@ -45,6 +56,10 @@ impl<'a> Bars<'a> {
             ui,
             overall,
             file,
+            began: Instant::now(),
+            shown_ms: AtomicU64::new(0),
+            bytes_planned: AtomicU64::new(0),
+            bytes_moved: AtomicU64::new(0),
             files_planned: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             plan_complete: AtomicBool::new(false),
@@ -67,17 +82,48 @@ impl<'a> Bars<'a> {
         }
     }
 
-    fn show_files(&self) {
-        // Some work has bytes, but no files.
-        if !self.ui.has_bars || self.files_planned.load(Ordering::Relaxed) == 0 {
-            return;
+    /// Brings the bars up to date if that was long ago.
+    fn refresh(&self) {
+        if self.is_due() {
+            self.show();
         }
-        let (done, planned) =
-            (self.files_done.load(Ordering::Relaxed), self.files_planned.load(Ordering::Relaxed));
-        // As long as the walk goes on, the total is a lower bound.
-        let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
-        self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
     }
+
+    /// Is it time to show something? True for one thread each time.
+    fn is_due(&self) -> bool {
+        if !self.ui.has_bars {
+            return false;
+        }
+        let now = self.began.elapsed().as_millis() as u64;
+        let shown = self.shown_ms.load(Ordering::Relaxed);
+        let is_long_ago = now >= shown + REFRESH.as_millis() as u64;
+        let mark = || self.shown_ms.compare_exchange(shown, now, Ordering::Relaxed, Ordering::Relaxed);
+        is_long_ago && mark().is_ok()
+    }
+
+    fn show(&self) {
+        self.overall.set_length(self.bytes_planned.load(Ordering::Relaxed));
+        self.overall.set_position(self.bytes_moved.load(Ordering::Relaxed));
+        let planned = self.files_planned.load(Ordering::Relaxed);
+        // Some work has bytes, but no files.
+        if planned > 0 {
+            let done = self.files_done.load(Ordering::Relaxed);
+            // As long as the walk goes on, the total is a lower bound.
+            let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
+            self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
+        }
+    }
+
+    fn unplan(&self, bytes: u64) {
+        lower(&self.bytes_planned, bytes);
+    }
+}
+
+/// What a peer says of its files may not add up: no further down than zero.
+fn lower(number: &AtomicU64, by: u64) {
+    let lowered = |number: u64| Some(number.saturating_sub(by));
+    // It is never refused.
+    let _ = number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lowered);
 }
 
 impl Progress for Bars<'_> {
@@ -86,21 +132,25 @@ impl Progress for Bars<'_> {
         match event {
             Event::Planned { files, bytes } => {
                 self.files_planned.fetch_add(files, Ordering::Relaxed);
-                self.overall.inc_length(bytes);
-                self.show_files();
+                self.bytes_planned.fetch_add(bytes, Ordering::Relaxed);
+                self.refresh();
             }
             Event::PlanComplete => {
                 self.plan_complete.store(true, Ordering::Relaxed);
-                self.show_files();
+                self.show();
             }
-            Event::FileStarted { path, .. } => {
-                if self.ui.has_bars {
+            Event::FileStarted { path, size_bytes } => {
+                if self.ui.has_bars && (size_bytes >= LARGE_BYTES || self.is_due()) {
                     self.file.set_message(Shown::new(path).to_string());
+                    self.show();
                 }
             }
-            Event::Moved { bytes } => self.overall.inc(bytes),
+            Event::Moved { bytes } => {
+                self.bytes_moved.fetch_add(bytes, Ordering::Relaxed);
+                self.refresh();
+            }
             Event::Resumed { path, bytes, size_bytes } => {
-                self.overall.dec_length(bytes);
+                self.unplan(bytes);
                 let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
                 self.ui.note(&format!(
                     "{}: going on at {percent} %, {} of {} are there from an earlier attempt",
@@ -114,13 +164,13 @@ impl Progress for Bars<'_> {
                     self.ui.list(|| md5sum::line(md5, path), &self.lines);
                 }
                 self.files_done.fetch_add(1, Ordering::Relaxed);
-                self.overall.dec_length(skipped_bytes);
-                self.show_files();
+                self.unplan(skipped_bytes);
+                self.refresh();
             }
             Event::FileDropped { remaining_bytes } => {
-                self.files_planned.fetch_sub(1, Ordering::Relaxed);
-                self.overall.dec_length(remaining_bytes);
-                self.show_files();
+                lower(&self.files_planned, 1);
+                self.unplan(remaining_bytes);
+                self.refresh();
             }
             Event::Failed { name, fault, reason } => {
                 let line = format!("not transferred: {}: {} [{fault}]", Shown::new(name), Shown::new(reason));
@@ -135,7 +185,8 @@ impl Progress for Bars<'_> {
                 self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
             }
             Event::Returned { bytes } => {
-                self.overall.set_position(self.overall.position().saturating_sub(bytes));
+                lower(&self.bytes_moved, bytes);
+                self.refresh();
             }
             Event::Lost { reason, pause } => {
                 self.overall.set_message("reconnecting");
