@@ -176,9 +176,9 @@ fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
             }
             if frame["ftx"] == "part" {
                 // Sent before it was asked for.
-                let mut body = vec![0; frame["size"].as_u64().unwrap() as usize];
-                let at_hand = inbox.take_body(&mut body);
-                if stream.read_exact(&mut body[at_hand..]).is_err() {
+                let size = frame["size"].as_u64().unwrap() as usize;
+                let at_hand = inbox.take_body(size).len();
+                if stream.read_exact(&mut vec![0; size - at_hand]).is_err() {
                     return false;
                 }
             }

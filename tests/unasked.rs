@@ -56,8 +56,10 @@ impl Silent {
     }
 
     fn take_body(&mut self, part: &Value) {
-        let mut body = vec![0; part["size"].as_u64().unwrap() as usize];
-        let at_hand = self.inbox.take_body(&mut body);
+        let size = part["size"].as_u64().unwrap() as usize;
+        let mut body = self.inbox.take_body(size).to_vec();
+        let at_hand = body.len();
+        body.resize(size, 0);
         self.stream.read_exact(&mut body[at_hand..]).unwrap();
         assert_eq!(part["md5"], Md5::of(&body).to_string());
         let name = &self.names[&part["entry"].as_u64().unwrap()];

@@ -32,12 +32,11 @@ fn read(form: Form, bytes: &[u8], body: usize, mut pieces: impl Iterator<Item = 
     loop {
         loop {
             if wanted > 0 {
-                let mut buffer = vec![0; wanted];
-                let count = inbox.take_body(&mut buffer);
-                wanted -= count;
+                let taken = inbox.take_body(wanted);
+                wanted -= taken.len();
                 match got.last_mut() {
-                    Some(Got::Body(body)) => body.extend_from_slice(&buffer[..count]),
-                    _ => got.push(Got::Body(buffer[..count].to_vec())),
+                    Some(Got::Body(body)) => body.extend_from_slice(taken),
+                    _ => got.push(Got::Body(taken.to_vec())),
                 }
                 if wanted > 0 {
                     break;

@@ -10,6 +10,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use md5::Digest as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use lanes::{Message, update_many};
 pub use many::{digest_many, digest_ranges, kernel_name, lane_count};
@@ -62,9 +63,42 @@ impl FromStr for Md5 {
     }
 }
 
+impl Md5 {
+    fn with_digits<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        let mut digits = [0; 32];
+        // Two for each byte, all of them ASCII.
+        let _ = hex::encode_to_slice(self.0, &mut digits);
+        take(std::str::from_utf8(&digits).unwrap_or_default())
+    }
+}
+
 impl Display for Md5 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        self.with_digits(|digits| f.write_str(digits))
+    }
+}
+
+impl Serialize for Md5 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_digits(|digits| serializer.serialize_str(digits))
+    }
+}
+
+impl<'de> Deserialize<'de> for Md5 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Digits;
+        impl de::Visitor<'_> for Digits {
+            type Value = Md5;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an MD5 digest of 32 hex digits")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Md5, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Digits)
     }
 }
 

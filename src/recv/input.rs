@@ -205,10 +205,17 @@ impl Input {
     /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
     pub fn body(&mut self, len: u64, name: &str, mut take: impl FnMut(&[u8])) -> Result<(), RecvError> {
         let mut left = len;
-        self.make_chunk(len);
+        let here = self.inbox.take_body(usize::try_from(len).unwrap_or(usize::MAX));
+        if !here.is_empty() {
+            take(here);
+            left -= here.len() as u64;
+        }
+        if left > 0 {
+            self.make_chunk(left);
+        }
         while left > 0 {
             let room = left.min(CHUNK_BYTES as u64) as usize;
-            let mut filled = self.inbox.take_body(&mut self.chunk[..room]);
+            let mut filled = 0;
             while filled < room {
                 self.wait_for_body()?;
                 match self.line.stream().read(&mut self.chunk[filled..room]) {
@@ -240,12 +247,11 @@ impl Input {
         file: &File,
         moved: impl Fn(&Spliced),
     ) -> Result<io::Result<()>, RecvError> {
-        self.make_chunk(range.len);
-        let taken = self.inbox.take_body(&mut self.chunk[..range.len.min(CHUNK_BYTES as u64) as usize]);
-        let mut written = file.write_all_at(&self.chunk[..taken], range.offset);
-        let mut done = taken as u64;
+        let here = self.inbox.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
+        let mut written = file.write_all_at(here, range.offset);
+        let mut done = here.len() as u64;
         moved(&Spliced {
-            taken,
+            taken: here.len(),
             is_full: false,
             written: Ok(()),
             waited: Duration::ZERO,

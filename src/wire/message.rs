@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Form};
@@ -201,13 +202,14 @@ impl EntryKind {
 }
 
 /// A part's dictionary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// The file.
     pub entry: EntryId,
     /// The part's index.
     pub part: u64,
     /// Its size.
+    #[serde(rename = "size")]
     pub size_bytes: u64,
     /// The digest of its bytes.
     pub md5: Md5,
@@ -397,15 +399,6 @@ struct RawEntry<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct RawPart<'a> {
-    entry: EntryId,
-    part: u64,
-    size: u64,
-    #[serde(borrow)]
-    md5: Cow<'a, str>,
-}
-
-#[derive(Serialize, Deserialize)]
 struct RawTotals {
     files: u64,
     bytes: u64,
@@ -449,14 +442,17 @@ struct Nothing {}
 impl Message {
     /// Reads the JSON of a native frame. Unknown keys are ignored, unknown kinds are an error.
     pub fn parse(json: &[u8]) -> Result<Self, MessageError> {
-        let tag: Tag = serde_json::from_slice(json).map_err(|error| shape("?", &error))?;
-        let kind = tag.ftx.as_ref();
+        let kind = match kind_in_front(json) {
+            Some(kind) => Cow::Borrowed(kind),
+            None => serde_json::from_slice::<Tag>(json).map_err(|error| shape("?", &error))?.ftx,
+        };
+        let kind = kind.as_ref();
         Ok(match kind {
             "hello" => Message::Hello(read(kind, json)?),
             "welcome" => Message::Welcome(read(kind, json)?),
             "entry" => Message::Entry(read::<RawEntry>(kind, json)?.try_into()?),
-            "part" => Message::Part(read::<RawPart>(kind, json)?.checked(kind)?),
-            "offer" => Message::Offer(read::<RawPart>(kind, json)?.checked(kind)?),
+            "part" => Message::Part(read(kind, json)?),
+            "offer" => Message::Offer(read(kind, json)?),
             "hole" => Message::Hole(read(kind, json)?),
             "join" => Message::Join(read(kind, json)?),
             "totals" => {
@@ -476,7 +472,10 @@ impl Message {
             "receipt" => Message::Receipt(read(kind, json)?),
             "measure" => Message::Measure(read(kind, json)?),
             "measured" => Message::Measured(read(kind, json)?),
-            "busy" => Message::Busy,
+            "busy" => {
+                read::<IgnoredAny>(kind, json)?;
+                Message::Busy
+            }
             "error" => Message::Error(read::<RawError>(kind, json)?.into()),
             _ => return Err(MessageError::UnknownKind { kind: kind.to_owned() }),
         })
@@ -507,29 +506,39 @@ impl Message {
 
     /// Appends this message to `out`, as a native frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let json = match self {
-            Message::Hello(introduction) => tagged("hello", introduction),
-            Message::Welcome(introduction) => tagged("welcome", introduction),
-            Message::Entry(entry) => to_json(&RawEntry::from(entry)),
-            Message::Part(part) => tagged("part", &RawPart::from(part)),
-            Message::Offer(part) => tagged("offer", &RawPart::from(part)),
-            Message::Hole(hole) => tagged("hole", hole),
-            Message::Join(join) => tagged("join", join),
-            Message::Totals { files, bytes } => tagged("totals", &RawTotals { files: *files, bytes: *bytes }),
-            Message::End { entries } => tagged("end", &RawEnd { entries: *entries }),
-            Message::Want { entries, parts } => {
-                tagged("want", &RawWant { entries: entries.clone(), parts: parts.clone() })
+        frame::encode_with(Form::Native, out, |out| match self {
+            Message::Hello(introduction) => tagged(out, "hello", introduction),
+            Message::Welcome(introduction) => tagged(out, "welcome", introduction),
+            Message::Entry(entry) => to_json(out, &RawEntry::from(entry)),
+            Message::Part(part) => tagged(out, "part", part),
+            Message::Offer(part) => tagged(out, "offer", part),
+            Message::Hole(hole) => tagged(out, "hole", hole),
+            Message::Join(join) => tagged(out, "join", join),
+            Message::Totals { files, bytes } => {
+                tagged(out, "totals", &RawTotals { files: *files, bytes: *bytes })
             }
-            Message::Again { entry, part } => tagged("again", &RawAgain { entry: *entry, part: *part }),
-            Message::Stored { entries } => tagged("stored", &RawStored { entries: entries.clone() }),
-            Message::Receipt(receipt) => tagged("receipt", receipt),
-            Message::Measure(measure) => tagged("measure", measure),
-            Message::Measured(measured) => tagged("measured", measured),
-            Message::Busy => tagged("busy", &Nothing {}),
-            Message::Error(failure) => tagged("error", &RawError::from(failure)),
-        };
-        frame::encode(Form::Native, &json, out);
+            Message::End { entries } => tagged(out, "end", &RawEnd { entries: *entries }),
+            Message::Want { entries, parts } => {
+                tagged(out, "want", &RawWant { entries: entries.clone(), parts: parts.clone() })
+            }
+            Message::Again { entry, part } => tagged(out, "again", &RawAgain { entry: *entry, part: *part }),
+            Message::Stored { entries } => tagged(out, "stored", &RawStored { entries: entries.clone() }),
+            Message::Receipt(receipt) => tagged(out, "receipt", receipt),
+            Message::Measure(measure) => tagged(out, "measure", measure),
+            Message::Measured(measured) => tagged(out, "measured", measured),
+            Message::Busy => tagged(out, "busy", &Nothing {}),
+            Message::Error(failure) => tagged(out, "error", &RawError::from(failure)),
+        });
     }
+}
+
+/// The kind, where it stands first and nowhere else: most frames need not be read twice then.
+fn kind_in_front(json: &[u8]) -> Option<&str> {
+    let rest = json.strip_prefix(b"{\"ftx\":\"")?;
+    let (kind, rest) = rest.split_at(memchr::memchr(b'"', rest)?);
+    // With a backslash a key may be spelled in many ways.
+    let is_unique = memchr::memchr(b'\\', rest).is_none() && memchr::memmem::find(rest, b"\"ftx\"").is_none();
+    if is_unique { std::str::from_utf8(kind).ok() } else { None }
 }
 
 fn read<'a, T: Deserialize<'a>>(kind: &str, json: &'a [u8]) -> Result<T, MessageError> {
@@ -540,13 +549,13 @@ fn shape(kind: &str, error: &serde_json::Error) -> MessageError {
     MessageError::Shape { kind: kind.to_owned(), reason: error.to_string() }
 }
 
-fn tagged(ftx: &'static str, body: &impl Serialize) -> Vec<u8> {
-    to_json(&Tagged { ftx, body })
+fn tagged(out: &mut Vec<u8>, ftx: &'static str, body: &impl Serialize) {
+    to_json(out, &Tagged { ftx, body });
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+fn to_json(out: &mut Vec<u8>, value: &impl Serialize) {
     // Writing plain structs of numbers and strings into memory has no way to fail.
-    serde_json::to_vec(value).unwrap_or_default()
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// Text for people, and the bytes in hex beside it where text cannot hold them.
@@ -619,27 +628,6 @@ impl TryFrom<RawEntry<'_>> for Entry {
             kind,
             metadata: Metadata { mode: raw.mode.map(Mode::new), mtime: raw.mtime_ns.map(MtimeNs) },
         })
-    }
-}
-
-impl From<&Part> for RawPart<'_> {
-    fn from(part: &Part) -> Self {
-        RawPart {
-            entry: part.entry,
-            part: part.part,
-            size: part.size_bytes,
-            md5: part.md5.to_string().into(),
-        }
-    }
-}
-
-impl RawPart<'_> {
-    fn checked(self, kind: &str) -> Result<Part, MessageError> {
-        let md5 = self.md5.parse().map_err(|error: crate::digest::DigestError| MessageError::Shape {
-            kind: kind.into(),
-            reason: error.to_string(),
-        })?;
-        Ok(Part { entry: self.entry, part: self.part, size_bytes: self.size, md5 })
     }
 }
 
