@@ -108,9 +108,10 @@ impl Source {
     }
 
     /// Reads all of it, if it is still what the walk saw. One look at its state, after the last byte, is enough here.
-    pub fn read_whole(&self, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
+    /// `buffer` has its size.
+    pub fn read_whole(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
         let open = self.open_unchecked()?;
-        let read = open.read(PartRange { offset: 0, len: self.size_bytes }, buffer);
+        let read = open.read_at(buffer, 0);
         // That it changed explains why it could not be read.
         open.check_unchanged().and(read)
     }

@@ -19,7 +19,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::unbounded;
 
 use super::RecvError;
 use super::arrivals::Arrivals;
@@ -239,16 +239,16 @@ fn read_all(
     entrance: Option<Entrance<'_>>,
 ) -> Result<Vec<Joined>, RecvError> {
     let parked = Mutex::new(Vec::new());
-    let (verify, to_verify) = bounded(verifier::QUEUED);
+    let (to_verifier, queues) = verifier::queues();
     let first = (input.heard().clone(), input.line().clone());
     thread::scope(|scope| {
-        scope.spawn(|| verifier::verify(arrivals, store.another(), to_verify));
+        scope.spawn(|| verifier::verify(arrivals, store.another(), queues));
         if let Some(entrance) = &entrance {
-            let (queue, verify, parked) = (entrance.queue(), verify.clone(), &parked);
+            let (queue, to_verifier, parked) = (entrance.queue(), to_verifier.clone(), &parked);
             scope.spawn(move || {
                 for mut joined in queue {
                     joined.input.share(&first);
-                    let reader = Reader::new(store.another(), arrivals, verify.clone(), Place::Joined);
+                    let reader = Reader::new(store.another(), arrivals, to_verifier.clone(), Place::Joined);
                     scope.spawn(move || {
                         arrivals.end_if_failed(reader.read(&mut joined.input));
                         parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
@@ -256,7 +256,7 @@ fn read_all(
                 }
             });
         }
-        let reader = Reader::new(store.another(), arrivals, verify, Place::First);
+        let reader = Reader::new(store.another(), arrivals, to_verifier, Place::First);
         arrivals.end_if_failed(reader.read(input));
         // Nobody can join any more.
         drop(entrance);

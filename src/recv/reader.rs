@@ -1,12 +1,10 @@
 //! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
 
-use crossbeam_channel::Sender;
-
 use super::RecvError;
 use super::arrivals::{Arrivals, room};
 use super::input::Input;
 use super::measure;
-use super::verifier::{Small, ToVerify};
+use super::verifier::{Small, ToVerifier, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
 use crate::store::{Kept, Occupant, OnConflict, Store, StoreError, Written};
@@ -29,7 +27,7 @@ pub enum Place {
 pub struct Reader<'a> {
     store: Store,
     arrivals: &'a Arrivals<'a>,
-    verify: Sender<ToVerify>,
+    verifier: ToVerifier,
     place: Place,
     /// Small files that arrived here and are not handed to the verifier yet.
     small: Small,
@@ -38,8 +36,8 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verify: Sender<ToVerify>, place: Place) -> Self {
-        Reader { store, arrivals, verify, place, small: Small::default(), frames: 0 }
+    pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verifier: ToVerifier, place: Place) -> Self {
+        Reader { store, arrivals, verifier, place, small: Small::default(), frames: 0 }
     }
 
     /// Until everything is received, or somebody ended the session.
@@ -244,7 +242,8 @@ impl<'a> Reader<'a> {
         if self.small.headers.is_empty() {
             return Ok(());
         }
-        let small = std::mem::take(&mut self.small);
+        let next = self.verifier.spare.try_recv().unwrap_or_default();
+        let small = std::mem::replace(&mut self.small, next);
         self.verify(ToVerify::Small(small))
     }
 
@@ -303,6 +302,6 @@ impl<'a> Reader<'a> {
 
     fn verify(&self, work: ToVerify) -> Result<(), RecvError> {
         let ended_early = |_| RecvError::Connection(std::io::Error::other("the verifier ended early"));
-        self.verify.send(work).map_err(ended_early)
+        self.verifier.work.send(work).map_err(ended_early)
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::sessions::MAX_JOINED;
@@ -20,13 +20,37 @@ const WINDOW_AGE: Duration = Duration::from_millis(200);
 /// Parts in a window at most: as many as the widest kernel has lanes.
 const MAX_WINDOW: usize = 16;
 /// What may wait for the verifier.
-pub const QUEUED: usize = 32;
+const QUEUED: usize = 32;
 // Each of them, the window, and the parts that are coming in may hold a landing.
 const _: () = assert!(QUEUED + MAX_WINDOW + 1 + MAX_JOINED < MAX_LANDINGS);
 
 /// Small bodies that are verified together at most: bytes and files.
 const SMALL_BATCH_BYTES: usize = 1 << 20;
 const SMALL_BATCH_FILES: usize = 256;
+
+/// Buffers that are kept to be used again: fresh memory costs the system more than copying small files into it.
+const SPARE: usize = 4;
+
+/// The verifier, as those who read have it.
+#[derive(Clone)]
+pub struct ToVerifier {
+    pub work: Sender<ToVerify>,
+    /// Buffers that it is done with.
+    pub spare: Receiver<Small>,
+}
+
+/// The verifier's own ends.
+pub struct Queues {
+    work: Receiver<ToVerify>,
+    spare: Sender<Small>,
+}
+
+/// What goes to the verifier and back.
+pub fn queues() -> (ToVerifier, Queues) {
+    let (to_verify, work) = bounded(QUEUED);
+    let (used, spare) = bounded(SPARE);
+    (ToVerifier { work: to_verify, spare }, Queues { work, spare: used })
+}
 
 /// Work for the verifier.
 pub enum ToVerify {
@@ -62,14 +86,20 @@ impl Small {
 }
 
 /// Verifies until the queue is closed and empty.
-pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, queue: Receiver<ToVerify>) {
+pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, spare }: Queues) {
     while let Ok(first) = queue.recv() {
         let deadline = Instant::now() + WINDOW_AGE;
         let mut window = Vec::with_capacity(MAX_WINDOW);
         let mut next = Some(first);
         while let Some(work) = next {
             match work {
-                ToVerify::Small(small) => verify_small(arrivals, &mut store, &small),
+                ToVerify::Small(mut small) => {
+                    verify_small(arrivals, &mut store, &small);
+                    small.headers.clear();
+                    small.bytes.clear();
+                    // Where there are enough of them, it is let go.
+                    let _ = spare.try_send(small);
+                }
                 ToVerify::Recheck(kept) => recheck(arrivals, kept),
                 ToVerify::Part(header, written) => window.push((header, Readable::Landing(written))),
                 ToVerify::Offer(header, file) => window.push((header, Readable::Existing(file))),

@@ -180,20 +180,22 @@ fn attempt(
     let shared = Shared::new(words, left, progress, lister, route.timeout, interrupt)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     let (loaded_unasked, unasked) = bounded(loader::LOADED_AHEAD);
+    let (used, spare) = bounded(loader::SPARE);
     let transfer = || {
         thread::scope(|scope| {
-            scope.spawn(|| loader::load(&shared, loaded, loaded_unasked));
+            scope.spawn(|| loader::load(&shared, loaded, loaded_unasked, spare));
             let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard));
             let joining = parts.clone();
             let first = writer::First { words: spoken, unasked };
-            let writing = scope.spawn(|| writer::write(&shared, writer, Some(first), parts));
+            let writing = scope.spawn(|| writer::write(&shared, writer, Some(first), parts, &used));
             let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
+            let used = &used;
             scope.spawn(move || {
                 streams::grow(shared, stream, streams, |joined| {
                     let (ear, writer) = joined.split(heard)?;
                     let joining = joining.clone();
                     scope.spawn(move || ear::listen_joined(shared, ear));
-                    scope.spawn(move || writer::write(shared, writer, None, joining));
+                    scope.spawn(move || writer::write(shared, writer, None, joining, used));
                     Ok(())
                 });
             });

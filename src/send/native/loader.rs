@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::ear::failed;
 use super::state::{Announced, Shared};
 use super::whole;
-use super::writer::{Body, Loaded};
+use super::writer::{Batch, Body, Loaded};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::spent::Clock;
@@ -24,6 +24,8 @@ const BATCH_PARTS: usize = 256;
 /// Large parts, or batches of small ones, that may wait for the writers: a window, so that they have work while the
 /// next one is hashed.
 pub const LOADED_AHEAD: usize = 16;
+/// Buffers that were written and are kept to be used again.
+pub const SPARE: usize = 4;
 /// The first window; the next ones double, so that the first byte leaves early and the lanes are full soon.
 const FIRST_WINDOW: usize = 2;
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -33,9 +35,10 @@ const MAX_WINDOW_PARTS: usize = 64;
 /// A large part waits for others to be hashed with while so many batches of small ones pass by.
 const MAX_BATCHES_WAITED: u32 = 8;
 
-/// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`.
-pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>, unasked: Sender<Vec<Loaded>>) {
-    let mut loader = Loader { shared, open: None, window: FIRST_WINDOW };
+/// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`. Buffers
+/// that were written come back by way of `spare`.
+pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, spare: Receiver<Vec<u8>>) {
+    let mut loader = Loader { shared, spare, open: None, window: FIRST_WINDOW };
     // In a tree, large and small ones come in turn: each kind is gathered by itself, so that the lanes are full.
     let (mut small, mut large) = (Gathered::default(), Gathered::default());
     let mut next = None;
@@ -80,7 +83,9 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Vec<Loaded>>, unasked: Sender<Ve
             let jobs = std::mem::take(&mut large).jobs;
             whole::begin(shared, &jobs);
             // One by one, for whichever connection is free.
-            if loader.load_large(jobs).into_iter().try_for_each(|part| loaded.send(vec![part])).is_err() {
+            let parts = loader.load_large(jobs);
+            let batches = parts.into_iter().map(|part| Batch { parts: vec![part], bytes: Vec::new() });
+            if batches.into_iter().try_for_each(|batch| loaded.send(batch)).is_err() {
                 return;
             }
         }
@@ -145,6 +150,8 @@ fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
 
 struct Loader<'a> {
     shared: &'a Shared<'a>,
+    /// Buffers to use again: fresh memory costs the system more than reading a small file into it.
+    spare: Receiver<Vec<u8>>,
     /// Parts of one file come one after another: it stays open between them.
     open: Option<(EntryId, Arc<OpenSource>)>,
     window: usize,
@@ -155,23 +162,34 @@ impl Loader<'_> {
         self.window as u64 * PART_BYTES
     }
 
-    fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {
-        let mut read = Vec::with_capacity(jobs.len());
-        for (job, source) in jobs {
-            let mut body = Vec::new();
-            let done = self.shared.reading.time(|| source.read_whole(&mut body));
-            match done {
-                Ok(()) => read.push((job, source, body)),
-                Err(error) => self.withdraw(job.entry, &error),
-            }
+    fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Batch {
+        let mut bytes = self.spare.try_recv().unwrap_or_default();
+        let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum();
+        // What is left in it from the last time is written over.
+        if bytes.len() < room {
+            bytes.resize(room, 0);
         }
-        let bodies: Vec<&[u8]> = read.iter().map(|(_, _, body)| &body[..]).collect();
+        let mut read = Vec::with_capacity(jobs.len());
+        let mut filled = 0;
+        self.shared.reading.time(|| {
+            for (job, source) in jobs {
+                let range = filled..filled + job.range.len as usize;
+                match source.read_whole(&mut bytes[range.clone()]) {
+                    Ok(()) => {
+                        filled = range.end;
+                        read.push((job, source, range));
+                    }
+                    Err(error) => self.withdraw(job.entry, &error),
+                }
+            }
+        });
+        let bodies: Vec<&[u8]> = read.iter().map(|(_, _, range)| &bytes[range.clone()]).collect();
         let digests = self.shared.md5.time(|| digest_many(&bodies));
-        let loaded = read.into_iter().zip(digests).map(|((job, source, body), md5)| {
-            let body = if job.wants_body { Body::Bytes(body) } else { Body::Nothing };
+        let loaded = read.into_iter().zip(digests).map(|((job, source, range), md5)| {
+            let body = if job.wants_body { Body::Bytes(range) } else { Body::Nothing };
             Loaded { job, md5, body, source }
         });
-        loaded.collect()
+        Batch { parts: loaded.collect(), bytes }
     }
 
     fn load_large(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {

@@ -1,12 +1,13 @@
 //! The threads that write, one for each connection.
 
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::super::SendError;
-use super::state::{Announced, Shared};
+use super::state::{Announced, Shared, State};
 use crate::digest::{Md5, PART_BYTES};
 use crate::net::{self, PatientWriter};
 use crate::plan::{OpenSource, Source};
@@ -15,6 +16,13 @@ use crate::wire::sender::Job;
 
 /// Small frames and bodies go out together, in writes of this size.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Parts that were loaded together.
+pub struct Batch {
+    pub parts: Vec<Loaded>,
+    /// Where the bodies are that are in memory.
+    pub bytes: Vec<u8>,
+}
 
 /// A part that was read and hashed.
 pub struct Loaded {
@@ -28,8 +36,8 @@ pub struct Loaded {
 pub enum Body {
     /// Only the digest is wanted.
     Nothing,
-    /// In memory.
-    Bytes(Vec<u8>),
+    /// In memory, at this place of its batch.
+    Bytes(Range<usize>),
     /// In the file: the kernel sends them from there.
     File(Arc<OpenSource>),
     /// So many parts from this one on are nothing but zeros.
@@ -41,12 +49,19 @@ pub struct First {
     /// The session has something to say.
     pub words: Receiver<()>,
     /// Parts that nobody asked for yet: they come behind their entries.
-    pub unasked: Receiver<Vec<Loaded>>,
+    pub unasked: Receiver<Batch>,
 }
 
-/// Writes to one connection until the session is over: parts that were loaded, and on the first one all the rest.
-pub fn write(shared: &Shared<'_>, stream: PatientWriter, first: Option<First>, parts: Receiver<Vec<Loaded>>) {
-    match write_all(shared, stream, first, parts) {
+/// Writes to one connection until the session is over: parts that were loaded, and on the first one all the rest. Buffers
+/// that are written go back by way of `spare`.
+pub fn write(
+    shared: &Shared<'_>,
+    stream: PatientWriter,
+    first: Option<First>,
+    parts: Receiver<Batch>,
+    spare: &Sender<Vec<u8>>,
+) {
+    match write_all(shared, stream, first, parts, spare) {
         Ok(()) => {}
         // The receiver is gone. Whether it said why, the ear knows better.
         Err(error) if net::is_disconnect(&error) => {}
@@ -61,7 +76,8 @@ fn write_all(
     shared: &Shared<'_>,
     stream: PatientWriter,
     first: Option<First>,
-    mut parts: Receiver<Vec<Loaded>>,
+    mut parts: Receiver<Batch>,
+    spare: &Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
     let is_first = first.is_some();
@@ -72,19 +88,21 @@ fn write_all(
     loop {
         let at_hand = || unasked.try_recv().or_else(|_| parts.try_recv()).ok();
         let loaded = match words.try_recv() {
-            Ok(()) => Vec::new(),
+            Ok(()) => None,
             Err(_) => match at_hand() {
-                Some(loaded) => loaded,
+                Some(loaded) => Some(loaded),
                 None => {
                     stream.flush()?;
                     select! {
-                        recv(words) -> _ => Vec::new(),
-                        recv(unasked) -> loaded => loaded.unwrap_or_else(|_| {
-                            unasked = never();
-                            Vec::new()
-                        }),
+                        recv(words) -> _ => None,
+                        recv(unasked) -> loaded => {
+                            if loaded.is_err() {
+                                unasked = never();
+                            }
+                            loaded.ok()
+                        },
                         recv(parts) -> loaded => match loaded {
-                            Ok(loaded) => loaded,
+                            Ok(loaded) => Some(loaded),
                             // Nothing more is loaded; there may still be something to say.
                             Err(_) if is_first => {
                                 parts = never();
@@ -104,41 +122,80 @@ fn write_all(
                 return stream.flush();
             }
         }
-        for part in loaded {
-            shared.writing.time(|| write_part(shared, &mut stream, &part))?;
+        if let Some(batch) = loaded {
+            shared.writing.time(|| write_batch(shared, &mut stream, &batch))?;
+            // Where there are enough of them, it is let go.
+            let _ = spare.try_send(batch.bytes);
         }
     }
 }
 
-fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: &Loaded) -> io::Result<()> {
-    if let Body::Holes(parts) = part.body {
-        return write_holes(shared, stream, part, parts);
+fn write_batch(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, batch: &Batch) -> io::Result<()> {
+    // The session is asked once for all of them.
+    let (mut frames, mut ends) = (Vec::new(), Vec::with_capacity(batch.parts.len()));
+    let mut moved_bytes = 0;
+    let mut state = shared.lock();
+    for part in &batch.parts {
+        moved_bytes += frame(&mut state, part, &mut frames);
+        ends.push(frames.len());
     }
-    let body_bytes = if matches!(part.body, Body::Nothing) { 0 } else { part.job.range.len };
-    let mut frame = Vec::new();
-    {
-        let mut state = shared.lock();
-        if !state.session.part_frame(&part.job, part.md5, &mut frame) {
-            return Ok(());
-        }
-        if let Some(Announced::File { moved_bytes, md5, .. }) = state.announced.get_mut(&part.job.entry) {
-            *moved_bytes += body_bytes;
-            *md5 = (part.source.size_bytes <= PART_BYTES).then_some(part.md5);
-        }
-        state.summary.moved_bytes += body_bytes;
+    drop(state);
+    if moved_bytes > 0 {
+        shared.progress.event(Event::Moved { bytes: moved_bytes });
     }
-    if part.job.part == 0 {
+    let mut start = 0;
+    for (part, end) in batch.parts.iter().zip(ends) {
+        let frame = &frames[start..end];
+        start = end;
+        if !frame.is_empty() {
+            stream.write_all(frame)?;
+            write_body(shared, stream, part, &batch.bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Appends the dictionary of a part to `frames`, unless nobody wants it any more. Returns how many bytes count as moved
+/// with it; those that come out of a file are counted while they go.
+fn frame(state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
+    let Loaded { job, md5, body, source } = part;
+    let goes = match body {
+        Body::Holes(parts) => state.session.hole_frame(job, *parts, frames),
+        _ => state.session.part_frame(job, *md5, frames),
+    };
+    if !goes {
+        return 0;
+    }
+    let (body_bytes, hole_bytes) = match body {
+        Body::Nothing => (0, 0),
+        Body::Bytes(_) | Body::File(_) => (job.range.len, 0),
+        Body::Holes(parts) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
+    };
+    if let Some(Announced::File { moved_bytes, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
+        *moved_bytes += body_bytes + hole_bytes;
+        // That of a hole is a constant that nobody computed.
+        if !matches!(body, Body::Holes(_)) {
+            *of_file = (source.size_bytes <= PART_BYTES).then_some(*md5);
+        }
+    }
+    state.summary.moved_bytes += body_bytes;
+    state.summary.hole_bytes += hole_bytes;
+    if matches!(body, Body::File(_)) { 0 } else { body_bytes + hole_bytes }
+}
+
+fn write_body(
+    shared: &Shared<'_>,
+    stream: &mut BufWriter<PatientWriter>,
+    part: &Loaded,
+    bytes: &[u8],
+) -> io::Result<()> {
+    if part.job.part == 0 && !matches!(part.body, Body::Holes(_)) {
         let size_bytes = part.source.size_bytes;
         shared.progress.event(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
     }
-    stream.write_all(&frame)?;
     match &part.body {
         Body::Nothing | Body::Holes(_) => Ok(()),
-        Body::Bytes(bytes) => {
-            stream.write_all(bytes)?;
-            shared.progress.event(Event::Moved { bytes: body_bytes });
-            Ok(())
-        }
+        Body::Bytes(range) => stream.write_all(&bytes[range.clone()]),
         Body::File(file) => {
             stream.flush()?;
             let range = part.job.range;
@@ -150,22 +207,4 @@ fn write_part(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, part: 
             Ok(())
         }
     }
-}
-
-fn write_holes(shared: &Shared<'_>, stream: &mut impl Write, first: &Loaded, parts: u64) -> io::Result<()> {
-    let mut frame = Vec::new();
-    let mut state = shared.lock();
-    if !state.session.hole_frame(&first.job, parts, &mut frame) {
-        return Ok(());
-    }
-    if first.job.wants_body {
-        let bytes = parts * first.job.range.len;
-        if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&first.job.entry) {
-            *moved_bytes += bytes;
-        }
-        state.summary.hole_bytes += bytes;
-        shared.progress.event(Event::Moved { bytes });
-    }
-    drop(state);
-    stream.write_all(&frame)
 }
