@@ -303,7 +303,7 @@ fn a_folder_that_was_there_keeps_its_rights() {
 }
 
 #[test]
-fn a_thousand_files_need_few_descriptors() {
+fn thousands_of_files_and_folders_need_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("t"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -312,6 +312,12 @@ fn a_thousand_files_need_few_descriptors() {
     }
     for number in 0..200 {
         fs::write(from.join(format!("larger {number}")), vec![7; 200_000]).unwrap();
+    }
+    // Each alone in its folder.
+    for number in 0..700 {
+        let folder = from.join(format!("folder {number}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("one"), "small").unwrap();
     }
     // Twice: once to land, once to compare with what is there.
     let receiver = Receiver::start_limited(100, &to, &["--count", "2"]);

@@ -1,6 +1,6 @@
 //! Reaching folders below the root without ever following a link.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,11 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
+use super::touched::Touched;
 
-/// Handles kept open, so that the files of one folder do not walk down to it again and again.
-const MAX_HANDLES: usize = 64;
+/// Handles kept open, so that the files of one folder do not walk down to it again and again: so many that were used
+/// last, and up to as many that were used before.
+const RECENT_HANDLES: usize = 64;
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -51,8 +53,8 @@ pub struct Folder {
     handle: OwnedFd,
     /// The file system it is on.
     pub device: u64,
-    /// New files in it get the rights that its list of rights says, and not just those they are made with.
-    pub has_default_acl: bool,
+    inode: u64,
+    has_default_acl: OnceLock<bool>,
     /// It was made here a moment ago: there is nothing in it that this session did not put there.
     is_fresh: bool,
     may_fold: OnceLock<bool>,
@@ -60,15 +62,27 @@ pub struct Folder {
 
 impl Folder {
     pub fn new(handle: OwnedFd) -> Result<Self, Errno> {
-        let device = rustix::fs::fstat(&handle)?.st_dev;
-        let mut nothing: [u8; 0] = [];
-        let acl = rustix::fs::fgetxattr(&handle, "system.posix_acl_default", &mut nothing);
+        let stat = rustix::fs::fstat(&handle)?;
         Ok(Folder {
             handle,
-            device,
-            has_default_acl: acl.is_ok(),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            has_default_acl: OnceLock::new(),
             is_fresh: false,
             may_fold: OnceLock::new(),
+        })
+    }
+
+    /// What tells it from all other folders.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// Do new files in it get the rights that its list of rights says, and not just those they are made with?
+    pub fn has_default_acl(&self) -> bool {
+        *self.has_default_acl.get_or_init(|| {
+            let mut nothing: [u8; 0] = [];
+            rustix::fs::fgetxattr(self, "system.posix_acl_default", &mut nothing).is_ok()
         })
     }
 
@@ -91,9 +105,6 @@ impl AsFd for Folder {
     }
 }
 
-/// Handles by the path of their folder.
-pub type Handles = BTreeMap<Box<[u8]>, Arc<Folder>>;
-
 /// Names that are listed just as they are spelled, by the hash of their path; of folders that may fold names alone.
 #[derive(Debug, Default)]
 struct Spellings {
@@ -114,61 +125,98 @@ impl Spellings {
     }
 }
 
-/// Folders below a root, by their path; the root itself is the empty path.
+/// Folders that are open, and one that is known not to be there.
+#[derive(Debug, Default)]
+struct Handles {
+    recent: HashMap<Box<[u8]>, Arc<Folder>>,
+    before: HashMap<Box<[u8]>, Arc<Folder>>,
+    /// A folder that was not there when it was last looked for.
+    missing: Option<Box<[u8]>>,
+}
+
+impl Handles {
+    fn get(&mut self, dir: &[u8]) -> Option<Arc<Folder>> {
+        if let Some(folder) = self.recent.get(dir) {
+            return Some(Arc::clone(folder));
+        }
+        let (path, folder) = self.before.remove_entry(dir)?;
+        self.insert(path, Arc::clone(&folder));
+        Some(folder)
+    }
+
+    fn insert(&mut self, dir: Box<[u8]>, folder: Arc<Folder>) {
+        if self.recent.len() >= RECENT_HANDLES {
+            self.before = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(dir, folder);
+    }
+
+    fn remove(&mut self, dir: &[u8]) {
+        self.recent.remove(dir);
+        self.before.remove(dir);
+    }
+}
+
+/// Folders below a root, by their path; the root itself is the empty path. A copy, as for another thread, is the same.
+#[derive(Clone, Debug)]
+pub struct Beneath(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Beneath {
+struct Shared {
     root: Arc<Folder>,
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
-    handles: Handles,
-    /// A folder that was not there when it was last looked for.
-    missing: Option<Box<[u8]>>,
-    /// Folders in which names were made since the last call of [`Beneath::take_touched`], by any view of this root.
-    touched: Arc<Mutex<Handles>>,
-    spellings: Arc<Mutex<Spellings>>,
+    handles: Mutex<Handles>,
+    touched: Mutex<Touched>,
+    spellings: Mutex<Spellings>,
 }
 
 impl Beneath {
     pub fn new(root: Folder, dir_mode: Mode) -> Self {
-        Beneath {
+        Beneath(Arc::new(Shared {
             root: Arc::new(root),
             dir_mode,
-            handles: Handles::new(),
-            missing: None,
-            touched: Arc::default(),
-            spellings: Arc::default(),
-        }
-    }
-
-    /// The same root for another thread: handles of its own, but one list of what has to be synced.
-    pub fn another(&self) -> Self {
-        Beneath {
-            root: Arc::clone(&self.root),
-            dir_mode: self.dir_mode,
-            handles: Handles::new(),
-            missing: None,
-            touched: Arc::clone(&self.touched),
-            spellings: Arc::clone(&self.spellings),
-        }
+            handles: Mutex::default(),
+            touched: Mutex::default(),
+            spellings: Mutex::default(),
+        }))
     }
 
     /// A handle on the folder `dir`, if it is there, in this spelling.
-    pub fn open(&mut self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
+    pub fn open(&self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
         if dir.is_empty() {
-            return Ok(Arc::clone(&self.root));
+            return Ok(Arc::clone(&self.0.root));
         }
-        if let Some(handle) = self.handles.get(dir) {
-            return Ok(Arc::clone(handle));
+        if let Some(folder) = self.handles().get(dir) {
+            return Ok(folder);
         }
-        let folder = Arc::new(Folder::new(open_beneath(&self.root, dir)?)?);
+        let handle = self.sparing(|| open_beneath(&self.0.root, dir))?;
+        let folder = Arc::new(Folder::new(handle)?);
         // The folders above it are looked at when they are opened.
         let (above, name) = split(dir);
         let parent = self.open(above)?;
         if !self.is_spelled(&parent, above, name)? {
             return Err(SPELLED_OTHERWISE);
         }
-        self.keep(dir, &folder);
+        self.handles().insert(dir.into(), Arc::clone(&folder));
         Ok(folder)
+    }
+
+    /// A handle on a folder that was open before, and is still the same one.
+    pub fn open_again(&self, dir: &[u8], identity: (u64, u64)) -> Result<Arc<Folder>, Errno> {
+        let folder = self.open(dir)?;
+        if folder.identity() == identity { Ok(folder) } else { Err(Errno::NOENT) }
+    }
+
+    /// Opens something, and once more without the handles that are only kept for speed if there are too many.
+    pub fn sparing<T>(&self, mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                *self.handles() = Handles::default();
+                open()
+            }
+            done => done,
+        }
     }
 
     /// Something was found under a name in `folder`, which is `dir`: is that its name, or only the same to the file
@@ -177,7 +225,7 @@ impl Beneath {
         if !folder.may_fold() {
             return Ok(true);
         }
-        let mut spellings = self.spellings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spellings = self.0.spellings.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = spellings.hash(dir, name);
         if spellings.listed.contains(&wanted) {
             return Ok(true);
@@ -194,20 +242,21 @@ impl Beneath {
     /// A handle on the folder `dir`, if anything can be in it that this session did not put there. Thousands of files
     /// for a new folder then cost no look at the disk each. What somebody else puts there meanwhile is not lost: a
     /// name that is taken is found when it is to be given.
-    pub fn open_if_occupied(&mut self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
-        if self.handles.get(dir).is_some_and(|folder| folder.is_fresh) || self.missing.as_deref() == Some(dir)
-        {
+    pub fn open_if_occupied(&self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
+        let mut handles = self.handles();
+        if handles.missing.as_deref() == Some(dir) || handles.get(dir).is_some_and(|folder| folder.is_fresh) {
             return Err(Errno::NOENT);
         }
+        drop(handles);
         self.open(dir).inspect_err(|errno| {
             if *errno == Errno::NOENT {
-                self.missing = Some(dir.into());
+                self.handles().missing = Some(dir.into());
             }
         })
     }
 
     /// A handle on the folder `dir`, which is made, with the folders above it, where it is missing.
-    pub fn open_or_make(&mut self, dir: &[u8]) -> Result<Arc<Folder>, StoreError> {
+    pub fn open_or_make(&self, dir: &[u8]) -> Result<Arc<Folder>, StoreError> {
         match self.open(dir) {
             Ok(handle) => return Ok(handle),
             Err(Errno::NOENT) => {}
@@ -215,7 +264,7 @@ impl Beneath {
         }
         let (above, name) = split(dir);
         let parent = self.open_or_make(above)?;
-        let is_fresh = match rustix::fs::mkdirat(&parent, name, self.dir_mode) {
+        let is_fresh = match rustix::fs::mkdirat(&parent, name, self.0.dir_mode) {
             Ok(()) => true,
             // Somebody else made it just now, and may not have synced its name.
             Err(Errno::EXIST) => false,
@@ -223,52 +272,52 @@ impl Beneath {
         };
         self.touch(above, &parent);
         if is_fresh && parent.may_fold() {
-            self.spellings.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
+            self.0.spellings.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
         }
-        let handle = rustix::fs::openat(&parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let handle = self.sparing(|| rustix::fs::openat(&parent, name, flags, Mode::empty()));
         let handle = handle.and_then(|handle| match is_fresh || self.is_spelled(&parent, above, name)? {
             true => Ok(handle),
             false => Err(SPELLED_OTHERWISE),
         });
         let folder = handle.and_then(Folder::new).map_err(StoreError::io("open the folder it belongs in"))?;
         let folder = Arc::new(Folder { is_fresh, ..folder });
-        self.keep(dir, &folder);
+        self.handles().insert(dir.into(), Arc::clone(&folder));
         Ok(folder)
     }
 
     /// Was the folder made for what is in it, and waits for its own rights and time?
     pub fn is_unannounced(&self, folder: &Folder) -> bool {
-        self.dir_mode == Mode::from_raw_mode(UNANNOUNCED)
+        self.0.dir_mode == Mode::from_raw_mode(UNANNOUNCED)
             && rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o7777 == UNANNOUNCED)
     }
 
     /// Forgets the handle on `dir`: it was removed, or replaced, by somebody else.
-    pub fn forget(&mut self, dir: &[u8]) {
-        self.handles.remove(dir);
+    pub fn forget(&self, dir: &[u8]) {
+        self.handles().remove(dir);
     }
 
     /// Notes that names were made in a folder, which has to be synced.
     pub fn touch(&self, dir: &[u8], folder: &Arc<Folder>) {
-        let mut touched = self.touched();
-        if !touched.contains_key(dir) {
-            touched.insert(dir.into(), Arc::clone(folder));
-        }
+        self.touched().add(dir, folder);
     }
 
-    /// The folders noted since the last call.
-    pub fn take_touched(&self) -> Handles {
+    /// What has to be synced since the last call.
+    pub fn take_touched(&self) -> Touched {
         std::mem::take(&mut *self.touched())
     }
 
-    fn touched(&self) -> MutexGuard<'_, Handles> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It was taken, and could not be synced.
+    pub fn put_back_touched(&self, touched: Touched) {
+        self.touched().merge(touched);
     }
 
-    fn keep(&mut self, dir: &[u8], folder: &Arc<Folder>) {
-        if self.handles.len() >= MAX_HANDLES {
-            self.handles.clear();
-        }
-        self.handles.insert(dir.into(), Arc::clone(folder));
+    fn touched(&self) -> MutexGuard<'_, Touched> {
+        self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.0.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -355,10 +404,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let mut beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
+        let beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
         beneath.open_or_make(b"x/y/z").unwrap();
         assert!(dir.path().join("x/y/z").is_dir());
-        assert_eq!(beneath.take_touched().len(), 3, "each folder that got a new name");
+        assert_eq!(beneath.take_touched().few().count(), 3, "each folder that got a new name");
         symlink(outside.path(), dir.path().join("link")).unwrap();
         assert!(matches!(beneath.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());

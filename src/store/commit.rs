@@ -15,7 +15,7 @@ use crate::relpath::{LinkTarget, RelPath};
 use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
-const SYNC_ONE_BY_ONE: usize = 4;
+pub const SYNC_ONE_BY_ONE: usize = 4;
 /// `name (1).ext` to `name (9999).ext`.
 const MAX_RENAMES: u32 = 9999;
 
@@ -160,7 +160,7 @@ impl Store {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
             Item::AlreadyThere(file) => {
-                self.beneath.touch(file.folder(), file.dir());
+                self.beneath.touch(file.folder(), &file.dir()?);
                 Ok(Placed::AlreadyThere)
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
@@ -171,10 +171,10 @@ impl Store {
     /// Step 6.
     fn sync_names(&mut self) -> Result<(), Errno> {
         let touched = self.beneath.take_touched();
-        let synced = sync_folders(touched.values());
+        let synced = touched.sync();
         if synced.is_err() {
             // What is in them is not durable, now or after the next batch, until a sync succeeds.
-            touched.iter().for_each(|(path, dir)| self.beneath.touch(path, dir));
+            self.beneath.put_back_touched(touched);
         }
         synced
     }
@@ -191,11 +191,11 @@ impl Store {
     fn name_file(&mut self, landing: &Landing, content: &Content) -> Result<Placed, StoreError> {
         let path = landing.path().clone();
         let (parent, name) = path.split();
-        let dir = Arc::clone(landing.dir());
+        let dir = landing.dir()?;
         let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
-                let taken = match look(&mut self.beneath, &path)? {
+                let taken = match look(&self.beneath, &path)? {
                     Occupant::File(file)
                         if self.on_conflict != OnConflict::Error && file.matches(content) =>
                     {
@@ -246,11 +246,17 @@ impl Store {
     }
 
     fn place_dir(&mut self, path: &RelPath, metadata: Metadata) -> Result<Placed, StoreError> {
-        let handle = match look(&mut self.beneath, path)? {
-            Occupant::Nothing | Occupant::Other("a folder") => self.beneath.open_or_make(path.as_bytes())?,
-            Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
-            Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
-            Occupant::Other(what) => return Err(StoreError::Exists { what }),
+        let handle = match self.beneath.open(path.as_bytes()) {
+            Ok(handle) => handle,
+            // What is in the way is told by a look.
+            Err(_) => match look(&self.beneath, path)? {
+                Occupant::Nothing | Occupant::Other("a folder") => {
+                    self.beneath.open_or_make(path.as_bytes())?
+                }
+                Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
+                Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
+                Occupant::Other(what) => return Err(StoreError::Exists { what }),
+            },
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
         let is_ours = self.beneath.is_unannounced(&handle);
@@ -295,7 +301,7 @@ impl Store {
             match rename_new(&dir, hidden.as_bytes(), name) {
                 Ok(()) => Ok(Placed::Named),
                 Err(Errno::EXIST) => {
-                    let taken = match look(&mut self.beneath, path)? {
+                    let taken = match look(&self.beneath, path)? {
                         Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
                         Occupant::Other(what) => StoreError::Exists { what },
                         Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a file" },
@@ -313,19 +319,6 @@ impl Store {
         }
         placed
     }
-}
-
-fn sync_folders<'a>(folders: impl ExactSizeIterator<Item = &'a Arc<Folder>>) -> Result<(), Errno> {
-    let one_by_one = folders.len() <= SYNC_ONE_BY_ONE;
-    let mut synced = BTreeSet::new();
-    for folder in folders {
-        if one_by_one {
-            rustix::fs::fsync(&**folder)?;
-        } else if synced.insert(folder.device) {
-            rustix::fs::syncfs(&**folder)?;
-        }
-    }
-    Ok(())
 }
 
 /// `name (1).ext` beside `name.ext`; `None` where that would be too long a name.

@@ -29,7 +29,9 @@ const ZERO_CHUNK_BYTES: usize = 256 << 10;
 /// A file in arrival: hidden, private, and removed when dropped before it got its final name.
 #[derive(Debug)]
 pub struct Landing {
-    dir: Arc<Folder>,
+    beneath: Beneath,
+    /// The folder it is in, which is opened again when it is needed: thousands of landings may wait for their batch.
+    folder: (u64, u64),
     name: Box<str>,
     path: RelPath,
     file: Option<Arc<Bytes>>,
@@ -67,7 +69,7 @@ impl HiddenNames {
 
 /// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
 pub fn create(
-    beneath: &mut Beneath,
+    beneath: &Beneath,
     path: &RelPath,
     hidden: &HiddenNames,
     umask: u32,
@@ -80,11 +82,12 @@ pub fn create(
         let dir = beneath.open_or_make(parent)?;
         let name = hidden.next();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&*dir, &*name, flags, Mode::from_raw_mode(asked)) {
+        let mode = Mode::from_raw_mode(asked);
+        match beneath.sparing(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
             Ok(file) => {
-                let mode = (!dir.has_default_acl).then_some(asked & !umask);
+                let mode = (!dir.has_default_acl()).then_some(asked & !umask);
                 let bytes = Bytes::new(File::from(file));
-                return Ok(Landing::new(dir, name, path, bytes, mode, umask));
+                return Ok(Landing::new(beneath, &dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
@@ -99,7 +102,8 @@ pub fn create(
 
 impl Landing {
     pub(super) fn new(
-        dir: Arc<Folder>,
+        beneath: &Beneath,
+        dir: &Folder,
         name: Box<str>,
         path: &RelPath,
         bytes: Bytes,
@@ -107,7 +111,8 @@ impl Landing {
         umask: u32,
     ) -> Self {
         Landing {
-            dir,
+            beneath: beneath.clone(),
+            folder: dir.identity(),
             name,
             path: path.clone(),
             file: Some(Arc::new(bytes)),
@@ -194,8 +199,10 @@ impl Landing {
         match &self.file {
             Some(bytes) => bytes.sync(|file| rustix::fs::fsync(file)),
             None => {
+                let dir = self.dir()?;
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let reopened = rustix::fs::openat(&*self.dir, &*self.name, flags, Mode::empty());
+                let open = || rustix::fs::openat(&*dir, &*self.name, flags, Mode::empty());
+                let reopened = self.beneath.sparing(open);
                 let synced = reopened.and_then(rustix::fs::fsync);
                 synced.map_err(StoreError::io("bring the file to stable storage"))
             }
@@ -208,11 +215,13 @@ impl Landing {
     }
 
     pub(super) fn device(&self) -> u64 {
-        self.dir.device
+        self.folder.0
     }
 
-    pub(super) fn dir(&self) -> &Arc<Folder> {
-        &self.dir
+    /// The folder it is in.
+    pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
+        let dir = self.beneath.open_again(self.path.split().0, self.folder);
+        dir.map_err(StoreError::io("open the folder it belongs in"))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -372,7 +381,7 @@ impl Drop for Landing {
         let is_kept = self.journal.as_ref().is_some_and(|journal| journal.is_begun());
         if !self.named && !is_kept {
             // Nothing can be done about a failure here; the name tells what the file is.
-            let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
+            let _ = self.dir().map(|dir| rustix::fs::unlinkat(&*dir, &*self.name, AtFlags::empty()));
         }
     }
 }

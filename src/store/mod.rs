@@ -22,8 +22,10 @@ mod room;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod touched;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -204,8 +206,8 @@ impl Root {
         goes_on: impl Fn() -> bool,
         tell: impl FnMut(Unfinished),
     ) -> Result<(), RootError> {
-        let mut store = self.session(NewDirs::PrivateUntilAnnounced)?;
-        partial::sweep(&self.path, &mut store.beneath, max_age, goes_on, tell);
+        let store = self.session(NewDirs::PrivateUntilAnnounced)?;
+        partial::sweep(&self.path, &store.beneath, max_age, goes_on, tell);
         Ok(())
     }
 
@@ -269,7 +271,7 @@ pub struct Store {
 impl Store {
     /// Looks at what is under the name of a file that wants to come.
     pub fn occupant(&mut self, path: &RelPath) -> Result<Occupant, StoreError> {
-        occupant::expect(&mut self.beneath, path)
+        occupant::expect(&self.beneath, path)
     }
 
     /// The policy of this receiver.
@@ -279,24 +281,24 @@ impl Store {
 
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
-        let landing = landing::create(&mut self.beneath, path, &self.hidden, self.umask, None)?;
-        self.note_device(&landing);
+        let landing = landing::create(&self.beneath, path, &self.hidden, self.umask, None)?;
+        self.note_device(&landing)?;
         Ok(landing)
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
     pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<Option<Kept>, StoreError> {
-        let kept = partial::take_up(&mut self.beneath, path, origin, self.umask)?;
+        let kept = partial::take_up(&self.beneath, path, origin, self.umask)?;
         if let Some(kept) = &kept {
-            self.note_device(&kept.landing);
+            self.note_device(&kept.landing)?;
         }
         Ok(kept)
     }
 
     /// Makes the private file in which a file of several parts is collected, and kept if the session is cut.
     pub fn land_parts(&mut self, path: &RelPath, origin: Origin) -> Result<Landing, StoreError> {
-        let landing = partial::create(&mut self.beneath, path, origin, &self.hidden, self.umask)?;
-        self.note_device(&landing);
+        let landing = partial::create(&self.beneath, path, origin, &self.hidden, self.umask)?;
+        self.note_device(&landing)?;
         Ok(landing)
     }
 
@@ -307,22 +309,25 @@ impl Store {
         bytes: &[u8],
         metadata: Metadata,
     ) -> Result<Landing, StoreError> {
-        let mut landing = landing::create(&mut self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
-        self.note_device(&landing);
+        let mut landing = landing::create(&self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
+        self.note_device(&landing)?;
         landing.write_at(bytes, 0)?;
         landing.seal(metadata, bytes.len() as u64)?;
         Ok(landing)
     }
 
-    fn note_device(&self, landing: &Landing) {
+    fn note_device(&self, landing: &Landing) -> Result<(), StoreError> {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.entry(landing.device()).or_insert_with(|| Arc::clone(landing.dir()));
+        if let Entry::Vacant(vacant) = devices.entry(landing.device()) {
+            vacant.insert(landing.dir()?);
+        }
+        Ok(())
     }
 
     /// The same store for another thread of the session.
     pub fn another(&self) -> Store {
         Store {
-            beneath: self.beneath.another(),
+            beneath: self.beneath.clone(),
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: self.hidden.clone(),

@@ -32,7 +32,7 @@ pub enum Occupant {
 /// wait for their turn.
 #[derive(Clone, Debug)]
 pub struct ExistingFile {
-    dir: Arc<Folder>,
+    beneath: Beneath,
     folder: Box<[u8]>,
     name: Box<[u8]>,
     size_bytes: u64,
@@ -53,14 +53,16 @@ impl ExistingFile {
     }
 
     /// A handle on that folder.
-    pub(super) fn dir(&self) -> &Arc<Folder> {
-        &self.dir
+    pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
+        self.beneath.open(&self.folder).map_err(StoreError::io("open the folder it belongs in"))
     }
 
     /// Opens it for reading; the same file each time.
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&self.dir, &*self.name, flags, Mode::empty())?);
+        let dir = self.beneath.open(&self.folder)?;
+        let open = || rustix::fs::openat(&dir, &*self.name, flags, Mode::empty());
+        let file = File::from(self.beneath.sparing(open)?);
         let metadata = file.metadata()?;
         match (metadata.dev(), metadata.ino()) == self.identity && metadata.size() == self.size_bytes {
             true => Ok(file),
@@ -117,13 +119,13 @@ impl ExistingFile {
 }
 
 /// Looks at what is under `path`, without following a link there or on the way.
-pub fn look(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+pub fn look(beneath: &Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
     let dir = beneath.open(path.split().0);
     look_in(beneath, dir, path)
 }
 
 /// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
-pub fn expect(beneath: &mut Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+pub fn expect(beneath: &Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
     let dir = beneath.open_if_occupied(path.split().0);
     look_in(beneath, dir, path)
 }
@@ -154,7 +156,7 @@ fn look_in(
         _ => return Ok(Occupant::Other("a device, FIFO or socket")),
     }
     Ok(Occupant::File(ExistingFile {
-        dir,
+        beneath: beneath.clone(),
         folder: parent.into(),
         name: name.into(),
         size_bytes: stat.st_size as u64,

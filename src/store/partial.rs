@@ -63,7 +63,7 @@ pub fn open_locked(dir: &Folder, name: &str) -> Option<(File, Stat)> {
 
 /// The landing that an earlier session left for this state of the file.
 pub fn take_up(
-    beneath: &mut Beneath,
+    beneath: &Beneath,
     path: &RelPath,
     origin: Origin,
     umask: u32,
@@ -90,13 +90,13 @@ pub fn take_up(
             .map_err(|source| StoreError::Io { doing: "cut the file in arrival to its size", source })?;
     }
     let bytes = Bytes::new(file);
-    let landing = Landing::new(dir, landing, path, bytes, None, umask).with_journal(journal, false);
+    let landing = Landing::new(beneath, &dir, landing, path, bytes, None, umask).with_journal(journal, false);
     Ok(Some(Kept { landing, digests: told.digests, is_trusted }))
 }
 
 /// Makes a landing that can be taken up again; one of a session's own where that is not possible.
 pub fn create(
-    beneath: &mut Beneath,
+    beneath: &Beneath,
     path: &RelPath,
     origin: Origin,
     hidden: &HiddenNames,
@@ -122,8 +122,8 @@ pub fn create(
     let inode = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_ino;
     let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, inode));
     let bytes = Bytes::new(file.into());
-    let mode = (!dir.has_default_acl).then_some(0o600 & !umask);
-    Ok(Landing::new(dir, name, path, bytes, mode, umask).with_journal(journal, true))
+    let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
+    Ok(Landing::new(beneath, &dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
 /// A file in arrival whose session is over.
@@ -148,7 +148,7 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 /// `goes_on` says no. What is in use is left alone.
 pub fn sweep(
     root: &Path,
-    beneath: &mut Beneath,
+    beneath: &Beneath,
     max_age: Duration,
     goes_on: impl Fn() -> bool,
     mut tell: impl FnMut(Unfinished),
