@@ -7,7 +7,8 @@
     bench/compare.py --workloads one,small@delay  only these
 
 Workloads are one, tree and small. As they are they run in memory over loopback; with @delay over 50 ms round trip, with
-@gigabit over 1 Gbit/s (root only), with @disk durably on the file system of --disk. bench/README.md tells the rest.
+@gigabit over 1 Gbit/s (root only), with @far over both, with @disk durably on the file system of --disk. bench/README.md
+tells the rest.
 """
 
 import argparse
@@ -30,8 +31,8 @@ import processes  # noqa: E402
 import report  # noqa: E402
 import workloads  # noqa: E402
 
-KINDS, PLACES = ("one", "tree", "small"), ("memory", "delay", "gigabit", "disk")
-USUAL = "one,tree,small,one@delay,small@delay,one@gigabit,small@gigabit"
+KINDS, PLACES = ("one", "tree", "small"), ("memory", "delay", "gigabit", "far", "disk")
+USUAL = "one,tree,small,one@delay,small@delay,one@gigabit,small@gigabit,one@far,small@far"
 
 
 def say(text):
@@ -113,9 +114,9 @@ def usable(given, base, left_out):
 def once(peer, workload, link, base, durable, seconds):
     """One run: receiver ready, clock, sender, both done, clock; and then, unmeasured, whether everything arrived."""
     into, scratch = os.path.join(base, "dst"), os.path.join(base, "run")
-    for folder in (into, scratch):
-        shutil.rmtree(folder, ignore_errors=True)
-        os.mkdir(folder)
+    # A large file is one inode, and a lot of room.
+    workloads.clear(into, "disk" if durable and workload.files > 1 else "memory")
+    workloads.clear(scratch, "memory")
     if durable:
         subprocess.run(["sync", "-f", base], check=True)  # nobody pays for what others left behind
     log = {end: os.path.join(scratch, end + ".log") for end in ("recv", "send", "link")}

@@ -1,4 +1,4 @@
-"""What lies between the two ends: nothing, a delay, or a line of 1 Gbit/s."""
+"""What lies between the two ends: nothing, a delay, a line of 1 Gbit/s, or both."""
 
 import os
 import subprocess
@@ -39,15 +39,17 @@ class Loopback:
 class Delay(Loopback):
     """A proxy in between that holds every chunk for half a round trip."""
 
-    def __init__(self, milliseconds=50):
-        self.milliseconds, self.proxy = milliseconds, None
-        self.told = f"over a delay of {milliseconds} ms round trip"
+    def __init__(self, milliseconds=50, megabits=None):
+        self.milliseconds, self.megabits, self.proxy = milliseconds, megabits, None
+        rate = f" and {megabits / 1000:g} Gbit/s" if megabits else ""
+        self.told = f"over a delay of {milliseconds} ms round trip{rate}"
 
     def connect(self, port, log):
         self.disconnect()
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "delay_proxy.py")
         command = [sys.executable, "-I", script, "--to", f"{self.address}:{port}"]
         command += ["--round-trip", str(self.milliseconds)]
+        command += ["--rate", str(self.megabits)] if self.megabits else []
         with open(log, "ab") as complaints:
             self.proxy = processes.Process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
         line = self.proxy.child.stdout.readline().decode()
@@ -118,4 +120,4 @@ def between(where):
     """The link of a case, or a Failure that says why there is none."""
     if where == "gigabit" and os.geteuid():
         raise processes.Failure("network namespaces need root")
-    return {"delay": Delay, "gigabit": Gigabit}.get(where, Loopback)()
+    return {"delay": Delay, "far": lambda: Delay(megabits=1000), "gigabit": Gigabit}.get(where, Loopback)()
