@@ -4,15 +4,19 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use common::mounted::Mounted;
 use common::proofs::not_run;
 use common::proxy::{Place, Proxy, Then};
+use common::raw::Raw;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
-use ftx::digest::PART_BYTES;
+use ftx::digest::{Md5, PART_BYTES};
+use ftx::fault::Fault;
+use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;
 
@@ -284,4 +288,61 @@ fn a_disk_that_fails_and_a_quota_that_is_used_up() {
         // Nothing was ever called stored.
         assert!(ended.0.stdout.starts_with("Sent 0 files"), "{ended:?}");
     }
+}
+
+/// The system tells of lost bytes once. Files of later batches were written meanwhile, and theirs may be among them.
+#[test]
+fn what_one_sync_has_lost_no_later_one_calls_stored() {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !traced.is_ok_and(|status| status.success()) {
+        return not_run("one failed sync", "strace is not installed, or may not trace");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out, trace) = (dir.path().join("tree"), dir.path().join("out"), dir.path().join("trace"));
+    fs::create_dir(&tree).unwrap();
+    for number in 0..3000 {
+        fs::write(tree.join(number.to_string()), "some bytes").unwrap();
+    }
+    // The thread that commits is the one that syncs file systems.
+    let ended = transfer(faulty(&out, "syncfs", "EIO", "1", &trace), &tree);
+    both_said(&ended, 23, "cannot bring the file to stable storage: the disk failed");
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert_eq!(trace.matches("(INJECTED)").count(), 1, "{trace}");
+    assert!(ended.0.stdout.starts_with("Sent 0 files"), "{ended:?}");
+    assert!(names(&out).iter().all(|name| name == "tree"), "{:?}", names(&out).len());
+}
+
+/// What is under the name of a folder when it is announced decides, not what was there when it was made.
+#[test]
+fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, elsewhere) = (dir.path().join("out"), dir.path().join("elsewhere"));
+    fs::create_dir(&elsewhere).unwrap();
+    let receiver = Receiver::start(&out, &["--once"]);
+    let mut sender = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
+    let md5 = Md5::of(b"abc");
+    for frame in [
+        r#"{"ftx":"entry","entry":0,"type":"file","filename":"d/f","size":3}"#.to_owned(),
+        format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{md5}"}}"#),
+    ] {
+        sender.say(&frame);
+    }
+    sender.stream.write_all(b"abc").unwrap();
+    until("the file", || out.join("d/f").exists());
+    fs::rename(out.join("d"), dir.path().join("aside")).unwrap();
+    symlink(&elsewhere, out.join("d")).unwrap();
+    sender.say(r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d","mode":511}"#);
+    sender.say(r#"{"ftx":"end","entries":2}"#);
+    let failure = loop {
+        match sender.hear().expect("an error") {
+            Message::Error(failure) => break failure,
+            _ => continue,
+        }
+    };
+    assert_eq!((failure.entry, failure.fault), (Some(1), Fault::Exists), "{failure:?}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    assert_ne!(mode(&dir.path().join("aside")), 0o777);
+    assert_ne!(mode(&elsewhere), 0o777);
+    drop(sender);
+    receiver.kill();
 }

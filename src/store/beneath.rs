@@ -1,6 +1,6 @@
 //! Reaching folders below the root without ever following a link.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::StoreError;
 use super::touched::Touched;
 
 /// Handles kept open, so that the files of one folder do not walk down to it again and again: so many that were used
-/// last, and up to as many that were used before.
+/// last, and up to as many that were used before. Fewer where a process may have few descriptors.
 const RECENT_HANDLES: usize = 64;
+const FEWEST_HANDLES: usize = 4;
+/// One of so many descriptors.
+const HANDLES_SHARE: u64 = 16;
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -58,6 +62,9 @@ pub struct Folder {
     /// It was made here a moment ago: there is nothing in it that this session did not put there.
     is_fresh: bool,
     may_fold: OnceLock<bool>,
+    /// Did a sync through this handle fail? The system tells of lost bytes only once, and whoever asks next hears that all
+    /// is well.
+    is_lost: Mutex<bool>,
 }
 
 impl Folder {
@@ -70,7 +77,25 @@ impl Folder {
             has_default_acl: OnceLock::new(),
             is_fresh: false,
             may_fold: OnceLock::new(),
+            is_lost: Mutex::new(false),
         })
+    }
+
+    /// Brings the names in it to stable storage, or says that some are lost, however often it is asked.
+    pub fn sync(&self) -> Result<(), Errno> {
+        self.remembering(|| rustix::fs::fsync(self))
+    }
+
+    /// Brings everything on its file system to stable storage, or says that something is lost, however often it is asked.
+    pub fn sync_file_system(&self) -> Result<(), Errno> {
+        self.remembering(|| rustix::fs::syncfs(self))
+    }
+
+    fn remembering(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = if *is_lost { Err(Errno::IO) } else { sync() };
+        *is_lost |= synced.is_err();
+        synced
     }
 
     /// What tells it from all other folders.
@@ -126,12 +151,26 @@ impl Spellings {
 }
 
 /// Folders that are open, and one that is known not to be there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Handles {
+    most_recent: usize,
     recent: HashMap<Box<[u8]>, Arc<Folder>>,
     before: HashMap<Box<[u8]>, Arc<Folder>>,
     /// A folder that was not there when it was last looked for.
     missing: Option<Box<[u8]>>,
+}
+
+impl Default for Handles {
+    fn default() -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most_recent = (descriptors / HANDLES_SHARE).clamp(FEWEST_HANDLES as u64, RECENT_HANDLES as u64);
+        Handles {
+            most_recent: most_recent as usize,
+            recent: HashMap::new(),
+            before: HashMap::new(),
+            missing: None,
+        }
+    }
 }
 
 impl Handles {
@@ -145,7 +184,7 @@ impl Handles {
     }
 
     fn insert(&mut self, dir: Box<[u8]>, folder: Arc<Folder>) {
-        if self.recent.len() >= RECENT_HANDLES {
+        if self.recent.len() >= self.most_recent {
             self.before = std::mem::take(&mut self.recent);
         }
         self.recent.insert(dir, folder);
@@ -167,6 +206,9 @@ struct Shared {
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
     handles: Mutex<Handles>,
+    /// A handle on each other file system than the root's, opened before anything is written there: it hears of whatever is
+    /// lost.
+    devices: Mutex<BTreeMap<u64, Arc<Folder>>>,
     touched: Mutex<Touched>,
     spellings: Mutex<Spellings>,
 }
@@ -177,6 +219,7 @@ impl Beneath {
             root: Arc::new(root),
             dir_mode,
             handles: Mutex::default(),
+            devices: Mutex::default(),
             touched: Mutex::default(),
             spellings: Mutex::default(),
         }))
@@ -191,21 +234,41 @@ impl Beneath {
             return Ok(folder);
         }
         let handle = self.sparing(|| open_beneath(&self.0.root, dir))?;
-        let folder = Arc::new(Folder::new(handle)?);
+        let folder = Folder::new(handle)?;
         // The folders above it are looked at when they are opened.
         let (above, name) = split(dir);
         let parent = self.open(above)?;
         if !self.is_spelled(&parent, above, name)? {
             return Err(SPELLED_OTHERWISE);
         }
-        self.handles().insert(dir.into(), Arc::clone(&folder));
-        Ok(folder)
+        Ok(self.keep(dir, folder))
     }
 
-    /// A handle on a folder that was open before, and is still the same one.
-    pub fn open_again(&self, dir: &[u8], identity: (u64, u64)) -> Result<Arc<Folder>, Errno> {
-        let folder = self.open(dir)?;
-        if folder.identity() == identity { Ok(folder) } else { Err(Errno::NOENT) }
+    fn keep(&self, dir: &[u8], folder: Folder) -> Arc<Folder> {
+        let folder = Arc::new(folder);
+        if folder.device != self.0.root.device {
+            self.devices().entry(folder.device).or_insert_with(|| Arc::clone(&folder));
+        }
+        self.handles().insert(dir.into(), Arc::clone(&folder));
+        folder
+    }
+
+    /// Is `folder` what is under the name `dir` now?
+    pub fn is_named(&self, folder: &Folder, dir: &[u8]) -> bool {
+        let (above, name) = split(dir);
+        let stat = self
+            .open(above)
+            .and_then(|parent| rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW));
+        stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == folder.identity())
+    }
+
+    /// Brings everything on a file system that was written to to stable storage.
+    pub fn sync_device(&self, device: u64) -> Result<(), Errno> {
+        if device == self.0.root.device {
+            return self.0.root.sync_file_system();
+        }
+        let folder = self.devices().get(&device).map(Arc::clone);
+        folder.map_or(Err(Errno::NODEV), |folder| folder.sync_file_system())
     }
 
     /// Opens something, and once more without the handles that are only kept for speed if there are too many.
@@ -270,7 +333,7 @@ impl Beneath {
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(StoreError::io("make the folder it belongs in")(errno)),
         };
-        self.touch(above, &parent);
+        self.touch(&parent);
         if is_fresh && parent.may_fold() {
             self.0.spellings.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
         }
@@ -281,9 +344,7 @@ impl Beneath {
             false => Err(SPELLED_OTHERWISE),
         });
         let folder = handle.and_then(Folder::new).map_err(StoreError::io("open the folder it belongs in"))?;
-        let folder = Arc::new(Folder { is_fresh, ..folder });
-        self.handles().insert(dir.into(), Arc::clone(&folder));
-        Ok(folder)
+        Ok(self.keep(dir, Folder { is_fresh, ..folder }))
     }
 
     /// Was the folder made for what is in it, and waits for its own rights and time?
@@ -298,8 +359,8 @@ impl Beneath {
     }
 
     /// Notes that names were made in a folder, which has to be synced.
-    pub fn touch(&self, dir: &[u8], folder: &Arc<Folder>) {
-        self.touched().add(dir, folder);
+    pub fn touch(&self, folder: &Arc<Folder>) {
+        self.touched().add(folder);
     }
 
     /// What has to be synced since the last call.
@@ -314,6 +375,10 @@ impl Beneath {
 
     fn touched(&self) -> MutexGuard<'_, Touched> {
         self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn devices(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Folder>>> {
+        self.0.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handles(&self) -> MutexGuard<'_, Handles> {
@@ -407,7 +472,7 @@ mod tests {
         let beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
         beneath.open_or_make(b"x/y/z").unwrap();
         assert!(dir.path().join("x/y/z").is_dir());
-        assert_eq!(beneath.take_touched().few().count(), 3, "each folder that got a new name");
+        assert_eq!(beneath.take_touched().few(), 3, "each folder that got a new name");
         symlink(outside.path(), dir.path().join("link")).unwrap();
         assert!(matches!(beneath.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());

@@ -112,19 +112,22 @@ impl Store {
                 _ => Ok(Placed::Named),
             })
             .collect();
-        let is_small = |item: &Item| matches!(item, Item::File { landing, .. } if !landing.is_large());
-        let in_a_batch = items.iter().filter(|item| is_small(item)).count() > SYNC_ONE_BY_ONE;
-        let mut failed_devices = BTreeSet::new();
-        if in_a_batch {
-            for (device, handle) in self.devices_of(items) {
-                if rustix::fs::syncfs(&*handle).is_err() {
-                    failed_devices.insert(device);
-                }
-            }
-        }
+        let device_of_small = |item: &Item| match item {
+            Item::File { landing, .. } if !landing.is_large() => Some(landing.device()),
+            _ => None,
+        };
+        let in_a_batch = items.iter().filter_map(device_of_small).count() > SYNC_ONE_BY_ONE;
+        // One sync for all of a file system. What a failed one has lost may be in files of later batches, too, which were
+        // written meanwhile: from then on, no sync of it succeeds in this session.
+        let failed_devices: BTreeSet<u64> = if in_a_batch {
+            let devices: BTreeSet<u64> = items.iter().filter_map(device_of_small).collect();
+            devices.into_iter().filter(|device| self.beneath.sync_device(*device).is_err()).collect()
+        } else {
+            BTreeSet::new()
+        };
         for (item, result) in items.iter().zip(&mut results).filter(|(_, result)| result.is_ok()) {
             let synced = match item {
-                Item::File { landing, .. } if in_a_batch && is_small(item) => {
+                Item::File { landing, .. } if in_a_batch && !landing.is_large() => {
                     if failed_devices.contains(&landing.device()) {
                         // Somebody's data on that file system was lost. It may be ours: never call it good.
                         Err(StoreError::io("bring the file to stable storage")(Errno::IO))
@@ -143,24 +146,12 @@ impl Store {
         results
     }
 
-    fn devices_of(&self, items: &[Item]) -> Vec<(u64, Arc<Folder>)> {
-        let devices: BTreeSet<u64> = items
-            .iter()
-            .filter_map(|item| match item {
-                Item::File { landing, .. } => Some(landing.device()),
-                _ => None,
-            })
-            .collect();
-        let handles = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.into_iter().filter_map(|device| Some((device, Arc::clone(handles.get(&device)?)))).collect()
-    }
-
     /// Step 5.
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
             Item::AlreadyThere(file) => {
-                self.beneath.touch(file.folder(), &file.dir()?);
+                self.beneath.touch(&file.dir()?);
                 Ok(Placed::AlreadyThere)
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
@@ -171,9 +162,9 @@ impl Store {
     /// Step 6.
     fn sync_names(&mut self) -> Result<(), Errno> {
         let touched = self.beneath.take_touched();
-        let synced = touched.sync();
+        let synced = touched.sync(&self.beneath);
         if synced.is_err() {
-            // What is in them is not durable, now or after the next batch, until a sync succeeds.
+            // What is in them is not durable, now or after the next batch.
             self.beneath.put_back_touched(touched);
         }
         synced
@@ -190,7 +181,7 @@ impl Store {
 
     fn name_file(&mut self, landing: &Landing, content: &Content) -> Result<Placed, StoreError> {
         let path = landing.path().clone();
-        let (parent, name) = path.split();
+        let name = path.split().1;
         let dir = landing.dir()?;
         let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
@@ -201,7 +192,7 @@ impl Store {
                     {
                         file.sync()?;
                         // Whoever named it may not have synced its folder yet.
-                        self.beneath.touch(parent, &dir);
+                        self.beneath.touch(&dir);
                         return Ok(Placed::AlreadyThere);
                     }
                     Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a different file" },
@@ -212,7 +203,7 @@ impl Store {
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
-        self.beneath.touch(parent, &dir);
+        self.beneath.touch(&dir);
         Ok(placed)
     }
 
@@ -246,17 +237,21 @@ impl Store {
     }
 
     fn place_dir(&mut self, path: &RelPath, metadata: Metadata) -> Result<Placed, StoreError> {
-        let handle = match self.beneath.open(path.as_bytes()) {
-            Ok(handle) => handle,
-            // What is in the way is told by a look.
-            Err(_) => match look(&self.beneath, path)? {
-                Occupant::Nothing | Occupant::Other("a folder") => {
-                    self.beneath.open_or_make(path.as_bytes())?
+        let kept = self.beneath.open(path.as_bytes()).ok();
+        let handle = match kept.filter(|kept| self.beneath.is_named(kept, path.as_bytes())) {
+            Some(handle) => handle,
+            None => {
+                // Something else is there by now than the folder that is open, or nothing.
+                self.beneath.forget(path.as_bytes());
+                match look(&self.beneath, path)? {
+                    Occupant::Nothing | Occupant::Other("a folder") => {
+                        self.beneath.open_or_make(path.as_bytes())?
+                    }
+                    Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
+                    Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
+                    Occupant::Other(what) => return Err(StoreError::Exists { what }),
                 }
-                Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
-                Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
-                Occupant::Other(what) => return Err(StoreError::Exists { what }),
-            },
+            }
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
         let is_ours = self.beneath.is_unannounced(&handle);
@@ -264,7 +259,7 @@ impl Store {
             let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
             set_metadata(&*handle, Metadata { mode: metadata.mode.or(default), ..metadata })?;
         }
-        self.beneath.touch(path.as_bytes(), &handle);
+        self.beneath.touch(&handle);
         Ok(Placed::Named)
     }
 
@@ -280,7 +275,7 @@ impl Store {
             .is_ok_and(|there| there.as_bytes() == target.as_bytes())
             && self.beneath.is_spelled(&dir, parent, name).is_ok_and(|is| is);
         if same && self.on_conflict != OnConflict::Error {
-            self.beneath.touch(parent, &dir);
+            self.beneath.touch(&dir);
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
@@ -312,7 +307,7 @@ impl Store {
             }
         })();
         match placed {
-            Ok(_) => self.beneath.touch(parent, &dir),
+            Ok(_) => self.beneath.touch(&dir),
             Err(_) => {
                 let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());
             }

@@ -277,7 +277,7 @@ impl Journal {
         file.write_all(&lines)?;
         if close {
             rustix::fs::fdatasync(&*file)?;
-            rustix::fs::fsync(&*self.dir)?;
+            self.dir.sync()?;
         }
         Ok(())
     }

@@ -30,8 +30,9 @@ const ZERO_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Landing {
     beneath: Beneath,
-    /// The folder it is in, which is opened again when it is needed: thousands of landings may wait for their batch.
-    folder: (u64, u64),
+    /// The folder it is in, as long as there is a handle on the file, too.
+    dir: Option<Arc<Folder>>,
+    device: u64,
     name: Box<str>,
     path: RelPath,
     file: Option<Arc<Bytes>>,
@@ -87,7 +88,7 @@ pub fn create(
             Ok(file) => {
                 let mode = (!dir.has_default_acl()).then_some(asked & !umask);
                 let bytes = Bytes::new(File::from(file));
-                return Ok(Landing::new(beneath, &dir, name, path, bytes, mode, umask));
+                return Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
@@ -103,7 +104,7 @@ pub fn create(
 impl Landing {
     pub(super) fn new(
         beneath: &Beneath,
-        dir: &Folder,
+        dir: Arc<Folder>,
         name: Box<str>,
         path: &RelPath,
         bytes: Bytes,
@@ -112,7 +113,8 @@ impl Landing {
     ) -> Self {
         Landing {
             beneath: beneath.clone(),
-            folder: dir.identity(),
+            device: dir.device,
+            dir: Some(dir),
             name,
             path: path.clone(),
             file: Some(Arc::new(bytes)),
@@ -172,7 +174,7 @@ impl Landing {
         self.file.clone().map(Written)
     }
 
-    /// All bytes are in: sets mode and time of modification. Small files let go of their handle, so that thousands of
+    /// All bytes are in: sets mode and time of modification. Small files let go of their handles, so that thousands of
     /// them can wait for their batch. A second call does nothing.
     pub fn seal(&mut self, metadata: Metadata, size_bytes: u64) -> Result<(), StoreError> {
         if self.sealed {
@@ -187,7 +189,7 @@ impl Landing {
         self.sealed = true;
         // Without a right to read it, it could not be opened again to be synced.
         if size_bytes <= KEEP_HANDLE_BYTES && mode.bits() & OWNER_READS != 0 {
-            self.file = None;
+            (self.file, self.dir) = (None, None);
         } else {
             bytes.seal()?;
         }
@@ -215,13 +217,18 @@ impl Landing {
     }
 
     pub(super) fn device(&self) -> u64 {
-        self.folder.0
+        self.device
     }
 
-    /// The folder it is in.
+    /// The folder it is in. One that was opened again may be another one by now, without a file of this name.
     pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
-        let dir = self.beneath.open_again(self.path.split().0, self.folder);
-        dir.map_err(StoreError::io("open the folder it belongs in"))
+        match &self.dir {
+            Some(dir) => Ok(Arc::clone(dir)),
+            None => {
+                let dir = self.beneath.open(self.path.split().0);
+                dir.map_err(StoreError::io("open the folder it belongs in"))
+            }
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -317,22 +324,21 @@ impl Written {
 
     /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
     pub fn write_sparse_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let mut pending: Option<(u64, usize, usize)> = None;
-        for (index, block) in bytes.chunks(HOLE_BLOCK_BYTES).enumerate() {
-            let start = index * HOLE_BLOCK_BYTES;
-            let end = start + block.len();
+        // Blocks of the file, not of what came in one piece.
+        let misaligned = (offset % HOLE_BLOCK_BYTES as u64) as usize;
+        let first = ((HOLE_BLOCK_BYTES - misaligned) % HOLE_BLOCK_BYTES).min(bytes.len());
+        let blocks = [&bytes[..first]].into_iter().chain(bytes[first..].chunks(HOLE_BLOCK_BYTES));
+        let (mut start, mut end) = (0, 0);
+        for block in blocks {
             if block.iter().all(|byte| *byte == 0) {
-                if let Some((at, from, to)) = pending.take() {
-                    self.write_at(&bytes[from..to], at)?;
+                if start < end {
+                    self.write_at(&bytes[start..end], offset + start as u64)?;
                 }
-                continue;
+                start = end + block.len();
             }
-            pending = match pending {
-                Some((at, from, _)) => Some((at, from, end)),
-                None => Some((offset + start as u64, start, end)),
-            };
+            end += block.len();
         }
-        pending.map_or(Ok(()), |(at, from, to)| self.write_at(&bytes[from..to], at))
+        if start < end { self.write_at(&bytes[start..end], offset + start as u64) } else { Ok(()) }
     }
 
     /// Writes bytes at an offset.
@@ -415,6 +421,28 @@ fn closed() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn zeros_are_left_out_wherever_a_piece_begins() {
+        // Every other block is one of zeros.
+        let block = |number: usize| [(number % 2) as u8; HOLE_BLOCK_BYTES];
+        let whole: Vec<u8> = (0..64).flat_map(block).collect();
+        let file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).unwrap();
+        file.set_len(whole.len() as u64).unwrap();
+        let written = Written(Arc::new(Bytes::new(file)));
+        let mut offset = 0;
+        for piece in [1, 4095, 4097, 10_000, 3, usize::MAX] {
+            let piece = &whole[offset..offset + piece.min(whole.len() - offset)];
+            written.write_sparse_at(piece, offset as u64).unwrap();
+            offset += piece.len();
+        }
+        let mut read = vec![9; whole.len()];
+        written.read_at(&mut read, 0).unwrap();
+        assert!(read == whole);
+        let room = written.file().metadata().unwrap().blocks() * 512;
+        assert!(room <= (whole.len() / 2 + HOLE_BLOCK_BYTES) as u64, "{room} bytes of {}", whole.len());
+    }
 
     #[test]
     fn a_sync_that_failed_once_never_succeeds() {

@@ -24,11 +24,8 @@ mod scratch;
 mod tests;
 mod touched;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode as FsMode, OFlags};
@@ -227,7 +224,6 @@ impl Root {
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: HiddenNames::new().map_err(failed)?,
-            devices: Arc::default(),
             rooms: self.rooms.clone(),
         })
     }
@@ -263,8 +259,6 @@ pub struct Store {
     on_conflict: OnConflict,
     umask: u32,
     hidden: HiddenNames,
-    /// A handle on each file system that was written to, opened before the first write so that it hears of errors.
-    devices: Arc<Mutex<BTreeMap<u64, Arc<Folder>>>>,
     rooms: Rooms,
 }
 
@@ -281,25 +275,17 @@ impl Store {
 
     /// Makes the private file in which `path` is collected.
     pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
-        let landing = landing::create(&self.beneath, path, &self.hidden, self.umask, None)?;
-        self.note_device(&landing)?;
-        Ok(landing)
+        landing::create(&self.beneath, path, &self.hidden, self.umask, None)
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
     pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<Option<Kept>, StoreError> {
-        let kept = partial::take_up(&self.beneath, path, origin, self.umask)?;
-        if let Some(kept) = &kept {
-            self.note_device(&kept.landing)?;
-        }
-        Ok(kept)
+        partial::take_up(&self.beneath, path, origin, self.umask)
     }
 
     /// Makes the private file in which a file of several parts is collected, and kept if the session is cut.
     pub fn land_parts(&mut self, path: &RelPath, origin: Origin) -> Result<Landing, StoreError> {
-        let landing = partial::create(&self.beneath, path, origin, &self.hidden, self.umask)?;
-        self.note_device(&landing)?;
-        Ok(landing)
+        partial::create(&self.beneath, path, origin, &self.hidden, self.umask)
     }
 
     /// Makes the landing of a file whose verified bytes are all at hand, with everything but its name.
@@ -310,18 +296,9 @@ impl Store {
         metadata: Metadata,
     ) -> Result<Landing, StoreError> {
         let mut landing = landing::create(&self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
-        self.note_device(&landing)?;
         landing.write_at(bytes, 0)?;
         landing.seal(metadata, bytes.len() as u64)?;
         Ok(landing)
-    }
-
-    fn note_device(&self, landing: &Landing) -> Result<(), StoreError> {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Vacant(vacant) = devices.entry(landing.device()) {
-            vacant.insert(landing.dir()?);
-        }
-        Ok(())
     }
 
     /// The same store for another thread of the session.
@@ -331,7 +308,6 @@ impl Store {
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: self.hidden.clone(),
-            devices: Arc::clone(&self.devices),
             rooms: self.rooms.clone(),
         }
     }

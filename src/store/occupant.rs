@@ -47,12 +47,7 @@ impl ExistingFile {
         self.size_bytes
     }
 
-    /// The folder it lies in.
-    pub(super) fn folder(&self) -> &[u8] {
-        &self.folder
-    }
-
-    /// A handle on that folder.
+    /// A handle on the folder it lies in.
     pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
         self.beneath.open(&self.folder).map_err(StoreError::io("open the folder it belongs in"))
     }

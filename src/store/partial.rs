@@ -48,17 +48,36 @@ fn names(name: &[u8]) -> (Box<str>, Box<str>) {
     (landing.into(), journal.into())
 }
 
-/// Opens what is there under a landing's name, if it is one of ours and nobody else is at work on it.
-pub fn open_locked(dir: &Folder, name: &str) -> Option<(File, Stat)> {
+/// Opens what is there under a landing's name, if it is one of ours and nobody else is at work on it. An error where nobody
+/// can tell.
+pub fn open_locked(dir: &Folder, name: &str) -> Result<Option<(File, Stat)>, Errno> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    let Some(file) = unless_it_failed(opened)? else { return Ok(None) };
+    let stat = rustix::fs::fstat(&file)?;
     if !is_ours(&stat) || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return None;
+        return Ok(None);
     }
     // Between the opening and the lock it may have got its final name.
-    let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    ((now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino)).then(|| (File::from(file), stat))
+    let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_same = now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino));
+    Ok(is_same.then(|| (File::from(file), stat)))
+}
+
+/// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
+/// reason to give up what may be there.
+fn unless_it_failed<T>(opened: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::INTR)) => Err(errno),
+        Err(_) => Ok(None),
+    }
+}
+
+fn open_journal(dir: &Arc<Folder>, name: &str) -> Result<Option<(Journal, Told)>, Errno> {
+    let opened = Journal::open(Arc::clone(dir), name.into());
+    let opened = opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    unless_it_failed(opened).map(Option::flatten)
 }
 
 /// The landing that an earlier session left for this state of the file.
@@ -75,9 +94,13 @@ pub fn take_up(
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
     let (landing, journal) = names(name);
-    let Some((file, stat)) = open_locked(&dir, &landing) else { return Ok(None) };
+    let cannot = StoreError::io("open what is there of it from before");
+    let Some((file, stat)) = beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? else {
+        return Ok(None);
+    };
     let header = Header::new(name, origin, stat.st_ino);
-    let opened = Journal::open(Arc::clone(&dir), journal).ok().flatten();
+    let cannot = StoreError::io("open the journal of what is there of it from before");
+    let opened = beneath.sparing(|| open_journal(&dir, &journal)).map_err(cannot)?;
     let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
         // Of another state of the file, which is the one that counts now. Its room is needed.
@@ -90,7 +113,7 @@ pub fn take_up(
             .map_err(|source| StoreError::Io { doing: "cut the file in arrival to its size", source })?;
     }
     let bytes = Bytes::new(file);
-    let landing = Landing::new(beneath, &dir, landing, path, bytes, None, umask).with_journal(journal, false);
+    let landing = Landing::new(beneath, dir, landing, path, bytes, None, umask).with_journal(journal, false);
     Ok(Some(Kept { landing, digests: told.digests, is_trusted }))
 }
 
@@ -106,12 +129,13 @@ pub fn create(
     let (name, journal) = names(final_name);
     let dir = beneath.open_or_make(parent)?;
     // What is there did not fit, or it would have been taken up.
-    if let Some(stale) = open_locked(&dir, &name) {
+    let cannot = StoreError::io("open what is there of it from before");
+    if let Some(stale) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
         drop(stale);
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR);
+    let made = beneath.sparing(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
     let Ok(file) = made else {
         // Another session is at work on it, or somebody put something else there.
         return landing::create(beneath, path, hidden, umask, None);
@@ -123,7 +147,7 @@ pub fn create(
     let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, inode));
     let bytes = Bytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
-    Ok(Landing::new(beneath, &dir, name, path, bytes, mode, umask).with_journal(journal, true))
+    Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
 /// A file in arrival whose session is over.
@@ -190,7 +214,7 @@ fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) ->
         }
         return None;
     }
-    let (_locked, stat) = open_locked(dir, name)?;
+    let (_locked, stat) = open_locked(dir, name).ok().flatten()?;
     let age = age_of(&stat)?;
     if !name.starts_with(LANDING_PREFIX) {
         if age >= FORGOTTEN {
@@ -198,8 +222,7 @@ fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) ->
         }
         return None;
     }
-    let journal_name: Box<str> = format!("{name}{JOURNAL_SUFFIX}").into();
-    let (journal, told) = Journal::open(Arc::clone(dir), journal_name).ok().flatten().unzip();
+    let (journal, told) = open_journal(dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
     let told = told.filter(|told| told.header.inode == stat.st_ino);
     let is_removed = age >= max_age && (told.is_some() || age >= FORGOTTEN);
     if is_removed {

@@ -1,18 +1,18 @@
 //! Folders in which names were made, to be synced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::beneath::Folder;
+use super::beneath::{Beneath, Folder};
 use super::commit::SYNC_ONE_BY_ONE;
 
-/// Each of them by its path while they are few; beyond that one of each file system, which is then synced as a whole.
+/// Each of them by its identity while they are few; beyond that their file systems, which are then synced as a whole.
 #[derive(Debug)]
 pub enum Touched {
-    Few(BTreeMap<Box<[u8]>, Arc<Folder>>),
-    Many(BTreeMap<u64, Arc<Folder>>),
+    Few(BTreeMap<(u64, u64), Arc<Folder>>),
+    Many(BTreeSet<u64>),
 }
 
 impl Default for Touched {
@@ -22,62 +22,49 @@ impl Default for Touched {
 }
 
 impl Touched {
-    /// Names were made in the folder `dir`.
-    pub fn add(&mut self, dir: &[u8], folder: &Arc<Folder>) {
-        if let Touched::Few(folders) = self {
-            if folders.contains_key(dir) {
-                return;
+    /// Names were made in a folder.
+    pub fn add(&mut self, folder: &Arc<Folder>) {
+        match self {
+            Touched::Few(folders) if folders.contains_key(&folder.identity()) => {}
+            Touched::Few(folders) if folders.len() < SYNC_ONE_BY_ONE => {
+                folders.insert(folder.identity(), Arc::clone(folder));
             }
-            if folders.len() < SYNC_ONE_BY_ONE {
-                folders.insert(dir.into(), Arc::clone(folder));
-                return;
+            Touched::Few(folders) => {
+                let others = folders.keys().map(|(device, _)| *device);
+                *self = Touched::Many(others.chain([folder.device]).collect());
+            }
+            Touched::Many(devices) => {
+                devices.insert(folder.device);
             }
         }
-        self.by_device().entry(folder.device).or_insert_with(|| Arc::clone(folder));
     }
 
     /// All of this has to be synced, too.
     pub fn merge(&mut self, other: Touched) {
-        match other {
-            Touched::Few(folders) => folders.iter().for_each(|(path, folder)| self.add(path, folder)),
-            Touched::Many(devices) => {
-                let own = self.by_device();
-                devices.into_iter().for_each(|(device, folder)| {
-                    own.entry(device).or_insert(folder);
-                });
+        match (&mut *self, other) {
+            (_, Touched::Few(folders)) => folders.values().for_each(|folder| self.add(folder)),
+            (Touched::Many(own), Touched::Many(devices)) => own.extend(devices),
+            (Touched::Few(folders), Touched::Many(mut devices)) => {
+                devices.extend(folders.keys().map(|(device, _)| *device));
+                *self = Touched::Many(devices);
             }
         }
     }
 
     /// Brings the names to stable storage.
-    pub fn sync(&self) -> Result<(), Errno> {
+    pub fn sync(&self, beneath: &Beneath) -> Result<(), Errno> {
         match self {
-            Touched::Few(folders) => folders.values().try_for_each(|folder| rustix::fs::fsync(&**folder)),
-            Touched::Many(devices) => devices.values().try_for_each(|folder| rustix::fs::syncfs(&**folder)),
+            Touched::Few(folders) => folders.values().try_for_each(|folder| folder.sync()),
+            Touched::Many(devices) => devices.iter().try_for_each(|device| beneath.sync_device(*device)),
         }
     }
 
-    /// Those that are synced one by one.
+    /// How many are synced one by one.
     #[cfg(test)]
-    pub fn few(&self) -> impl Iterator<Item = &[u8]> {
-        let folders = match self {
-            Touched::Few(folders) => Some(folders),
-            Touched::Many(_) => None,
-        };
-        folders.into_iter().flat_map(|folders| folders.keys().map(|path| &**path))
-    }
-
-    fn by_device(&mut self) -> &mut BTreeMap<u64, Arc<Folder>> {
-        if let Touched::Few(folders) = self {
-            let mut devices = BTreeMap::new();
-            for folder in std::mem::take(folders).into_values() {
-                devices.entry(folder.device).or_insert(folder);
-            }
-            *self = Touched::Many(devices);
-        }
+    pub fn few(&self) -> usize {
         match self {
-            Touched::Many(devices) => devices,
-            Touched::Few(_) => unreachable!("it was made the other one"),
+            Touched::Few(folders) => folders.len(),
+            Touched::Many(_) => 0,
         }
     }
 }
@@ -93,37 +80,30 @@ mod tests {
     }
 
     #[test]
-    fn many_folders_hold_one_handle_for_each_file_system() {
+    fn few_folders_are_synced_by_themselves_and_many_hold_no_handle() {
         let dir = tempfile::tempdir().unwrap();
-        let here = folder(dir.path());
+        let here: Vec<_> = (0..SYNC_ONE_BY_ONE + 1)
+            .map(|number| {
+                let path = dir.path().join(number.to_string());
+                std::fs::create_dir(&path).unwrap();
+                folder(&path)
+            })
+            .collect();
         let mut touched = Touched::default();
-        for number in 0..100 {
-            touched.add(format!("d{number}").as_bytes(), &here);
-            touched.add(format!("d{number}").as_bytes(), &here);
+        for _ in 0..2 {
+            here[1..].iter().for_each(|folder| touched.add(folder));
         }
-        let elsewhere = folder(std::path::Path::new("/proc"));
-        touched.add(b"elsewhere", &elsewhere);
-        assert_eq!(Arc::strong_count(&here), 2, "one beside our own");
-        assert_eq!(Arc::strong_count(&elsewhere), 2);
+        assert_eq!(touched.few(), SYNC_ONE_BY_ONE);
         let mut again = Touched::default();
-        again.add(b"x", &here);
         again.merge(touched);
+        assert_eq!(again.few(), SYNC_ONE_BY_ONE);
+        again.add(&here[0]);
+        again.add(&folder(std::path::Path::new("/proc")));
         assert!(matches!(&again, Touched::Many(devices) if devices.len() == 2));
-    }
-
-    #[test]
-    fn few_folders_are_kept_each_by_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let here = folder(dir.path());
-        let mut touched = Touched::default();
-        (0..SYNC_ONE_BY_ONE).for_each(|number| touched.add(&[number as u8], &here));
-        assert_eq!(touched.few().count(), SYNC_ONE_BY_ONE);
-        touched.sync().unwrap();
-        let mut again = Touched::default();
-        again.merge(touched);
-        assert_eq!(again.few().count(), SYNC_ONE_BY_ONE);
-        again.add(b"one more", &here);
-        assert_eq!(again.few().count(), 0);
-        again.sync().unwrap();
+        assert!(here.iter().all(|folder| Arc::strong_count(folder) == 1));
+        let mut more = Touched::default();
+        more.add(&here[0]);
+        more.merge(again);
+        assert!(matches!(&more, Touched::Many(devices) if devices.len() == 2));
     }
 }
