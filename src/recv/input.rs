@@ -204,11 +204,13 @@ impl Input {
 
     /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
     pub fn body(&mut self, len: u64, name: &str, mut take: impl FnMut(&[u8])) -> Result<(), RecvError> {
+        // Whenever some of it is taken, it counts as heard: writing may have taken its time, and the peer is not to blame.
         let mut left = len;
         let here = self.inbox.take_body(usize::try_from(len).unwrap_or(usize::MAX));
         if !here.is_empty() {
             take(here);
             left -= here.len() as u64;
+            self.heard.now();
         }
         if left > 0 {
             self.make_chunk(left);
@@ -232,7 +234,6 @@ impl Input {
             }
             take(&self.chunk[..room]);
             left -= room as u64;
-            // Writing may have taken its time; the peer is not to blame for that.
             self.heard.now();
         }
         Ok(())

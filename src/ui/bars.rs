@@ -29,9 +29,8 @@ pub struct Bars<'a> {
     ui: &'a Ui,
     overall: ProgressBar,
     file: ProgressBar,
-    began: Instant,
-    /// When the bars were last brought up to date, in milliseconds since they began.
-    shown_ms: AtomicU64,
+    shown: Throttle,
+    named: Throttle,
     bytes_planned: AtomicU64,
     bytes_moved: AtomicU64,
     files_planned: AtomicU64,
@@ -56,8 +55,8 @@ impl<'a> Bars<'a> {
             ui,
             overall,
             file,
-            began: Instant::now(),
-            shown_ms: AtomicU64::new(0),
+            shown: Throttle::new(),
+            named: Throttle::new(),
             bytes_planned: AtomicU64::new(0),
             bytes_moved: AtomicU64::new(0),
             files_planned: AtomicU64::new(0),
@@ -82,28 +81,22 @@ impl<'a> Bars<'a> {
         }
     }
 
-    /// Brings the bars up to date if that was long ago.
+    /// Brings the bars up to date if that was long ago, or all is there: then nothing else may happen for a while.
     fn refresh(&self) {
-        if self.is_due() {
+        let is_all = |done: &AtomicU64, planned: &AtomicU64| {
+            done.load(Ordering::Relaxed) >= planned.load(Ordering::Relaxed)
+        };
+        let is_last = || {
+            self.plan_complete.load(Ordering::Relaxed)
+                && is_all(&self.bytes_moved, &self.bytes_planned)
+                && is_all(&self.files_done, &self.files_planned)
+        };
+        if self.ui.has_bars && (self.shown.is_due() || is_last()) {
             self.show();
         }
     }
 
-    /// Is it time to show something? True for one thread each time.
-    fn is_due(&self) -> bool {
-        if !self.ui.has_bars {
-            return false;
-        }
-        let now = self.began.elapsed().as_millis() as u64;
-        let shown = self.shown_ms.load(Ordering::Relaxed);
-        let is_long_ago = now >= shown + REFRESH.as_millis() as u64;
-        let mark = || self.shown_ms.compare_exchange(shown, now, Ordering::Relaxed, Ordering::Relaxed);
-        is_long_ago && mark().is_ok()
-    }
-
     fn show(&self) {
-        self.overall.set_length(self.bytes_planned.load(Ordering::Relaxed));
-        self.overall.set_position(self.bytes_moved.load(Ordering::Relaxed));
         let planned = self.files_planned.load(Ordering::Relaxed);
         // Some work has bytes, but no files.
         if planned > 0 {
@@ -112,6 +105,13 @@ impl<'a> Bars<'a> {
             let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
             self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
         }
+        // Of what is hashed after everything has moved, others tell.
+        if self.digest_bytes.load(Ordering::Relaxed) == 0 {
+            self.overall.update(|state| {
+                state.set_len(self.bytes_planned.load(Ordering::Relaxed));
+                state.set_pos(self.bytes_moved.load(Ordering::Relaxed));
+            });
+        }
     }
 
     fn unplan(&self, bytes: u64) {
@@ -119,7 +119,35 @@ impl<'a> Bars<'a> {
     }
 }
 
-/// What a peer says of its files may not add up: no further down than zero.
+/// Says that it is time for something, once in a while, the first time at once.
+struct Throttle {
+    began: Instant,
+    /// The next time, in milliseconds since it began.
+    due_ms: AtomicU64,
+}
+
+impl Throttle {
+    fn new() -> Self {
+        Throttle { began: Instant::now(), due_ms: AtomicU64::new(0) }
+    }
+
+    /// True for one thread each time.
+    fn is_due(&self) -> bool {
+        let now = self.began.elapsed().as_millis() as u64;
+        let due = self.due_ms.load(Ordering::Relaxed);
+        let next = now + REFRESH.as_millis() as u64;
+        now >= due && self.due_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// What a peer says of its files may not add up: no further up than there are numbers.
+fn raise(number: &AtomicU64, by: u64) {
+    // It is never refused.
+    let _ =
+        number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| Some(number.saturating_add(by)));
+}
+
+/// And no further down than zero.
 fn lower(number: &AtomicU64, by: u64) {
     let lowered = |number: u64| Some(number.saturating_sub(by));
     // It is never refused.
@@ -131,22 +159,21 @@ impl Progress for Bars<'_> {
         self.ui.closing.tally().event(&event);
         match event {
             Event::Planned { files, bytes } => {
-                self.files_planned.fetch_add(files, Ordering::Relaxed);
-                self.bytes_planned.fetch_add(bytes, Ordering::Relaxed);
+                raise(&self.files_planned, files);
+                raise(&self.bytes_planned, bytes);
                 self.refresh();
             }
             Event::PlanComplete => {
                 self.plan_complete.store(true, Ordering::Relaxed);
-                self.show();
+                self.refresh();
             }
             Event::FileStarted { path, size_bytes } => {
-                if self.ui.has_bars && (size_bytes >= LARGE_BYTES || self.is_due()) {
+                if self.ui.has_bars && (size_bytes >= LARGE_BYTES || self.named.is_due()) {
                     self.file.set_message(Shown::new(path).to_string());
-                    self.show();
                 }
             }
             Event::Moved { bytes } => {
-                self.bytes_moved.fetch_add(bytes, Ordering::Relaxed);
+                raise(&self.bytes_moved, bytes);
                 self.refresh();
             }
             Event::Resumed { path, bytes, size_bytes } => {

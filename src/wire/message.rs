@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Form};
@@ -473,7 +472,7 @@ impl Message {
             "measure" => Message::Measure(read(kind, json)?),
             "measured" => Message::Measured(read(kind, json)?),
             "busy" => {
-                read::<IgnoredAny>(kind, json)?;
+                read::<Tag>(kind, json)?;
                 Message::Busy
             }
             "error" => Message::Error(read::<RawError>(kind, json)?.into()),
@@ -535,9 +534,12 @@ impl Message {
 /// The kind, where it stands first and nowhere else: most frames need not be read twice then.
 fn kind_in_front(json: &[u8]) -> Option<&str> {
     let rest = json.strip_prefix(b"{\"ftx\":\"")?;
+    // With a backslash a key or a kind may be spelled in many ways.
+    if memchr::memchr(b'\\', rest).is_some() {
+        return None;
+    }
     let (kind, rest) = rest.split_at(memchr::memchr(b'"', rest)?);
-    // With a backslash a key may be spelled in many ways.
-    let is_unique = memchr::memchr(b'\\', rest).is_none() && memchr::memmem::find(rest, b"\"ftx\"").is_none();
+    let is_unique = memchr::memmem::find(rest, b"\"ftx\"").is_none();
     if is_unique { std::str::from_utf8(kind).ok() } else { None }
 }
 

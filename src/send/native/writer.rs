@@ -17,6 +17,9 @@ use crate::wire::sender::Job;
 /// Small frames and bodies go out together, in writes of this size.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Bytes of small parts that are written together at most.
+const GROUP_BYTES: u64 = 64 << 10;
+
 /// Parts that were loaded together.
 pub struct Batch {
     pub parts: Vec<Loaded>,
@@ -123,34 +126,58 @@ fn write_all(
             }
         }
         if let Some(batch) = loaded {
-            shared.writing.time(|| write_batch(shared, &mut stream, &batch))?;
-            // Where there are enough of them, it is let go.
-            let _ = spare.try_send(batch.bytes);
+            for group in groups(&batch.parts) {
+                shared.writing.time(|| write_group(shared, &mut stream, group, &batch.bytes))?;
+            }
+            if !batch.bytes.is_empty() {
+                // Where there are enough of them, it is let go.
+                let _ = spare.try_send(batch.bytes);
+            }
         }
     }
 }
 
-fn write_batch(shared: &Shared<'_>, stream: &mut BufWriter<PatientWriter>, batch: &Batch) -> io::Result<()> {
+/// Parts to be written together: so few bytes that what is counted of them has as good as gone.
+fn groups(mut parts: &[Loaded]) -> impl Iterator<Item = &[Loaded]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let is_in = |part: &&Loaded| {
+            let begins = bytes == 0;
+            bytes += part.job.range.len.max(1);
+            begins || bytes <= GROUP_BYTES
+        };
+        let (group, rest) = parts.split_at(parts.iter().take_while(is_in).count());
+        parts = rest;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
+fn write_group(
+    shared: &Shared<'_>,
+    stream: &mut BufWriter<PatientWriter>,
+    parts: &[Loaded],
+    bytes: &[u8],
+) -> io::Result<()> {
     // The session is asked once for all of them.
-    let (mut frames, mut ends) = (Vec::new(), Vec::with_capacity(batch.parts.len()));
+    let (mut frames, mut ends) = (Vec::new(), Vec::with_capacity(parts.len()));
     let mut moved_bytes = 0;
     let mut state = shared.lock();
-    for part in &batch.parts {
+    for part in parts {
         moved_bytes += frame(&mut state, part, &mut frames);
         ends.push(frames.len());
     }
     drop(state);
-    if moved_bytes > 0 {
-        shared.progress.event(Event::Moved { bytes: moved_bytes });
-    }
     let mut start = 0;
-    for (part, end) in batch.parts.iter().zip(ends) {
+    for (part, end) in parts.iter().zip(ends) {
         let frame = &frames[start..end];
         start = end;
         if !frame.is_empty() {
             stream.write_all(frame)?;
-            write_body(shared, stream, part, &batch.bytes)?;
+            write_body(shared, stream, part, bytes)?;
         }
+    }
+    if moved_bytes > 0 {
+        shared.progress.event(Event::Moved { bytes: moved_bytes });
     }
     Ok(())
 }
