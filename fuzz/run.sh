@@ -25,7 +25,10 @@ fi
 nice -n 19 cargo +nightly fuzz build
 
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+# The folders of the receivers; in memory, where there is such a file system.
+FTX_FUZZ_DIR=$(mktemp -d -p /dev/shm ftx-fuzz-XXXXXX 2>/dev/null || mktemp -d)
+export FTX_FUZZ_DIR
+trap 'rm -rf "$logs" "$FTX_FUZZ_DIR"' EXIT
 lines=()
 status=0
 for target in "${targets[@]}"; do

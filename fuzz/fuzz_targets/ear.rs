@@ -20,7 +20,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
-    Transfer { continues: bool, steps: Vec<Step<'a>> },
+    Transfer { continues: bool, is_welcome: bool, steps: Vec<Step<'a>> },
     Bench(Vec<BenchStep<'a>>),
 }
 
@@ -28,24 +28,58 @@ enum Input<'a> {
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
     // What the sender does.
-    AnnounceFile { tail: u8, parts: u8, sparse: bool, has_state: bool },
+    AnnounceFile {
+        tail: u8,
+        parts: u8,
+        sparse: bool,
+        has_state: bool,
+    },
     AnnounceDir,
     AnnounceLink,
     End,
-    Take { jobs: u8, holes: u8 },
+    /// Everything that is asked for goes out.
+    Work,
+    Take {
+        jobs: u8,
+    },
+    Holes {
+        job: u8,
+        most: u8,
+    },
     Send(u8),
     Withdraw(u8),
     Totals,
     // What the receiver says.
-    Welcome { version: u8, streams: bool },
+    Welcome {
+        version: u8,
+        streams: bool,
+    },
     Busy,
-    Want { entries: Runs, parts: Parts },
-    Again { entry: u8, part: u8 },
-    Stored(Runs),
-    Receipt { entries: u8, stored: u8, skipped: u8, failed: u8 },
+    Want {
+        entries: Ids,
+        parts: Parts,
+    },
+    Again {
+        entry: u8,
+        part: u8,
+    },
+    Stored(Ids),
+    Receipt {
+        entries: u8,
+        stored: u8,
+        skipped: u8,
+        failed: u8,
+    },
     HonestReceipt,
-    Failed { entry: u8, code: u8, message: &'a str },
-    GiveUp { code: u8, message: &'a str },
+    Failed {
+        entry: u8,
+        code: u8,
+        message: &'a str,
+    },
+    GiveUp {
+        code: u8,
+        message: &'a str,
+    },
     Raw(&'a [u8]),
 }
 
@@ -60,12 +94,27 @@ enum BenchStep<'a> {
     Raw(&'a [u8]),
 }
 
-#[derive(Arbitrary, Debug)]
-struct Runs(Vec<(u8, u8)>);
+/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+fn pick(raw: u8, count: u64) -> u64 {
+    if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) }
+}
 
-impl Runs {
-    fn json(&self) -> String {
-        let runs: Vec<String> = self.0.iter().map(|(first, last)| format!("[{first},{last}]")).collect();
+/// Runs of numbers.
+#[derive(Arbitrary, Debug)]
+enum Ids {
+    Some(Vec<u8>),
+    Any(Vec<(u8, u8)>),
+}
+
+impl Ids {
+    fn json(&self, count: u64) -> String {
+        let runs: Vec<String> = match self {
+            Ids::Some(raw) => {
+                let ids: BTreeSet<u64> = raw.iter().map(|&raw| pick(raw, count)).collect();
+                ids.into_iter().map(|id| format!("[{id},{id}]")).collect()
+            }
+            Ids::Any(runs) => runs.iter().map(|(first, last)| format!("[{first},{last}]")).collect(),
+        };
         format!("[{}]", runs.join(","))
     }
 }
@@ -75,7 +124,7 @@ enum Parts {
     All,
     None,
     Offers,
-    Runs(Runs),
+    Some(Ids),
     Far(u64),
 }
 
@@ -85,7 +134,8 @@ impl Parts {
             Parts::All => "\"all\"".into(),
             Parts::None => "\"none\"".into(),
             Parts::Offers => "\"offers\"".into(),
-            Parts::Runs(runs) => runs.json(),
+            // A file has five of them at most.
+            Parts::Some(parts) => parts.json(5),
             Parts::Far(last) => format!("[[0,{last}]]"),
         }
     }
@@ -93,7 +143,7 @@ impl Parts {
 
 const CODES: [&str; 6] = ["file-io", "no-space", "exists", "busy", "digest", "of the future"];
 
-fn error(entry: Option<u8>, code: u8, message: &str) -> String {
+fn error(entry: Option<u64>, code: u8, message: &str) -> String {
     let entry = entry.map(|entry| format!(r#""entry":{entry},"#)).unwrap_or_default();
     let code = CODES[usize::from(code) % CODES.len()];
     format!(r#"{{"ftx":"error",{entry}"code":"{code}","message":{}}}"#, serde_json::Value::from(message))
@@ -107,17 +157,37 @@ struct File {
     wants_bodies: bool,
     /// It goes out as if it was wanted, and nothing was heard of it.
     is_unasked: bool,
+    /// What of it has not become a job.
+    todo: BTreeSet<u64>,
     /// What of it went out since, and not again was asked for.
     sent: BTreeSet<u64>,
+    /// What was asked for again since.
+    again: BTreeSet<u64>,
     /// Everything that was ever to be read, however often.
     jobs: u64,
     is_there: bool,
 }
 
 impl File {
+    fn new(layout: PartLayout) -> Self {
+        File {
+            layout,
+            asked: BTreeSet::new(),
+            wants_bodies: false,
+            is_unasked: false,
+            todo: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            again: BTreeSet::new(),
+            jobs: 0,
+            is_there: false,
+        }
+    }
+
     fn asked(&mut self, parts: impl Iterator<Item = u64>, wants_bodies: bool) {
         self.asked = parts.collect();
+        self.todo = self.asked.clone();
         self.sent.clear();
+        self.again.clear();
         self.wants_bodies = wants_bodies;
     }
 }
@@ -144,10 +214,12 @@ fn said(output: &[u8]) {
     assert!(given == output.len() && inbox.is_empty());
 }
 
-fn transfer(continues: bool, steps: &[Step<'_>]) {
+fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
     let lost = continues.then(|| SessionId::new([6; 16]));
     let mut session = SenderSession::new(SessionId::new([7; 16]), lost);
-    let mut is_welcome = false;
+    if is_welcome {
+        session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+    }
     let mut files: HashMap<u64, File> = HashMap::new();
     let mut hand: Vec<(Job, u64)> = Vec::new();
     let (mut announced, mut open, mut ended, mut settled) = (0u64, HashSet::new(), false, HashSet::new());
@@ -162,12 +234,12 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
                     session.announce_file(&path, layout.size_bytes(), *sparse, state, Metadata::default());
                 assert_eq!(id, announced);
                 let is_unasked = !is_welcome && !continues && layout.size_bytes() <= SMALL_FILE_BYTES;
-                let asked = BTreeSet::from_iter(is_unasked.then_some(0));
-                let (wants_bodies, sent) = (is_unasked, BTreeSet::new());
-                files.insert(
-                    id,
-                    File { layout, asked, wants_bodies, is_unasked, sent, jobs: 0, is_there: false },
-                );
+                let mut file = File::new(layout);
+                if is_unasked {
+                    file.asked(0..1, true);
+                    file.is_unasked = true;
+                }
+                files.insert(id, file);
                 open.insert(id);
                 announced += 1;
                 continue;
@@ -191,45 +263,48 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
                 session.totals(announced, 1);
                 continue;
             }
-            Step::Take { jobs, holes } => {
+            Step::Work => {
+                while let Some(job) = take_job(&mut session, &mut files, &open) {
+                    hand.push((job, 1));
+                }
+                hand.drain(..).for_each(|job| send(&mut session, job, &mut files, &open));
+                continue;
+            }
+            Step::Take { jobs } => {
                 for _ in 0..jobs % 16 {
-                    let Some(job) = session.next_job() else { break };
-                    let file = files.get_mut(&job.entry).expect("a file");
+                    let Some(job) = take_job(&mut session, &mut files, &open) else { break };
                     assert!(open.contains(&job.entry), "a job of what is settled");
-                    assert_eq!(file.layout.range(job.part), Some(job.range), "a part that does not exist");
-                    assert_eq!((job.wants_body, job.is_unasked), (file.wants_bodies, file.is_unasked));
-                    let most = u64::from(holes % 8).max(1);
-                    let taken = session.take_holes(&job, most);
-                    assert!((1..=most).contains(&taken) && job.part + taken <= file.layout.count());
-                    // Unasked, twice decided upon, and asked for again a few times.
-                    file.jobs += taken;
-                    assert!(file.jobs <= file.layout.count() * (3 + u64::from(MAX_TRIES_A_PART)));
-                    hand.push((job, taken));
+                    hand.push((job, 1));
+                }
+                continue;
+            }
+            // The driver has looked at the file by now, and the receiver may have said something else meanwhile.
+            Step::Holes { job, most } => {
+                let Some(index) = hand.len().checked_sub(1).map(|last| usize::from(*job).min(last)) else {
+                    continue;
+                };
+                let (job, taken @ 1) = &mut hand[index] else { continue };
+                let most = pick(*most, 8).max(1);
+                *taken = session.take_holes(job, most);
+                assert!((1..=most).contains(taken));
+                if *taken > 1 {
+                    let file = files.get_mut(&job.entry).expect("a file");
+                    assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
+                    file.jobs += *taken - 1;
+                    let is_wanted = (job.part + 1..job.part + *taken).all(|part| file.todo.remove(&part));
+                    assert!(is_wanted, "zeros that nobody wants, or not any more");
                 }
                 continue;
             }
             Step::Send(index) => {
-                if hand.is_empty() {
-                    continue;
-                }
-                let (job, taken) = hand.swap_remove(usize::from(*index) % hand.len());
-                let mut out = Vec::new();
-                let goes = match taken {
-                    1 => session.part_frame(&job, Md5::of(b""), &mut out),
-                    _ => session.hole_frame(&job, taken, &mut out),
-                };
-                assert_eq!(goes, !out.is_empty());
-                said(&out);
-                if goes {
-                    let file = files.get_mut(&job.entry).expect("a file");
-                    assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
-                    let is_new = (job.part..job.part + taken).all(|part| file.sent.insert(part));
-                    assert!(is_new, "a part twice, of which the receiver asked for none again");
+                if !hand.is_empty() {
+                    let job = hand.swap_remove(usize::from(*index) % hand.len());
+                    send(&mut session, job, &mut files, &open);
                 }
                 continue;
             }
             Step::Withdraw(entry) => {
-                let id = u64::from(*entry);
+                let id = pick(*entry, announced);
                 assert_eq!(session.withdraw(id, Fault::SourceChanged, "x"), open.remove(&id));
                 if id < announced && settled.insert(id) {
                     failed += 1;
@@ -246,17 +321,19 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
                 if *streams { "\"streams\"" } else { "" }
             ),
             Step::Want { entries, parts } => {
-                format!(r#"{{"ftx":"want","entries":{},"parts":{}}}"#, entries.json(), parts.json())
+                format!(r#"{{"ftx":"want","entries":{},"parts":{}}}"#, entries.json(announced), parts.json())
             }
-            Step::Again { entry, part } => format!(r#"{{"ftx":"again","entry":{entry},"part":{part}}}"#),
-            Step::Stored(entries) => format!(r#"{{"ftx":"stored","entries":{}}}"#, entries.json()),
+            Step::Again { entry, part } => {
+                format!(r#"{{"ftx":"again","entry":{},"part":{}}}"#, pick(*entry, announced), pick(*part, 5))
+            }
+            Step::Stored(entries) => format!(r#"{{"ftx":"stored","entries":{}}}"#, entries.json(announced)),
             Step::Receipt { entries, stored, skipped, failed } => format!(
                 r#"{{"ftx":"receipt","entries":{entries},"stored":{stored},"skipped":{skipped},"failed":{failed},"bytes":0}}"#
             ),
             Step::HonestReceipt => format!(
                 r#"{{"ftx":"receipt","entries":{announced},"stored":{stored},"skipped":{skipped},"failed":{failed},"bytes":0}}"#
             ),
-            Step::Failed { entry, code, message } => error(Some(*entry), *code, message),
+            Step::Failed { entry, code, message } => error(Some(pick(*entry, announced)), *code, message),
             Step::GiveUp { code, message } => error(None, *code, message),
             Step::Raw(json) => {
                 let _ = session.handle(json).inspect_err(refused);
@@ -280,7 +357,8 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
                             continue;
                         }
                         Wanted::Offers if !file.sent.is_empty() => {
-                            file.wants_bodies = false;
+                            // What went out of it was its offer.
+                            (file.wants_bodies, file.todo) = (false, BTreeSet::new());
                             continue;
                         }
                         _ => {}
@@ -326,6 +404,8 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
                 let file = files.get_mut(&entry).expect("a file");
                 assert!(file.layout.range(part).is_some() && open.contains(&entry));
                 file.sent.remove(&part);
+                assert!(file.todo.insert(part) && file.wants_bodies);
+                file.again.insert(part);
             }
             Event::Unneeded(ids) => {
                 let is_offered = |file: &File| !file.wants_bodies && file.sent == file.asked;
@@ -347,6 +427,58 @@ fn transfer(continues: bool, steps: &[Step<'_>]) {
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
         said(&session.take_output());
+    }
+    // Nothing that is wanted is ever forgotten.
+    while let Some(job) = take_job(&mut session, &mut files, &open) {
+        hand.push((job, 1));
+    }
+    hand.into_iter().for_each(|job| send(&mut session, job, &mut files, &open));
+    for (_, file) in files.iter().filter(|(id, _)| open.contains(id)) {
+        assert!(
+            file.todo.is_empty() && file.asked.is_subset(&file.sent),
+            "{:?} of {:?}",
+            file.sent,
+            file.asked
+        );
+    }
+}
+
+fn take_job(session: &mut SenderSession, files: &mut HashMap<u64, File>, open: &HashSet<u64>) -> Option<Job> {
+    let job = session.next_job()?;
+    let file = files.get_mut(&job.entry).expect("a file");
+    assert!(open.contains(&job.entry), "a job of what is settled");
+    assert_eq!(file.layout.range(job.part), Some(job.range), "a part that does not exist");
+    assert_eq!((job.wants_body, job.is_unasked), (file.wants_bodies, file.is_unasked));
+    assert!(file.todo.remove(&job.part), "nobody wants it");
+    // Unasked, twice decided upon, and asked for again a few times.
+    file.jobs += 1;
+    assert!(file.jobs <= file.layout.count() * (3 + u64::from(MAX_TRIES_A_PART)));
+    Some(job)
+}
+
+fn send(
+    session: &mut SenderSession,
+    (job, taken): (Job, u64),
+    files: &mut HashMap<u64, File>,
+    open: &HashSet<u64>,
+) {
+    let mut out = Vec::new();
+    let goes = match taken {
+        1 => session.part_frame(&job, Md5::of(b""), &mut out),
+        _ => session.hole_frame(&job, taken, &mut out),
+    };
+    assert_eq!(goes, !out.is_empty());
+    said(&out);
+    if goes {
+        let file = files.get_mut(&job.entry).expect("a file");
+        assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
+        for part in job.part..job.part + taken {
+            let is_new = file.sent.insert(part);
+            assert!(
+                is_new || file.again.contains(&part),
+                "a part twice, of which nobody asked for one again"
+            );
+        }
     }
 }
 
@@ -407,6 +539,6 @@ fn bench(steps: &[BenchStep<'_>]) {
 }
 
 fuzz_target!(|input: Input| match input {
-    Input::Transfer { continues, steps } => transfer(continues, &steps),
+    Input::Transfer { continues, is_welcome, steps } => transfer(continues, is_welcome, &steps),
     Input::Bench(steps) => bench(&steps),
 });

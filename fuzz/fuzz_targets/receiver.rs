@@ -51,6 +51,7 @@ enum Step<'a> {
     WantOffers(u8),
     WantRest { entry: u8, there: u8, hole: (u8, u8) },
     Verified(u8),
+    HoleVerified(u8),
     Damaged(u8),
     Ready,
     Stored(u8),
@@ -58,21 +59,44 @@ enum Step<'a> {
     Finish,
 }
 
+/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+fn pick(raw: u8, count: u64) -> u64 {
+    if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) }
+}
+
 const NAMES: [&str; 7] = ["a", "d/b", "../x", "", "d/é", ".ftx-1", "a\\u202e"];
 const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
 const WHAT: [&str; 4] = ["md5", "write", "wire", "heat"];
+
+/// Runs of parts, of a file that may have more of them than anybody can count.
+#[derive(Default)]
+struct There(Vec<(u64, u64)>);
+
+impl There {
+    fn has_any(&self, first: u64, parts: u64) -> bool {
+        self.0.iter().any(|&(at, len)| at < first + parts && first < at + len)
+    }
+
+    fn insert(&mut self, first: u64, parts: u64) {
+        assert!(!self.has_any(first, parts), "twice");
+        self.0.push((first, parts));
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|(_, parts)| parts).sum()
+    }
+}
 
 #[derive(Default)]
 struct Model {
     files: HashMap<u64, FileEntry>,
     /// Parts of each file that were verified since the last decision, in bodies or in offers, or were there before.
-    verified: HashMap<u64, BTreeSet<u64>>,
-    /// Files that are too large to count their parts.
-    huge: HashSet<u64>,
+    verified: HashMap<u64, There>,
     offers: HashSet<u64>,
     decided: HashSet<u64>,
     /// Headers that the driver has not judged.
     parts: Vec<PartHeader>,
+    holes: Vec<HoleHeader>,
     damaged: HashMap<(u64, u64), u32>,
     others: HashSet<u64>,
     committing: HashSet<u64>,
@@ -106,15 +130,13 @@ impl Model {
             return;
         }
         let count = self.files[&id].layout.count();
-        let is_huge = self.huge.contains(&id);
         let verified = self.verified.entry(id).or_default();
-        if !is_huge {
-            (parts.0..parts.0 + parts.1).for_each(|part| assert!(part < count && verified.insert(part)));
-        }
+        assert!(parts.0 + parts.1 <= count);
+        verified.insert(parts.0, parts.1);
         match progressed {
-            Progressed::Partly => assert!(is_huge || (verified.len() as u64) < count),
+            Progressed::Partly => assert!(verified.count() < count),
             Progressed::Complete(digests) => {
-                assert!(is_huge || verified.len() as u64 == count, "complete, but not verified");
+                assert_eq!(verified.count(), count, "complete, but not verified");
                 assert_eq!(digests.count(), count);
                 self.files.remove(&id);
                 if self.offers.contains(&id) {
@@ -206,7 +228,6 @@ fuzz_target!(|input: Input| {
             }
             Step::HugeFile { size } => {
                 let size = size | 1 << 62;
-                model.huge.insert(model.entries);
                 format!(
                     r#"{{"ftx":"entry","entry":{},"type":"file","filename":"huge","size":{size},"sparse":true}}"#,
                     model.entries
@@ -226,7 +247,9 @@ fuzz_target!(|input: Input| {
             }
             Step::Part { entry, part, right_size, offer, joined } => {
                 is_joined = joined;
-                let (entry, part) = (u64::from(entry), u64::from(part));
+                let entry = pick(entry, model.entries);
+                let count = model.files.get(&entry).map_or(1, |file| file.layout.count());
+                let part = pick(part, count);
                 let range = model.files.get(&entry).and_then(|file| file.layout.range(part));
                 let size = range.filter(|_| right_size).map_or(3, |range| range.len);
                 let kind = if offer { "offer" } else { "part" };
@@ -234,13 +257,19 @@ fuzz_target!(|input: Input| {
             }
             Step::Hole { entry, part, parts, joined } => {
                 is_joined = joined;
+                let entry = pick(entry, model.entries);
+                let count = model.files.get(&entry).map_or(1, |file| file.layout.count());
+                let part = pick(part, count);
+                let parts = pick(parts, count.saturating_sub(part) + 1);
                 format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#)
             }
             Step::FarHole { entry, part, parts } => {
+                let entry = pick(entry, model.entries);
                 format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#)
             }
             Step::Withdraw { entry, message } => format!(
-                r#"{{"ftx":"error","entry":{entry},"code":"source-changed","message":{}}}"#,
+                r#"{{"ftx":"error","entry":{},"code":"source-changed","message":{}}}"#,
+                pick(entry, model.entries),
                 serde_json::Value::from(message)
             ),
             Step::Totals => r#"{"ftx":"totals","files":1,"bytes":1}"#.into(),
@@ -270,7 +299,7 @@ fuzz_target!(|input: Input| {
                 return;
             }
             Step::WantAll(entry) => {
-                let id = u64::from(entry);
+                let id = pick(entry, model.entries);
                 // A driver decides once, and once more after offers.
                 if model.files.contains_key(&id)
                     && (!model.decided.contains(&id) || model.offers.contains(&id))
@@ -283,7 +312,7 @@ fuzz_target!(|input: Input| {
                 continue;
             }
             Step::WantOffers(entry) => {
-                let id = u64::from(entry);
+                let id = pick(entry, model.entries);
                 if model.files.contains_key(&id) && model.decided.insert(id) {
                     session.want_offers(id);
                     model.offers.insert(id);
@@ -291,10 +320,10 @@ fuzz_target!(|input: Input| {
                 continue;
             }
             Step::WantRest { entry, there, hole } => {
-                let id = u64::from(entry);
+                let id = pick(entry, model.entries);
                 let Some(file) = model.files.get(&id) else { continue };
                 let layout = file.layout;
-                if model.huge.contains(&id) || layout.count() < 2 || !model.decided.insert(id) {
+                if !(2..64).contains(&layout.count()) || !model.decided.insert(id) {
                     continue;
                 }
                 // What an earlier session left: some parts, and perhaps a run of zeros beside them.
@@ -302,8 +331,8 @@ fuzz_target!(|input: Input| {
                 for part in (0..layout.count()).filter(|part| there & 1 << part != 0) {
                     digests.insert(part, Md5::of(b"abc"));
                 }
-                let (first, parts) = (u64::from(hole.0), u64::from(hole.1));
                 let whole = layout.size_bytes() / PART_BYTES;
+                let (first, parts) = (pick(hole.0, whole), pick(hole.1, whole + 1));
                 if parts > 0 && first + parts <= whole && !digests.contains_any(first, parts) {
                     digests.insert_holes(first, parts);
                 }
@@ -316,7 +345,7 @@ fuzz_target!(|input: Input| {
                 }
                 let sizes = there.iter().map(|part| layout.range(*part).expect("a part").len);
                 assert_eq!(bytes, sizes.sum::<u64>());
-                model.verified.insert(id, there);
+                model.verified.insert(id, There(there.into_iter().map(|part| (part, 1)).collect()));
                 continue;
             }
             Step::Verified(index) => {
@@ -326,6 +355,23 @@ fuzz_target!(|input: Input| {
                     let progressed = session.part_verified(&header);
                     model.damaged.remove(&(header.id, header.part));
                     model.progressed(header.id, is_about, (header.part, 1), progressed);
+                }
+                continue;
+            }
+            // On another connection something else may have come meanwhile, even the same.
+            Step::HoleVerified(index) => {
+                if !model.holes.is_empty() {
+                    let hole = model.holes.swap_remove(usize::from(index) % model.holes.len());
+                    let HoleHeader { id, part, parts, is_offer, .. } = hole;
+                    let is_pending = |header: &PartHeader| {
+                        (header.id, header.is_offer) == (id, is_offer)
+                            && (part..part + parts).contains(&header.part)
+                    };
+                    let is_in = model.parts.iter().any(is_pending)
+                        || model.verified.get(&id).is_some_and(|there| there.has_any(part, parts));
+                    let is_about = model.about(id, is_offer) && !is_in;
+                    let progressed = session.holes_verified(&hole);
+                    model.progressed(id, is_about, (part, parts), progressed);
                 }
                 continue;
             }
@@ -360,7 +406,7 @@ fuzz_target!(|input: Input| {
                 continue;
             }
             Step::Stored(entry) => {
-                let id = u64::from(entry);
+                let id = pick(entry, model.entries);
                 if model.committing.contains(&id) {
                     model.settle(id);
                     model.stored.insert(id);
@@ -369,7 +415,7 @@ fuzz_target!(|input: Input| {
                 continue;
             }
             Step::Fail(entry) => {
-                let id = u64::from(entry);
+                let id = pick(entry, model.entries);
                 if model.files.contains_key(&id) || model.committing.contains(&id) {
                     model.settle(id);
                     model.failed.insert(id);
@@ -429,7 +475,7 @@ fuzz_target!(|input: Input| {
                 let tried = model.damaged.get(&(header.id, header.part)).is_some_and(|tries| *tries > 0);
                 assert_eq!(header.is_repair, tried);
                 let is_there =
-                    model.verified.get(&header.id).is_some_and(|there| there.contains(&header.part));
+                    model.verified.get(&header.id).is_some_and(|there| there.has_any(header.part, 1));
                 assert!(!is_there, "it is there");
                 model.parts.push(header);
             }
@@ -439,11 +485,8 @@ fuzz_target!(|input: Input| {
                 assert!(hole.parts > 0 && hole.range.len == hole.parts * PART_BYTES);
                 assert!(hole.range.offset + hole.range.len <= file.layout.size_bytes());
                 assert!(hole.is_offer || file.is_sparse);
-                // The driver judges a hole before it reads on.
-                let is_about = model.about(hole.id, hole.is_offer);
-                let HoleHeader { id, part, parts, .. } = hole;
-                let progressed = session.holes_verified(&hole);
-                model.progressed(id, is_about, (part, parts), progressed);
+                assert!(model.about(hole.id, hole.is_offer), "nobody wanted it");
+                model.holes.push(hole);
             }
             Event::Withdrawn { id, .. } => {
                 model.settle(id);

@@ -22,7 +22,8 @@ use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
 use ftx::store::{OnConflict, Unfinished};
 use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::Failure;
+use ftx::wire::message::{Failure, Wanted};
+use ftx::wire::runs::Runs;
 use ftx::wire::{Inbox, Message};
 use libfuzzer_sys::fuzz_target;
 
@@ -92,6 +93,12 @@ enum Step<'a> {
     Busy,
     /// Goes on when the receiver has answered what it heard so far.
     Listen,
+    /// Sends what it wants, as it is.
+    Answer,
+    /// A file of several parts, and the first of them.
+    Half(u8),
+    /// The same, and all that is wanted of it.
+    Whole(u8),
     /// One more connection of the session, or of one that is not there; the steps go on there.
     Join {
         right: bool,
@@ -110,6 +117,11 @@ enum Step<'a> {
         bit: u8,
     },
     Raw(&'a [u8]),
+}
+
+/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+fn pick(raw: u8, count: usize) -> u64 {
+    if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) as u64 }
 }
 
 const NAMES: [&str; 13] =
@@ -141,6 +153,9 @@ fn md5(bytes: &'static [u8]) -> Md5 {
     let mut known = KNOWN.lock().unwrap();
     *known.entry((bytes.as_ptr() as usize, bytes.len())).or_insert_with(|| Md5::of(bytes))
 }
+
+/// What may be under a name.
+type Contents = HashMap<PathBuf, Vec<&'static [u8]>>;
 
 /// What the receivers tell.
 #[derive(Default)]
@@ -187,8 +202,11 @@ struct World {
 }
 
 static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
+    // Whoever runs it removes what it leaves there; see run.sh.
+    let given = std::env::var_os("FTX_FUZZ_DIR").map(PathBuf::from);
     let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let parent =
+        given.unwrap_or_else(|| if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() });
     let policies = [OnConflict::SkipSame, OnConflict::Overwrite, OnConflict::Rename, OnConflict::Error];
     let world = |policy| {
         let outside = tempfile::Builder::new().prefix("ftx-fuzz-").tempdir_in(&parent).unwrap().keep();
@@ -303,6 +321,12 @@ struct Session {
     failed: HashSet<u64>,
     withdrawn: HashSet<u64>,
     receipt: Option<ftx::wire::message::Receipt>,
+    /// What is wanted and was not sent yet.
+    wants: Vec<(u64, Wanted)>,
+    /// Bodies of a part's full size that were sent: they take their time.
+    long_bodies: usize,
+    /// It said what nobody knows.
+    is_odd: bool,
 }
 
 impl Session {
@@ -326,6 +350,78 @@ impl Session {
             failed: HashSet::new(),
             withdrawn: HashSet::new(),
             receipt: None,
+            wants: Vec::new(),
+            long_bodies: 0,
+            is_odd: false,
+        }
+    }
+
+    fn here(&mut self) -> &mut Connection {
+        &mut self.connections[self.current]
+    }
+
+    /// Announces a file of several parts: 0 as it is, 1 with holes, 2 nothing but holes.
+    fn announce_long(&mut self, world: &World, which: u8, announced: &mut Contents) {
+        let (number, is_sparse) = (self.entries.len(), which != 0);
+        let (name, size) = if which == 2 { ("huge", HUGE_BYTES) } else { ("long", LONG.len() as u64) };
+        if which == 2 {
+            self.entries.push(Announced::Huge);
+        } else {
+            let path = world.inside.join(name);
+            announced.entry(path.clone()).or_default().push(&LONG);
+            self.entries.push(Announced::File { path, content: &LONG });
+        }
+        self.connections[0].say(&format!(
+            r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{is_sparse},"mtime_ns":5,"state":"{STATE}"}}"#
+        ));
+    }
+
+    /// A part of an entry, or its offer, as it is.
+    fn send_part(&mut self, id: u64, part: u64, is_body: bool) {
+        let Some(Announced::File { content, .. }) = self.entries.get(id as usize) else { return };
+        let Some(range) = PartLayout::new(content.len() as u64).range(part) else { return };
+        let body = &content[range.offset as usize..(range.offset + range.len) as usize];
+        let is_long = is_body && range.len == PART_BYTES;
+        if is_long && self.long_bodies == 2 {
+            return;
+        }
+        self.long_bodies += usize::from(is_long);
+        let kind = if is_body { "part" } else { "offer" };
+        let (size, md5) = (body.len(), md5(body));
+        let here = self.here();
+        here.say(&format!(r#"{{"ftx":"{kind}","entry":{id},"part":{part},"size":{size},"md5":"{md5}"}}"#));
+        if is_body {
+            here.words.extend_from_slice(body);
+        }
+    }
+
+    fn send_holes(&mut self, id: u64, first: u64, parts: u64) {
+        self.here().say(&format!(r#"{{"ftx":"hole","entry":{id},"part":{first},"parts":{parts}}}"#));
+    }
+
+    /// Sends what is wanted.
+    fn answer(&mut self) {
+        for (id, wanted) in std::mem::take(&mut self.wants) {
+            let (count, is_huge) = match self.entries.get(id as usize) {
+                Some(Announced::File { content, .. }) => {
+                    (PartLayout::new(content.len() as u64).count(), false)
+                }
+                Some(Announced::Huge) => (HUGE_BYTES / PART_BYTES, true),
+                _ => continue,
+            };
+            let is_body = wanted != Wanted::Offers;
+            let runs = match wanted {
+                Wanted::All | Wanted::Offers => vec![0..=count - 1],
+                Wanted::Parts(runs) => runs.iter().collect(),
+                Wanted::None => continue,
+            };
+            for run in runs {
+                if is_huge {
+                    self.send_holes(id, *run.start(), run.end() - run.start() + 1);
+                } else {
+                    run.for_each(|part| self.send_part(id, part, is_body));
+                }
+            }
         }
     }
 
@@ -338,7 +434,15 @@ impl Session {
         while !is_enough(self) {
             let Some(message) = self.connections[0].hear(limit) else { return };
             match message {
-                Message::Want { entries, .. } => self.answered.extend(entries.iter().flatten()),
+                Message::Want { entries, parts } => {
+                    for id in entries.iter().flatten() {
+                        assert!((id as usize) < self.entries.len() || self.is_odd, "entry {id} is wanted");
+                        self.answered.insert(id);
+                        self.wants.push((id, parts.clone()));
+                    }
+                }
+                // Zeros that were damaged are sent as what they are.
+                Message::Again { entry, part } => self.wants.push((entry, Wanted::Parts(Runs::one(part)))),
                 Message::Stored { entries } => {
                     for id in entries.iter().flatten() {
                         assert!(self.stored.insert(id) && !self.failed.contains(&id), "stored twice: {id}");
@@ -357,7 +461,6 @@ impl Session {
                     assert!(receipt.failed >= count(&self.failed));
                 }
                 Message::Welcome(_)
-                | Message::Again { .. }
                 | Message::Measured(_)
                 | Message::Busy
                 | Message::Error(Failure { entry: None, .. }) => {}
@@ -462,7 +565,7 @@ fuzz_target!(|input: Input| {
         before.insert(path, content(*index));
     }
     // A file may only have a content that was announced for its name.
-    let mut announced: HashMap<PathBuf, Vec<&[u8]>> = HashMap::new();
+    let mut announced = Contents::new();
     let mut said_raw = false;
     let mut sessions = Vec::new();
     if input.is_classic {
@@ -478,14 +581,8 @@ fuzz_target!(|input: Input| {
     check_descriptors();
 });
 
-fn native(
-    world: &World,
-    steps: &[Step<'_>],
-    announced: &mut HashMap<PathBuf, Vec<&'static [u8]>>,
-    said_raw: &mut bool,
-) -> Vec<Session> {
+fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw: &mut bool) -> Vec<Session> {
     let mut sessions = vec![Session::open(world, 0, None)];
-    let mut long_bodies = 0;
     for step in steps.iter().take(60) {
         let count = sessions.len();
         let session = sessions.last_mut().unwrap();
@@ -494,7 +591,7 @@ fn native(
             true => format!(r#","mtime_ns":5,"state":"{STATE}""#),
             false => String::new(),
         };
-        let mut announce = |session: &mut Session, entry: Announced, json: String| {
+        let announce = |announced: &mut Contents, session: &mut Session, entry: Announced, json: String| {
             if let Announced::File { path, content } = &entry {
                 announced.entry(path.clone()).or_default().push(content);
             }
@@ -512,7 +609,12 @@ fn native(
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{sparse}{state}}}"#
                 );
-                announce(session, Announced::File { path: world.inside.join(name), content }, json);
+                announce(
+                    announced,
+                    session,
+                    Announced::File { path: world.inside.join(name), content },
+                    json,
+                );
             }
             Step::OddFile { name, content: index } if name.len() < 5000 => {
                 let (path, content) = (world.inside.join(name), content(*index));
@@ -520,19 +622,19 @@ fn native(
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":{name},"size":{size}}}"#
                 );
-                announce(session, Announced::File { path, content }, json);
+                announce(announced, session, Announced::File { path, content }, json);
             }
             Step::Huge { has_state } if !world.takes_digests => {
                 let state = state(*has_state);
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"huge","size":{HUGE_BYTES},"sparse":true{state}}}"#
                 );
-                announce(session, Announced::Huge, json);
+                announce(announced, session, Announced::Huge, json);
             }
             Step::Dir(name) => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
                 let json = format!(r#"{{"ftx":"entry","entry":{number},"type":"dir","filename":"{name}"}}"#);
-                announce(session, Announced::Dir(world.inside.join(name)), json);
+                announce(announced, session, Announced::Dir(world.inside.join(name)), json);
             }
             Step::Link { name, target } => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
@@ -540,23 +642,24 @@ fn native(
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"link","filename":"{name}","target":"{target}"}}"#
                 );
-                announce(session, Announced::Link { path: world.inside.join(name), target }, json);
+                announce(announced, session, Announced::Link { path: world.inside.join(name), target }, json);
             }
             Step::Body { entry, part, honest } | Step::Offer { entry, part, honest } => {
-                let Some(Announced::File { content, .. }) = session.entries.get(usize::from(*entry)) else {
+                let entry = pick(*entry, number);
+                let Some(Announced::File { content, .. }) = session.entries.get(entry as usize) else {
                     continue;
                 };
-                let part = u64::from(*part) % 3;
+                let part = pick(*part, 1 + usize::from(content.len() as u64 > PART_BYTES)) % 3;
                 let is_body = matches!(step, Step::Body { .. });
                 let range = PartLayout::new(content.len() as u64).range(part);
                 let body = range.map_or(&b"x"[..], |range| {
                     &content[range.offset as usize..(range.offset + range.len) as usize]
                 });
                 let is_long = is_body && body.len() as u64 == PART_BYTES;
-                long_bodies += usize::from(is_long);
-                if is_long && long_bodies > 2 {
+                if is_long && session.long_bodies == 2 {
                     continue;
                 }
+                session.long_bodies += usize::from(is_long);
                 let kind = if is_body { "part" } else { "offer" };
                 let md5 = if *honest { md5(body) } else { md5(b"something else") };
                 let size = body.len();
@@ -572,10 +675,12 @@ fn native(
                 }
             }
             Step::Hole { entry, part, parts } => {
+                let (entry, part, parts) = (pick(*entry, number), pick(*part, 2), pick(*parts, 2));
                 here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#));
             }
             Step::Holes { entry, but } => {
-                let bytes = match session.entries.get(usize::from(*entry)) {
+                let entry = pick(*entry, number);
+                let bytes = match session.entries.get(entry as usize) {
                     Some(Announced::File { content, .. }) => content.len() as u64,
                     Some(Announced::Huge) => HUGE_BYTES,
                     _ => 0,
@@ -584,7 +689,8 @@ fn native(
                 here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":0,"parts":{parts}}}"#));
             }
             Step::Withdraw(entry) => {
-                session.withdrawn.insert(u64::from(*entry));
+                let entry = pick(*entry, number);
+                session.withdrawn.insert(entry);
                 here(session, format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#));
             }
             Step::Measure { what, size } => {
@@ -602,6 +708,20 @@ fn native(
             }
             Step::Busy => here(session, r#"{"ftx":"busy"}"#.into()),
             Step::Listen => session.answers(),
+            Step::Answer => {
+                session.answers();
+                session.answer();
+            }
+            Step::Half(which) | Step::Whole(which) if which % 3 < 2 || !world.takes_digests => {
+                session.announce_long(world, which % 3, announced);
+                session.answers();
+                match (step, which % 3) {
+                    (Step::Whole(_), _) => session.answer(),
+                    (_, 0) => session.send_part(number as u64, 0, true),
+                    (_, 1) => session.send_holes(number as u64, 0, 1),
+                    _ => session.send_holes(number as u64, 0, HUGE_BYTES / PART_BYTES - 1),
+                }
+            }
             Step::Join { right } if session.connections.len() < 4 => {
                 session.answers();
                 let id = if *right { session.number } else { 0xff };
@@ -633,6 +753,7 @@ fn native(
             }
             Step::Raw(raw) => {
                 *said_raw = true;
+                session.is_odd = true;
                 let current = session.current;
                 session.connections[current].words.extend_from_slice(raw);
             }
@@ -644,12 +765,7 @@ fn native(
     sessions
 }
 
-fn classic(
-    world: &World,
-    steps: &[Step<'_>],
-    announced: &mut HashMap<PathBuf, Vec<&'static [u8]>>,
-    said_raw: &mut bool,
-) {
+fn classic(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw: &mut bool) {
     let mut bytes = Vec::new();
     for step in steps.iter().take(60) {
         match step {
@@ -750,7 +866,7 @@ fn check_stored(
 }
 
 /// The MD5 of all of a file is that of what was announced.
-fn check_digests(world: &World, announced: &HashMap<PathBuf, Vec<&'static [u8]>>, said_raw: bool) {
+fn check_digests(world: &World, announced: &Contents, said_raw: bool) {
     for (path, told) in &TOLD.lock().unwrap().done {
         let Some(told) = told else { continue };
         let path = world.inside.join(String::from_utf8_lossy(path).as_ref());
