@@ -4,13 +4,17 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use common::raw::Raw;
-use common::{Receiver, listing, names, send};
+use common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::digest::Md5;
 use ftx::wire::Message;
+use ftx::wire::frame::{Form, encode};
 
 const CONNECTION: i32 = 10;
 const PROTOCOL: i32 = 12;
@@ -184,4 +188,49 @@ fn a_joined_connection_that_misbehaves_ends_its_session() {
         }
     });
     assert!(text.contains("sent twice"), "{text}");
+}
+
+/// One connection more may be on its way when everything is there already.
+#[test]
+fn a_connection_that_comes_too_late_does_not_fail_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let sender = start_send_with(&["-j", "2", "--retries", "0"], &[&file], &host);
+    let accept_and_hear = |last: &str| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+        while !String::from_utf8_lossy(&heard).contains(last) {
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "the sender went");
+            heard.extend_from_slice(&buffer[..count]);
+        }
+        stream
+    };
+    let say = |stream: &mut TcpStream, json: &str| {
+        let mut bytes = Vec::new();
+        encode(Form::Native, json.as_bytes(), &mut bytes);
+        stream.write_all(&bytes).unwrap();
+    };
+    let mut first = accept_and_hear(r#""ftx":"end""#);
+    say(&mut first, r#"{"ftx":"welcome","version":1,"features":["streams"]}"#);
+    let mut second = accept_and_hear(r#""ftx":"join""#);
+    say(
+        &mut second,
+        r#"{"ftx":"error","code":"protocol","message":"it joins a session that is not in work"}"#,
+    );
+    drop(second);
+    // Long enough for a sender that takes it for the end of the session; that one does not can be seen in no other way.
+    thread::sleep(Duration::from_millis(300));
+    for json in [
+        r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
+        r#"{"ftx":"stored","entries":[[0,0]]}"#,
+        r#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":5}"#,
+    ] {
+        say(&mut first, json);
+    }
+    let ended = end(sender);
+    assert_eq!(ended.code, 0, "{ended:?}");
 }

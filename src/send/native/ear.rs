@@ -19,6 +19,9 @@ const STANDSTILL_TIME: Duration = Duration::from_secs(60 * 60);
 /// What moves on the slowest links in that time is more than this, and all signs of life from here are less.
 const STANDSTILL_BYTES: u64 = 100 * STANDSTILL_TIME.as_secs();
 
+/// Words on the first connection may come so much later than what the receiver did to another one after them.
+const RECEIPT_TIME: Duration = Duration::from_secs(2);
+
 /// Notices that nothing happens although the receiver is alive.
 struct Standstill {
     since: Instant,
@@ -131,7 +134,9 @@ pub fn listen_joined(shared: &Shared<'_>, mut stream: TcpStream) {
             Err(error) => break SendError::Connection(error),
         }
     };
-    // At the end of a session the connection closes after the receipt, which has set the outcome by now.
+    // At the end of a session the connection closes after the receipt, and one that joins just then is refused. The receipt
+    // comes on another connection and may still be on its way.
+    shared.wait_for_outcome(RECEIPT_TIME);
     shared.end(Err(failed));
 }
 

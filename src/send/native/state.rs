@@ -249,6 +249,15 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Waits until the session is over, and not longer than `limit`.
+    pub fn wait_for_outcome(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let mut state = self.lock();
+        while state.outcome.is_none() && Instant::now() < end {
+            state = self.wait(state, end.saturating_duration_since(Instant::now()));
+        }
+    }
+
     /// Has said what there is to say, and waits for the bell or the next sign of life.
     fn wait_speaking<'s>(
         &'s self,

@@ -112,15 +112,8 @@ fn wait_for_welcome(shared: &Shared<'_>) -> Option<Duration> {
 
 /// Waits for the next decision; `false` when the session is over.
 fn wait_interval(shared: &Shared<'_>) -> bool {
-    let end = Instant::now() + INTERVAL;
-    let mut state = shared.lock();
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if state.outcome.is_some() || left.is_zero() {
-            return state.outcome.is_none();
-        }
-        state = shared.wait(state, left);
-    }
+    shared.wait_for_outcome(INTERVAL);
+    shared.lock().outcome.is_none()
 }
 
 /// What to do about the number of connections.
