@@ -30,7 +30,7 @@ class Workload:
 
 def clear(path, where):
     """Makes an empty folder at `path`. On a disk, what was there goes aside and is removed when all is over: ext4 takes no
-    inode that was deleted in the last half minute for a new file, and walks past each of them, for every file."""
+    inode that was deleted in the last minutes for a new file, and walks past each of them, for every file."""
     if where == "disk" and os.path.isdir(path):
         os.rename(path, tempfile.mkdtemp(prefix="before-", dir=os.path.dirname(path)))
     shutil.rmtree(path, ignore_errors=True)
