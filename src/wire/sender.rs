@@ -537,6 +537,19 @@ impl SenderSession {
         Ok(Event::Receipt(receipt))
     }
 
+    /// Was everything announced, and everything sent that the receiver may want? Only its answers are missing then.
+    pub fn has_sent_all(&self) -> bool {
+        self.stage != Stage::Open
+            && self.entries.values().all(|entry| match &entry.state {
+                State::File(file) => match file.stage {
+                    FileStage::Announced | FileStage::Offers => false,
+                    FileStage::Bodies => file.sent == file.asked,
+                    FileStage::AlreadyThere => true,
+                },
+                State::Other => true,
+            })
+    }
+
     /// Has the receiver asked for anything that was not taken as a job?
     pub fn has_job(&self) -> bool {
         !self.queue.is_empty()
