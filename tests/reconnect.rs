@@ -39,6 +39,14 @@ fn cutting(port: u16, every: u64, times: u64) -> (Proxy, Arc<AtomicU64>) {
     (proxy, passed)
 }
 
+/// Three cuts are three lost connections. Of several connections two may be cut before either end notices the first: then
+/// it was one session that was lost.
+fn assert_was_lost(stdout: &str, streams: &str) {
+    let is_lost = |times: &str| stdout.contains(&format!("The connection was lost {times}"));
+    let fewer = streams != "1" && (is_lost("2 times") || is_lost("once"));
+    assert!(is_lost("3 times") || fewer, "{stdout}");
+}
+
 fn tree(root: &Path) -> u64 {
     let mut random = Chance::new(1);
     fs::create_dir_all(root.join("a/b")).unwrap();
@@ -67,7 +75,7 @@ fn a_lost_connection_costs_only_what_was_under_way() {
         let (proxy, passed) = cutting(receiver.port, 12_000_000, 3);
         let sent = send(&["--retries", "5", "-j", streams], &[&source], &proxy.host());
         assert_eq!(sent.code, 0, "{}", sent.stderr);
-        assert!(sent.stdout.contains("lost 3 times"), "{}", sent.stdout);
+        assert_was_lost(&sent.stdout, streams);
         assert!(sent.stderr.contains("Going on in"), "{}", sent.stderr);
         let moved = passed.load(Ordering::SeqCst);
         assert!(
@@ -92,7 +100,7 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
         let (proxy, _) = cutting(receiver.port, 12_000_000, 3);
         let sent = send(&["--retries", "5", "-j", streams], &[&source], &proxy.host());
         assert_eq!(sent.code, 0, "{}", sent.stderr);
-        assert!(sent.stdout.contains("lost 3 times"), "{}", sent.stdout);
+        assert_was_lost(&sent.stdout, streams);
         if limit.contains(&"2") {
             // What was cut three times was one session.
             assert_eq!(send(&[], &[&source], &receiver.host()).code, 0);
