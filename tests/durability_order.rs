@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::proofs::{Chance, contents, figures, is_landing, not_run, rounds};
+use common::proofs::{Chance, can_trace, contents, figures, is_landing, not_run, rounds};
 use common::proxy::{Proxy, Then, Way};
 use common::{FTX, Receiver, listing, send, until};
 use ftx::digest::PART_BYTES;
@@ -327,10 +327,6 @@ impl Timeline {
     }
 }
 
-fn has_program(name: &str, argument: &str) -> bool {
-    Command::new(name).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-}
-
 /// A receiver under strace takes what `paths` hold; returns how many entries were checked.
 fn trace_transfer(from: &Path, policy: &str, prepare: impl FnOnce(&Path)) -> usize {
     let dir = tempfile::tempdir().unwrap();
@@ -366,8 +362,8 @@ fn trace_transfer(from: &Path, policy: &str, prepare: impl FnOnce(&Path)) -> usi
 
 #[test]
 fn synced_then_named_then_the_folder_synced_then_stored() {
-    if !has_program("strace", "--version") {
-        return not_run("durability_order, system calls", "strace is not installed");
+    if !can_trace("durability_order, system calls") {
+        return;
     }
     let mut chance = Chance::new(7);
     let mut checked = 0;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use std::io::{self, BufRead, BufReader};
 
-use common::proofs::{Chance, contents, each, figures, is_landing, not_run, rounds};
+use common::proofs::{Chance, can_trace, contents, each, figures, is_landing, rounds};
 use common::proxy::{Place, Proxy, Then, Way};
 use common::{Ended, Receiver, end, names, send, start_send, wait};
 use ftx::digest::PART_BYTES;
@@ -416,9 +416,8 @@ fn fail_at(what: What, row: &Row, chance: &mut Chance) {
 
 #[test]
 fn at_each_step_a_final_name_is_absent_or_old_or_whole() {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !traced.is_ok_and(|status| status.success()) {
-        return not_run("landing_steps", "strace is not installed, or may not trace");
+    if !can_trace("landing_steps") {
+        return;
     }
     let table = table();
     let all = rounds(1);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::mounted::Mounted;
-use common::proofs::not_run;
+use common::proofs::{can_trace, not_run};
 use common::proxy::{Place, Proxy, Then};
 use common::raw::Raw;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
@@ -256,9 +256,8 @@ fn faulty(out: &Path, calls: &str, errno: &str, when: &str, trace: &Path) -> Rec
 
 #[test]
 fn a_disk_that_fails_and_a_quota_that_is_used_up() {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !traced.is_ok_and(|status| status.success()) {
-        return not_run("a disk that fails", "strace is not installed, or may not trace");
+    if !can_trace("a disk that fails") {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
@@ -293,9 +292,8 @@ fn a_disk_that_fails_and_a_quota_that_is_used_up() {
 /// The system tells of lost bytes once. Files of later batches were written meanwhile, and theirs may be among them.
 #[test]
 fn what_one_sync_has_lost_no_later_one_calls_stored() {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !traced.is_ok_and(|status| status.success()) {
-        return not_run("one failed sync", "strace is not installed, or may not trace");
+    if !can_trace("one failed sync") {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let (tree, out, trace) = (dir.path().join("tree"), dir.path().join("out"), dir.path().join("trace"));

@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_long, not_run, rounds};
+use common::proofs::{Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds};
 use common::{Ended, FTX, Receiver, end, listing, send, wait};
 use ftx::digest::PART_BYTES;
 
@@ -229,9 +229,8 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
 
 #[test]
 fn zero_means_that_everything_is_there_whatever_the_system_refuses() {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !traced.is_ok_and(|status| status.success()) {
-        return not_run("syscall_faults", "strace is not installed, or may not trace");
+    if !can_trace("syscall_faults") {
+        return;
     }
     let from = tempfile::tempdir().unwrap();
     let tree = make_tree(from.path());

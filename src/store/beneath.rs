@@ -465,6 +465,26 @@ mod tests {
     }
 
     #[test]
+    fn where_descriptors_are_short_those_that_are_kept_for_speed_are_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
+        let kept = Arc::downgrade(&beneath.open_or_make(b"x").unwrap());
+        // It is touched, too, and that has to be synced.
+        beneath.take_touched();
+        assert!(kept.upgrade().is_some());
+        let mut tries = 0;
+        let opened = beneath.sparing(|| {
+            tries += 1;
+            if kept.upgrade().is_some() { Err(Errno::MFILE) } else { Ok(tries) }
+        });
+        assert_eq!(opened, Ok(2));
+        // Nothing is left to let go, and other failures are none of descriptors.
+        assert_eq!(beneath.sparing(|| Err::<(), _>(Errno::MFILE)), Err(Errno::MFILE));
+        assert_eq!(beneath.sparing(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
+    }
+
+    #[test]
     fn folders_are_made_but_never_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();

@@ -37,6 +37,16 @@ pub fn not_run(proof: &str, why: &str) {
     }
 }
 
+/// May this machine trace system calls? If not, `proof` could not run.
+pub fn can_trace(proof: &str) -> bool {
+    let traced = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let can = traced.is_ok_and(|status| status.success());
+    if !can {
+        not_run(proof, "strace is not installed, or may not trace");
+    }
+    can
+}
+
 /// Numbers by chance, the same ones for the same seed (SplitMix64, Steele et al. 2014).
 pub struct Chance(u64);
 

@@ -91,8 +91,28 @@ fn what_has_the_wrong_shape_is_refused() {
         r#"{"ftx":"measure","what":"disk","size":1}"#,
         r#"{"ftx":"measure","what":"wire"}"#,
         r#"{"ftx":"measured","bytes":1,"ns":-1}"#,
+        r#"{"ftx":"busy","ftx":"busy"}"#,
+        r#"{"ftx":"busy","f\u0074x":"busy"}"#,
+        r#"{"ftx":"busy","x"}"#,
     ] {
         assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
+    }
+    assert!(Message::parse(b"{\"ftx\":\"busy\",\"\xff\":1}").is_err(), "a key that is no text");
+}
+
+/// The kind is told from the front where that is sure; anywhere else and in any spelling it counts as well.
+#[test]
+fn the_kind_may_stand_anywhere_and_be_spelled_in_any_way() {
+    for json in [
+        r#"{"ftx":"end","entries":3}"#,
+        r#"{"ftx":"e\u006ed","entries":3}"#,
+        r#"{"f\u0074x":"end","entries":3}"#,
+        r#"{"entries":3,"ftx":"end"}"#,
+        r#" { "ftx" : "end" , "entries" : 3 } "#,
+        r#"{"ftx":"end","entries":3,"x":"ftx"}"#,
+        r#"{"ftx":"end","entries":3,"x":"a \"ftx\" b"}"#,
+    ] {
+        assert_eq!(Message::parse(json.as_bytes()), Ok(Message::End { entries: 3 }), "{json}");
     }
 }
 
