@@ -13,15 +13,12 @@ mod common;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use std::io::{self, BufRead, BufReader};
-
-use common::proofs::{Chance, can_trace, contents, each, figures, is_landing, rounds};
+use common::proofs::{Attached, Chance, can_trace, contents, each, figures, is_landing, rounds};
 use common::proxy::{Place, Proxy, Then, Way};
-use common::{Ended, Receiver, end, names, send, start_send, wait};
+use common::{Ended, Receiver, end, names, send, start_send};
 use ftx::digest::PART_BYTES;
 
 /// What moves.
@@ -194,41 +191,10 @@ impl Source {
     }
 }
 
-/// A strace that is attached to a running program.
-struct Attached(Child);
-
-impl Attached {
-    fn to(receiver: &Receiver, row: &Row, deed: &str, trace: &Path) -> Self {
-        let mut child = Command::new("strace")
-            .args(["-f", "-y", "-s", "200", "-o"])
-            .arg(trace)
-            .args(["-e", &format!("trace={}", row.call)])
-            .args(["-e", &format!("inject={}:{deed}:when={}", row.call, row.nth)])
-            .args(["-p", &receiver.pid().as_raw_nonzero().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("attached"), "{line}");
-        // It says more with every thread, and would end if nobody took it.
-        std::thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
-        Attached(child)
-    }
-
-    /// Lets the program go on by itself.
-    fn detach(self) {
-        rustix::process::kill_process(common::pid(&self.0), rustix::process::Signal::TERM).unwrap();
-        self.end();
-    }
-
-    /// It ends with the program that it is attached to.
-    fn end(mut self) {
-        wait(&mut self.0);
-    }
+fn attach(receiver: &Receiver, row: &Row, deed: &str, trace: &Path) -> Attached {
+    let calls = format!("trace={}", row.call);
+    let inject = format!("inject={}:{deed}:when={}", row.call, row.nth);
+    Attached::to(receiver.pid(), &["-s", "200", "-e", &calls, "-e", &inject], trace)
 }
 
 /// Stops the sender at the first frame that makes the receiver do something, until `attach` is done; cuts it off after so
@@ -359,7 +325,7 @@ fn kill_at(what: What, row: &Row, chance: &mut Chance) {
         let source = Source::new(&dir.path().join("from"), what, chance);
         prepare(&out, what, &source);
         let receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
-        let attach = || Attached::to(&receiver, row, "signal=KILL", &trace);
+        let attach = || attach(&receiver, row, "signal=KILL", &trace);
         let (sent, attached) = send_held(&receiver, what, &source, attach);
         // The receiver is dead, or something else than the step was hit.
         let ended = receiver.wait_or_kill();
@@ -383,7 +349,7 @@ fn fail_at(what: What, row: &Row, chance: &mut Chance) {
         let source = Source::new(&dir.path().join("from"), what, chance);
         prepare(&out, what, &source);
         let mut receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
-        let attach = || Attached::to(&receiver, row, "error=EIO", &trace);
+        let attach = || attach(&receiver, row, "error=EIO", &trace);
         let (sent, attached) = send_held(&receiver, what, &source, attach);
         if sent.code == 10 {
             // The sender is gone before the receiver has done what is left to do.

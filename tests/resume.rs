@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::proofs::{Chance, figures, rounds};
-use common::proxy::{Place, Proxy, Then, Way};
+use common::proofs::{Attached, Chance, can_trace, figures, rounds};
+use common::proxy::{Piece, Place, Proxy, Then, Way};
 use common::raw::Raw;
 use common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
@@ -132,6 +132,83 @@ fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
     assert!(moved <= 3 * PART, "{moved} bytes moved again");
     assert_eq!(names(&out), ["disk.img"]);
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+}
+
+/// The first session has lost its sender and brings to a slow disk what it has, when the sender is there again.
+#[test]
+fn a_sender_that_comes_again_at_once_moves_only_what_is_missing() {
+    if !can_trace("a sender that comes again at once") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source, trace) =
+        (dir.path().join("out"), dir.path().join("disk.img"), dir.path().join("trace"));
+    random_file(&source, 20 * PART, 11);
+    let receiver = Receiver::start(&out, &[]);
+    let slow_disk = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=1500000"];
+    let attached = Attached::to(receiver.pid(), &slow_disk, &trace);
+    let (cut, _) = cutting(&receiver, 18 * PART + 1000);
+    assert_eq!(send(&["--retries", "0"], &[&source], &cut.host()).code, CONNECTION);
+    let (proxy, passed) = cutting(&receiver, u64::MAX);
+    let sent = send(&[], &[&source], &proxy.host());
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    assert!(fs::read_to_string(&trace).unwrap().contains("DELAYED"), "the disk was not slow");
+    let moved = passed.load(Ordering::SeqCst);
+    assert!(moved <= 3 * PART, "{moved} bytes moved again");
+    assert_eq!(names(&out), ["disk.img"]);
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+    receiver.kill();
+    attached.end();
+}
+
+/// Who has the landing, and for how long, is not known to this session: it may be a receiver that ends.
+#[test]
+fn a_landing_that_somebody_has_is_waited_for_if_it_is_of_the_same_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    random_file(&source, 5 * PART, 12);
+    for is_same in [true, false] {
+        send_cut(&out, &source, 4 * PART + 1000);
+        if !is_same {
+            random_file(&source, 5 * PART, 13);
+        }
+        let held = File::open(landing(&out)).unwrap();
+        held.lock().unwrap();
+        let receiver = Receiver::start(&out, &["--on-conflict", "overwrite"]);
+        let (signs, wanted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (lives, wants) = (Arc::clone(&signs), Arc::clone(&wanted));
+        let passed = Arc::new(AtomicU64::new(0));
+        let moved = Arc::clone(&passed);
+        let proxy = Proxy::start(receiver.port, move |piece| {
+            match (piece.way, piece.place) {
+                (Way::ToReceiver, Place::Body) => &moved,
+                (Way::ToSender, Place::Frame) if kind(&piece) == Some("busy") => &lives,
+                (Way::ToSender, Place::Frame) if kind(&piece) == Some("want") => &wants,
+                _ => return Then::Pass,
+            }
+            .fetch_add(piece.bytes.len() as u64, Ordering::SeqCst);
+            Then::Pass
+        });
+        let sender = start_send(&[&source], &proxy.host());
+        let is_one = |counted: &AtomicU64| counted.load(Ordering::SeqCst) > 0;
+        if is_same {
+            until("a sign of life", || is_one(&signs));
+            assert!(!is_one(&wanted), "it begins while somebody has what is there");
+            held.unlock().unwrap();
+        }
+        let sent = common::end(sender);
+        assert_eq!(sent.code, 0, "{}", sent.stderr);
+        let moved = passed.load(Ordering::SeqCst);
+        assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
+        assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+        receiver.kill();
+        fs::remove_file(out.join("disk.img")).unwrap();
+    }
+}
+
+/// What a frame is about that has passed by.
+fn kind<'a>(piece: &'a Piece<'_>) -> Option<&'a str> {
+    piece.frame?["ftx"].as_str()
 }
 
 #[test]

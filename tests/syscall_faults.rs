@@ -12,15 +12,16 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-use common::proofs::{Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds};
-use common::{Ended, FTX, Receiver, end, listing, send, wait};
+use common::proofs::{
+    Attached, Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds,
+};
+use common::{Ended, FTX, Receiver, end, listing, send};
 use ftx::digest::PART_BYTES;
 
 /// Whose calls fail.
@@ -100,6 +101,10 @@ fn all_faults() -> Vec<Fault> {
 }
 
 impl Fault {
+    fn trace(&self) -> String {
+        format!("trace={}", self.calls)
+    }
+
     fn inject(&self) -> String {
         let until = match self.for_good {
             // A receiver that tries again at once would be in the middle of a call when strace lets go of it, and find
@@ -135,36 +140,9 @@ fn make_tree(from: &Path) -> Tree {
     Tree { from: from.to_owned(), whole: contents(from), listing: listing(from) }
 }
 
-/// A strace that is attached to a running program.
-struct Attached(Child);
-
-impl Attached {
-    fn to(receiver: &Receiver, fault: Fault, trace: &Path) -> Self {
-        let mut child = strace(fault, trace)
-            .args(["-p", &receiver.pid().as_raw_nonzero().to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("attached"), "{line}");
-        // It says more with every thread, and would end if nobody took it.
-        thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
-        Attached(child)
-    }
-
-    /// Lets the program go on without faults.
-    fn detach(mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "strace was not there to the end");
-        rustix::process::kill_process(common::pid(&self.0), rustix::process::Signal::TERM).unwrap();
-        wait(&mut self.0);
-    }
-}
-
 fn strace(fault: Fault, trace: &Path) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-y", "-o"]).arg(trace).args(["-e", &format!("trace={}", fault.calls)]);
+    command.args(["-f", "-y", "-o"]).arg(trace).args(["-e", &fault.trace()]);
     command.args(["-e", &fault.inject(), "-e", "signal=none"]).stdout(Stdio::piped()).stdin(Stdio::null());
     command
 }
@@ -193,7 +171,8 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     let receiver = Receiver::start(&out, &["--timeout", "3"]);
     let sent = match fault.victim {
         Victim::Receiver => {
-            let attached = Attached::to(&receiver, fault, &trace);
+            let attached =
+                Attached::to(receiver.pid(), &["-e", &fault.trace(), "-e", &fault.inject()], &trace);
             let paths = [&*tree.from.join("t")];
             let sent = send(&["--retries", "0", "--timeout", "3"], &paths, &receiver.host());
             attached.detach();

@@ -248,7 +248,7 @@ impl<'a> Arrivals<'a> {
         for (id, arrival) in &mut self.files().by_id {
             if let At::Landing(landing) = &arrival.at
                 && let (Some(journal), Some(written)) = (landing.journal(), landing.written())
-                && (!arrival.unrecorded.is_empty() || close && journal.is_begun())
+                && (!arrival.unrecorded.is_empty() || close && journal.has_records())
             {
                 work.push((*id, journal, written, std::mem::take(&mut arrival.unrecorded)));
             }

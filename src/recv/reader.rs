@@ -1,5 +1,7 @@
 //! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
 
+use std::time::{Duration, Instant};
+
 use super::RecvError;
 use super::arrivals::{Arrivals, room};
 use super::input::Input;
@@ -7,12 +9,18 @@ use super::measure;
 use super::verifier::{Small, ToVerifier, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
-use crate::store::{Kept, Occupant, OnConflict, Store, StoreError, Written};
+use crate::store::{ExistingFile, Kept, LeftBehind, Occupant, OnConflict, Store, StoreError, Written};
 use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
 use crate::wire::{Form, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
 const FRAMES_A_WORD: u32 = 256;
+
+/// How long a file waits for another session that still has it. That one may have lost its sender and have all to bring
+/// to a slow disk that the system's memory has taken from a fast network.
+const IN_USE_TIME: Duration = Duration::from_secs(120);
+/// And how often it is looked at meanwhile.
+const IN_USE_TICK: Duration = Duration::from_millis(50);
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +29,28 @@ pub enum Place {
     First,
     /// One that joined: parts and nothing else.
     Joined,
+}
+
+/// What becomes of a file that is announced.
+enum Decision {
+    /// All of it has to come.
+    Want,
+    /// Goes on where an earlier session was cut.
+    GoOn(Kept),
+    /// A file of that name and size is there, perhaps the same; if not, does it give way?
+    Compare { existing: ExistingFile, gives_way: bool },
+    /// Another session still has it.
+    Wait,
+}
+
+impl Decision {
+    fn of(left: LeftBehind, otherwise: Decision) -> Decision {
+        match left {
+            LeftBehind::Nothing => otherwise,
+            LeftBehind::Kept(kept) => Decision::GoOn(kept),
+            LeftBehind::InUse => Decision::Wait,
+        }
+    }
 }
 
 /// See the module's page.
@@ -89,7 +119,7 @@ impl<'a> Reader<'a> {
             Event::Nothing => self.arrivals.hand_over_others(&mut self.arrivals.speak()),
             Event::File(entry) => {
                 progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                self.decide(entry)?;
+                self.decide(entry, input)?;
             }
             Event::Refused { name, fault, reason } => {
                 let mut speaker = self.arrivals.speak();
@@ -137,72 +167,71 @@ impl<'a> Reader<'a> {
     }
 
     /// What is there under the name decides what is wanted.
-    fn decide(&mut self, entry: FileEntry) -> Result<(), RecvError> {
-        let occupant = match self.store.occupant(&entry.path) {
-            Ok(occupant) => occupant,
-            Err(error) => {
-                self.arrivals.fail(&entry, &error);
-                return Ok(());
+    fn decide(&mut self, entry: FileEntry, input: &Input) -> Result<(), RecvError> {
+        let give_up = Instant::now() + IN_USE_TIME;
+        let decided = loop {
+            match self.look(&entry) {
+                Ok(Decision::Wait) if Instant::now() < give_up => {
+                    self.verify_small()?;
+                    self.speak()?;
+                    if !input.pause_unless(self.arrivals.over(), IN_USE_TICK)? {
+                        return Ok(());
+                    }
+                }
+                decided => break decided,
             }
         };
+        let decided = decided.and_then(|decided| {
+            let room = match &decided {
+                Decision::GoOn(kept) => room(&mut self.store, &entry, Some(kept))?,
+                Decision::Want | Decision::Wait => room(&mut self.store, &entry, None)?,
+                Decision::Compare { .. } => None,
+            };
+            Ok((decided, room))
+        });
+        match decided {
+            Ok((Decision::Compare { existing, gives_way }, _)) => {
+                self.arrivals.compare(entry, existing, gives_way);
+            }
+            Ok((Decision::GoOn(kept), room)) => {
+                if let Some(recheck) = self.arrivals.take_up(entry, kept, room) {
+                    self.verify(ToVerify::Recheck(recheck))?;
+                }
+            }
+            Ok((Decision::Want | Decision::Wait, room)) => self.arrivals.want(entry, room),
+            // What is kept of it stays, for the time when it can land.
+            Err(error) => self.arrivals.fail(&entry, &error),
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, entry: &FileEntry) -> Result<Decision, StoreError> {
         let policy = self.store.on_conflict();
         let different = StoreError::Exists { what: "a different file" };
-        let taken = match occupant {
+        let taken = match self.store.occupant(&entry.path)? {
             Occupant::Nothing => None,
             Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
-            Occupant::File(file) if file.size_bytes() == entry.layout.size_bytes() => {
+            Occupant::File(existing) if existing.size_bytes() == entry.layout.size_bytes() => {
                 let gives_way = policy.gives_way(&different);
                 // Where a part of this very file is here, it was found to be different before.
-                match if gives_way { self.kept(&entry) } else { Ok(None) } {
-                    Ok(None) => self.arrivals.compare(entry, file, gives_way),
-                    kept => return self.take_up_or_want(entry, kept),
-                }
-                return Ok(());
+                let left = if gives_way { self.left_behind(entry)? } else { LeftBehind::Nothing };
+                return Ok(Decision::of(left, Decision::Compare { existing, gives_way }));
             }
             Occupant::File(_) => Some(different),
             Occupant::SpelledOtherwise => Some(StoreError::SpelledOtherwise),
             Occupant::Other(what) => Some(StoreError::Exists { what }),
         };
         match taken {
-            Some(taken) if !policy.gives_way(&taken) => {
-                self.arrivals.fail(&entry, &taken);
-                Ok(())
-            }
-            _ => {
-                let kept = self.kept(&entry);
-                self.take_up_or_want(entry, kept)
-            }
+            Some(taken) if !policy.gives_way(&taken) => Err(taken),
+            _ => Ok(Decision::of(self.left_behind(entry)?, Decision::Want)),
         }
     }
 
-    /// What an earlier session left of a file.
-    fn kept(&mut self, entry: &FileEntry) -> Result<Option<Kept>, StoreError> {
-        let kept = Arrivals::origin(entry).map(|origin| self.store.take_up(&entry.path, origin)).transpose();
-        kept.map(Option::flatten)
-    }
-
-    /// Goes on where an earlier session was cut, or begins.
-    fn take_up_or_want(
-        &mut self,
-        entry: FileEntry,
-        kept: Result<Option<Kept>, StoreError>,
-    ) -> Result<(), RecvError> {
-        match kept {
-            Ok(kept) => match room(&mut self.store, &entry, kept.as_ref()) {
-                Ok(room) => match kept {
-                    Some(kept) => {
-                        if let Some(recheck) = self.arrivals.take_up(entry, kept, room) {
-                            self.verify(ToVerify::Recheck(recheck))?;
-                        }
-                    }
-                    None => self.arrivals.want(entry, room),
-                },
-                // What is kept of it stays, for the time when there is room for the rest.
-                Err(error) => self.arrivals.fail(&entry, &error),
-            },
-            Err(error) => self.arrivals.fail(&entry, &error),
+    fn left_behind(&mut self, entry: &FileEntry) -> Result<LeftBehind, StoreError> {
+        match Arrivals::origin(entry) {
+            Some(origin) => self.store.take_up(&entry.path, origin),
+            None => Ok(LeftBehind::Nothing),
         }
-        Ok(())
     }
 
     /// A digest to compare with what is there.

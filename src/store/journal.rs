@@ -26,6 +26,8 @@ use crate::units::MtimeNs;
 
 /// Bytes of a line for one part, and then some; a longer journal than this allows is none of ours.
 const MAX_LINE_BYTES: u64 = 256;
+/// And of the first line.
+const MAX_HEADER_BYTES: u64 = 8 * MAX_LINE_BYTES;
 
 /// What tells one state of a file at its sender from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,12 @@ impl Header {
             state: origin.state.map(|state| state.to_string()),
             inode,
         }
+    }
+
+    /// What a journal is about, which its session may be writing just now; `None` if that is nothing to believe.
+    pub fn read(dir: &Folder, name: &str) -> io::Result<Option<Self>> {
+        let Some((mut file, _)) = open_ours(dir, name)? else { return Ok(None) };
+        Ok(read_start(&mut file)?.1.map(|told| told.header))
     }
 
     /// Is it the same state of the same file? Without a word from the sender on its state, nobody can tell.
@@ -194,7 +202,7 @@ pub struct Journal {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing is recorded yet.
+    /// There is no file yet.
     New,
     Open(Open),
     /// The landing has its name, or is gone: whoever still wants to record something of it comes too late.
@@ -205,6 +213,23 @@ enum State {
 struct Open {
     file: File,
     seed: u32,
+    /// Is there more than the first line?
+    has_records: bool,
+}
+
+fn open_ours(dir: &Folder, name: &str) -> io::Result<Option<(File, Stat)>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+    let stat = rustix::fs::fstat(&file)?;
+    Ok(super::partial::is_ours(&stat).then_some((file, stat)))
+}
+
+/// The first lines, as they are and as they are understood.
+fn read_start(file: &mut File) -> io::Result<(Vec<u8>, Option<Told>)> {
+    let mut bytes = Vec::new();
+    file.take(MAX_HEADER_BYTES).read_to_end(&mut bytes)?;
+    let told = parse(&bytes);
+    Ok((bytes, told))
 }
 
 impl Journal {
@@ -215,26 +240,20 @@ impl Journal {
 
     /// Opens the one that was left behind, if there is one that anybody can believe.
     pub fn open(dir: Arc<Folder>, name: Box<str>) -> io::Result<Option<(Self, Told)>> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&*dir, &*name, flags, Mode::empty())?);
-        let stat = rustix::fs::fstat(&file)?;
-        if !super::partial::is_ours(&stat) {
-            return Ok(None);
-        }
+        let Some((mut file, stat)) = open_ours(&dir, &name)? else { return Ok(None) };
         // The header says how long it can be: read that much, and no more than it takes.
-        let mut bytes = Vec::new();
-        (&mut file).take(MAX_LINE_BYTES * 8).read_to_end(&mut bytes)?;
-        let Some(start) = parse(&bytes) else { return Ok(None) };
+        let (mut bytes, Some(start)) = read_start(&mut file)? else { return Ok(None) };
         let most = (PartLayout::new(start.header.size).count() + 64).saturating_mul(2 * MAX_LINE_BYTES);
         file.take(most).read_to_end(&mut bytes)?;
         let Some(told) = parse(&bytes) else { return Ok(None) };
-        let mut file = File::from(rustix::fs::openat(&*dir, &*name, flags, Mode::empty())?);
-        if rustix::fs::fstat(&file)?.st_ino != stat.st_ino {
+        let Some((mut file, again)) = open_ours(&dir, &name)? else { return Ok(None) };
+        if again.st_ino != stat.st_ino {
             return Ok(None);
         }
         file.set_len(told.len)?;
         file.seek(SeekFrom::End(0))?;
-        let open = Mutex::new(State::Open(Open { file, seed: told.seed }));
+        let has_records = told.digests.count() > 0;
+        let open = Mutex::new(State::Open(Open { file, seed: told.seed, has_records }));
         Ok(Some((Journal { dir, name, header: told.header.clone(), open }, told)))
     }
 
@@ -243,8 +262,18 @@ impl Journal {
     }
 
     /// Has anything been recorded?
-    pub fn is_begun(&self) -> bool {
-        matches!(*self.lock(), State::Open(_))
+    pub fn has_records(&self) -> bool {
+        matches!(*self.lock(), State::Open(Open { has_records: true, .. }))
+    }
+
+    /// Says which file it is about, before there is anything to record. Where that fails, the first record tries again.
+    pub fn begin(&self) {
+        let mut open = self.lock();
+        if matches!(*open, State::New)
+            && let Ok(begun) = self.make()
+        {
+            *open = State::Open(begun);
+        }
     }
 
     /// Brings the landing to stable storage and then records parts of it; with `close`, also how it is left.
@@ -260,9 +289,9 @@ impl Journal {
     fn write(&self, landing: &File, records: &[Record], close: bool) -> io::Result<()> {
         let mut open = self.lock();
         if matches!(*open, State::New) {
-            *open = State::Open(self.begin()?);
+            *open = State::Open(self.make()?);
         }
-        let State::Open(Open { file, seed }) = &mut *open else { return Ok(()) };
+        let State::Open(Open { file, seed, has_records }) = &mut *open else { return Ok(()) };
         let mut lines = Vec::new();
         for record in records {
             let line = match *record {
@@ -274,6 +303,7 @@ impl Journal {
         if close {
             write_line(&Line::Closed(Stamp::of(&rustix::fs::fstat(landing)?)), *seed, &mut lines);
         }
+        *has_records |= !records.is_empty();
         file.write_all(&lines)?;
         if close {
             rustix::fs::fdatasync(&*file)?;
@@ -282,20 +312,25 @@ impl Journal {
         Ok(())
     }
 
-    fn begin(&self) -> io::Result<Open> {
+    fn make(&self) -> io::Result<Open> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let mut file = File::from(rustix::fs::openat(&*self.dir, &*self.name, flags, mode)?);
         let mut line = Vec::new();
         write_line(&Line::File(self.header.clone()), 0, &mut line);
-        file.write_all(&line)?;
-        Ok(Open { file, seed: crc32c::crc32c(&line) })
+        if let Err(error) = file.write_all(&line) {
+            // It would be in the way of the next attempt.
+            let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
+            return Err(error);
+        }
+        Ok(Open { file, seed: crc32c::crc32c(&line), has_records: false })
     }
 
     /// Some of what is recorded is not there any more: nothing counts before it is recorded again.
     pub fn forget(&self) {
         let mut open = self.lock();
-        if let State::Open(Open { file, .. }) = &mut *open {
+        if let State::Open(Open { file, has_records, .. }) = &mut *open {
+            *has_records = false;
             let mut line = Vec::new();
             write_line(&Line::File(self.header.clone()), 0, &mut line);
             if file.set_len(line.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
@@ -401,9 +436,9 @@ mod tests {
         let landing = Written::before(file, (0, 0));
         let record = || journal.record(&landing, &[Record::Part(0, Md5::of(b""))], false).unwrap();
         record();
-        assert!(journal.is_begun() && dir.path().join("journal").exists());
+        assert!(journal.has_records() && dir.path().join("journal").exists());
         journal.remove();
         record();
-        assert!(!journal.is_begun() && !dir.path().join("journal").exists(), "it came too late");
+        assert!(!journal.has_records() && !dir.path().join("journal").exists(), "it came too late");
     }
 }

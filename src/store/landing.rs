@@ -384,8 +384,9 @@ pub fn is_zero(file: &File, range: PartRange) -> io::Result<bool> {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let is_kept = self.journal.as_ref().is_some_and(|journal| journal.is_begun());
+        let is_kept = self.journal.as_ref().is_some_and(|journal| journal.has_records());
         if !self.named && !is_kept {
+            self.journal.iter().for_each(|journal| journal.remove());
             // Nothing can be done about a failure here; the name tells what the file is.
             let _ = self.dir().map(|dir| rustix::fs::unlinkat(&*dir, &*self.name, AtFlags::empty()));
         }

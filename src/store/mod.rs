@@ -44,7 +44,7 @@ pub use commit::{Content, Digests, Item, Placed};
 pub use journal::{Journal, Origin, Record, Told, parse as parse_journal};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
-pub use partial::{Kept, Unfinished};
+pub use partial::{Kept, LeftBehind, Unfinished};
 pub use room::Room;
 
 /// What to do when something is there already under the name of an entry.
@@ -279,7 +279,7 @@ impl Store {
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
-    pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<Option<Kept>, StoreError> {
+    pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<LeftBehind, StoreError> {
         partial::take_up(&self.beneath, path, origin, self.umask)
     }
 

@@ -1,8 +1,9 @@
 //! Landings that outlive their session, so that the next one can go on where it was cut.
 //!
 //! The landing of a file of several parts has a name that follows from the file's, and a [`Journal`] beside it. Whoever
-//! opens it holds a lock on it; a second session that wants the same file meanwhile collects it in a landing of its own.
-//! What nobody comes back for is removed after a time.
+//! opens it holds a lock on it. A second session that brings the same state of the file meanwhile waits for it: most
+//! likely it is the same sender, come again while the first session still brings to the disk what it has. One that
+//! brings another state collects it in a landing of its own. What nobody comes back for is removed after a time.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -23,6 +24,21 @@ use crate::relpath::{RESERVED_PREFIX, RelPath};
 /// Landings that can be taken up again, and their journals.
 pub const LANDING_PREFIX: &str = ".ftx-part-";
 pub const JOURNAL_SUFFIX: &str = ".journal";
+
+/// Files of so many parts have their journal from the start, so that a second session can tell that it waits for the
+/// same. Smaller ones come again in no time, and most of them are complete before their first record.
+const BEGUN_AT_ONCE_PARTS: u64 = 16;
+
+/// What there is of a file from an earlier session.
+#[derive(Debug)]
+pub enum LeftBehind {
+    /// Nothing to go on with.
+    Nothing,
+    /// A landing to be taken up.
+    Kept(Kept),
+    /// A landing of the very same state of the file, which its session has not let go of yet.
+    InUse,
+}
 
 /// A landing that was left behind.
 #[derive(Debug)]
@@ -48,20 +64,35 @@ fn names(name: &[u8]) -> (Box<str>, Box<str>) {
     (landing.into(), journal.into())
 }
 
-/// Opens what is there under a landing's name, if it is one of ours and nobody else is at work on it. An error where nobody
-/// can tell.
-pub fn open_locked(dir: &Folder, name: &str) -> Result<Option<(File, Stat)>, Errno> {
+/// A landing's name, looked at.
+enum Locked {
+    /// One of ours, locked from now on.
+    Ours(File, Stat),
+    /// One of ours, and somebody else is at work on it.
+    InUse(Stat),
+    /// Nothing, or nothing of ours.
+    Nothing,
+}
+
+/// Opens what is there under a landing's name and locks it. An error where nobody can tell.
+fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
-    let Some(file) = unless_it_failed(opened)? else { return Ok(None) };
+    let Some(file) = unless_it_failed(opened)? else { return Ok(Locked::Nothing) };
     let stat = rustix::fs::fstat(&file)?;
-    if !is_ours(&stat) || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(None);
+    if !is_ours(&stat) {
+        return Ok(Locked::Nothing);
+    }
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(Locked::InUse(stat)),
+        // A file system without locks.
+        Err(_) => return Ok(Locked::Nothing),
     }
     // Between the opening and the lock it may have got its final name.
     let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
     let is_same = now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino));
-    Ok(is_same.then(|| (File::from(file), stat)))
+    Ok(if is_same { Locked::Ours(File::from(file), stat) } else { Locked::Nothing })
 }
 
 /// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
@@ -80,23 +111,30 @@ fn open_journal(dir: &Arc<Folder>, name: &str) -> Result<Option<(Journal, Told)>
     unless_it_failed(opened).map(Option::flatten)
 }
 
-/// The landing that an earlier session left for this state of the file.
+/// What earlier sessions left of this state of the file.
 pub fn take_up(
     beneath: &Beneath,
     path: &RelPath,
     origin: Origin,
     umask: u32,
-) -> Result<Option<Kept>, StoreError> {
+) -> Result<LeftBehind, StoreError> {
     let (parent, name) = path.split();
     let dir = match beneath.open_if_occupied(parent) {
         Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Ok(LeftBehind::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
     let (landing, journal) = names(name);
     let cannot = StoreError::io("open what is there of it from before");
-    let Some((file, stat)) = beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? else {
-        return Ok(None);
+    let (file, stat) = match beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? {
+        Locked::Ours(file, stat) => (file, stat),
+        Locked::InUse(stat) => {
+            let header = Header::new(name, origin, stat.st_ino);
+            let begun = Header::read(&dir, &journal);
+            let is_same = begun.is_ok_and(|begun| begun.is_some_and(|begun| begun.is_same_state(&header)));
+            return Ok(if is_same { LeftBehind::InUse } else { LeftBehind::Nothing });
+        }
+        Locked::Nothing => return Ok(LeftBehind::Nothing),
     };
     let header = Header::new(name, origin, stat.st_ino);
     let cannot = StoreError::io("open the journal of what is there of it from before");
@@ -105,7 +143,7 @@ pub fn take_up(
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
         // Of another state of the file, which is the one that counts now. Its room is needed.
         let _ = rustix::fs::unlinkat(&*dir, &*landing, AtFlags::empty());
-        return Ok(None);
+        return Ok(LeftBehind::Nothing);
     };
     let is_trusted = told.closed == Some(Stamp::of(&stat));
     if stat.st_size as u64 > origin.size_bytes {
@@ -114,7 +152,7 @@ pub fn take_up(
     }
     let bytes = Bytes::new(file);
     let landing = Landing::new(beneath, dir, landing, path, bytes, None, umask).with_journal(journal, false);
-    Ok(Some(Kept { landing, digests: told.digests, is_trusted }))
+    Ok(LeftBehind::Kept(Kept { landing, digests: told.digests, is_trusted }))
 }
 
 /// Makes a landing that can be taken up again; one of a session's own where that is not possible.
@@ -130,7 +168,7 @@ pub fn create(
     let dir = beneath.open_or_make(parent)?;
     // What is there did not fit, or it would have been taken up.
     let cannot = StoreError::io("open what is there of it from before");
-    if let Some(stale) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
+    if let Locked::Ours(stale, _) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
         drop(stale);
     }
@@ -145,6 +183,9 @@ pub fn create(
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
     let inode = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_ino;
     let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, inode));
+    if PartLayout::new(origin.size_bytes).count() >= BEGUN_AT_ONCE_PARTS {
+        journal.begin();
+    }
     let bytes = Bytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
     Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
@@ -214,7 +255,7 @@ fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) ->
         }
         return None;
     }
-    let (_locked, stat) = open_locked(dir, name).ok().flatten()?;
+    let Ok(Locked::Ours(_locked, stat)) = open_locked(dir, name) else { return None };
     let age = age_of(&stat)?;
     if !name.starts_with(LANDING_PREFIX) {
         if age >= FORGOTTEN {
@@ -223,7 +264,7 @@ fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) ->
         return None;
     }
     let (journal, told) = open_journal(dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
-    let told = told.filter(|told| told.header.inode == stat.st_ino);
+    let told = told.filter(|told| told.header.inode == stat.st_ino && told.digests.count() > 0);
     let is_removed = age >= max_age && (told.is_some() || age >= FORGOTTEN);
     if is_removed {
         remove();

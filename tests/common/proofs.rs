@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
@@ -39,12 +40,50 @@ pub fn not_run(proof: &str, why: &str) {
 
 /// May this machine trace system calls? If not, `proof` could not run.
 pub fn can_trace(proof: &str) -> bool {
-    let traced = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let can = traced.is_ok_and(|status| status.success());
     if !can {
         not_run(proof, "strace is not installed, or may not trace");
     }
     can
+}
+
+/// A strace that is attached to a running program.
+pub struct Attached(Child);
+
+impl Attached {
+    /// Attaches to a process and all its threads, with further arguments.
+    pub fn to(pid: rustix::process::Pid, args: &[&str], trace: &Path) -> Self {
+        let mut child = Command::new("strace")
+            .args(["-f", "-y", "-o"])
+            .arg(trace)
+            .args(args)
+            .args(["-e", "signal=none", "-p", &pid.as_raw_nonzero().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        // It says more with every thread, and would end if nobody took it.
+        thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
+        Attached(child)
+    }
+
+    /// Lets the program go on by itself.
+    pub fn detach(mut self) {
+        assert!(self.0.try_wait().unwrap().is_none(), "strace was not there to the end");
+        rustix::process::kill_process(super::pid(&self.0), rustix::process::Signal::TERM).unwrap();
+        self.end();
+    }
+
+    /// It ends with the program that it is attached to.
+    pub fn end(mut self) {
+        super::wait(&mut self.0);
+    }
 }
 
 /// Numbers by chance, the same ones for the same seed (SplitMix64, Steele et al. 2014).
