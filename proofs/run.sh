@@ -27,6 +27,9 @@ proof landing_steps 20
 proof terminal_safety 2000
 proof resume 60
 
+printf '\n== a sender that is killed late\n'
+proofs/killed_late.sh || failed+=(killed_late)
+
 if cargo +nightly fuzz --version >/dev/null 2>&1; then
     printf '\n== fuzz targets, a minute each\n'
     fuzz/run.sh $((60 * times)) || failed+=(fuzz)

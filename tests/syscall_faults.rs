@@ -16,7 +16,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::thread;
 
 use common::proofs::{
     Attached, Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds,
@@ -101,11 +100,8 @@ fn all_faults() -> Vec<Fault> {
 }
 
 impl Fault {
-    fn trace(&self) -> String {
-        format!("trace={}", self.calls)
-    }
-
-    fn inject(&self) -> String {
+    /// What strace is to do.
+    fn args(&self) -> [String; 6] {
         let until = match self.for_good {
             // A receiver that tries again at once would be in the middle of a call when strace lets go of it, and find
             // that "accept4 is not implemented".
@@ -113,7 +109,9 @@ impl Fault {
             true => "+",
             false => "",
         };
-        format!("inject={}:error={}:when={}{until}", self.calls, self.errno, self.nth)
+        let trace = format!("trace={}", self.calls);
+        let inject = format!("inject={}:error={}:when={}{until}", self.calls, self.errno, self.nth);
+        ["-e".into(), trace, "-e".into(), inject, "-e".into(), "signal=none".into()]
     }
 }
 
@@ -140,15 +138,14 @@ fn make_tree(from: &Path) -> Tree {
     Tree { from: from.to_owned(), whole: contents(from), listing: listing(from) }
 }
 
-fn strace(fault: Fault, trace: &Path) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-y", "-o"]).arg(trace).args(["-e", &fault.trace()]);
-    command.args(["-e", &fault.inject(), "-e", "signal=none"]).stdout(Stdio::piped()).stdin(Stdio::null());
-    command
-}
-
 fn send_under(fault: Fault, tree: &Tree, host: &str, trace: &Path) -> Ended {
-    let mut command = strace(fault, trace);
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-y", "-o"])
+        .arg(trace)
+        .args(fault.args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     command.arg(FTX).args(["send", "--retries", "0", "--timeout", "3"]).arg(tree.from.join("t")).arg(host);
     end(command.stderr(Stdio::piped()).spawn().unwrap())
 }
@@ -171,8 +168,7 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     let receiver = Receiver::start(&out, &["--timeout", "3"]);
     let sent = match fault.victim {
         Victim::Receiver => {
-            let attached =
-                Attached::to(receiver.pid(), &["-e", &fault.trace(), "-e", &fault.inject()], &trace);
+            let attached = Attached::to(receiver.pid(), &fault.args(), &trace);
             let paths = [&*tree.from.join("t")];
             let sent = send(&["--retries", "0", "--timeout", "3"], &paths, &receiver.host());
             attached.detach();

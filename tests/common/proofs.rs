@@ -1,6 +1,7 @@
 //! What the proofs share: how many rounds, chance that can be repeated, and what must hold on disk after any failure.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -53,12 +54,12 @@ pub struct Attached(Child);
 
 impl Attached {
     /// Attaches to a process and all its threads, with further arguments.
-    pub fn to(pid: rustix::process::Pid, args: &[&str], trace: &Path) -> Self {
+    pub fn to(pid: rustix::process::Pid, args: &[impl AsRef<OsStr>], trace: &Path) -> Self {
         let mut child = Command::new("strace")
             .args(["-f", "-y", "-o"])
             .arg(trace)
             .args(args)
-            .args(["-e", "signal=none", "-p", &pid.as_raw_nonzero().to_string()])
+            .args(["-p", &pid.as_raw_nonzero().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
