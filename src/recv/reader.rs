@@ -169,6 +169,7 @@ impl<'a> Reader<'a> {
     /// What is there under the name decides what is wanted.
     fn decide(&mut self, entry: FileEntry, input: &Input) -> Result<(), RecvError> {
         let give_up = Instant::now() + IN_USE_TIME;
+        let mut waited = false;
         let decided = loop {
             match self.look(&entry) {
                 Ok(Decision::Wait) if Instant::now() < give_up => {
@@ -177,7 +178,10 @@ impl<'a> Reader<'a> {
                     if !input.pause_unless(self.arrivals.over(), IN_USE_TICK)? {
                         return Ok(());
                     }
+                    waited = true;
                 }
+                // It may have got its name between two looks.
+                Ok(Decision::Want) if std::mem::take(&mut waited) => {}
                 decided => break decided,
             }
         };
