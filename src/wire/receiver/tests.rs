@@ -1,4 +1,5 @@
 use super::*;
+use crate::digest::Md5;
 use crate::wire::{Form, Inbox};
 
 /// A session that has said welcome.
