@@ -6,9 +6,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::proofs::Chance;
+use common::proxy::{Place, Proxy, Then, Way};
 use common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::Inbox;
@@ -209,6 +211,51 @@ fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
     assert_eq!((sent.code, received.code), (24, 24), "{sent:?} {received:?}");
     assert!(sent.stderr.contains("the file changed while it was sent"), "{sent:?}");
     assert_eq!(names(&out), ["t", "t/small"]);
+}
+
+/// All of the file is read and hashed long before its last byte leaves on a slow link.
+#[test]
+fn whatever_happens_to_a_file_before_its_last_byte_has_left_is_noticed() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 6] = [
+        ("grown", |path| open(path).write_all_at(b"more", 16 << 20).unwrap()),
+        ("shrunk", |path| open(path).set_len(13 << 20).unwrap()),
+        ("rewritten where it has gone", |path| open(path).write_all_at(b"other", 100).unwrap()),
+        ("rewritten where it has not gone", |path| open(path).write_all_at(b"other", 15 << 20).unwrap()),
+        ("replaced", |path| {
+            fs::copy(path, path.with_extension("new")).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        }),
+        ("vanished", |path| fs::remove_file(path).unwrap()),
+    ];
+    fn open(path: &Path) -> fs::File {
+        fs::OpenOptions::new().write(true).open(path).unwrap()
+    }
+    for (what, change) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+        fs::create_dir(&tree).unwrap();
+        let large = tree.join("large.img");
+        fs::write(&large, Chance::new(1).bytes(2 * PART_BYTES as usize)).unwrap();
+        fs::write(tree.join("small"), "small").unwrap();
+        let receiver = Receiver::start(&out, &["--once"]);
+        let mut changed = false;
+        let proxy = Proxy::start(receiver.port, move |piece| {
+            // More is left to send than any socket holds.
+            if piece.way == Way::ToReceiver && piece.place == Place::Body && piece.bytes.len() > 5 && !changed
+            {
+                changed = true;
+                change(&large);
+            }
+            Then::Pass
+        });
+        let sent = send(&[], &[&tree], &proxy.host());
+        let received = receiver.wait();
+        assert_eq!((sent.code, received.code), (24, 24), "{what}: {sent:?} {received:?}");
+        assert!(sent.stderr.contains("not transferred: t/large.img: the file changed"), "{what}: {sent:?}");
+        assert!(!format!("{sent:?}{received:?}").contains("damaged"), "{what}: {sent:?} {received:?}");
+        assert_eq!(names(&out), ["t", "t/small"], "{what}");
+    }
 }
 
 #[test]

@@ -429,6 +429,15 @@ impl<'a> Arrivals<'a> {
         self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
+    /// A part comes that arrived damaged before. Not told of earlier: a sender whose file changes under it damages a part
+    /// itself and then gives up on the file.
+    pub fn repairs(&self, header: &PartHeader) {
+        self.speak().summary.repaired_parts += 1;
+        if let Some(Arrival { entry, .. }) = self.files().by_id.get(&header.id) {
+            self.progress.event(Event::Repairing { path: entry.path.as_bytes(), part: header.part });
+        }
+    }
+
     /// The bytes of a part have this digest: good, or to be fetched again.
     pub fn judge(&self, header: &PartHeader, actual: Md5) {
         let mut speaker = self.speak();
@@ -443,13 +452,7 @@ impl<'a> Arrivals<'a> {
             return;
         }
         match speaker.session.part_damaged(header) {
-            Repair::Again => {
-                speaker.summary.repaired_parts += 1;
-                drop(speaker);
-                if let Some(Arrival { entry, .. }) = self.files().by_id.get(&header.id) {
-                    self.progress.event(Event::Repairing { path: entry.path.as_bytes(), part: header.part });
-                }
-            }
+            Repair::Again => {}
             Repair::GaveUp { remaining_bytes } => {
                 drop(speaker);
                 self.lister.dropped(header.id);

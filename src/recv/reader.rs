@@ -127,10 +127,16 @@ impl<'a> Reader<'a> {
                 self.arrivals.hand_over_others(&mut speaker);
                 progress.event(Told::Failed { name: &name, fault, reason: &reason });
             }
-            Event::Body(header) if header.range.len <= SMALL_FILE_BYTES && header.range.offset == 0 => {
-                self.small_body(header, input)?;
+            Event::Body(header) => {
+                if header.is_repair {
+                    self.arrivals.repairs(&header);
+                }
+                if header.range.len <= SMALL_FILE_BYTES && header.range.offset == 0 {
+                    self.small_body(header, input)?;
+                } else {
+                    self.large_body(header, input)?;
+                }
             }
-            Event::Body(header) => self.large_body(header, input)?,
             Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
             Event::Offer(header) => self.offer(header)?,
             Event::OfferAndBody(header) => {

@@ -177,8 +177,8 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
             }
         }
         Event::Again { entry, part } => {
-            state.summary.repaired_parts += 1;
             if let Some(announced) = state.announced.get(&entry) {
+                state.summary.repaired_parts += 1;
                 shared.progress.event(Told::Repairing { path: announced.name().as_bytes(), part });
             }
         }

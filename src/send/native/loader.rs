@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::ear::failed;
 use super::state::{Announced, Shared};
 use super::whole;
 use super::writer::{Batch, Body, Loaded};
@@ -264,13 +263,6 @@ impl Loader<'_> {
     }
 
     fn withdraw(&self, entry: EntryId, error: &ReadError) {
-        let mut state = self.shared.lock();
-        let (fault, reason) = (error.fault(), error.to_string());
-        if state.session.withdraw(entry, fault, &reason)
-            && let Some(announced) = state.announced.remove(&entry)
-        {
-            self.shared.list_dropped(entry);
-            failed(self.shared, &mut state, &announced, fault, &reason);
-        }
+        self.shared.withdraw(&mut self.shared.lock(), entry, error);
     }
 }

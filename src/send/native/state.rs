@@ -10,12 +10,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
 use super::Remainder;
+use super::ear::failed;
 use super::whole::Whole;
 use crate::digest::{Md5, PART_BYTES};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
-use crate::plan::Source;
+use crate::plan::{ReadError, Source};
 use crate::progress::{Event, Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
@@ -357,6 +358,17 @@ impl<'a> Shared<'a> {
         left.last_session = Some(state.session.id());
         left.summary = state.summary;
         state.outcome.unwrap_or(Err(SendError::Closed { unconfirmed }))
+    }
+
+    /// A file cannot be sent as it was announced: the receiver keeps nothing of it, and the user hears why.
+    pub fn withdraw(&self, state: &mut State, entry: EntryId, error: &ReadError) {
+        let (fault, reason) = (error.fault(), error.to_string());
+        if state.session.withdraw(entry, fault, &reason)
+            && let Some(announced) = state.announced.remove(&entry)
+        {
+            self.list_dropped(entry);
+            failed(self, state, &announced, fault, &reason);
+        }
     }
 
     /// An entry will not be listed.

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, never, select};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
 use super::state::{Announced, Shared, State};
 use crate::digest::{Md5, PART_BYTES};
 use crate::net::{self, PatientWriter};
-use crate::plan::{OpenSource, Source};
+use crate::plan::{OpenSource, ReadError, Source};
 use crate::progress::Event;
 use crate::wire::sender::Job;
 
@@ -19,6 +20,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// Bytes of small parts that are written together at most.
 const GROUP_BYTES: u64 = 64 << 10;
+
+/// The last bytes of a body that comes out of a file wait for a last look at the file.
+const TAIL_BYTES: u64 = 64 << 10;
+/// So many bytes by chance have a digest that nobody expects.
+const UNGUESSABLE_BYTES: u64 = 16;
 
 /// Parts that were loaded together.
 pub struct Batch {
@@ -163,6 +169,11 @@ fn write_group(
     let mut moved_bytes = 0;
     let mut state = shared.lock();
     for part in parts {
+        if let Body::File(file) = &part.body
+            && let Err(error) = file.check_unchanged()
+        {
+            shared.withdraw(&mut state, part.job.entry, &error);
+        }
         moved_bytes += frame(&mut state, part, &mut frames);
         ends.push(frames.len());
     }
@@ -225,13 +236,41 @@ fn write_body(
         Body::Bytes(range) => stream.write_all(&bytes[range.clone()]),
         Body::File(file) => {
             stream.flush()?;
-            let range = part.job.range;
-            let moved = |bytes| shared.progress.event(Event::Moved { bytes });
-            let sent = stream.get_mut().send_file(file.file(), range.offset, range.len, moved)?;
-            // The file was cut while it was sent. The receiver was promised so many bytes: it gets them, finds that
-            // the digest does not match and asks again, and then the loader sees what happened.
-            io::copy(&mut io::repeat(0).take(range.len - sent), stream)?;
-            Ok(())
+            write_from_file(shared, stream, part, file)
         }
     }
+}
+
+/// A body that comes out of its file. It counts only if the file is still the same when its last bytes go out: the others
+/// were hashed when they were read, long before on a slow link.
+fn write_from_file(
+    shared: &Shared<'_>,
+    stream: &mut BufWriter<PatientWriter>,
+    part: &Loaded,
+    file: &OpenSource,
+) -> io::Result<()> {
+    let range = part.job.range;
+    let moved = |bytes| shared.progress.event(Event::Moved { bytes });
+    let before_tail = range.len.saturating_sub(TAIL_BYTES);
+    let mut sent = stream.get_mut().send_file(file.file(), range.offset, before_tail, moved)?;
+    let unchanged = file.check_unchanged();
+    if sent == before_tail && (unchanged.is_ok() || range.len < UNGUESSABLE_BYTES) {
+        let tail = range.len - before_tail;
+        sent += stream.get_mut().send_file(file.file(), range.offset + sent, tail, moved)?;
+    }
+    // The receiver was promised so many bytes. It gets some that cannot have the digest, so that it does not take the
+    // file for whole before it hears that there is none.
+    let mut left = range.len - sent;
+    if left >= UNGUESSABLE_BYTES {
+        let mut unguessable = [0; UNGUESSABLE_BYTES as usize];
+        getrandom(&mut unguessable, GetRandomFlags::empty())?;
+        stream.write_all(&unguessable)?;
+        left -= UNGUESSABLE_BYTES;
+        let error = unchanged.err().unwrap_or(ReadError::Changed);
+        shared.withdraw(&mut shared.lock(), part.job.entry, &error);
+        shared.speak();
+    }
+    // Of so few bytes it asks again, and then the loader sees what happened.
+    io::copy(&mut io::repeat(0).take(left), stream)?;
+    Ok(())
 }
