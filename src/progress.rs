@@ -108,6 +108,11 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
+    /// A file waits for another session that still has it.
+    Waiting {
+        /// The file's relative path.
+        path: &'a [u8],
+    },
     /// A part arrived damaged and is fetched again.
     Repairing {
         /// The file's relative path.

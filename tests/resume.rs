@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::proofs::{Attached, Chance, can_trace, figures, rounds};
-use common::proxy::{Piece, Place, Proxy, Then, Way};
+use common::proxy::{Place, Proxy, Then, Way};
 use common::raw::Raw;
 use common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
@@ -163,9 +163,11 @@ fn a_sender_that_comes_again_at_once_moves_only_what_is_missing() {
 
 /// Who has the landing, and for how long, is not known to this session: it may be a receiver that ends.
 #[test]
-fn a_landing_that_somebody_has_is_waited_for_if_it_is_of_the_same_state() {
+fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    let other = dir.path().join("other");
+    fs::write(&other, "other").unwrap();
     random_file(&source, 5 * PART, 12);
     for is_same in [true, false] {
         send_cut(&out, &source, 4 * PART + 1000);
@@ -175,25 +177,11 @@ fn a_landing_that_somebody_has_is_waited_for_if_it_is_of_the_same_state() {
         let held = File::open(landing(&out)).unwrap();
         held.lock().unwrap();
         let receiver = Receiver::start(&out, &["--on-conflict", "overwrite"]);
-        let (signs, wanted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (lives, wants) = (Arc::clone(&signs), Arc::clone(&wanted));
-        let passed = Arc::new(AtomicU64::new(0));
-        let moved = Arc::clone(&passed);
-        let proxy = Proxy::start(receiver.port, move |piece| {
-            match (piece.way, piece.place) {
-                (Way::ToReceiver, Place::Body) => &moved,
-                (Way::ToSender, Place::Frame) if kind(&piece) == Some("busy") => &lives,
-                (Way::ToSender, Place::Frame) if kind(&piece) == Some("want") => &wants,
-                _ => return Then::Pass,
-            }
-            .fetch_add(piece.bytes.len() as u64, Ordering::SeqCst);
-            Then::Pass
-        });
-        let sender = start_send(&[&source], &proxy.host());
-        let is_one = |counted: &AtomicU64| counted.load(Ordering::SeqCst) > 0;
+        let (proxy, passed) = cutting(&receiver, u64::MAX);
+        let sender = start_send(&[&source, &other], &proxy.host());
         if is_same {
-            until("a sign of life", || is_one(&signs));
-            assert!(!is_one(&wanted), "it begins while somebody has what is there");
+            until("the other file", || out.join("other").exists());
+            assert!(passed.load(Ordering::SeqCst) < PART, "it begins while somebody has what is there");
             held.unlock().unwrap();
         }
         let sent = common::end(sender);
@@ -201,14 +189,10 @@ fn a_landing_that_somebody_has_is_waited_for_if_it_is_of_the_same_state() {
         let moved = passed.load(Ordering::SeqCst);
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
         assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
-        receiver.kill();
-        fs::remove_file(out.join("disk.img")).unwrap();
+        let said = receiver.kill_and_hear();
+        assert_eq!(said.stderr.contains("disk.img: waits for another session"), is_same, "{said:?}");
+        fs::remove_dir_all(&out).unwrap();
     }
-}
-
-/// What a frame is about that has passed by.
-fn kind<'a>(piece: &'a Piece<'_>) -> Option<&'a str> {
-    piece.frame?["ftx"].as_str()
 }
 
 #[test]

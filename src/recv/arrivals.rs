@@ -507,6 +507,18 @@ impl<'a> Arrivals<'a> {
         self.hand_over(speaker, Vec::new());
     }
 
+    /// Is a file that was announced complete, failed or withdrawn by now?
+    pub fn is_settled(&self, id: EntryId) -> bool {
+        !self.speak().session.is_open(id)
+    }
+
+    /// Lets a file go that was settled while another thread decided on it.
+    pub fn forget_if_settled(&self, id: EntryId) {
+        if self.is_settled(id) {
+            self.forget(id);
+        }
+    }
+
     /// Lets a file go, and its landing with it.
     pub fn forget(&self, id: EntryId) {
         self.lister.dropped(id);

@@ -120,16 +120,6 @@ impl Input {
         }
     }
 
-    /// Lets some time go by; `false` if the bell rang instead.
-    pub fn pause_unless(&self, bell: &Bell, time: Duration) -> Result<bool, RecvError> {
-        match self.interrupt.wait_either(bell, None, Some(time)).map_err(RecvError::Connection)? {
-            Woken::Bell if self.interrupt.is_rung() => Err(RecvError::Interrupted),
-            Woken::Bell => Ok(false),
-            _ if self.line.has_given_way() => Err(RecvError::GaveWay),
-            _ => Ok(true),
-        }
-    }
-
     /// What the first bytes say; `None` if there are none.
     pub fn first(&mut self) -> Result<Option<Dialect>, RecvError> {
         let mut watch = self.heard.frame_watch();

@@ -3,6 +3,7 @@
 mod arrivals;
 mod classic;
 mod committer;
+mod decider;
 mod desk;
 mod failed;
 mod input;

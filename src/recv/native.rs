@@ -24,6 +24,7 @@ use crossbeam_channel::unbounded;
 use super::RecvError;
 use super::arrivals::Arrivals;
 use super::committer;
+use super::decider::{self, Decider};
 use super::input::Input;
 use super::reader::{Place, Reader};
 use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
@@ -243,12 +244,22 @@ fn read_all(
     let first = (input.heard().clone(), input.line().clone());
     thread::scope(|scope| {
         scope.spawn(|| verifier::verify(arrivals, store.another(), queues));
+        let (waiters, waiting) = unbounded();
+        let decider = Decider::new(store.another(), arrivals, to_verifier.clone());
+        scope.spawn(|| decider::wait(decider, waiting));
         if let Some(entrance) = &entrance {
             let (queue, to_verifier, parked) = (entrance.queue(), to_verifier.clone(), &parked);
+            let waiters = waiters.clone();
             scope.spawn(move || {
                 for mut joined in queue {
                     joined.input.share(&first);
-                    let reader = Reader::new(store.another(), arrivals, to_verifier.clone(), Place::Joined);
+                    let reader = Reader::new(
+                        store.another(),
+                        arrivals,
+                        to_verifier.clone(),
+                        waiters.clone(),
+                        Place::Joined,
+                    );
                     scope.spawn(move || {
                         arrivals.end_if_failed(reader.read(&mut joined.input));
                         parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
@@ -256,7 +267,7 @@ fn read_all(
                 }
             });
         }
-        let reader = Reader::new(store.another(), arrivals, to_verifier, Place::First);
+        let reader = Reader::new(store.another(), arrivals, to_verifier, waiters, Place::First);
         arrivals.end_if_failed(reader.read(input));
         // Nobody can join any more.
         drop(entrance);

@@ -1,26 +1,19 @@
 //! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
 
-use std::time::{Duration, Instant};
-
 use super::RecvError;
-use super::arrivals::{Arrivals, room};
+use super::arrivals::Arrivals;
+use super::decider::{Decider, Waiters};
 use super::input::Input;
 use super::measure;
 use super::verifier::{Small, ToVerifier, ToVerify};
 use crate::net::Spliced;
 use crate::progress::Event as Told;
-use crate::store::{ExistingFile, Kept, LeftBehind, Occupant, OnConflict, Store, StoreError, Written};
-use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
+use crate::store::{Store, StoreError, Written};
+use crate::wire::receiver::{Event, HoleHeader, PartHeader};
 use crate::wire::{Form, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
 const FRAMES_A_WORD: u32 = 256;
-
-/// How long a file waits for another session that still has it. That one may have lost its sender and have all to bring
-/// to a slow disk that the system's memory has taken from a fast network.
-const IN_USE_TIME: Duration = Duration::from_secs(120);
-/// And how often it is looked at meanwhile.
-const IN_USE_TICK: Duration = Duration::from_millis(50);
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,33 +24,13 @@ pub enum Place {
     Joined,
 }
 
-/// What becomes of a file that is announced.
-enum Decision {
-    /// All of it has to come.
-    Want,
-    /// Goes on where an earlier session was cut.
-    GoOn(Kept),
-    /// A file of that name and size is there, perhaps the same; if not, does it give way?
-    Compare { existing: ExistingFile, gives_way: bool },
-    /// Another session still has it.
-    Wait,
-}
-
-impl Decision {
-    fn of(left: LeftBehind, otherwise: Decision) -> Decision {
-        match left {
-            LeftBehind::Nothing => otherwise,
-            LeftBehind::Kept(kept) => Decision::GoOn(kept),
-            LeftBehind::InUse => Decision::Wait,
-        }
-    }
-}
-
 /// See the module's page.
 pub struct Reader<'a> {
     store: Store,
     arrivals: &'a Arrivals<'a>,
     verifier: ToVerifier,
+    decider: Decider<'a>,
+    waiters: Waiters,
     place: Place,
     /// Small files that arrived here and are not handed to the verifier yet.
     small: Small,
@@ -66,8 +39,15 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verifier: ToVerifier, place: Place) -> Self {
-        Reader { store, arrivals, verifier, place, small: Small::default(), frames: 0 }
+    pub fn new(
+        store: Store,
+        arrivals: &'a Arrivals<'a>,
+        verifier: ToVerifier,
+        waiters: Waiters,
+        place: Place,
+    ) -> Self {
+        let decider = Decider::new(store.another(), arrivals, verifier.clone());
+        Reader { store, arrivals, verifier, decider, waiters, place, small: Small::default(), frames: 0 }
     }
 
     /// Until everything is received, or somebody ended the session.
@@ -119,7 +99,11 @@ impl<'a> Reader<'a> {
             Event::Nothing => self.arrivals.hand_over_others(&mut self.arrivals.speak()),
             Event::File(entry) => {
                 progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                self.decide(entry, input)?;
+                if let Some(entry) = self.decider.decide(entry, true)? {
+                    progress.event(Told::Waiting { path: entry.path.as_bytes() });
+                    // Gone only when the session is over.
+                    let _ = self.waiters.send(entry);
+                }
             }
             Event::Refused { name, fault, reason } => {
                 let mut speaker = self.arrivals.speak();
@@ -172,82 +156,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What is there under the name decides what is wanted.
-    fn decide(&mut self, entry: FileEntry, input: &Input) -> Result<(), RecvError> {
-        let give_up = Instant::now() + IN_USE_TIME;
-        let mut waited = false;
-        let decided = loop {
-            match self.look(&entry) {
-                Ok(Decision::Wait) if Instant::now() < give_up => {
-                    self.verify_small()?;
-                    self.speak()?;
-                    if !input.pause_unless(self.arrivals.over(), IN_USE_TICK)? {
-                        return Ok(());
-                    }
-                    waited = true;
-                }
-                // It may have got its name between two looks.
-                Ok(Decision::Want) if std::mem::take(&mut waited) => {}
-                decided => break decided,
-            }
-        };
-        let decided = decided.and_then(|decided| {
-            let room = match &decided {
-                Decision::GoOn(kept) => room(&mut self.store, &entry, Some(kept))?,
-                Decision::Want | Decision::Wait => room(&mut self.store, &entry, None)?,
-                Decision::Compare { .. } => None,
-            };
-            Ok((decided, room))
-        });
-        match decided {
-            Ok((Decision::Compare { existing, gives_way }, _)) => {
-                self.arrivals.compare(entry, existing, gives_way);
-            }
-            Ok((Decision::GoOn(kept), room)) => {
-                if let Some(recheck) = self.arrivals.take_up(entry, kept, room) {
-                    self.verify(ToVerify::Recheck(recheck))?;
-                }
-            }
-            Ok((Decision::Want | Decision::Wait, room)) => self.arrivals.want(entry, room),
-            // What is kept of it stays, for the time when it can land.
-            Err(error) => self.arrivals.fail(&entry, &error),
-        }
-        Ok(())
-    }
-
-    fn look(&mut self, entry: &FileEntry) -> Result<Decision, StoreError> {
-        let policy = self.store.on_conflict();
-        let different = StoreError::Exists { what: "a different file" };
-        let taken = match self.store.occupant(&entry.path)? {
-            Occupant::Nothing => None,
-            Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
-            Occupant::File(existing) if existing.size_bytes() == entry.layout.size_bytes() => {
-                let gives_way = policy.gives_way(&different);
-                // Where a part of this very file is here, it was found to be different before.
-                let left = if gives_way { self.left_behind(entry)? } else { LeftBehind::Nothing };
-                return Ok(Decision::of(left, Decision::Compare { existing, gives_way }));
-            }
-            Occupant::File(_) => Some(different),
-            Occupant::SpelledOtherwise => Some(StoreError::SpelledOtherwise),
-            Occupant::Other(what) => Some(StoreError::Exists { what }),
-        };
-        match taken {
-            Some(taken) if !policy.gives_way(&taken) => Err(taken),
-            _ => Ok(Decision::of(self.left_behind(entry)?, Decision::Want)),
-        }
-    }
-
-    fn left_behind(&mut self, entry: &FileEntry) -> Result<LeftBehind, StoreError> {
-        match Arrivals::origin(entry) {
-            Some(origin) => self.store.take_up(&entry.path, origin),
-            None => Ok(LeftBehind::Nothing),
-        }
-    }
-
     /// A digest to compare with what is there.
     fn offer(&mut self, header: PartHeader) -> Result<(), RecvError> {
         match self.arrivals.existing(header.id).map(|file| file.open()) {
-            Some(Ok(file)) => self.verify(ToVerify::Offer(header, file)),
+            Some(Ok(file)) => self.verifier.verify(ToVerify::Offer(header, file)),
             Some(Err(_)) => {
                 self.arrivals.differs(&mut self.store, header.id);
                 Ok(())
@@ -283,7 +195,7 @@ impl<'a> Reader<'a> {
         }
         let next = self.verifier.spare.try_recv().unwrap_or_default();
         let small = std::mem::replace(&mut self.small, next);
-        self.verify(ToVerify::Small(small))
+        self.verifier.verify(ToVerify::Small(small))
     }
 
     /// One part of a larger file: to its landing at once, and then to the verifier.
@@ -314,7 +226,7 @@ impl<'a> Reader<'a> {
         match written {
             Ok(written) => {
                 drop(_in_transit);
-                self.verify(ToVerify::Part(header, written))?;
+                self.verifier.verify(ToVerify::Part(header, written))?;
             }
             Err(error) => self.arrivals.fail_arrival(header.id, &error),
         }
@@ -337,10 +249,5 @@ impl<'a> Reader<'a> {
             self.arrivals.moved(chunk.len() as u64);
         })?;
         Ok(written.map(|()| landing))
-    }
-
-    fn verify(&self, work: ToVerify) -> Result<(), RecvError> {
-        let ended_early = |_| RecvError::Connection(std::io::Error::other("the verifier ended early"));
-        self.verifier.work.send(work).map_err(ended_early)
     }
 }

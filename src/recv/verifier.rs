@@ -2,11 +2,13 @@
 //! and parts, which are read from their landing or from the file that is there already.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::RecvError;
 use super::arrivals::{Arrivals, MAX_LANDINGS};
 use super::sessions::MAX_JOINED;
 use crate::digest::{Md5, PartDigests, PartLayout, digest_many, digest_ranges, lane_count};
@@ -34,9 +36,16 @@ const SPARE: usize = 4;
 /// The verifier, as those who read have it.
 #[derive(Clone)]
 pub struct ToVerifier {
-    pub work: Sender<ToVerify>,
+    work: Sender<ToVerify>,
     /// Buffers that it is done with.
     pub spare: Receiver<Small>,
+}
+
+impl ToVerifier {
+    pub fn verify(&self, work: ToVerify) -> Result<(), RecvError> {
+        let ended_early = |_| RecvError::Connection(io::Error::other("the verifier ended early"));
+        self.work.send(work).map_err(ended_early)
+    }
 }
 
 /// The verifier's own ends.

@@ -223,6 +223,9 @@ impl Progress for Bars<'_> {
                 let seconds = pause.as_secs_f32();
                 self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
             }
+            Event::Waiting { path } => {
+                self.ui.note(&format!("{}: waits for another session that still has it", Shown::new(path)));
+            }
             Event::Repairing { path, part } => {
                 self.ui
                     .note(&format!("{}: part {part} arrived damaged and is fetched again", Shown::new(path)));

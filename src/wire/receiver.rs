@@ -442,6 +442,11 @@ impl ReceiverSession {
         })
     }
 
+    /// Is it a file that is announced and neither complete nor failed?
+    pub fn is_open(&self, id: EntryId) -> bool {
+        self.files.contains_key(&id)
+    }
+
     /// Asks for all parts of a file.
     pub fn want_all(&mut self, id: EntryId) {
         if let Some(file) = self.files.get_mut(&id) {
