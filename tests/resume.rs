@@ -195,6 +195,32 @@ fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_do
     }
 }
 
+/// Two receivers on one folder: the second looks at the landing that the first has made and not locked yet.
+#[test]
+fn a_landing_that_is_not_locked_yet_costs_nobody_the_file() {
+    if !can_trace("a landing that is not locked yet") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source, trace) =
+        (dir.path().join("out"), dir.path().join("disk.img"), dir.path().join("trace"));
+    random_file(&source, 3 * PART, 14);
+    let (slow, fast) = (Receiver::start(&out, &[]), Receiver::start(&out, &[]));
+    let slow_lock = ["-e", "trace=flock", "-e", "inject=flock:delay_enter=1000000"];
+    let attached = Attached::to(slow.pid(), &slow_lock, &trace);
+    let first = start_send(&[&source], &slow.host());
+    until("the landing", || names(&out).len() == 1);
+    let second = send(&[], &[&source], &fast.host());
+    let first = common::end(first);
+    assert!(fs::read_to_string(&trace).unwrap().contains("DELAYED"), "the lock was not slow");
+    assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
+    assert_eq!(names(&out), ["disk.img"]);
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
+    slow.kill();
+    fast.kill();
+    attached.end();
+}
+
 #[test]
 fn what_the_landing_lost_comes_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -90,9 +90,17 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
         Err(_) => return Ok(Locked::Nothing),
     }
     // Between the opening and the lock it may have got its final name.
+    Ok(if is_named(dir, name, &stat) { Locked::Ours(File::from(file), stat) } else { Locked::Nothing })
+}
+
+/// Does the file still have this name?
+fn is_named(dir: &Folder, name: &str, stat: &Stat) -> bool {
     let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-    let is_same = now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino));
-    Ok(if is_same { Locked::Ours(File::from(file), stat) } else { Locked::Nothing })
+    now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino))
+}
+
+fn has_journal_at_once(origin: Origin) -> bool {
+    PartLayout::new(origin.size_bytes).count() >= BEGUN_AT_ONCE_PARTS
 }
 
 /// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
@@ -130,8 +138,11 @@ pub fn take_up(
         Locked::Ours(file, stat) => (file, stat),
         Locked::InUse(stat) => {
             let header = Header::new(name, origin, stat.st_ino);
-            let begun = Header::read(&dir, &journal);
-            let is_same = begun.is_ok_and(|begun| begun.is_some_and(|begun| begun.is_same_state(&header)));
+            let is_same = match Header::read(&dir, &journal) {
+                Ok(Some(begun)) => begun.is_same_state(&header),
+                // It will say soon what it is about.
+                _ => has_journal_at_once(origin),
+            };
             return Ok(if is_same { LeftBehind::InUse } else { LeftBehind::Nothing });
         }
         Locked::Nothing => return Ok(LeftBehind::Nothing),
@@ -178,12 +189,15 @@ pub fn create(
         // Another session is at work on it, or somebody put something else there.
         return landing::create(beneath, path, hidden, umask, None);
     };
-    // Nobody else can have opened it to lock it, unless to find out that it is not theirs.
-    let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    let stat = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?;
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if locked == Err(Errno::WOULDBLOCK) || !is_named(&dir, &name, &stat) {
+        // Another session locked it first, found nothing in it, and removes it.
+        return landing::create(beneath, path, hidden, umask, None);
+    }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
-    let inode = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?.st_ino;
-    let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, inode));
-    if PartLayout::new(origin.size_bytes).count() >= BEGUN_AT_ONCE_PARTS {
+    let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino));
+    if has_journal_at_once(origin) {
         journal.begin();
     }
     let bytes = Bytes::new(file.into());
