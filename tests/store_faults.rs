@@ -93,6 +93,23 @@ fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
     assert!(received.stderr.contains("last: no space left (needs 2.10 MB, 0 B free)"), "{received:?}");
 }
 
+#[test]
+fn who_announces_much_and_sends_nothing_takes_no_room_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("file"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
+        return not_run("room that is announced and not used", "needs the right to mount");
+    };
+    make(&file, 12 * MIB);
+    let receiver = Receiver::start(&out, &[]);
+    let mut peer = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
+    peer.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"huge","size":15000000}"#);
+    while !matches!(peer.hear(), Some(Message::Want { .. })) {}
+    let sent = send(&[], &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert_eq!(names(&out), ["file"]);
+}
+
 /// The rest of a file needs no more room than it has, and no less: what is kept of it is not given up for nothing.
 #[test]
 fn the_rest_of_a_file_needs_room_for_the_rest() {

@@ -224,7 +224,7 @@ impl Root {
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: HiddenNames::new().map_err(failed)?,
-            rooms: self.rooms.clone(),
+            rooms: self.rooms.for_session(),
         })
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
+use rustix::fs::{Access, AtFlags, Stat, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::beneath::Folder;
@@ -20,18 +21,28 @@ const EXACT: [i64; 5] = [0xef53, 0x5846_5342, 0x0102_1994, 0x4d44, 0x2011_bab0];
 /// Bytes in the blocks that fstat(2) counts, on every file system.
 const STAT_BLOCK_BYTES: u64 = 512;
 
+/// A file to which nothing was written for so long does not take the room of another session's. Whoever announces
+/// hundreds of gigabytes and sends none of them keeps nobody out.
+const PROMISE_TIME: Duration = Duration::from_secs(60);
+
 /// What is promised to files in arrival, by all sessions of this process together.
 #[derive(Clone, Debug, Default)]
-pub struct Rooms(Arc<Mutex<Promises>>);
+pub struct Rooms {
+    promises: Arc<Mutex<Promises>>,
+    /// Whose they are.
+    session: u64,
+}
 
 #[derive(Debug, Default)]
 struct Promises {
+    sessions: u64,
     next: u64,
     by_number: BTreeMap<u64, Promise>,
 }
 
 #[derive(Debug)]
 struct Promise {
+    session: u64,
     device: u64,
     size_bytes: u64,
     /// Where it is collected, once that is so.
@@ -39,17 +50,35 @@ struct Promise {
 }
 
 impl Promise {
+    fn landed(&self) -> Option<Stat> {
+        self.landing.as_ref().and_then(|landing| rustix::fs::fstat(landing.file()).ok())
+    }
+
     /// What it will still take.
     fn outstanding_bytes(&self) -> u64 {
-        let stat = self.landing.as_ref().and_then(|landing| rustix::fs::fstat(landing.file()).ok());
-        let there = stat.map_or(0, |stat| stat.st_blocks as u64 * STAT_BLOCK_BYTES);
+        let there = self.landed().map_or(0, |stat| stat.st_blocks as u64 * STAT_BLOCK_BYTES);
         self.size_bytes.saturating_sub(there)
+    }
+
+    /// Is it kept for a file of this session, or one that is being written?
+    fn counts_for(&self, session: u64) -> bool {
+        let modified = |stat: Stat| Some(UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().ok()?));
+        // A time that is yet to come is recent, too.
+        let is_recent = |time| SystemTime::now().duration_since(time).map_or(true, |age| age < PROMISE_TIME);
+        self.session == session || self.landed().and_then(modified).is_some_and(is_recent)
     }
 }
 
 impl Rooms {
+    /// The same rooms, for a session of their own.
+    pub fn for_session(&self) -> Rooms {
+        let mut promises = self.lock();
+        promises.sessions += 1;
+        Rooms { promises: Arc::clone(&self.promises), session: promises.sessions }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Promises> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,7 +119,8 @@ impl Store {
         left: Option<&Landing>,
     ) -> Result<Option<Room>, StoreError> {
         let landing = left.and_then(Landing::written);
-        let mut promise = Promise { device: 0, size_bytes, landing };
+        let session = self.rooms.session;
+        let mut promise = Promise { session, device: 0, size_bytes, landing };
         let needs_bytes = promise.outstanding_bytes();
         if needs_bytes < WORTH_ASKING_BYTES {
             return Ok(None);
@@ -109,8 +139,9 @@ impl Store {
         let mut promises = self.rooms.lock();
         if let Some(available_bytes) = available_bytes(&folder) {
             // Asked after that: what is written in between counts as free, never as taken twice.
-            let on_it = promises.by_number.values().filter(|promise| promise.device == folder.device);
-            let promised: u64 = on_it.map(Promise::outstanding_bytes).sum();
+            let counts = |promise: &&Promise| promise.device == folder.device && promise.counts_for(session);
+            let promised: u64 =
+                promises.by_number.values().filter(counts).map(Promise::outstanding_bytes).sum();
             let free_bytes = available_bytes.saturating_sub(promised);
             if needs_bytes > free_bytes {
                 return Err(StoreError::NoRoom { needs_bytes, free_bytes });
@@ -180,10 +211,19 @@ mod tests {
             Err(StoreError::NoRoom { needs_bytes, .. }) if needs_bytes == 3 * available
         ));
         let six = store.room(&path("not/there/a"), 6 * share, None).unwrap().unwrap();
-        assert!(matches!(other.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
-        let three = other.room(&path("b"), 3 * share, None).unwrap().unwrap();
+        assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
+        let three = store.room(&path("b"), 3 * share, None).unwrap().unwrap();
+        // To another session only what is being written counts.
+        drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
+        let begun = store.land(&path("a")).unwrap();
+        six.lands(begun.written());
+        assert!(matches!(other.room(&path("c"), 6 * share, None), Err(StoreError::NoRoom { .. })));
+        let long_ago = SystemTime::now() - 2 * PROMISE_TIME;
+        begun.written().unwrap().file().set_modified(long_ago).unwrap();
+        drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
+        assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
         drop(six);
-        let six = other.room(&path("c"), 6 * share, None).unwrap().unwrap();
+        let six = store.room(&path("c"), 6 * share, None).unwrap().unwrap();
         drop((three, six));
         assert!(store.rooms.lock().by_number.is_empty());
         let eight = store.room(&path("d"), 8 << 20, None).unwrap().unwrap();
