@@ -146,6 +146,40 @@ fn the_rest_of_a_file_needs_room_for_the_rest() {
 }
 
 #[test]
+fn what_came_before_the_disk_was_full_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("file"), dir.path().join("out"));
+    let Some(_mounted) = Mounted::memory(48 * MIB, &out) else {
+        return not_run("a disk that gets full", "needs the right to mount");
+    };
+    make(&file, 40 * MIB);
+    let receiver = Receiver::start(&out, &[]);
+    let (mut passed, folder) = (0, out.clone());
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        let before = passed;
+        passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
+        // Somebody else takes what is left, all but a little.
+        if before <= 3 * PART_BYTES && passed > 3 * PART_BYTES {
+            until("a checkpoint", || names(&folder).iter().any(|name| name.ends_with(".journal")));
+            make(&folder.join("other"), 20 * MIB);
+        }
+        Then::Pass
+    });
+    let sent = send(&["-j", "1", "--retries", "0"], &[&file], &proxy.host());
+    assert_eq!(sent.code, 42, "{sent:?}");
+    assert!(
+        sent.stderr.contains("file: the receiver failed: cannot write the file: no space left"),
+        "{sent:?}"
+    );
+    assert_eq!(names(&out).len(), 3, "{:?}", names(&out));
+    fs::remove_file(out.join("other")).unwrap();
+    let sent = send(&[], &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert!(sent.stdout.contains("were there from an earlier attempt"), "{sent:?}");
+    assert_eq!(names(&out), ["file"]);
+}
+
+#[test]
 fn what_is_to_replace_a_file_of_its_size_needs_room_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));

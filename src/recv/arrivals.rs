@@ -70,6 +70,17 @@ impl Arrival {
         }
         self.entry
     }
+
+    /// What is in of it is kept for another session, if that can be.
+    fn keep(self) -> FileEntry {
+        if let At::Landing(landing) = self.at
+            && let (Some(journal), Some(written)) = (landing.journal(), landing.written())
+            && journal.record(&written, &self.unrecorded, true).is_err()
+        {
+            landing.discard();
+        }
+        self.entry
+    }
 }
 
 /// What there is of a file in arrival.
@@ -534,7 +545,9 @@ impl<'a> Arrivals<'a> {
 
     /// A file in arrival cannot be taken any further.
     pub fn fail_arrival(&self, id: EntryId, error: &StoreError) {
-        if let Some(entry) = self.remove(id).map(Arrival::discard) {
+        // Whoever makes room sends it again.
+        let leave = if error.fault() == Fault::NoSpace { Arrival::keep } else { Arrival::discard };
+        if let Some(entry) = self.remove(id).map(leave) {
             self.fail(&entry, error);
         }
     }
