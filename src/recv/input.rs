@@ -231,9 +231,7 @@ impl Input {
             while filled < room {
                 self.wait_for_body()?;
                 match self.line.stream().read(&mut self.chunk[filled..room]) {
-                    Ok(0) => {
-                        return Err(cut(name, left - filled as u64));
-                    }
+                    Ok(0) => return Err(RecvError::Truncated(name.to_owned())),
                     Ok(count) => {
                         self.came(count);
                         filled += count;
@@ -272,7 +270,7 @@ impl Input {
         while done < range.len && written.is_ok() {
             self.wait_for_body()?;
             match splicer.step(self.line.stream(), file, range.offset + done, range.len - done) {
-                Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
+                Ok(Spliced { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
                 Ok(step) => {
                     done += step.taken as u64;
                     self.has_more = step.is_full;
@@ -404,10 +402,6 @@ impl Input {
     pub fn close(&self) {
         net::linger(self.stream(), &self.interrupt);
     }
-}
-
-fn cut(name: &str, left: u64) -> RecvError {
-    RecvError::Truncated(format!("{name}, {left} bytes before its end"))
 }
 
 fn frame_error(error: FrameError) -> RecvError {
