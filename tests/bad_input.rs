@@ -144,7 +144,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "a short body",
         classic_file("a", "4", MD5_OF_ABC, b"abc"),
         CONNECTION,
-        "ftx: 127.0.0.1: the connection was lost in the middle of a\n",
+        "ftx: 127.0.0.1: the connection was lost in the middle of a, 1 bytes before its end\n",
     );
     add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
     add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
