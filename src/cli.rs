@@ -109,8 +109,8 @@ pub struct SendArgs {
     #[arg(short = 'j', long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::send::MAX_STREAMS)))]
     pub streams: Option<u32>,
-    /// How often in a row to try again, while the receiver does not listen yet or when the connection is lost; what
-    /// is there does not move again [default: 2 at the start, 10 later]
+    /// Attempts after a failure: 2 to find the receiver, 10 when a connection is lost; as long as something moves in
+    /// between they begin anew, and what is there does not move again
     #[arg(long, value_name = "N")]
     pub retries: Option<u32>,
     /// The lists.
@@ -144,12 +144,16 @@ pub struct RecvArgs {
     /// End after N sessions, as with --once, with the code of the first that failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// How many days what came of a file is kept when its session was cut, for the sender to go on there
-    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    /// How many days what came of a file is kept when its session was cut, for the sender to go on there; 0 removes
+    /// all such files at the start
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = crate::config::whole_days)]
     pub keep_unfinished: u32,
-    /// What to do when something has the name already; but for error, identical files are skipped
-    #[arg(long, value_enum, default_value_t = Conflict::SkipSame)]
+    /// What to do when something else has the name of what comes; what is identical is skipped, unless HOW is error
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Conflict::SkipSame)]
     pub on_conflict: Conflict,
+    /// Not taken: for those who expect the folder here
+    #[arg(hide = true, value_name = "DIR", value_parser = crate::config::no_folder_here)]
+    pub habit: Option<String>,
     /// Take names with control characters (they are escaped wherever they are shown)
     #[arg(long)]
     pub allow_odd_names: bool,
@@ -248,13 +252,13 @@ pub enum ClassicHow {
 /// `--on-conflict`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Conflict {
-    /// Refuse it and leave what is there
+    /// Keep what is there; what is different does not land, and its sender is told
     SkipSame,
-    /// Replace what is there
+    /// Replace what is there, but no folder
     Overwrite,
-    /// Put it beside: name (1).ext
+    /// Keep both: what comes lands as name (1).ext
     Rename,
-    /// Refuse even an identical file
+    /// Keep what is there; not even an identical file is taken
     Error,
 }
 

@@ -104,6 +104,16 @@ pub fn bench_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// For `ftx recv --keep-unfinished`.
+pub fn whole_days(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "whole days, 0 or more")
+}
+
+/// For `ftx recv DIR`.
+pub fn no_folder_here(text: &str) -> Result<String, String> {
+    Err(format!("the folder where things land is named with --out {text}"))
+}
+
 /// With less nothing but the overhead would be measured.
 const MIN_BENCH_BYTES: u64 = 1 << 20;
 

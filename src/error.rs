@@ -1,6 +1,7 @@
 //! The one place that turns errors into a sentence, a piece of advice and an exit code.
 
 use std::io;
+use std::path::Path;
 
 use crate::bench::BenchError;
 use crate::config::UsageError;
@@ -10,6 +11,7 @@ use crate::plan::{PlanError, ReadError};
 use crate::progress::Summary;
 use crate::recv::{RecvError, StartError};
 use crate::send::SendError;
+use crate::store::RootError;
 use crate::ui::ManifestError;
 use crate::wire::WireError;
 use crate::wire::classic::ClassicError;
@@ -80,12 +82,18 @@ impl From<&io::Error> for Explained {
 }
 
 /// What can be done about a session that was cut.
-const AGAIN: Option<&str> = Some("send it again: what has arrived is skipped");
+const AGAIN: Option<&str> =
+    Some("send the same again to go on: what is stored is skipped, and half a file goes on where it was");
+/// And about a port where somebody else may listen.
+const WHO_IS_THERE: Option<&str> = Some("is it `ftx recv` that listens there? Is the port right?");
+
+/// What a receiver keeps of one.
+const GOES_ON: Option<&str> = Some("what is complete is in place; whoever sends the same again goes on");
 
 impl From<&SendError> for Explained {
     fn from(error: &SendError) -> Self {
         let (exit, advice) = match error {
-            SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, None),
+            SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, Some("nothing was sent")),
             SendError::Plan(PlanError::Nameless { .. }) => {
                 (Exit::Usage, Some("name the folders in it instead"))
             }
@@ -94,12 +102,20 @@ impl From<&SendError> for Explained {
             }
             SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
             SendError::Net(error) => net(error),
-            SendError::Connection(_) | SendError::Closed { .. } => (Exit::Connection, AGAIN),
+            SendError::Connection(_) | SendError::Closed { .. } | SendError::Lost { .. } => {
+                (Exit::Connection, AGAIN)
+            }
+            SendError::NoAnswer { .. } => (Exit::Connection, WHO_IS_THERE),
+            SendError::NeverAnswered { .. } => (Exit::Timeout, WHO_IS_THERE),
+            SendError::NotFtx { .. } => (Exit::Protocol, Some("is the port right?")),
             SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_) => {
                 (Exit::Timeout, AGAIN)
             }
+            SendError::Wire(WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. }) => {
+                (exit_of(*fault), AGAIN)
+            }
             SendError::Wire(error) => wire(error),
-            SendError::Interrupted => (Exit::Interrupted, None),
+            SendError::Interrupted | SendError::InterruptedEarly => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
             }
@@ -143,8 +159,11 @@ impl From<&RecvError> for Explained {
             RecvError::Classic(_) => {
                 (Exit::Protocol, Some("docs/protocol.md describes the header dictionary"))
             }
-            RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, None),
-            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => (Exit::Timeout, None),
+            RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, GOES_ON),
+            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => {
+                (Exit::Timeout, GOES_ON)
+            }
+            RecvError::NotBack { lost, .. } => (Explained::from(&**lost).exit, GOES_ON),
             RecvError::Busy | RecvError::GaveWay => (Exit::Refused, None),
             RecvError::Interrupted => (Exit::Interrupted, None),
             RecvError::Digest { .. } => {
@@ -164,12 +183,24 @@ impl From<&RecvError> for Explained {
 impl From<&StartError> for Explained {
     fn from(error: &StartError) -> Self {
         let (exit, advice) = match error {
-            StartError::Net(NetError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => (
+            StartError::Net(NetError::Bind { source, .. }) => (
                 Exit::Connection,
-                Some("another program has that port: choose one with --port, or 0 for any that is free"),
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => Some(
+                        "another program has that port: choose one with --port, or 0 for any that is free",
+                    ),
+                    io::ErrorKind::PermissionDenied => {
+                        Some("ports below 1024 need special rights: choose another one with --port")
+                    }
+                    io::ErrorKind::AddrNotAvailable => {
+                        Some("choose one of its own with --bind, or leave --bind away for all of them")
+                    }
+                    _ => None,
+                },
             ),
             StartError::Net(_) => (Exit::Connection, None),
-            StartError::Root(_) => (Exit::FileIo, None),
+            StartError::Root(RootError::Io { .. }) => (Exit::FileIo, None),
+            StartError::Root(_) => (Exit::FileIo, Some("choose another folder with --out")),
         };
         Explained::new(error, exit, advice)
     }
@@ -177,6 +208,9 @@ impl From<&StartError> for Explained {
 
 fn net(error: &NetError) -> (Exit, Option<&'static str>) {
     let advice = match error {
+        NetError::Resolve { host, .. } if Path::new(host).exists() => {
+            "there is a file of that name here: the host comes last, ftx send PATH... HOST"
+        }
         NetError::Resolve { .. } => "check the spelling, or use an address",
         _ => "is `ftx recv` running there, and does the firewall let the port through?",
     };
@@ -198,7 +232,6 @@ fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
         WireError::NoFeature { .. } => {
             (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
         }
-        WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. } => (exit_of(*fault), AGAIN),
         WireError::PeerGaveUp { fault: Fault::Busy, .. } => (Exit::Refused, Some("send it again later")),
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {

@@ -1,6 +1,7 @@
 //! Why an entry or a session failed: the stable codes that travel in `error` frames and become exit codes.
 
 use std::fmt::{self, Display};
+use std::io;
 
 /// A stable reason. The spelling of [`Fault::as_str`] is part of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,9 +83,24 @@ impl Display for Fault {
     }
 }
 
+/// What the system says, without the number that it has for it: `connection refused`.
+pub fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = words.chars();
+    letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_system_speaks_in_words() {
+        let refused = io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(in_words(&refused), "connection refused");
+        assert_eq!(in_words(&io::ErrorKind::TimedOut.into()), "timed out");
+    }
 
     #[test]
     fn spellings_go_both_ways() {

@@ -49,6 +49,9 @@ fn send(args: &SendArgs, mut ui: Ui, signals: &Signals) -> Exit {
     match sent {
         Ok(summary) => ui.sent(&summary, &options.target.to_string()),
         Err(SendError::Interrupted) => ui.interrupted(signals.exit()),
+        Err(error @ SendError::InterruptedEarly) => {
+            ui.not_sent(&Explained { exit: signals.exit(), ..Explained::from(&error) })
+        }
         Err(error) => ui.not_sent(&Explained::from(&error)),
     }
 }

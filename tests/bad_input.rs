@@ -144,7 +144,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "a short body",
         classic_file("a", "4", MD5_OF_ABC, b"abc"),
         CONNECTION,
-        "middle of a, 1 bytes before its end",
+        "ftx: 127.0.0.1: the connection was lost in the middle of a, 1 bytes before its end\n",
     );
     add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
     add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
@@ -171,7 +171,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("a receiver's word", r#"{"ftx":"stored","entries":[[0,0]]}"#),
         ("a skipped number", r#"{"ftx":"entry","entry":1,"type":"file","filename":"a","size":3}"#),
     ] {
-        add(what, native(&[json]), PROTOCOL, "from 127.0.0.1");
+        add(what, native(&[json]), PROTOCOL, "ftx: 127.0.0.1: ");
     }
     let entry = native_entry("a");
     // Two parts, of which the last has three bytes; nothing of it is kept, as its state is not told.
@@ -276,7 +276,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "a wire that breaks",
         measuring(&[r#"{"ftx":"measure","what":"wire","size":4}"#], b"abc"),
         CONNECTION,
-        "middle of what the wire is measured with, 1 bytes before its end",
+        "the connection was lost in the middle of what the wire is measured with\n",
     );
     let mut flipped = native(&[r#"{"ftx":"end","entries":0}"#]);
     let last = flipped.len() - 8;

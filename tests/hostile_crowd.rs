@@ -264,7 +264,7 @@ fn whoever_finds_no_place_is_told_and_served_later() {
     let mut patient = start_send_with(RETRIES, &[&file], &receiver.host());
     let mut said = BufReader::new(patient.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("Going on in") {
+    while !line.contains("Trying again in") {
         line.clear();
         assert!(said.read_line(&mut line).unwrap() > 0, "it tries again, and says so");
     }

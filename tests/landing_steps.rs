@@ -283,7 +283,7 @@ fn prepare(out: &Path, what: What, source: &Source) {
                 if passed > 2 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
             });
             assert_ne!(send(&[], &[&source.path], &proxy.host()).code, 0);
-            receiver.hear("ftx: from 127.0.0.1");
+            receiver.hear("ftx: 127.0.0.1: ");
             receiver.kill();
             assert_eq!(look(out, source), (There::Absent, Left::Journalled));
         }
@@ -353,7 +353,7 @@ fn fail_at(what: What, row: &Row, chance: &mut Chance) {
         let (sent, attached) = send_held(&receiver, what, &source, attach);
         if sent.code == 10 {
             // The sender is gone before the receiver has done what is left to do.
-            receiver.hear("ftx: from 127.0.0.1");
+            receiver.hear("ftx: 127.0.0.1: ");
         }
         attached.detach();
         if let Err(said) = hit(&trace, row, "(INJECTED)") {

@@ -48,10 +48,8 @@ fn a_receiver_that_dies_is_noticed_quickly_and_leaves_no_final_name() {
     let sent = end(sender);
     assert!(killed.elapsed() < Duration::from_secs(5), "quickly");
     assert_eq!(sent.code, 10, "{sent:?}");
-    assert!(
-        sent.stderr.contains("the receiver closed the connection before it confirmed everything"),
-        "{sent:?}"
-    );
+    assert!(sent.stderr.contains("ftx: the connection to 127.0.0.1:"), "{sent:?}");
+    assert!(sent.stderr.contains("was lost\n     send the same again to go on"), "{sent:?}");
     assert!(!out.join("large.img").exists());
 }
 
@@ -69,7 +67,7 @@ fn a_sender_that_dies_leaves_no_final_name_and_the_next_one_is_served() {
     assert_eq!(send(&[], &[&small], &receiver.host()).code, 0);
     let ended = receiver.wait();
     assert_eq!(ended.code, 10, "{ended:?}");
-    assert!(ended.stderr.contains("the connection ended in the middle of large.img"), "{ended:?}");
+    assert!(ended.stderr.contains("the connection was lost in the middle of large.img"), "{ended:?}");
     // What came of the large one may wait for its sender to come back.
     let in_place: Vec<String> =
         names(&out).into_iter().filter(|name| !name.starts_with(".ftx-part-")).collect();
@@ -88,8 +86,8 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     for (answer, code, line) in [
-        (vec![], 10, "closed the connection"),
-        (vec![WELCOME], 10, "closed the connection"),
+        (vec![], 10, "closed the connection without an answer\n     is it `ftx recv` that listens there?"),
+        (vec![WELCOME], 10, "was lost\n     send the same again"),
         (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
         (vec![WELCOME, r#"{"ftx":"want","entries":[[7,7]],"parts":"all"}"#], 12, "never announced"),
@@ -193,6 +191,96 @@ fn a_receiver_that_says_nothing_is_given_up() {
     assert_eq!(sent.code, 30, "{sent:?}");
     assert!(sent.stderr.contains("nothing was heard from the receiver for 1 seconds"), "{sent:?}");
     thread.join().unwrap();
+}
+
+#[test]
+fn what_is_no_receiver_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "bytes").unwrap();
+    let greeting = |bytes: &'static [u8]| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(bytes).unwrap();
+            drop(stream.read_to_end(&mut Vec::new()));
+        });
+        let sent = send(&["--timeout", "1"], &[&file], &host);
+        thread.join().unwrap();
+        (host, sent)
+    };
+    for (bytes, shown) in [
+        (&b"SSH-2.0-OpenSSH_9.6\r\n"[..], "SSH-2.0-Open"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400"),
+        (b"\xff\xfd\x1b[31m", r"\xff\xfd\x1b[31m"),
+    ] {
+        let (host, sent) = greeting(bytes);
+        assert_eq!(sent.code, 12, "{sent:?}");
+        let words = format!(
+            "ftx: what answers at {host} is not ftx (it begins \"{shown}\")\n     is the port right?\n"
+        );
+        assert_eq!(sent.stderr, words);
+    }
+    let (host, sent) = greeting(b"");
+    assert_eq!(sent.code, 30, "{sent:?}");
+    let words =
+        format!("ftx: no answer from {host} for 1 seconds\n     is it `ftx recv` that listens there?");
+    assert!(sent.stderr.starts_with(&words), "{sent:?}");
+}
+
+#[test]
+fn a_receiver_without_its_folder_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    let mut receiver = Receiver::start(&out, &[]);
+    fs::remove_dir(&out).unwrap();
+    let sent = send(&["--retries", "10"], &[&file], &receiver.host());
+    assert_eq!(sent.code, 11, "{sent:?}");
+    let words = "ftx: the receiver cannot use its folder: it was removed; nothing was stored\n";
+    assert_eq!(sent.stderr, words);
+    receiver.hear("ftx: 127.0.0.1: cannot use the folder ");
+    receiver.kill();
+}
+
+#[test]
+fn what_is_there_already_is_refused_with_a_way_to_take_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    for (root, content) in [(&tree, "new"), (&out.join("t"), "old")] {
+        fs::create_dir_all(root).unwrap();
+        (0..3).for_each(|number| fs::write(root.join(number.to_string()), content).unwrap());
+    }
+    let receiver = Receiver::start(&out, &[]);
+    let sent = send(&[], &[&tree], &receiver.host());
+    receiver.kill();
+    assert_eq!(sent.code, 23, "{sent:?}");
+    let words =
+        "to take them, the receiver has to be started with --on-conflict overwrite, or rename to keep both";
+    assert_eq!(sent.stderr.matches(words).count(), 1, "{sent:?}");
+}
+
+#[test]
+fn habits_of_other_tools_are_met_with_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (big, photos) = (path("big.tif"), path("photos"));
+    fs::write(&big, "bytes").unwrap();
+    fs::create_dir(&photos).unwrap();
+    for (args, code, words) in [
+        (&["send", &photos, &big][..], 35, "the host comes last, ftx send PATH... HOST"),
+        (&["send", &big, "127.0.0.1:"], 2, "leave the colon away"),
+        (&["send", &path("nosuch"), "127.0.0.1"], 11, "nothing was sent"),
+        (&["recv", "inbox"], 2, "--out inbox"),
+        (&["recv", "--keep-unfinished", "0.5"], 2, "whole days, 0 or more"),
+        (&["recv", "--out", &big], 11, "big.tif is a file, not a folder\n"),
+        (&["recv", "--bind", "192.0.2.1", "--out", &photos], 10, "this machine has no address 192.0.2.1\n"),
+    ] {
+        let ended = ftx(args);
+        assert_eq!(ended.code, code, "{args:?} {ended:?}");
+        assert!(ended.stderr.contains(words) && !ended.stderr.contains("os error"), "{args:?} {ended:?}");
+    }
 }
 
 #[test]

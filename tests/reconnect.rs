@@ -76,7 +76,8 @@ fn a_lost_connection_costs_only_what_was_under_way() {
         let sent = send(&["--retries", "5", "-j", streams], &[&source], &proxy.host());
         assert_eq!(sent.code, 0, "{}", sent.stderr);
         assert_was_lost(&sent.stdout, streams);
-        assert!(sent.stderr.contains("Going on in"), "{}", sent.stderr);
+        let words = format!("The connection to {} was lost. Trying again in 0.5 s.", proxy.host());
+        assert!(sent.stderr.contains(&words), "{}", sent.stderr);
         let moved = passed.load(Ordering::SeqCst);
         assert!(
             moved < bytes + 3 * 2 * 3 * PART,
@@ -132,7 +133,9 @@ fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
     let ended = receiver.wait();
     assert!((2..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert_eq!(ended.code, 10, "{ended:?}");
-    assert!(ended.stderr.contains("the connection"), "{ended:?}");
+    let lost = "127.0.0.1: the connection was lost in the middle of ";
+    assert_eq!(ended.stderr.matches(lost).count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("ftx: 127.0.0.1 did not come back within 3 s\n"), "{ended:?}");
     assert!(!out.join("other").exists());
 }
 
@@ -253,6 +256,36 @@ fn a_receiver_that_comes_back_is_found() {
 }
 
 #[test]
+fn a_receiver_that_does_not_come_back_is_a_lost_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
+    tree(&source);
+    let receiver = Receiver::start(&out, &[]);
+    let host = receiver.host();
+    // It is there until the first part is.
+    let mut receiver = Some(receiver);
+    let mut peer = common::start_send_with(&["--retries", "2"], &[&source], &host);
+    common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
+    let has_ended = peer.try_wait().unwrap().is_some();
+    receiver.take().unwrap().kill();
+    let sent = common::end(peer);
+    if has_ended || sent.code == 0 {
+        return common::proofs::not_run("a receiver that does not come back", "it was faster than this test");
+    }
+    assert_eq!(sent.code, 10, "{}", sent.stderr);
+    let lines: Vec<&str> = sent.stderr.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            &format!("The connection to {host} was lost. Trying again in 0.5 s."),
+            &format!("Cannot connect to {host}: connection refused. Trying again in 1.0 s."),
+            &format!("ftx: the connection to {host} was lost and did not come back in 2 attempts"),
+            "     send the same again to go on: what is stored is skipped, and half a file goes on where it was",
+        ]
+    );
+}
+
+#[test]
 fn as_long_as_nothing_moves_the_tries_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
@@ -265,7 +298,7 @@ fn as_long_as_nothing_moves_the_tries_are_counted() {
     });
     let sent = send(&["--retries", "2"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
-    assert_eq!(sent.stderr.matches("Going on in").count(), 2, "{}", sent.stderr);
+    assert_eq!(sent.stderr.matches("Trying again in").count(), 2, "{}", sent.stderr);
     receiver.kill();
     // Small files that left before they were asked for may have come; the sender has not heard of it.
     for name in names(&out).iter().filter(|name| out.join(name).is_file() && !name.contains(".ftx-")) {

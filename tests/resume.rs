@@ -52,7 +52,7 @@ fn is_cut(out: &Path, source: &Path, after: u64) -> bool {
     let sent = send(&["--retries", "0"], &[source], &proxy.host());
     assert!([0, CONNECTION].contains(&sent.code), "{}", sent.stderr);
     if sent.code != 0 {
-        receiver.hear("ftx: from 127.0.0.1");
+        receiver.hear("ftx: 127.0.0.1: ");
     }
     receiver.kill();
     sent.code != 0
@@ -533,11 +533,14 @@ fn a_receiver_tells_what_it_holds_and_tidies_up() {
     symlink("/dev/null", out.join(".ftx-part-link")).unwrap();
     fs::create_dir(out.join(".ftx-part-folder")).unwrap();
     for (days, words, left) in [
-        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB are here", 2),
+        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB are here, from ", 2),
         ("0", "Removed what was left of", 0),
     ] {
         let mut receiver = Receiver::start(&out, &["--keep-unfinished", days]);
         receiver.hear(words);
+        if left > 0 {
+            receiver.hear(" s ago, kept for 6 more days. Sent again, it goes on there.\n");
+        }
         receiver.kill();
         assert_eq!(fs::read_dir(out.join("folder")).unwrap().count(), left);
     }

@@ -127,7 +127,7 @@ fn the_rest_of_a_file_needs_room_for_the_rest() {
         if passed > 3 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
     });
     assert_eq!(send(&[], &[&file], &proxy.host()).code, 10);
-    receiver.hear("ftx: from 127.0.0.1");
+    receiver.hear("ftx: 127.0.0.1: ");
     receiver.kill();
     let kept = names(&out);
     assert_eq!(kept.len(), 2, "the landing and its journal: {kept:?}");

@@ -32,6 +32,9 @@ pub enum AddressError {
         "\"{0}\" is not a port, 1 to 65535 (ftx has no remote folders: the receiver chooses where files land)"
     )]
     Port(String),
+    /// `nas:`.
+    #[error("there is no port behind the colon: leave the colon away")]
+    NoPort,
     /// `user@host`.
     #[error("ftx needs no user name at the other end: write the host alone, \"{0}\"")]
     User(String),
@@ -81,6 +84,9 @@ fn is_bare_ipv6(text: &str) -> bool {
 }
 
 fn parse_port(text: &str) -> Result<u16, AddressError> {
+    if text.is_empty() {
+        return Err(AddressError::NoPort);
+    }
     text.parse().ok().filter(|port| *port != 0).ok_or_else(|| AddressError::Port(text.to_owned()))
 }
 
@@ -122,7 +128,10 @@ mod tests {
         assert_eq!("[::1".parse::<HostPort>(), Err(AddressError::Brackets));
         assert_eq!("[::1]80".parse::<HostPort>(), Err(AddressError::Brackets));
         assert_eq!("bob@nas".parse::<HostPort>(), Err(AddressError::User("nas".into())));
-        for bad in ["nas:0", "nas:65536", "nas:", "nas:/home/bob", "nas:-1"] {
+        for colon in ["nas:", "[::1]:"] {
+            assert_eq!(colon.parse::<HostPort>(), Err(AddressError::NoPort));
+        }
+        for bad in ["nas:0", "nas:65536", "nas:/home/bob", "nas:-1"] {
             assert!(matches!(bad.parse::<HostPort>(), Err(AddressError::Port(_))), "{bad}");
         }
     }

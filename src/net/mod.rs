@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::fault::in_words;
+
 pub use address::{AddressError, DEFAULT_PORT, HostPort};
 pub use bell::{Bell, Woken};
 pub use connect::{connect, connect_to};
@@ -34,7 +36,7 @@ pub enum NetError {
         source: io::Error,
     },
     /// No address of the host took the connection.
-    #[error("cannot connect to {target}: {}", attempts.iter().map(|(addr, error)| format!("{addr}: {error}")).collect::<Vec<_>>().join("; "))]
+    #[error("cannot connect to {target}: {}", what_became_of(attempts))]
     Connect {
         /// The host and port.
         target: String,
@@ -42,13 +44,33 @@ pub enum NetError {
         attempts: Vec<(SocketAddr, io::Error)>,
     },
     /// The port could not be opened.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("{}", cannot_listen(*addr, source))]
     Bind {
         /// The address and port.
         addr: SocketAddr,
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn cannot_listen(addr: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!("this machine has no address {}", addr.ip()),
+        _ => format!("cannot listen on {addr}: {}", in_words(error)),
+    }
+}
+
+/// All that several addresses have in common is said once.
+fn what_became_of(attempts: &[(SocketAddr, io::Error)]) -> String {
+    let mut words = attempts.iter().map(|(_, error)| in_words(error));
+    match words.next() {
+        None => "it has no address".into(),
+        Some(first) if words.all(|word| word == first) => first,
+        Some(_) => {
+            let each = attempts.iter().map(|(addr, error)| format!("{}: {}", addr.ip(), in_words(error)));
+            each.collect::<Vec<_>>().join("; ")
+        }
+    }
 }
 
 /// How often a blocked read looks up to see whether anything else happened.
@@ -84,4 +106,40 @@ pub fn is_timeout(error: &io::Error) -> bool {
 pub fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_failed_is_told_in_words_and_once() {
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let connect = |attempts: &[(&str, Errno)]| NetError::Connect {
+            target: "nas:7373".into(),
+            attempts: attempts.iter().map(|(at, errno)| (addr(at), (*errno).into())).collect(),
+        };
+        let (four, six) = ("10.0.0.5:7373", "[2001:db8::5]:7373");
+        for (error, words) in [
+            (
+                connect(&[(six, Errno::CONNREFUSED), (four, Errno::CONNREFUSED)]),
+                "cannot connect to nas:7373: connection refused",
+            ),
+            (
+                connect(&[(six, Errno::NETUNREACH), (four, Errno::CONNREFUSED)]),
+                "cannot connect to nas:7373: 2001:db8::5: network is unreachable; 10.0.0.5: connection refused",
+            ),
+            (
+                NetError::Bind { addr: addr("10.0.0.5:80"), source: Errno::ACCESS.into() },
+                "cannot listen on 10.0.0.5:80: permission denied",
+            ),
+            (
+                NetError::Bind { addr: addr("10.9.9.9:0"), source: Errno::ADDRNOTAVAIL.into() },
+                "this machine has no address 10.9.9.9",
+            ),
+        ] {
+            assert_eq!(error.to_string(), words);
+        }
+    }
 }

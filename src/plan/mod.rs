@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::escape::Shown;
+use crate::fault::in_words;
 
 pub use root::{Root, roots};
 pub use source::{OpenSource, ReadError, Source};
@@ -17,7 +18,7 @@ pub use walk::{Found, find_files, find_others};
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Not there, or not readable.
-    #[error("cannot read {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    #[error("cannot read {}: {}", Shown::new(path.as_os_str().as_encoded_bytes()), in_words(source))]
     Unreadable {
         /// As typed.
         path: PathBuf,

@@ -91,7 +91,7 @@ impl Session<'_> {
         let mut hasher = Hasher::new();
         let mut offset = 0;
         let mut written = Ok(());
-        self.input.body(header.size_bytes, &name, |chunk| {
+        self.input.whole_body(header.size_bytes, &name, |chunk| {
             hasher.update(chunk);
             if written.is_ok() {
                 written = landing.write_at(chunk, offset);

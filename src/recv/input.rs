@@ -203,7 +203,22 @@ impl Input {
     }
 
     /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
-    pub fn body(&mut self, len: u64, name: &str, mut take: impl FnMut(&[u8])) -> Result<(), RecvError> {
+    pub fn body(&mut self, len: u64, name: &str, take: impl FnMut(&[u8])) -> Result<(), RecvError> {
+        self.take_body(len, name, |_| name.to_owned(), take)
+    }
+
+    /// Like [`Input::body`], for one that is all there is of `name`: an early end tells how much is missing.
+    pub fn whole_body(&mut self, len: u64, name: &str, take: impl FnMut(&[u8])) -> Result<(), RecvError> {
+        self.take_body(len, name, |left| format!("{name}, {left} bytes before its end"), take)
+    }
+
+    fn take_body(
+        &mut self,
+        len: u64,
+        name: &str,
+        cut: impl Fn(u64) -> String,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), RecvError> {
         // Whenever some of it is taken, it counts as heard: writing may have taken its time, and the peer is not to blame.
         let mut left = len;
         let here = self.inbox.take_body(usize::try_from(len).unwrap_or(usize::MAX));
@@ -221,9 +236,7 @@ impl Input {
             while filled < room {
                 self.wait_for_body()?;
                 match self.line.stream().read(&mut self.chunk[filled..room]) {
-                    Ok(0) => {
-                        return Err(cut(name, left - filled as u64));
-                    }
+                    Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
                     Ok(count) => {
                         self.came(count);
                         filled += count;
@@ -262,7 +275,7 @@ impl Input {
         while done < range.len && written.is_ok() {
             self.wait_for_body()?;
             match splicer.step(self.line.stream(), file, range.offset + done, range.len - done) {
-                Ok(Spliced { taken: 0, .. }) => return Err(cut(&name(), range.len - done)),
+                Ok(Spliced { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
                 Ok(step) => {
                     done += step.taken as u64;
                     self.has_more = step.is_full;
@@ -394,10 +407,6 @@ impl Input {
     pub fn close(&self) {
         net::linger(self.stream(), &self.interrupt);
     }
-}
-
-fn cut(name: &str, left: u64) -> RecvError {
-    RecvError::Truncated(format!("{name}, {left} bytes before its end"))
 }
 
 fn frame_error(error: FrameError) -> RecvError {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Md5;
 use crate::escape::Shown;
-use crate::fault::Fault;
+use crate::fault::{Fault, in_words};
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
@@ -93,10 +93,10 @@ pub enum RecvError {
     #[error(transparent)]
     Classic(#[from] ClassicError),
     /// The connection ended in the middle of something.
-    #[error("the connection ended in the middle of {0}")]
+    #[error("the connection was lost in the middle of {0}")]
     Truncated(String),
     /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", in_words(.0))]
     Connection(#[source] io::Error),
     /// The peer was silent for too long.
     #[error("nothing was heard from the sender for {} seconds", .0.as_secs())]
@@ -111,6 +111,14 @@ pub enum RecvError {
         .0.as_secs()
     )]
     TooSlow(Duration),
+    /// The connection was lost, and its sender did not open another one.
+    #[error("did not come back within {} s", wait.as_secs())]
+    NotBack {
+        /// How it was lost.
+        lost: Box<RecvError>,
+        /// For so long it was waited for.
+        wait: Duration,
+    },
     /// No place for one more connection.
     #[error("the receiver has as many connections as it takes")]
     Busy,
@@ -412,7 +420,7 @@ impl Server {
         if matches!(outcome, Err(RecvError::Interrupted)) {
             lock(desk).interrupted = true;
         }
-        let outcome = outcome.map(|summary| {
+        let mut outcome = outcome.map(|summary| {
             let mut summary = Summary { undigested: lister.undigested(), ..summary };
             failed.add_earlier(number, &mut summary);
             summary
@@ -435,6 +443,10 @@ impl Server {
                 let waited = changed.wait_timeout_while(lock(desk), wait, waits);
                 now = waited.unwrap_or_else(PoisonError::into_inner).0;
                 now.interrupted |= interrupt.is_rung();
+                outcome = outcome.map_err(|lost| match interrupt.is_rung() {
+                    true => RecvError::Interrupted,
+                    false => RecvError::NotBack { lost: Box::new(lost), wait },
+                });
             }
             if now.is_back(id) {
                 // What becomes of it is told when that session ends.
@@ -459,7 +471,8 @@ impl Server {
     ) -> Result<Summary, RecvError> {
         match opening {
             Opening::Native { hello, .. } => {
-                let store = self.root.session(NewDirs::PrivateUntilAnnounced)?;
+                let store = self.root.session(NewDirs::PrivateUntilAnnounced).map_err(RecvError::from);
+                let store = store.inspect_err(|error| native::refuse(&input, error))?;
                 let mut session = ReceiverSession::new(self.options.names);
                 if !may_join() {
                     session.keep_to_one_connection();

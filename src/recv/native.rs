@@ -101,11 +101,17 @@ impl Speaker {
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
             RecvError::Interrupted => Fault::Interrupted,
-            RecvError::Root(_) => Fault::FileIo,
+            RecvError::Root(error) => error.fault(),
             RecvError::Store { error, .. } => error.fault(),
             _ => Fault::Protocol,
         };
-        self.session.give_up(fault, &error.to_string());
+        let message = match error {
+            RecvError::Root(error) => {
+                format!("the receiver cannot use its folder: {}; nothing was stored", error.why())
+            }
+            error => error.to_string(),
+        };
+        self.session.give_up(fault, &message);
         // The peer may be gone; then there is nobody to tell.
         let _ = self.flush();
     }

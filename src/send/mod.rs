@@ -3,11 +3,13 @@
 mod classic;
 mod native;
 
+use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::fault::Fault;
+use crate::escape::Shown;
+use crate::fault::{Fault, in_words};
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, HostPort, NetError};
 use crate::plan::{self, PlanError, ReadError};
@@ -58,15 +60,43 @@ pub enum SendError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", in_words(.0))]
     Connection(#[source] io::Error),
     /// The receiver went away.
-    #[error(
-        "the receiver closed the connection before it confirmed everything ({unconfirmed} entries are open)"
-    )]
+    #[error("the connection was lost with {unconfirmed} entries open")]
     Closed {
         /// Entries announced and not settled.
         unconfirmed: u64,
+    },
+    /// The connection to the receiver was lost, and could not be opened again.
+    #[error("the connection to {host} was lost{}", in_vain(*attempts))]
+    Lost {
+        /// As typed.
+        host: String,
+        /// How often that was tried.
+        attempts: u32,
+    },
+    /// Whoever listens there closed the connection without a word.
+    #[error("{at} closed the connection without an answer")]
+    NoAnswer {
+        /// Address and port.
+        at: String,
+    },
+    /// Whoever listens there never said anything.
+    #[error("no answer from {at} for {} seconds", time.as_secs())]
+    NeverAnswered {
+        /// Address and port.
+        at: String,
+        /// For so long.
+        time: Duration,
+    },
+    /// Whoever listens there began with something that no receiver begins with.
+    #[error("what answers at {at} is not ftx (it begins \"{}\")", Shown::new(begins))]
+    NotFtx {
+        /// Address and port.
+        at: String,
+        /// Its first bytes, raw.
+        begins: Vec<u8>,
     },
     /// The receiver was silent for too long.
     #[error("nothing was heard from the receiver for {} seconds", .0.as_secs())]
@@ -78,11 +108,14 @@ pub enum SendError {
     #[error("the receiver says that it is busy, but next to nothing has moved for {} seconds", .0.as_secs())]
     Standstill(Duration),
     /// The receiver broke the protocol, or gave up.
-    #[error(transparent)]
+    #[error("{}", told_by_receiver(.0))]
     Wire(#[from] WireError),
     /// Somebody wants this program to end.
     #[error("the sender was interrupted")]
     Interrupted,
+    /// The same, before there was any connection.
+    #[error("interrupted before a connection: nothing was sent")]
+    InterruptedEarly,
     /// A classic receiver went away; nobody knows what it kept.
     #[error(
         "the receiver closed the connection while {name} was sent; a classic receiver says no more than that"
@@ -101,13 +134,64 @@ pub enum SendError {
     },
 }
 
+fn in_vain(attempts: u32) -> String {
+    match attempts {
+        0 => String::new(),
+        1 => " and did not come back in 1 attempt".into(),
+        _ => format!(" and did not come back in {attempts} attempts"),
+    }
+}
+
+/// What a receiver says of itself needs nobody to say that it is the receiver's word.
+fn told_by_receiver(error: &WireError) -> String {
+    match error {
+        WireError::PeerGaveUp { fault: Fault::Interrupted, .. } => "the receiver was interrupted".into(),
+        WireError::PeerGaveUp { message, .. } if message.starts_with("the receiver ") => {
+            Shown::new(message).to_string()
+        }
+        _ => error.to_string(),
+    }
+}
+
 impl SendError {
+    fn is_disconnect(&self) -> bool {
+        match self {
+            SendError::Closed { .. } => true,
+            SendError::Connection(error) => net::is_disconnect(error),
+            _ => false,
+        }
+    }
+
+    /// A session that nobody answered: perhaps there is no receiver at all.
+    fn unanswered(self, at: String) -> Self {
+        match self {
+            SendError::Closed { .. } | SendError::Connection(_) => SendError::NoAnswer { at },
+            SendError::Silent(time) => SendError::NeverAnswered { at, time },
+            other => other,
+        }
+    }
+
+    /// A session that was open, so often tried to go on in vain: whatever hinders the last try, the connection was lost.
+    fn lost(self, host: &str, attempts: u32) -> Self {
+        match self {
+            SendError::Net(_)
+            | SendError::Connection(_)
+            | SendError::Closed { .. }
+            | SendError::Lost { .. }
+            | SendError::NoAnswer { .. } => SendError::Lost { host: host.to_owned(), attempts },
+            other => other,
+        }
+    }
+
     /// May it go on with another connection?
     fn can_heal(&self) -> bool {
         match self {
             SendError::Net(_)
             | SendError::Connection(_)
             | SendError::Closed { .. }
+            | SendError::Lost { .. }
+            | SendError::NoAnswer { .. }
+            | SendError::NeverAnswered { .. }
             | SendError::Silent(_)
             | SendError::Unfinished(_) => true,
             SendError::Wire(WireError::PeerGaveUp { fault, .. }) => {
@@ -129,14 +213,18 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     let interrupt = &options.interrupt;
     let roots = plan::roots(&options.paths)?;
     let start = Instant::now();
+    let was_connected = Cell::new(false);
     let connect_patiently = |retries| {
         net::connect(&options.target, options.port, options.timeout, retries, interrupt, |pause| {
             progress.event(Event::Retrying { pause });
         })
+        .inspect(|_| was_connected.set(true))
     };
     // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
+    let host = options.target.to_string();
     let route = native::Route {
+        host: &host,
         connect: &connect,
         reconnect: &|| connect_patiently(0),
         retries: options.retries.unwrap_or(RETRIES),
@@ -157,6 +245,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     match sent {
         Ok(summary) => Ok(Summary { undigested: lister.undigested(), ..summary }),
         // Whatever broke, this is why.
+        Err(_) if interrupt.is_rung() && !was_connected.get() => Err(SendError::InterruptedEarly),
         Err(_) if interrupt.is_rung() => Err(SendError::Interrupted),
         Err(error) => Err(error),
     }

@@ -61,6 +61,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// How to the receiver, and how often.
 pub struct Route<'a> {
+    /// The receiver, as typed.
+    pub host: &'a str,
     /// Opens the first connection.
     pub connect: &'a dyn Fn() -> Result<TcpStream, NetError>,
     /// Opens another one.
@@ -90,6 +92,8 @@ pub struct Remainder {
     /// Entries that earlier sessions announced.
     pub announced_before: u64,
     pub last_session: Option<SessionId>,
+    /// Has the receiver ever said anything?
+    was_answered: bool,
 }
 
 /// What the walker tells the announcer.
@@ -122,6 +126,7 @@ pub fn send(
             let before = left.progress();
             let mut error = match attempt(stream, &found, &mut left, route, progress, lister) {
                 Ok(()) => return Ok(left.summary),
+                Err(error) if error.is_disconnect() => error.lost(route.host, 0),
                 Err(error) => error,
             };
             if left.progress() != before {
@@ -129,7 +134,7 @@ pub fn send(
             }
             stream = loop {
                 if failures >= route.retries || !error.can_heal() {
-                    return Err(error);
+                    return Err(if left.was_answered { error.lost(route.host, failures) } else { error });
                 }
                 let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 progress.event(Event::Lost { reason: &error.to_string(), pause });
@@ -171,11 +176,13 @@ fn attempt(
     lister: &Lister<'_, Whole>,
 ) -> Result<(), SendError> {
     let interrupt = route.interrupt;
+    let at = address(&stream);
     net::prepare(&stream).map_err(SendError::Connection)?;
     let heard = LastHeard::new(route.timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
     let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
+    let is_answered = AtomicBool::new(false);
     let (words, spoken) = bounded(1);
     let shared = Shared::new(words, left, progress, lister, route.timeout, interrupt)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
@@ -184,7 +191,7 @@ fn attempt(
     let transfer = || {
         thread::scope(|scope| {
             scope.spawn(|| loader::load(&shared, loaded, loaded_unasked, spare));
-            let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard));
+            let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard, &is_answered));
             let joining = parts.clone();
             let first = writer::First { words: spoken, unasked };
             let writing = scope.spawn(|| writer::write(&shared, writer, Some(first), parts, &used));
@@ -221,7 +228,17 @@ fn attempt(
         shared.give_up();
     };
     interrupt.beside(interrupted, transfer).map_err(SendError::Connection)?;
-    shared.into_outcome(left)
+    let outcome = shared.into_outcome(left);
+    if is_answered.into_inner() {
+        left.was_answered = true;
+        return outcome;
+    }
+    outcome.map_err(|error| error.unanswered(at))
+}
+
+/// Who is at the other end of a connection.
+fn address(stream: &TcpStream) -> String {
+    stream.peer_addr().map_or_else(|_| "the other end".into(), |at| at.to_string())
 }
 
 /// Waits for something that nobody tells of, a moment at a time.

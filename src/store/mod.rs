@@ -32,7 +32,7 @@ use rustix::fs::{Mode as FsMode, OFlags};
 use rustix::io::Errno;
 
 use crate::escape::Shown;
-use crate::fault::Fault;
+use crate::fault::{Fault, in_words};
 use crate::relpath::RelPath;
 use crate::units::{Metadata, bytes_text};
 
@@ -147,16 +147,79 @@ fn why(error: &io::Error) -> String {
         (io::ErrorKind::PermissionDenied, _) => "no permission".into(),
         (_, Some(Errno::NOENT)) => "it, or the folder it belongs in, was removed meanwhile".into(),
         (_, Some(Errno::IO)) => "the disk failed (input/output error)".into(),
-        _ => error.to_string(),
+        _ => in_words(error),
     }
 }
 
 /// The root cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use the folder {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
-pub struct RootError {
-    path: PathBuf,
-    source: io::Error,
+pub enum RootError {
+    /// It is something else.
+    #[error("{} is {what}, not a folder", shown(path))]
+    NoFolder {
+        /// As typed.
+        path: PathBuf,
+        /// "a file", ...
+        what: &'static str,
+    },
+    /// Whoever runs this may not write there.
+    #[error("you may not write in {}", shown(path))]
+    Permission {
+        /// The folder, or the one above it that is there.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot use the folder {}: {}", shown(path), why_root(source))]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RootError {
+    fn new(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::AlreadyExists => {
+                RootError::NoFolder { what: if path.is_file() { "a file" } else { "something else" }, path }
+            }
+            io::ErrorKind::PermissionDenied => {
+                let there = path.ancestors().find(|above| above.is_dir()).map(Path::to_owned);
+                RootError::Permission { path: there.unwrap_or(path) }
+            }
+            _ => RootError::Io { path, source },
+        }
+    }
+
+    /// What is wrong with it, without its name, which is no business of a peer's.
+    pub fn why(&self) -> String {
+        match self {
+            RootError::NoFolder { what, .. } => format!("it is {what}"),
+            RootError::Permission { .. } => "no permission".into(),
+            RootError::Io { source, .. } => why_root(source),
+        }
+    }
+
+    /// The stable reason.
+    pub fn fault(&self) -> Fault {
+        match self {
+            RootError::Permission { .. } => Fault::Permission,
+            RootError::NoFolder { .. } | RootError::Io { .. } => Fault::FileIo,
+        }
+    }
+}
+
+fn why_root(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "it was removed".into(),
+        _ => why(error),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    Shown::new(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 /// The folder everything lands in, shared by all sessions.
@@ -183,7 +246,7 @@ impl Root {
             )?;
             Ok(path)
         };
-        let path = open().map_err(|source| RootError { path: path.to_owned(), source })?;
+        let path = open().map_err(|source| RootError::new(path, source))?;
         // The umask can only be read by setting it.
         let umask = rustix::process::umask(FsMode::empty());
         rustix::process::umask(umask);
@@ -212,7 +275,7 @@ impl Root {
     /// each handle: with a shared one, a session could take the error that another one needed to hear.
     pub fn session(&self, new_dirs: NewDirs) -> Result<Store, RootError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let failed = |errno: Errno| RootError { path: self.path.clone(), source: errno.into() };
+        let failed = |errno: Errno| RootError::new(&self.path, errno.into());
         let root =
             rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Folder::new).map_err(failed)?;
         let dir_mode = match new_dirs {

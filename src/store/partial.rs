@@ -216,6 +216,8 @@ pub struct Unfinished {
     pub there_bytes: u64,
     /// Since anybody touched it.
     pub age: Duration,
+    /// So long it is kept.
+    pub kept_for: Duration,
     /// It was too old and is gone now.
     pub is_removed: bool,
 }
@@ -290,5 +292,6 @@ fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) ->
     let name = hex::decode(&told.header.name_hex).ok()?;
     let path = if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
     let there_bytes = layout.size_bytes() - missing_bytes;
-    Some(Unfinished { path, size_bytes: layout.size_bytes(), there_bytes, age, is_removed })
+    let kept_for = max_age.saturating_sub(age);
+    Some(Unfinished { path, size_bytes: layout.size_bytes(), there_bytes, age, kept_for, is_removed })
 }

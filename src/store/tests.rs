@@ -255,7 +255,12 @@ fn what_lies_under_the_next_hidden_names_is_passed_over() {
 fn a_root_that_is_no_folder_is_told() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = Root::open(file.path(), OnConflict::SkipSame).unwrap_err();
-    assert!(error.to_string().starts_with("cannot use the folder"));
+    assert_eq!(error.to_string(), format!("{} is a file, not a folder", file.path().display()));
+    // Whoever runs these tests may perhaps write anywhere.
+    let below = file.path().with_file_name("not yet there");
+    let error = RootError::new(&below, io::ErrorKind::PermissionDenied.into());
+    assert_eq!(error.to_string(), format!("you may not write in {}", below.parent().unwrap().display()));
+    assert_eq!(error.fault(), Fault::Permission);
 }
 
 #[test]

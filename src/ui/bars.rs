@@ -217,7 +217,12 @@ impl Progress for Bars<'_> {
             }
             Event::Lost { reason, pause } => {
                 self.overall.set_message("reconnecting");
-                self.ui.note(&format!("{}. Going on in {:.1} s.", Shown::new(reason), pause.as_secs_f64()));
+                let reason = text::capitalized(reason);
+                self.ui.note(&format!(
+                    "{}. Trying again in {:.1} s.",
+                    Shown::new(&reason),
+                    pause.as_secs_f64()
+                ));
             }
             Event::Retrying { pause } => {
                 let seconds = pause.as_secs_f32();

@@ -18,6 +18,7 @@ use crate::bench::{self, Report};
 use crate::cli::{CommonArgs, ListArgs, ProgressWhen};
 use crate::error::{Exit, Explained, exit_of_summary};
 use crate::escape::Shown;
+use crate::fault::Fault;
 use crate::net::{DEFAULT_PORT, reachable_addresses};
 use crate::progress::{Progress, Summary};
 use crate::recv::{Observer, RecvError};
@@ -188,6 +189,9 @@ impl Ui {
     /// The closing line of a sender.
     pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
         self.result(&text::sent(summary, host));
+        if summary.failures.contains_key(&Fault::Exists) {
+            self.note(text::TAKEN);
+        }
         self.listed(self.lists.replace());
         match exit_of_summary(summary) {
             Exit::Ok => self.first_failure(),
@@ -255,8 +259,8 @@ impl Observer for Ui {
     }
 
     fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
-        let waiting = format!("Waiting {} s for the sender to come back.", wait.as_secs());
-        self.note(&format!("From {peer}: {error}. {waiting}"));
+        let about = text::about(peer.ip(), error);
+        self.note(&format!("{about}. Waiting {} s for the sender to come back.", wait.as_secs()));
     }
 
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
@@ -265,9 +269,11 @@ impl Observer for Ui {
                 self.result(&text::received(summary, peer.ip()));
                 exit_of_summary(summary)
             }
+            // Of the end of this program another line tells.
+            Err(RecvError::Interrupted) => Exit::Interrupted,
             Err(error) => {
                 let explained = Explained::from(error);
-                let sentence = format!("from {peer}: {}", explained.sentence);
+                let sentence = text::about(peer.ip(), error);
                 let exit = self.error(&Explained { sentence, ..explained });
                 // Whom there was no place for has not failed here: it was never a session.
                 if error.is_for_want_of_room() { Exit::Ok } else { exit }

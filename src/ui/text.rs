@@ -7,9 +7,12 @@ use indicatif::{BinaryBytes, DecimalBytes};
 
 use crate::bench::{Options, Report, shown_dir};
 use crate::escape::Shown;
+use crate::fault::Fault;
 use crate::progress::Summary;
+use crate::recv::RecvError;
 use crate::store::Unfinished;
 use crate::units::rate_text;
+use crate::wire::WireError;
 
 /// Nobody asks what limited a transfer that was over at once.
 const WORTH_EXPLAINING: Duration = Duration::from_secs(1);
@@ -24,16 +27,46 @@ pub fn sent(summary: &Summary, host: &str) -> String {
     format!("Sent {} to {}. {vouched}{}", what_moved(summary), Shown::new(host), remarks(summary))
 }
 
-/// `Unfinished: a.img, 9.6 GB of 10.7 GB are here, from 2 h ago. ...`
+/// What a sender can do about names that are taken.
+pub const TAKEN: &str = "     to take them, the receiver has to be started with --on-conflict overwrite, or rename to \
+                         keep both";
+
+/// `Unfinished: a.img, 9.6 GB of 10.7 GB are here, from 2 h ago, kept for 6 more days. ...`
 pub fn unfinished(left: &Unfinished) -> String {
     let (name, age) = (Shown::new(&left.path), coarse(left.age));
     let (there, size) = (DecimalBytes(left.there_bytes), DecimalBytes(left.size_bytes));
     match left.is_removed {
         true => format!("Removed what was left of {name}: {there} of {size}, from {age} ago."),
         false => format!(
-            "Unfinished: {name}, {there} of {size} are here, from {age} ago. Sent again, it goes on there."
+            "Unfinished: {name}, {there} of {size} are here, from {age} ago, kept for {}. Sent again, it goes on there.",
+            more_days(left.kept_for)
         ),
     }
+}
+
+fn more_days(duration: Duration) -> String {
+    match duration.as_secs() / 86_400 {
+        0 => "less than a day".into(),
+        1 => "1 more day".into(),
+        days => format!("{days} more days"),
+    }
+}
+
+/// `10.0.0.7: the connection was lost in the middle of a.img`, or what a sender did: `10.0.0.7 was interrupted; ...`
+pub fn about(peer: IpAddr, error: &RecvError) -> String {
+    match error {
+        RecvError::Wire(WireError::PeerGaveUp { fault: Fault::Interrupted, .. }) => {
+            format!("{peer} was interrupted; what was complete is stored")
+        }
+        RecvError::NotBack { .. } => format!("{peer} {error}"),
+        _ => format!("{peer}: {error}"),
+    }
+}
+
+/// As the beginning of a line.
+pub fn capitalized(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
 /// In the largest unit that is not too coarse: `40 s`, `12 min`, `5 h`, `3 days`.
@@ -146,7 +179,6 @@ fn duration(duration: Duration) -> String {
 mod tests {
     use super::*;
     use crate::bench::Row;
-    use crate::fault::Fault;
     use crate::measure::Rate;
 
     fn summary() -> Summary {
@@ -210,6 +242,25 @@ mod tests {
         let sentence = shared.last().unwrap();
         assert!(sentence.contains("share this machine"), "{sentence}");
         assert!(sentence.contains("the wire, reaches 110 MB/s alone."), "{sentence}");
+    }
+
+    #[test]
+    fn what_is_unfinished_says_how_long_it_is_kept() {
+        for (hours, words) in [(167, "6 more days"), (47, "1 more day"), (23, "less than a day")] {
+            let left = Unfinished {
+                path: b"big.tif".to_vec(),
+                size_bytes: 300_000_000,
+                there_bytes: 150_990_000,
+                age: Duration::from_secs(2),
+                kept_for: Duration::from_secs(hours * 3600),
+                is_removed: false,
+            };
+            let line = format!(
+                "Unfinished: big.tif, 150.99 MB of 300.00 MB are here, from 2 s ago, kept for {words}. Sent again, it \
+                 goes on there."
+            );
+            assert_eq!(unfinished(&left), line);
+        }
     }
 
     #[test]

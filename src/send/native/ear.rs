@@ -2,9 +2,11 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::SendError;
+use super::address;
 use super::state::{Announced, Shared, State};
 use super::whole;
 use crate::fault::Fault;
@@ -12,12 +14,15 @@ use crate::net::{self, LastHeard};
 use crate::progress::Event as Told;
 use crate::wire::message::Failure;
 use crate::wire::sender::Event;
-use crate::wire::{EntryId, Form, Inbox, Message, WireError};
+use crate::wire::{EntryId, Form, FrameError, Inbox, Message, WireError};
 
 /// A receiver that only says `busy` may be bringing gigabytes to a slow disk. After so long it is not.
 const STANDSTILL_TIME: Duration = Duration::from_secs(60 * 60);
 /// What moves on the slowest links in that time is more than this, and all signs of life from here are less.
 const STANDSTILL_BYTES: u64 = 100 * STANDSTILL_TIME.as_secs();
+
+/// So much of what begins like nothing of ours tells what it is: `SSH-2.0-Open`.
+const SHOWN_BYTES: usize = 12;
 
 /// Words on the first connection may come so much later than what the receiver did to another one after them.
 const RECEIPT_TIME: Duration = Duration::from_secs(2);
@@ -46,10 +51,10 @@ impl Standstill {
 }
 
 /// Reads frames until the receipt is in or the session is over.
-pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard) {
+pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard, is_answered: &AtomicBool) {
     // If the ear breaks down, nobody else would notice that the session is over.
     let guard = EndOnDrop(shared);
-    let outcome = hear(shared, &mut stream, heard);
+    let outcome = hear(shared, &mut stream, heard, is_answered);
     shared.end(outcome);
     drop(guard);
 }
@@ -63,12 +68,24 @@ impl Drop for EndOnDrop<'_, '_> {
     }
 }
 
-fn hear(shared: &Shared<'_>, stream: &mut TcpStream, heard: &LastHeard) -> Result<(), SendError> {
+fn hear(
+    shared: &Shared<'_>,
+    stream: &mut TcpStream,
+    heard: &LastHeard,
+    is_answered: &AtomicBool,
+) -> Result<(), SendError> {
     let mut inbox = Inbox::new();
     let mut watch = heard.frame_watch();
     let mut standstill = Standstill::new(Instant::now());
     loop {
+        if !is_answered.load(Ordering::Relaxed)
+            && let Err(FrameError::Length { .. }) = inbox.peek_json()
+        {
+            let begins = inbox.bytes().iter().copied().take(SHOWN_BYTES).collect();
+            return Err(SendError::NotFtx { at: address(stream), begins });
+        }
         while let Some(json) = inbox.next_frame(Form::Native).map_err(WireError::from)? {
+            is_answered.store(true, Ordering::Relaxed);
             watch = heard.frame_watch();
             let mut state = shared.lock();
             let event = state.session.handle(json)?;
