@@ -541,6 +541,25 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
 }
 
 #[test]
+fn what_is_left_of_a_file_goes_once_the_file_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("disk.img");
+    random_file(&source, 3 * PART, 8);
+    for (is_held, out) in [(true, dir.path().join("held")), (false, dir.path().join("free"))] {
+        send_cut(&out, &source, 2 * PART + 1000);
+        fs::copy(&source, out.join("disk.img")).unwrap();
+        let held = File::open(landing(&out)).unwrap();
+        if is_held {
+            held.lock().unwrap();
+        }
+        let receiver = Receiver::start(&out, &["--once"]);
+        let sent = send(&[], &[&source], &receiver.host());
+        assert_eq!((sent.code, receiver.wait().code), (0, 0), "{}", sent.stderr);
+        assert_eq!(names(&out).len(), if is_held { 3 } else { 1 }, "{:?}", names(&out));
+    }
+}
+
+#[test]
 fn a_receiver_tells_what_it_holds_and_tidies_up() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("folder"));
