@@ -636,7 +636,8 @@ mod tests {
         thread::scope(|scope| {
             let running = scope.spawn(|| server.run(&watch).unwrap());
             let is_kept = |told: &mut Vec<bool>| told.last() != Some(&true);
-            drop(watch.1.wait_while(watch.0.lock().unwrap(), is_kept).unwrap());
+            let most = Duration::from_secs(30);
+            drop(watch.1.wait_timeout_while(watch.0.lock().unwrap(), most, is_kept).unwrap());
             server.stop().ring();
             assert_eq!(running.join().unwrap(), Ending::Served);
         });
