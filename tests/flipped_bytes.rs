@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, rounds};
+use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_long, rounds};
 use common::proxy::{Place, Proxy, Then, Way};
 use common::{Ended, Receiver, listing, send};
 use ftx::digest::PART_BYTES;
@@ -126,30 +126,39 @@ fn a_flip_in_any_frame_is_noticed() {
     let from = tempfile::tempdir().unwrap();
     let tree = small_tree(from.path());
     let mut chance = Chance::new(1);
-    let all: Vec<Flip> = layout(&tree)
-        .into_iter()
-        .flat_map(|(way, offset)| PATTERNS.map(|pattern| Flip::At(way, offset, pattern)))
-        .collect();
-    // The short form takes each byte's turn by chance; lengths and everything else are met in the long form.
-    let wanted = rounds(220).min(all.len());
-    let mut flips = all;
-    for index in 0..wanted {
-        let other = index as u64 + chance.below((flips.len() - index) as u64);
-        flips.swap(index, other as usize);
+    let mut offsets = layout(&tree);
+    for index in 0..offsets.len() {
+        let other = index as u64 + chance.below((offsets.len() - index) as u64);
+        offsets.swap(index, other as usize);
     }
-    flips.truncate(wanted);
-    let noticed = AtomicUsize::new(0);
+    let first: Vec<u64> = offsets.iter().map(|_| chance.below(PATTERNS.len() as u64)).collect();
+    // Each offset before any comes twice, each time with another pattern. The long form leaves none out.
+    let turns = 0..PATTERNS.len();
+    let all = turns.flat_map(|turn| {
+        offsets.iter().zip(&first).map(move |((way, offset), first)| {
+            Flip::At(*way, *offset, PATTERNS[(*first as usize + turn) % PATTERNS.len()])
+        })
+    });
+    let least = if is_long() { offsets.len() } else { 0 };
+    let flips: Vec<Flip> = all.take(rounds(220).max(least)).collect();
+    let (noticed, reached) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
     each(&flips, AT_ONCE, |flip| {
         let (sent, flipped) = tree.send_with(*flip, "1");
         if flipped > 0 {
             assert_ne!(sent.code, 0, "a flip in a frame was not noticed: {sent:?}");
             noticed.fetch_add(1, Ordering::SeqCst);
+            let Flip::At(way, offset, _) = *flip else { unreachable!() };
+            reached.lock().unwrap().insert((way == Way::ToSender, offset));
         }
     });
-    let noticed = noticed.into_inner();
+    let (noticed, reached) = (noticed.into_inner(), reached.into_inner().unwrap().len());
     // Frames differ a little from run to run, so that the last offsets may not be reached.
     assert!(noticed * 10 >= flips.len() * 8, "{noticed} of {} flips happened", flips.len());
-    figures(&format!("flips in frames: {} rounds, {noticed} flipped, all noticed", flips.len()));
+    figures(&format!(
+        "flips in frames: {} rounds, {noticed} flipped, at {reached} of {} offsets, all noticed",
+        flips.len(),
+        offsets.len()
+    ));
 }
 
 #[test]

@@ -11,7 +11,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ enum What {
     Cut,
     /// The rest of that.
     Resumed,
+    /// The same, where a part of what is there has been damaged.
+    Damaged,
     /// A link in a folder.
     Link,
 }
@@ -60,6 +62,8 @@ enum Left {
     Link,
     /// A landing with a journal beside it.
     Journalled,
+    /// And one more that is to take the place of the first.
+    Rejournalled,
     /// A journal alone.
     Journal,
 }
@@ -136,6 +140,10 @@ const RESUMED: [Row; 3] = [
     row("named", ("unlinkat", 1, ".journal"), Whole, Left::Journal).failing_with(0),
     row("journal removed", ("fsync", 2, "/out>"), Whole, Nothing),
 ];
+const DAMAGED: [Row; 2] = [
+    row("journalled anew", ("fdatasync", 1, ".journal.new"), Absent, Left::Rejournalled).failing_with(0),
+    row("journal synced anew", ("renameat", 1, ".journal.new"), Absent, Left::Rejournalled).failing_with(0),
+];
 const LINK: [Row; 8] = [
     row("folder made", ("symlinkat", 1, ".ftx-"), Absent, Nothing),
     row("made", ("utimensat", 1, ".ftx-"), Absent, Left::Link),
@@ -159,6 +167,7 @@ fn table() -> Vec<(What, Row)> {
         of(What::Over, &OVER),
         of(What::Cut, &CUT),
         of(What::Resumed, &RESUMED),
+        of(What::Damaged, &DAMAGED),
         of(What::Link, &LINK),
     ]
     .concat()
@@ -178,7 +187,7 @@ impl Source {
             What::Small => 1 + chance.below(100_000),
             What::Middle | What::Over => 300_000 + chance.below(1_000_000),
             What::Large => PART_BYTES + 1 + chance.below(PART_BYTES),
-            What::Cut | What::Resumed => 2 * PART_BYTES + 500_000,
+            What::Cut | What::Resumed | What::Damaged => 2 * PART_BYTES + 500_000,
             What::Link => {
                 fs::create_dir_all(dir.join("d")).unwrap();
                 symlink("nowhere", dir.join("d/l")).unwrap();
@@ -207,7 +216,7 @@ fn send_held(
 ) -> (Ended, Attached) {
     let (held, hold) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    let at = if what == What::Link { "entry" } else { "part" };
+    let at = if [What::Link, What::Damaged].contains(&what) { "entry" } else { "part" };
     let (mut waits, mut passed) = (true, 0);
     let proxy = Proxy::start(receiver.port, move |piece| {
         if piece.way == Way::ToReceiver && waits && piece.frame.is_some_and(|frame| frame["ftx"] == at) {
@@ -261,6 +270,7 @@ fn look(out: &Path, source: &Source) -> (There, Left) {
             Left::Begun
         }
         [one, other] if !is_journal(one) && is_journal(other) => Left::Journalled,
+        [one, other, new] if !is_journal(one) && is_journal(other) && !is_journal(new) => Left::Rejournalled,
         more => panic!("{more:?}"),
     };
     (there, left)
@@ -275,7 +285,7 @@ fn prepare(out: &Path, what: What, source: &Source) {
     fs::create_dir(out).unwrap();
     match what {
         What::Over => fs::write(out.join("f"), "old").unwrap(),
-        What::Resumed => {
+        What::Resumed | What::Damaged => {
             let mut receiver = Receiver::start(out, &[]);
             let mut passed = 0;
             let proxy = Proxy::start(receiver.port, move |piece| {
@@ -286,6 +296,12 @@ fn prepare(out: &Path, what: What, source: &Source) {
             receiver.hear("ftx: 127.0.0.1: ");
             receiver.kill();
             assert_eq!(look(out, source), (There::Absent, Left::Journalled));
+            if what == What::Damaged {
+                let is_landing = |name: &String| !name.ends_with(".journal");
+                let landing = names(out).into_iter().find(is_landing).unwrap();
+                let landing = fs::OpenOptions::new().write(true).open(out.join(landing)).unwrap();
+                landing.write_all_at(b"damage", 5).unwrap();
+            }
         }
         _ => {}
     }

@@ -81,6 +81,13 @@ fn find(out: &Path, is_it: impl Fn(&str) -> bool) -> PathBuf {
     out.join(&found[0])
 }
 
+fn flip(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
 fn random_file(path: &Path, size: u64, seed: u64) {
     fs::write(path, Chance::new(seed).bytes(size as usize)).unwrap();
 }
@@ -226,12 +233,6 @@ fn what_the_landing_lost_comes_again() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("disk.img");
     random_file(&source, 5 * PART, 3);
-    let flip = |path: &Path, at: u64| {
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-    };
     type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
     // What is done to a landing with four parts, and how many parts have to come then, at most.
     let harms: Vec<(&str, Harm<'_>, u64)> = vec![
@@ -291,6 +292,33 @@ fn what_the_landing_lost_comes_again() {
         assert_eq!(fs::read(out.path().join("disk.img")).unwrap(), fs::read(&source).unwrap(), "{what}");
         assert_eq!(names(out.path()), ["disk.img"], "{what}");
     }
+}
+
+/// Not even for as long as the next checkpoint takes.
+#[test]
+fn a_damaged_part_costs_nothing_else_if_the_receiver_is_killed_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
+    random_file(&source, 8 * PART, 14);
+    send_cut(&out, &source, 7 * PART + 1000);
+    for part in [0, 3] {
+        flip(&landing(&out), part * PART + 5);
+        let receiver = Receiver::start(&out, &[]);
+        let pid = receiver.pid();
+        let proxy = Proxy::start(receiver.port, move |piece| {
+            if piece.frame.is_some_and(|frame| frame["ftx"] == "want") {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                return Then::Cut;
+            }
+            Then::Pass
+        });
+        assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, CONNECTION);
+        assert_eq!(receiver.wait().code, -1);
+    }
+    let (moved, said) = send_whole(&out, &source);
+    assert!(moved <= 3 * PART, "{moved} bytes moved again: {said}");
+    assert_eq!(names(&out), ["disk.img"]);
+    assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
 
 #[test]
@@ -520,6 +548,25 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
         "resume: {rounds} files, {cuts} cuts, {harms} times harmed; the last attempts moved {moved_parts:.0} of \
          {fresh_parts:.0} parts; nothing wrong"
     ));
+}
+
+#[test]
+fn what_is_left_of_a_file_goes_once_the_file_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("disk.img");
+    random_file(&source, 3 * PART, 8);
+    for (is_held, out) in [(true, dir.path().join("held")), (false, dir.path().join("free"))] {
+        send_cut(&out, &source, 2 * PART + 1000);
+        fs::copy(&source, out.join("disk.img")).unwrap();
+        let held = File::open(landing(&out)).unwrap();
+        if is_held {
+            held.lock().unwrap();
+        }
+        let receiver = Receiver::start(&out, &["--once"]);
+        let sent = send(&[], &[&source], &receiver.host());
+        assert_eq!((sent.code, receiver.wait().code), (0, 0), "{}", sent.stderr);
+        assert_eq!(names(&out).len(), if is_held { 3 } else { 1 }, "{:?}", names(&out));
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ const OF_BOTH: [(&str, &[&str], u64); 6] = [
     ("sendto", &["EPIPE", "ECONNRESET", "EINTR", "ENOMEM", "ENOBUFS"], 5),
     ("setsockopt,shutdown,dup,fcntl", &["ENOMEM", "ENOTCONN", "EMFILE"], 6),
 ];
-const OF_RECEIVER: [(&str, &[&str], u64); 13] = [
+const OF_RECEIVER: [(&str, &[&str], u64); 16] = [
     // A body goes from the socket to its file by way of a pipe.
     ("splice", &["ENOSPC", "EIO", "EINVAL", "EDQUOT", "EINTR", "EFBIG"], 12),
     ("pipe2,eventfd2", &["EMFILE", "ENFILE"], 2),
@@ -68,6 +68,10 @@ const OF_RECEIVER: [(&str, &[&str], u64); 13] = [
         2,
     ),
     ("getrandom", &["EINTR", "ENOSYS"], 3),
+    ("flock", &["ENOLCK", "EINTR", "EIO", "EAGAIN"], 2),
+    // What kind of file system it is, and how much room it has.
+    ("statfs,fstatfs", &["EIO", "EINTR", "ENOSYS"], 4),
+    ("faccessat,faccessat2", &["EIO", "EINTR", "EACCES", "EROFS", "ENOSYS"], 1),
 ];
 const OF_SENDER: [(&str, &[&str], u64); 4] = [
     // Not EIO: the standard library panics when it cannot close a folder that it has read. Files can fail to be closed,

@@ -21,8 +21,9 @@ use crate::store::{
     Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
 };
 use crate::wire::EntryId;
-use crate::wire::receiver::{FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
-use crate::wire::runs::MAX_RUNS;
+use crate::wire::receiver::{
+    FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair, take_rest,
+};
 
 /// Landings that may be open at the same time.
 pub const MAX_LANDINGS: usize = 96;
@@ -220,20 +221,15 @@ impl<'a> Arrivals<'a> {
     }
 
     /// These parts of a file are in its landing, of so many that are recorded: asks for the rest.
-    pub fn go_on(&self, id: EntryId, layout: PartLayout, there: PartDigests, recorded: u64) {
+    pub fn go_on(&self, id: EntryId, layout: PartLayout, mut there: PartDigests, recorded: u64) {
+        take_rest(&mut there, layout);
         // Where recorded parts come again, a journal that still has them would be believed by the next session.
-        let missing = there.missing(layout.count()).len();
-        if (there.count() < recorded || missing == 0 || missing >= MAX_RUNS)
-            && let Some(Arrival { at: At::Landing(landing), unrecorded, .. }) =
-                self.files().by_id.get_mut(&id)
-            && let Some(journal) = landing.journal()
-        {
-            journal.forget();
-            // One part less than all of them, and of too many gaps none: those come again.
-            if missing > 0 && missing < MAX_RUNS {
-                unrecorded.extend(there.parts().map(|(part, md5)| Record::Part(part, md5)));
-                unrecorded.extend(there.holes().map(|(first, parts)| Record::Holes(first, parts)));
-            }
+        if there.count() < recorded {
+            let journal = match self.files().by_id.get(&id) {
+                Some(Arrival { at: At::Landing(landing), .. }) => landing.journal(),
+                _ => None,
+            };
+            journal.inspect(|journal| journal.keep_only(&there));
         }
         if there.count() == 0 {
             return self.speak().session.want_all(id);

@@ -19,7 +19,6 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +38,7 @@ use crate::wire::{Dialect, Form, ReceiverSession, SessionId, WireError, receiver
 use desk::{Desk, Kind, Limits};
 use input::Input;
 use line::Line;
+use native::{EndOnDrop, every};
 use sessions::{MAX_JOINED, Sessions};
 use whole::Whole;
 
@@ -70,6 +70,9 @@ pub struct Options {
 
 /// How soon to look again for room where nobody may tell that there is some.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// How often to look for what nobody came back for.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
 
 /// A session that has kept what it has gives up its place at once; certainly after so long.
 const HANDED_OVER: Duration = Duration::from_secs(3);
@@ -190,6 +193,7 @@ pub struct Server {
     root: Root,
     sessions: Sessions,
     options: Options,
+    sweep: Duration,
 }
 
 /// Why a receiver does not serve any more.
@@ -235,7 +239,7 @@ impl Server {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let root = Root::open(&options.out, options.on_conflict)?;
         let listener = Listener::bind(options.bind, options.port)?;
-        Ok(Server { listener, root, sessions: Sessions::default(), options })
+        Ok(Server { listener, root, sessions: Sessions::default(), options, sweep: SWEEP })
     }
 
     /// The address and port really chosen.
@@ -264,14 +268,23 @@ impl Server {
 
     fn serve_all(&self, desk: &Mutex<Desk>, observer: &dyn Observer) -> io::Result<()> {
         let changed = Condvar::new();
-        let is_over = AtomicBool::new(false);
+        let is_over = (Mutex::new(false), Condvar::new());
+        let sweep = |is_first: bool| {
+            let goes_on = || !*is_over.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let tell = |left: Unfinished| {
+                if is_first || left.is_removed {
+                    observer.unfinished(&left);
+                }
+            };
+            // A folder that cannot be opened is for the first session to complain about.
+            let _ = self.root.sweep(self.options.keep_unfinished, goes_on, tell);
+        };
         thread::scope(|scope| {
+            let _over = EndOnDrop(&is_over);
             // Senders need not wait for it.
             scope.spawn(|| {
-                let goes_on = || !is_over.load(Ordering::Relaxed);
-                // A folder that cannot be opened is for the first session to complain about.
-                let _ =
-                    self.root.sweep(self.options.keep_unfinished, goes_on, |left| observer.unfinished(&left));
+                sweep(true);
+                every(self.sweep, &is_over, || sweep(false));
             });
             let accepted = loop {
                 let exhausted = || {
@@ -307,7 +320,6 @@ impl Server {
                     lock(desk).make_room(Instant::now());
                 }
             };
-            is_over.store(true, Ordering::Relaxed);
             lock(desk).close();
             changed.notify_all();
             accepted
@@ -568,6 +580,9 @@ fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::PART_BYTES;
+    use crate::relpath::RelPath;
+    use crate::store::{Origin, Record};
 
     #[test]
     fn what_a_sender_heals_with_another_connection_is_waited_for() {
@@ -587,5 +602,61 @@ mod tests {
         for error in [RecvError::Busy, RecvError::Interrupted, gave_up(Fault::SourceChanged)] {
             assert!(!error.is_lost_connection(), "{error}");
         }
+    }
+
+    /// Remembers what it is told of what was left behind.
+    struct Watch(Mutex<Vec<bool>>, Condvar);
+
+    impl Observer for Watch {
+        fn unfinished(&self, left: &Unfinished) {
+            self.0.lock().unwrap().push(left.is_removed);
+            self.1.notify_all();
+        }
+
+        fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+            unreachable!("nobody comes")
+        }
+
+        fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+
+        fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+    }
+
+    #[test]
+    fn what_becomes_too_old_goes_while_the_receiver_runs() {
+        let out = tempfile::tempdir().unwrap();
+        let options = Options {
+            bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            port: 0,
+            out: out.path().to_owned(),
+            on_conflict: OnConflict::SkipSame,
+            names: NamePolicy::Strict,
+            sessions: None,
+            timeout: Duration::from_secs(1),
+            // Ages are those of whole seconds.
+            keep_unfinished: Duration::from_secs(3),
+            whole_digests: false,
+            interrupt: Bell::new().unwrap(),
+        };
+        let server = Server { sweep: Duration::from_millis(5), ..Server::start(options).unwrap() };
+        let mut store = server.root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
+        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Some(Md5::of(b"state")) };
+        let landing = store.land_parts(&path, origin).unwrap();
+        let records = [Record::Part(0, Md5::of(b"part"))];
+        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
+        drop(landing);
+        let watch = Watch(Mutex::default(), Condvar::new());
+        thread::scope(|scope| {
+            let running = scope.spawn(|| server.run(&watch).unwrap());
+            let is_kept = |told: &mut Vec<bool>| told.last() != Some(&true);
+            let most = Duration::from_secs(30);
+            drop(watch.1.wait_timeout_while(watch.0.lock().unwrap(), most, is_kept).unwrap());
+            server.stop().ring();
+            assert_eq!(running.join().unwrap(), Ending::Served);
+        });
+        // It is young at the first look, and told of again only when it goes.
+        assert_eq!(watch.0.into_inner().unwrap(), [false, true]);
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     }
 }

@@ -281,7 +281,8 @@ fn read_all(
     arrivals.outcome().map(|()| parked.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-struct EndOnDrop<'a>(&'a (Mutex<bool>, Condvar));
+/// Ends what [`every`] does.
+pub struct EndOnDrop<'a>(pub &'a (Mutex<bool>, Condvar));
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
@@ -291,7 +292,7 @@ impl Drop for EndOnDrop<'_> {
 }
 
 /// Does something again and again until the end.
-fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()) {
+pub fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()) {
     let mut over = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
     while !*over {
         let (guard, result) = ended.1.wait_timeout(over, interval).unwrap_or_else(PoisonError::into_inner);

@@ -152,6 +152,7 @@ impl Store {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
             Item::AlreadyThere(file) => {
                 self.beneath.touch(&file.dir()?);
+                file.remove_left_behind();
                 Ok(Placed::AlreadyThere)
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),

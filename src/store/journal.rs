@@ -1,8 +1,9 @@
 //! What is known of a landing that waits for the rest of its file: which parts are in, with their digests.
 //!
 //! The journal lies beside the landing and is a hint, never a proof: whatever does not fit is fetched again. A part is
-//! recorded after its bytes were synced. Lines of text, each with the CRC-32C of the first line and itself, so that a
-//! torn line, or one of another journal, ends what counts:
+//! recorded after its bytes were synced; where some turn out to be damaged, a journal of the others takes its place
+//! in one step. Lines of text, each with the CRC-32C of the first line and itself, so that a torn line, or one of another
+//! journal, ends what counts:
 //!
 //! ```text
 //! {"file":{"name_hex":"612e696d67","size":25165824,"mtime_ns":1700000000000000000,"state":null,"inode":42}} 5f3a99c1
@@ -270,7 +271,7 @@ impl Journal {
     pub fn begin(&self) {
         let mut open = self.lock();
         if matches!(*open, State::New)
-            && let Ok(begun) = self.make()
+            && let Ok(begun) = self.make(&self.name)
         {
             *open = State::Open(begun);
         }
@@ -289,64 +290,95 @@ impl Journal {
     fn write(&self, landing: &File, records: &[Record], close: bool) -> io::Result<()> {
         let mut open = self.lock();
         if matches!(*open, State::New) {
-            *open = State::Open(self.make()?);
+            *open = State::Open(self.make(&self.name)?);
         }
-        let State::Open(Open { file, seed, has_records }) = &mut *open else { return Ok(()) };
-        let mut lines = Vec::new();
-        for record in records {
-            let line = match *record {
-                Record::Part(index, md5) => Line::Part { index, md5: md5.to_string() },
-                Record::Holes(first, parts) => Line::Hole { first, parts },
-            };
-            write_line(&line, *seed, &mut lines);
-        }
+        let State::Open(open) = &mut *open else { return Ok(()) };
+        let closed = if close { Some(Stamp::of(&rustix::fs::fstat(landing)?)) } else { None };
+        open.append(records.iter().copied(), closed)?;
         if close {
-            write_line(&Line::Closed(Stamp::of(&rustix::fs::fstat(landing)?)), *seed, &mut lines);
-        }
-        *has_records |= !records.is_empty();
-        file.write_all(&lines)?;
-        if close {
-            rustix::fs::fdatasync(&*file)?;
+            rustix::fs::fdatasync(&open.file)?;
             self.dir.sync()?;
         }
         Ok(())
     }
 
-    fn make(&self) -> io::Result<Open> {
+    fn make(&self, name: &str) -> io::Result<Open> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let mut file = File::from(rustix::fs::openat(&*self.dir, &*self.name, flags, mode)?);
+        let mut file = File::from(rustix::fs::openat(&*self.dir, name, flags, mode)?);
         let mut line = Vec::new();
         write_line(&Line::File(self.header.clone()), 0, &mut line);
         if let Err(error) = file.write_all(&line) {
             // It would be in the way of the next attempt.
-            let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
+            self.unlink(name);
             return Err(error);
         }
         Ok(Open { file, seed: crc32c::crc32c(&line), has_records: false })
     }
 
-    /// Some of what is recorded is not there any more: nothing counts before it is recorded again.
-    pub fn forget(&self) {
+    /// Only these of the recorded parts are really there: a journal that says so takes the place of the other one. They
+    /// were synced before they were recorded, and hold what they held then.
+    pub fn keep_only(&self, there: &PartDigests) {
         let mut open = self.lock();
-        if let State::Open(Open { file, has_records, .. }) = &mut *open {
-            *has_records = false;
-            let mut line = Vec::new();
-            write_line(&Line::File(self.header.clone()), 0, &mut line);
-            if file.set_len(line.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
-                // Then it must not be believed at all.
-                drop(open);
-                self.remove();
-            }
+        if matches!(*open, State::Open(_)) {
+            *open = match self.replace(there) {
+                Ok(replaced) => State::Open(replaced),
+                // Then there is none, until something is recorded again.
+                Err(_) => {
+                    self.unlink(&self.name);
+                    State::New
+                }
+            };
         }
+    }
+
+    fn replace(&self, there: &PartDigests) -> io::Result<Open> {
+        let beside = format!("{}.new", self.name);
+        // One that is left from a crash.
+        self.unlink(&beside);
+        let mut open = self.make(&beside)?;
+        let parts = there.parts().map(|(part, md5)| Record::Part(part, md5));
+        let holes = there.holes().map(|(first, parts)| Record::Holes(first, parts));
+        let replaced = open.append(parts.chain(holes), None).and_then(|()| {
+            // Before it has the name: a loss of power shall not leave an empty one.
+            rustix::fs::fdatasync(&open.file)?;
+            Ok(rustix::fs::renameat(&*self.dir, &*beside, &*self.dir, &*self.name)?)
+        });
+        if let Err(error) = replaced {
+            self.unlink(&beside);
+            return Err(error);
+        }
+        Ok(open)
+    }
+
+    /// One that stays behind speaks of another landing than the next one and counts for nothing.
+    fn unlink(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty());
     }
 
     /// The file is in place, or will not come: nothing is left to know.
     pub fn remove(&self) {
         if let State::Open(_) = std::mem::replace(&mut *self.lock(), State::Removed) {
-            // One that stays behind speaks of another landing than the next one and counts for nothing.
-            let _ = rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty());
+            self.unlink(&self.name);
         }
+    }
+}
+
+impl Open {
+    fn append(&mut self, records: impl Iterator<Item = Record>, closed: Option<Stamp>) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for record in records {
+            self.has_records = true;
+            let line = match record {
+                Record::Part(index, md5) => Line::Part { index, md5: md5.to_string() },
+                Record::Holes(first, parts) => Line::Hole { first, parts },
+            };
+            write_line(&line, self.seed, &mut lines);
+        }
+        if let Some(stamp) = closed {
+            write_line(&Line::Closed(stamp), self.seed, &mut lines);
+        }
+        self.file.write_all(&lines)
     }
 }
 
@@ -440,5 +472,34 @@ mod tests {
         journal.remove();
         record();
         assert!(!journal.has_records() && !dir.path().join("journal").exists(), "it came too late");
+    }
+
+    #[test]
+    fn what_is_left_of_it_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let landing = File::create(dir.path().join("landing")).unwrap();
+        let landing = Written::before(landing, (0, 0));
+        let folder = Arc::new(Folder::new(File::open(dir.path()).unwrap().into()).unwrap());
+        let told = || parse(&std::fs::read(dir.path().join("journal")).unwrap()).unwrap();
+        let record = |journal: &Journal, index| {
+            journal.record(&landing, &[Record::Part(index, Md5::of(&[index as u8]))], true).unwrap();
+        };
+        let begun = Journal::new(Arc::clone(&folder), "journal".into(), header());
+        (0..3).for_each(|index| record(&begun, index));
+        let (journal, Told { digests: mut there, .. }) =
+            Journal::open(folder, "journal".into()).unwrap().unwrap();
+        // What a crash leaves is in no way.
+        std::fs::write(dir.path().join("journal.new"), "half a jour").unwrap();
+        there.remove(1..=1);
+        journal.keep_only(&there);
+        assert_eq!((told().digests, told().closed), (there.clone(), None), "nobody vouches for it");
+        record(&journal, 1);
+        assert_eq!(told().digests.count(), 3, "a part that came again counts");
+        // Where it cannot be written, nothing is left that could be believed.
+        std::fs::create_dir(dir.path().join("journal.new")).unwrap();
+        journal.keep_only(&there);
+        assert!(!dir.path().join("journal").exists() && !journal.has_records());
+        record(&journal, 3);
+        assert_eq!(told().digests.count(), 1);
     }
 }

@@ -12,6 +12,7 @@ use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::commit::{Content, Digests};
 use super::landing::{self, Written};
+use super::partial;
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::RelPath;
 
@@ -103,6 +104,15 @@ impl ExistingFile {
                     && digests.parts().all(is_same)
                     && digests.holes().all(is_hole)
             }
+        }
+    }
+
+    /// What an earlier session left of a file of this name is of no use any more.
+    pub(super) fn remove_left_behind(&self) {
+        if PartLayout::new(self.size_bytes).count() > 1
+            && let Ok(dir) = self.dir()
+        {
+            partial::remove(&dir, &self.name);
         }
     }
 

@@ -205,6 +205,17 @@ pub fn create(
     Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
+/// Removes what sessions left of a file, unless one is at work on it.
+pub fn remove(dir: &Folder, name: &[u8]) {
+    let (landing, journal) = names(name);
+    if let Ok(Locked::Ours(_locked, _)) = open_locked(dir, &landing) {
+        for name in [landing, journal] {
+            // What cannot be removed now goes when it is too old.
+            let _ = rustix::fs::unlinkat(dir, &*name, AtFlags::empty());
+        }
+    }
+}
+
 /// A file in arrival whose session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {

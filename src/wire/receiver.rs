@@ -20,6 +20,7 @@
 mod event;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use super::classic::MAX_FILE_BYTES;
 use super::message::{
@@ -111,6 +112,22 @@ pub enum Opening {
         /// The other one.
         continues: Option<SessionId>,
     },
+}
+
+/// Takes from the parts that are there those that have to come all the same, and returns all that have to come: where all
+/// are there, the last one; where the gaps are too many to be told, all from one of them on.
+pub fn take_rest(there: &mut PartDigests, layout: PartLayout) -> Vec<RangeInclusive<u64>> {
+    let last = layout.count() - 1;
+    let mut rest = there.missing(layout.count());
+    if rest.is_empty() {
+        rest.push(last..=last);
+    }
+    if let Some(first) = rest.get(MAX_RUNS - 1).map(|run| *run.start()) {
+        rest.truncate(MAX_RUNS - 1);
+        rest.push(first..=last);
+    }
+    rest.iter().for_each(|run| there.remove(run.clone()));
+    rest
 }
 
 /// Looks at the first frame of a connection.
@@ -460,19 +477,11 @@ impl ReceiverSession {
     }
 
     /// Asks for the parts of a file that are not among those that an earlier session left here; returns the bytes that
-    /// need not come any more. Where all of them are there, or the gaps are too many to be told, some come again.
+    /// need not come any more. Some of them may have to, see [`take_rest`].
     pub fn want_rest(&mut self, id: EntryId, mut there: PartDigests) -> u64 {
         let Some(file) = self.files.get_mut(&id) else { return 0 };
         let layout = file.entry.layout;
-        let mut missing = there.missing(layout.count());
-        if missing.is_empty() {
-            missing.push(layout.count() - 1..=layout.count() - 1);
-        }
-        if let Some(rest) = missing.get(MAX_RUNS - 1).map(|run| *run.start()..=layout.count() - 1) {
-            missing.truncate(MAX_RUNS - 1);
-            missing.push(rest);
-        }
-        missing.iter().for_each(|run| there.remove(run.clone()));
+        let missing = take_rest(&mut there, layout);
         file.stage = FileStage::Bodies;
         file.verified_bytes = layout.size_bytes() - missing.iter().map(|run| layout.bytes(run)).sum::<u64>();
         file.verified = there;
