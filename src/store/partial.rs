@@ -190,9 +190,10 @@ pub fn create(
         return landing::create(beneath, path, hidden, umask, None);
     };
     let stat = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?;
-    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-    if locked == Err(Errno::WOULDBLOCK) || !is_named(&dir, &name, &stat) {
-        // Another session locked it first, found nothing in it, and removes it.
+    // Who looks at it just now has it for a moment only. A file system without locks is no hindrance.
+    let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
+    if !is_named(&dir, &name, &stat) {
+        // Another session looked first, found nothing in it, and removed it.
         return landing::create(beneath, path, hidden, umask, None);
     }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
