@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::RecvError;
 use super::arrivals::{Arrivals, room};
+use super::desk::{FREE_FOR_OTHERS, are_few_free};
 use super::input::Input;
 use super::measure;
 use super::verifier::{Small, ToVerifier, ToVerify};
@@ -11,7 +12,7 @@ use crate::net::Spliced;
 use crate::progress::Event as Told;
 use crate::store::{ExistingFile, Kept, LeftBehind, Occupant, OnConflict, Store, StoreError, Written};
 use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
-use crate::wire::{Form, SMALL_FILE_BYTES};
+use crate::wire::{EntryId, Form, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
 const FRAMES_A_WORD: u32 = 256;
@@ -21,6 +22,9 @@ const FRAMES_A_WORD: u32 = 256;
 const IN_USE_TIME: Duration = Duration::from_secs(120);
 /// And how often it is looked at meanwhile.
 const IN_USE_TICK: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether descriptors are free again.
+const DESCRIPTORS_TICK: Duration = Duration::from_millis(20);
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +86,15 @@ impl<'a> Reader<'a> {
                     return Ok(());
                 }
             }
+            // Whatever it has said beyond that would only take more room.
+            if input.line().has_given_way() {
+                return Err(RecvError::GaveWay);
+            }
             self.arrivals.lister.wait_for_room();
             let Some(json) = input.frame(Form::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
+            let bytes = json.len() as u64;
             let event = {
                 let session = &mut self.arrivals.speak().session;
                 match self.place {
@@ -97,7 +106,7 @@ impl<'a> Reader<'a> {
                 event,
                 Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
             ) {
-                input.line().works();
+                input.line().delivers(bytes);
             }
             self.take(event, input)?;
             self.frames += 1;
@@ -109,7 +118,9 @@ impl<'a> Reader<'a> {
 
     fn speak(&mut self) -> Result<(), RecvError> {
         self.frames = 0;
-        self.arrivals.speak().flush()
+        let told = self.arrivals.speak().flush();
+        (self.arrivals.host.limit_entries)();
+        told
     }
 
     fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
@@ -148,7 +159,10 @@ impl<'a> Reader<'a> {
                 Some(_) => self.arrivals.differs(&mut self.store, hole.id),
                 None => {}
             },
-            Event::Hole(hole) => self.hole(&hole),
+            Event::Hole(hole) => {
+                self.leave_descriptors(hole.id, input)?;
+                self.hole(&hole);
+            }
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
                 self.arrivals.forget(id);
                 let mut speaker = self.arrivals.speak();
@@ -256,6 +270,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
+    /// others give way.
+    fn leave_descriptors(&self, id: EntryId, input: &Input) -> Result<(), RecvError> {
+        while self.arrivals.has_landings_enough(id) && are_few_free(input.stream(), FREE_FOR_OTHERS) {
+            (self.arrivals.host.spare_descriptors)();
+            if !input.pause_unless(self.arrivals.over(), DESCRIPTORS_TICK)? {
+                // Whatever ended the session says why.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Parts of zeros: a fresh landing of a sparse file has them already.
     fn hole(&mut self, hole: &HoleHeader) {
         let cleared = self
@@ -288,6 +315,7 @@ impl<'a> Reader<'a> {
 
     /// One part of a larger file: to its landing at once, and then to the verifier.
     fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        self.leave_descriptors(header.id, input)?;
         let _in_transit = self.arrivals.in_transit();
         let written = self.arrivals.land(&mut self.store, header.id);
         let written = match written {
