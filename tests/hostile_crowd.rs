@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::raw::Raw;
 use common::{Receiver, end, listing, send, start_send_with, until};
-use ftx::digest::Md5;
+use ftx::digest::{Md5, PART_BYTES};
 use ftx::wire::frame::{Form, encode};
 use ftx::wire::{Inbox, Message};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 const REFUSED: i32 = 41;
@@ -244,6 +246,108 @@ fn hear(stream: &mut TcpStream, inbox: &mut Inbox, mut is_wanted: impl FnMut(&Me
         assert!(count > 0, "closed");
         inbox.filled(count);
     }
+}
+
+/// Says all of this in a session, and then only that it is alive, for as long as it is let. `settled` counts it once
+/// the receiver has asked for its last entry, or has ended it.
+fn hold(mut raw: Raw, frames: &[u8], last: u64, settled: &AtomicUsize, is_over: &AtomicBool) {
+    let mut way_out = raw.stream.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut told = way_out.write_all(frames);
+            while told.is_ok() && !is_over.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(100));
+                told = way_out.write_all(&frame(r#"{"ftx":"busy"}"#));
+            }
+            let _ = way_out.shutdown(std::net::Shutdown::Both);
+        });
+        let asks_for_last = |message: &Message| match message {
+            Message::Want { entries, .. } => entries.iter().flatten().any(|id| id == last),
+            _ => false,
+        };
+        while raw.hear().is_some_and(|message| !asks_for_last(&message)) {}
+        settled.fetch_add(1, Ordering::Relaxed);
+        while raw.hear().is_some() {}
+    });
+}
+
+/// A file is sent beside sessions that hold what they can: whatever they say, it arrives.
+fn send_beside(receiver: &Receiver, sessions: &[Vec<u8>], last: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("honest");
+    fs::write(&file, vec![7; 10 << 20]).unwrap();
+    let (settled, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let _over = SetOnDrop(&is_over);
+        for frames in sessions {
+            let raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
+            let (settled, is_over) = (&settled, &is_over);
+            scope.spawn(move || hold(raw, frames, last, settled, is_over));
+        }
+        // Where no descriptors are left, the last of them wait to be heard.
+        until("all that can to be there", || {
+            settled.load(Ordering::Relaxed) == sessions.len() || descriptors(receiver) >= 500
+        });
+        let sent = send(&["--retries", "10", "--timeout", "5"], &[&file], &receiver.host());
+        assert_eq!(sent.code, 0, "{sent:?}");
+    });
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn sessions_that_hold_all_descriptors_and_deliver_no_more_give_way() {
+    const LANDINGS: u64 = 64;
+    let out = tempfile::tempdir().unwrap();
+    // Their least part of each of these files, which then has a landing and a journal.
+    let sessions: Vec<Vec<u8>> = (0..5)
+        .map(|session| {
+            let mut frames = Vec::new();
+            for entry in 0..LANDINGS {
+                let size = 16 * PART_BYTES + 1;
+                let json = json!({
+                    "ftx": "entry", "entry": entry, "type": "file", "filename": format!("{session}-{entry}"),
+                    "size": size, "sparse": true, "mtime_ns": 5, "state": "ab".repeat(16),
+                });
+                frames.extend(frame(&json.to_string()));
+            }
+            for entry in 0..LANDINGS {
+                let md5 = Md5::of(b"x");
+                let part = format!(r#"{{"ftx":"part","entry":{entry},"part":16,"size":1,"md5":"{md5}"}}"#);
+                frames.extend([&frame(&part)[..], b"x"].concat());
+            }
+            frames
+        })
+        .collect();
+    let receiver = Receiver::start_limited(512, out.path(), &["--timeout", "2"]);
+    send_beside(&receiver, &sessions, LANDINGS - 1);
+    receiver.kill();
+}
+
+#[test]
+fn sessions_that_announce_all_they_may_and_deliver_nothing_take_bounded_memory() {
+    const ENTRIES: u64 = 16_000;
+    /// Of all of them together; each takes 18 MiB, and some more are on their way out.
+    const BOUND_KIB: u64 = 160 << 10;
+    let out = tempfile::tempdir().unwrap();
+    let mut frames = Vec::new();
+    for entry in 0..ENTRIES {
+        let json = format!(
+            r#"{{"ftx":"entry","entry":{entry},"type":"file","filename":"{entry:0100}","size":300000}}"#
+        );
+        frames.extend(frame(&json));
+    }
+    let receiver = Receiver::start(out.path(), &[]);
+    send_beside(&receiver, &vec![frames; 12], ENTRIES - 1);
+    let peak_kib = status(&receiver, "VmHWM");
+    assert!(peak_kib < BOUND_KIB, "{peak_kib} KiB of {BOUND_KIB}");
+    receiver.kill();
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crossbeam_channel::Sender;
 
 use super::RecvError;
 use super::committer::Complete;
-use super::native::{Clocks, Speaker, lock};
+use super::native::{Clocks, Host, Speaker, lock};
+use super::sessions::MAX_JOINED;
 use super::verifier::Recheck;
 use super::whole::Whole;
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
@@ -34,6 +35,7 @@ pub struct Arrivals<'a> {
     complete: Sender<Vec<Complete>>,
     pub progress: &'a dyn Progress,
     pub lister: &'a Lister<'a, Whole>,
+    pub host: &'a Host<'a>,
     files: Mutex<Files>,
     /// Parts whose bodies are coming in just now.
     in_transit: AtomicUsize,
@@ -98,15 +100,15 @@ impl<'a> Arrivals<'a> {
     pub fn new(
         speaker: &'a Mutex<Speaker>,
         complete: Sender<Vec<Complete>>,
-        progress: &'a dyn Progress,
         clocks: &'a Clocks,
-        lister: &'a Lister<'a, Whole>,
+        host: &'a Host<'a>,
     ) -> Result<Self, RecvError> {
         Ok(Arrivals {
             speaker,
             complete,
-            progress,
-            lister,
+            progress: host.progress,
+            lister: host.lister,
+            host,
             files: Mutex::default(),
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
@@ -353,6 +355,13 @@ impl<'a> Arrivals<'a> {
     /// Is the file one in whose fresh landing zeros need not be written?
     pub fn is_sparse(&self, id: EntryId) -> bool {
         self.files().by_id.get(&id).is_some_and(|arrival| arrival.entry.is_sparse)
+    }
+
+    /// Has this file to wait for its landing until others have some? Each connection of the session may have one.
+    pub fn has_landings_enough(&self, id: EntryId) -> bool {
+        let files = self.files();
+        let is_asked = |arrival: &Arrival| matches!(arrival.at, At::Asked);
+        files.landings > MAX_JOINED && files.by_id.get(&id).is_some_and(is_asked)
     }
 
     /// The landing of a file in arrival, which is made if this is its first part, and whether all that was not written

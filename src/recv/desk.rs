@@ -8,19 +8,27 @@
 //!
 //! A connection whose first frame is not understood yet costs a thread and a descriptor and is worth nothing: when there
 //! are too many of them, one that has waited long is closed in favour of a new one. A session that was served and has
-//! delivered nothing gives way likewise. Both are taken from the address that has most of them, so that a crowd from one
-//! address pushes out itself and nobody else. Whoever does not fit is told so ([`Fault::Busy`](crate::fault::Fault)).
+//! delivered nothing, or nothing for some time, gives way likewise. Both are taken from the address that has most of them,
+//! so that a crowd from one address pushes out itself and nobody else. Whoever does not fit is told so
+//! ([`Fault::Busy`](crate::fault::Fault)).
+//!
+//! Sessions also hold memory and descriptors, by the entries that they have in flight. Where those run short, the one that
+//! was idle with most of them for longest gives way. A sender comes back by itself and goes on where it was.
 //!
 //! Senders of the classic dialect cannot be told, and many of them are gone when what they sent is read. So no connection
 //! gives way whose first words wait to be read, and sessions of theirs that have sent anything wait for a place and keep it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Resource, getrlimit};
 
 use super::failed::Failed;
 use super::line::Line;
-use crate::wire::SessionId;
+use crate::wire::{MAX_ENTRIES_IN_FLIGHT, SessionId};
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +53,36 @@ const FIRST_WORDS_TIME: Duration = Duration::from_millis(250);
 /// And so long not one that is understood and waits for a place.
 const PLACE_TIME: Duration = Duration::from_secs(2);
 
+/// A session that has delivered something is idle after so long without more, or the longest silence where that is less.
+/// A slow disk has a part read and hashed by then at either end, and has woken up.
+const IDLE_TIME: Duration = Duration::from_secs(15);
+/// In flight in all sessions, before those that are idle give way: as many as four sessions may have, in about 75 MB.
+const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
+/// And before any gives way.
+const MOST_ENTRIES: usize = 2 * MAX_ENTRIES;
+/// So long a session that gives way may take to say so.
+const LEAVING_TIME: Duration = Duration::from_secs(1);
+
 /// Descriptors that are kept for the program itself and for files that arrive.
 const KEPT_DESCRIPTORS: u64 = 144;
 /// Descriptors of a session beside its files: its connection, its bell, a pipe for each connection, folders.
 const SESSION_DESCRIPTORS: u64 = 8;
+
+/// Who comes in finds this part of all descriptors, enough for its session and a file, if any idle session holds more.
+pub const FREE_FOR_SESSIONS: u64 = 16;
+/// And this part is left by sessions that have some landings already.
+pub const FREE_FOR_OTHERS: u64 = 8;
+
+/// How many descriptors this process may have.
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Is less than this part of all descriptors free? The next one gets the least number that is.
+pub fn are_few_free(any: impl AsFd, part: u64) -> bool {
+    let all = descriptors();
+    fcntl_dupfd_cloexec(any, 0).map_or(true, |next| next.as_raw_fd() as u64 >= all - all / part)
+}
 
 impl Limits {
     /// For a process that may have so many descriptors.
@@ -73,6 +107,8 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Desk {
     limits: Limits,
+    /// Whoever has delivered nothing for so long is idle.
+    pub idle_time: Duration,
     /// Everyone who is connected, by a number that tells who came first.
     guests: BTreeMap<u64, Guest>,
     came: u64,
@@ -150,9 +186,11 @@ impl Address {
 }
 
 impl Desk {
-    pub fn new(limits: Limits) -> Self {
+    /// For peers that may be silent for so long.
+    pub fn new(limits: Limits, timeout: Duration) -> Self {
         Desk {
             limits,
+            idle_time: timeout.min(IDLE_TIME),
             guests: BTreeMap::new(),
             came: 0,
             active: 0,
@@ -210,12 +248,15 @@ impl Desk {
             return Err(Full);
         };
         for (whose, limit) in [(Some(address), share(self.limits.served)), (None, self.limits.served)] {
-            let is_served = |guest: &Guest| guest.stage == Stage::Served;
-            let is_idle = |guest: &Guest| {
+            let idle_time = self.idle_time;
+            let brought_nothing = |guest: &Guest| {
                 let may_have_gone = guest.kind == Kind::Classic && guest.line.has_unread();
-                !guest.line.is_working() && !may_have_gone
+                !guest.line.has_worked() && !may_have_gone
             };
-            if self.places(whose) >= limit && !self.oldest_gives_way(whose, is_served, is_idle) {
+            if self.places(whose) >= limit
+                && !self.oldest_gives_way(whose, Guest::is_served, brought_nothing)
+                && !self.oldest_gives_way(whose, Guest::is_served, |guest| guest.is_idle(idle_time))
+            {
                 return Err(Full);
             }
         }
@@ -223,6 +264,41 @@ impl Desk {
             (guest.stage, guest.kind) = (Stage::Served, kind);
         }
         Ok(())
+    }
+
+    /// Memory runs short where too many entries are in flight: somebody has to give way, but not one that has just come and
+    /// holds little, for those that only seem to work.
+    pub fn limit_entries(&mut self, now: Instant) {
+        let served = self.guests.values().filter(|guest| guest.is_served());
+        let held: Vec<usize> = served.map(|guest| guest.line.entries()).filter(|held| *held > 0).collect();
+        let entries: usize = held.iter().sum();
+        if entries > MAX_ENTRIES {
+            // Those that do not even take their last words are not waited for.
+            let is_late = |guest: &&Guest| {
+                guest.stage == Stage::Leaving && now.saturating_duration_since(guest.since) >= LEAVING_TIME
+            };
+            self.guests.values().filter(is_late).for_each(|guest| guest.line.cut());
+            let (average, idle_time) = (entries / held.len(), self.idle_time);
+            self.holder_gives_way(now, |guest| {
+                guest.line.entries() >= average
+                    && (entries > MOST_ENTRIES || !guest.line.has_worked() || guest.is_idle(idle_time))
+            });
+        }
+    }
+
+    /// Descriptors run short: an idle session that holds some gives way.
+    pub fn spare_descriptors(&mut self, now: Instant) {
+        let idle_time = self.idle_time;
+        self.holder_gives_way(now, |guest| guest.line.entries() > 0 && guest.is_idle(idle_time));
+    }
+
+    /// Of the sessions that `may` go, the one that was idle with most entries in flight for longest gives way.
+    fn holder_gives_way(&mut self, now: Instant, may: impl Fn(&Guest) -> bool) {
+        let candidates = self.guests.values_mut().filter(|guest| guest.is_served() && may(guest));
+        let held = |guest: &&mut Guest| guest.line.entries() as u128 * (1 + guest.line.idle().as_millis());
+        if let Some(guest) = candidates.max_by_key(held) {
+            guest.gives_way(now);
+        }
     }
 
     /// It waits for a place, because nobody could be told that there is none.
@@ -302,14 +378,13 @@ impl Desk {
         let Some(guest) = candidates.rev().max_by_key(|guest| crowds[&guest.address]) else {
             return false;
         };
-        guest.stage = Stage::Leaving;
-        guest.line.give_way();
+        guest.gives_way(Instant::now());
         true
     }
 
     /// Places that are taken or promised.
     fn places(&self, whose: Option<Address>) -> usize {
-        let served = |guest: &&Guest| guest.stage == Stage::Served && guest.is_of(whose);
+        let served = |guest: &&Guest| guest.is_served() && guest.is_of(whose);
         self.guests.values().filter(served).map(|guest| guest.places).sum()
     }
 }
@@ -317,6 +392,20 @@ impl Desk {
 impl Guest {
     fn is_unserved(&self) -> bool {
         matches!(self.stage, Stage::Opening | Stage::Waiting)
+    }
+
+    fn is_served(&self) -> bool {
+        self.stage == Stage::Served
+    }
+
+    /// Has nothing come for so long, of a sender that can be told?
+    fn is_idle(&self, time: Duration) -> bool {
+        self.kind == Kind::Native && self.line.idle() >= time
+    }
+
+    fn gives_way(&mut self, now: Instant) {
+        (self.stage, self.since) = (Stage::Leaving, now);
+        self.line.give_way();
     }
 
     fn is_of(&self, whose: Option<Address>) -> bool {
@@ -335,6 +424,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     const FEW: Limits = Limits { openings: 4, served: 8 };
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn line() -> Line {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -363,7 +453,7 @@ mod tests {
 
     #[test]
     fn who_says_nothing_gives_way_the_oldest_first() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let silent: Vec<_> = (1..=4).map(|last| enter(&mut desk, last).1).collect();
         assert!(silent.iter().all(|line| !line.has_given_way()));
         enter(&mut desk, 5);
@@ -373,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let honest = enter(&mut desk, 1).1;
         let crowd: Vec<_> = (0..100).map(|_| enter(&mut desk, 2).1).collect();
         assert!(!honest.has_given_way());
@@ -386,7 +476,7 @@ mod tests {
 
     #[test]
     fn whoever_may_have_spoken_does_not_give_way() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let line = Line::new(listener.accept().unwrap().0);
@@ -403,34 +493,73 @@ mod tests {
 
     #[test]
     fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let idle = served(&mut desk, 1).unwrap().1;
         for _ in 1..4 {
-            served(&mut desk, 1).unwrap().1.works();
+            served(&mut desk, 1).unwrap().1.delivers(0);
         }
         let one_more = served(&mut desk, 1).unwrap().1;
         assert!(idle.has_given_way() && !one_more.has_given_way());
-        one_more.works();
+        one_more.delivers(0);
         assert_eq!(served(&mut desk, 1).unwrap_err(), Full, "the address has its share");
         for last in [2, 2, 2, 3] {
-            served(&mut desk, last).unwrap().1.works();
+            served(&mut desk, last).unwrap().1.delivers(0);
         }
         assert_eq!(served(&mut desk, 4).unwrap_err(), Full, "all places are taken");
     }
 
     #[test]
     fn a_place_is_free_again_when_its_session_has_ended() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let sessions: Vec<_> = (0..4).map(|_| served(&mut desk, 1).unwrap()).collect();
-        sessions.iter().for_each(|(_, line)| line.works());
+        sessions.iter().for_each(|(_, line)| line.delivers(0));
         served(&mut desk, 1).unwrap_err();
         desk.leave(sessions[2].0);
         assert!(served(&mut desk, 1).is_ok());
     }
 
     #[test]
+    fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
+        // Everybody is idle at once.
+        let mut desk = Desk::new(FEW, Duration::ZERO);
+        let worked = served(&mut desk, 1).unwrap().1;
+        let (number, classic) = enter(&mut desk, 1);
+        desk.serve(number, Kind::Classic).unwrap();
+        let silent = [(); 2].map(|()| served(&mut desk, 1).unwrap().1);
+        [&worked, &classic].iter().for_each(|line| line.delivers(0));
+        for _ in 0..2 {
+            served(&mut desk, 1).unwrap().1.delivers(0);
+        }
+        assert!(silent.iter().all(Line::has_given_way) && !worked.has_given_way());
+        served(&mut desk, 1).unwrap();
+        assert!(worked.has_given_way());
+        assert!(!classic.has_given_way(), "its sender could not be told");
+    }
+
+    #[test]
+    fn of_those_that_hold_too_much_the_idle_one_gives_way() {
+        let mut desk = Desk::new(FEW, TIMEOUT);
+        let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut desk, last).unwrap().1);
+        works.delivers(0);
+        [&works, &idle].iter().for_each(|line| line.holds(MAX_ENTRIES / 2));
+        desk.limit_entries(Instant::now());
+        assert!(!idle.has_given_way(), "that is not too much");
+        poor.holds(1);
+        desk.spare_descriptors(Instant::now());
+        assert!(!idle.has_given_way(), "it has just come");
+        desk.limit_entries(Instant::now());
+        assert!(idle.has_given_way() && !works.has_given_way() && !poor.has_given_way());
+        works.holds(MAX_ENTRIES);
+        desk.limit_entries(Instant::now());
+        assert!(!poor.has_given_way(), "it holds less than most");
+        works.holds(MOST_ENTRIES + 1);
+        desk.limit_entries(Instant::now());
+        assert!(works.has_given_way(), "far too much");
+    }
+
+    #[test]
     fn further_connections_are_promised_as_long_as_there_is_room() {
-        let mut desk = Desk::new(Limits { openings: 4, served: 64 });
+        let mut desk = Desk::new(Limits { openings: 4, served: 64 }, TIMEOUT);
         let promised = |desk: &mut Desk| {
             let number = served(desk, 1).unwrap().0;
             desk.promise(number, 7)
@@ -438,13 +567,13 @@ mod tests {
         assert_eq!([(); 4].map(|()| promised(&mut desk)), [true, true, false, false]);
         let (joined, line) = enter(&mut desk, 1);
         desk.join(joined);
-        line.works();
+        line.delivers(0);
         assert_eq!(desk.places(None), 2 + 2 * 8, "a connection that joined has its session's place");
     }
 
     #[test]
     fn a_session_is_taken_over_once_and_its_name_is_its_own() {
-        let mut desk = Desk::new(FEW);
+        let mut desk = Desk::new(FEW, TIMEOUT);
         let id = SessionId::new([7; 16]);
         assert!(desk.come_back(id).is_none(), "no such session");
         assert!(desk.count(id, Failed::default()));

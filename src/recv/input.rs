@@ -95,7 +95,7 @@ impl Input {
     /// delivers here counts for its first connection.
     pub fn share(&mut self, (heard, first): &(LastHeard, Line)) {
         self.heard = heard.clone();
-        self.line.works_for(first);
+        self.line.belongs_to(first);
     }
 
     /// Rung when the program is to end.
@@ -117,6 +117,16 @@ impl Input {
                 }
                 Woken::Nothing => {}
             }
+        }
+    }
+
+    /// Lets some time go by; `false` if the bell rang instead.
+    pub fn pause_unless(&self, bell: &Bell, time: Duration) -> Result<bool, RecvError> {
+        match self.interrupt.wait_either(bell, None, Some(time)).map_err(RecvError::Connection)? {
+            Woken::Bell if self.interrupt.is_rung() => Err(RecvError::Interrupted),
+            Woken::Bell => Ok(false),
+            _ if self.line.has_given_way() => Err(RecvError::GaveWay),
+            _ => Ok(true),
         }
     }
 
@@ -225,6 +235,7 @@ impl Input {
         if !here.is_empty() {
             take(here);
             left -= here.len() as u64;
+            self.line.delivers(here.len() as u64);
             self.heard.now();
         }
         if left > 0 {
@@ -264,6 +275,7 @@ impl Input {
         let here = self.inbox.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
         let mut written = file.write_all_at(here, range.offset);
         let mut done = here.len() as u64;
+        self.line.delivers(done);
         moved(&Spliced {
             taken: here.len(),
             is_full: false,
@@ -304,13 +316,16 @@ impl Input {
     /// So much of a body came.
     fn came(&mut self, bytes: usize) {
         self.heard.now();
-        self.line.works();
+        self.line.delivers(bytes as u64);
         self.pace.moved(bytes as u64);
     }
 
     /// Waits for more of a body, with a peer that is slow and not too slow.
     fn wait_for_body(&mut self) -> Result<(), RecvError> {
         loop {
+            if self.line.has_given_way() {
+                return Err(RecvError::GaveWay);
+            }
             let start = Instant::now();
             let is_ready = self.is_ready()?;
             if self.pace.is_too_slow(start.elapsed()) {

@@ -35,12 +35,11 @@ use crate::wire::classic::ClassicError;
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Form, ReceiverSession, SessionId, WireError, receiver};
 
-use desk::{Desk, Kind, Limits};
+use desk::{Desk, FREE_FOR_SESSIONS, Kind, Limits};
 use input::Input;
 use line::Line;
-use native::{EndOnDrop, every};
+use native::{EndOnDrop, Host, every};
 use sessions::{MAX_JOINED, Sessions};
-use whole::Whole;
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -125,8 +124,8 @@ pub enum RecvError {
     /// No place for one more connection.
     #[error("the receiver has as many connections as it takes")]
     Busy,
-    /// The session had delivered nothing when another one needed its place.
-    #[error("the receiver has too many connections, and this one had delivered nothing yet")]
+    /// The session delivered nothing when others needed its place, or what it held.
+    #[error("the receiver has too many connections, and this one delivered nothing")]
     GaveWay,
     /// Somebody wants this program to end.
     #[error("the receiver was interrupted")]
@@ -259,7 +258,7 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<Ending> {
-        let desk = Mutex::new(Desk::new(Limits::for_descriptors(descriptors())));
+        let desk = Mutex::new(Desk::new(Limits::for_descriptors(desk::descriptors()), self.options.timeout));
         self.options.interrupt.beside(|| self.stop().ring(), || self.serve_all(&desk, observer))??;
         let now = lock(&desk);
         let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
@@ -288,7 +287,9 @@ impl Server {
             });
             let accepted = loop {
                 let exhausted = || {
-                    lock(desk).make_room(Instant::now());
+                    let mut now = lock(desk);
+                    now.make_room(Instant::now());
+                    now.spare_descriptors(Instant::now());
                 };
                 let (stream, peer) = match self.listener.accept(exhausted) {
                     Ok(Some(accepted)) => accepted,
@@ -296,8 +297,17 @@ impl Server {
                     Err(error) => break Err(error),
                 };
                 let line = Line::new(stream);
+                let came = Instant::now();
                 let mut now = lock(desk);
-                let number = now.enter(line.clone(), peer.ip(), Instant::now());
+                let number = now.enter(line.clone(), peer.ip(), came);
+                // Whoever holds all that its session needs is idle by then, or at work and done at some time.
+                while came.elapsed() <= now.idle_time
+                    && desk::are_few_free(line.stream(), FREE_FOR_SESSIONS)
+                    && !self.options.interrupt.is_rung()
+                {
+                    now.spare_descriptors(Instant::now());
+                    now = changed.wait_timeout(now, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+                }
                 while now.is_full() || now.is_crowded() {
                     if !now.is_crowded() || !now.make_room(Instant::now()) {
                         now = changed.wait_timeout(now, RETRY).unwrap_or_else(PoisonError::into_inner).0;
@@ -360,7 +370,7 @@ impl Server {
             // Who cannot be told that there is no place waits for one.
             Ok((Opening::Classic, input)) => {
                 if input.has_unread() {
-                    line.works();
+                    line.delivers(0);
                 }
                 (Some(Kind::Classic), Duration::MAX)
             }
@@ -422,8 +432,16 @@ impl Server {
         let lister = Lister::new(self.options.whole_digests, &progress);
         let may_join = || lock(desk).promise(number, MAX_JOINED);
         let receive = || {
-            let summary = first
-                .and_then(|(opening, input)| self.speak(opening, input, may_join, &progress, &lister))?;
+            let limit_entries = || lock(desk).limit_entries(Instant::now());
+            let spare_descriptors = || lock(desk).spare_descriptors(Instant::now());
+            let host = Host {
+                sessions: &self.sessions,
+                progress: &progress,
+                lister: &lister,
+                limit_entries: &limit_entries,
+                spare_descriptors: &spare_descriptors,
+            };
+            let summary = first.and_then(|(opening, input)| self.speak(opening, input, may_join, &host))?;
             Ok(Summary { elapsed: start.elapsed(), ..summary })
         };
         let interrupt = &self.options.interrupt;
@@ -478,8 +496,7 @@ impl Server {
         opening: Opening,
         input: Input,
         may_join: impl FnOnce() -> bool,
-        progress: &dyn Progress,
-        lister: &Lister<'_, Whole>,
+        host: &Host<'_>,
     ) -> Result<Summary, RecvError> {
         match opening {
             Opening::Native { hello, .. } => {
@@ -489,13 +506,13 @@ impl Server {
                 if !may_join() {
                     session.keep_to_one_connection();
                 }
-                native::receive(input, &hello, session, store, &self.sessions, progress, lister)
+                native::receive(input, &hello, session, store, host)
             }
             // Handed over before it came to this.
             Opening::Join(_) => Ok(Summary::default()),
             Opening::Classic => {
                 let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;
-                classic::receive(input, store, self.options.names, progress)
+                classic::receive(input, store, self.options.names, host.progress)
             }
             Opening::Tls => {
                 input.close();
@@ -537,12 +554,6 @@ fn turn_away(opening: &Opening, input: &Input, why: &RecvError) {
         Opening::Classic => input.reset(),
         Opening::Tls | Opening::Http => input.close(),
     }
-}
-
-/// How many descriptors this process may have.
-fn descriptors() -> u64 {
-    use rustix::process::{Resource, getrlimit};
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn open_native(input: &mut Input) -> Result<Opening, RecvError> {

@@ -26,6 +26,7 @@ use super::arrivals::Arrivals;
 use super::committer;
 use super::decider::{self, Decider};
 use super::input::Input;
+use super::line::Line;
 use super::reader::{Place, Reader};
 use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
 use super::verifier;
@@ -50,6 +51,7 @@ pub struct Speaker {
     pub session: ReceiverSession,
     pub summary: Summary,
     writer: PatientWriter,
+    line: Line,
     timeout: Duration,
     /// How an earlier write failed.
     broken: Option<io::ErrorKind>,
@@ -65,14 +67,21 @@ impl Speaker {
                 input.heard().clone(),
                 input.interrupt().clone(),
             ),
+            line: input.line().clone(),
             timeout: input.timeout(),
             broken: None,
         }
     }
 
+    /// This side was at work with what the peer delivered.
+    pub fn worked_for(&self, time: Duration) {
+        self.line.worked_for(time);
+    }
+
     /// Sends what the session has to say.
     pub fn flush(&mut self) -> Result<(), RecvError> {
         let output = self.session.take_output();
+        self.line.holds(self.session.in_flight());
         if let Some(kind) = self.broken {
             // A frame was cut: whatever comes behind it would be misread.
             return Err(self.write_error(kind.into()));
@@ -147,22 +156,31 @@ pub fn lock(speaker: &Mutex<Speaker>) -> MutexGuard<'_, Speaker> {
     speaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a session has of the receiver around it.
+pub struct Host<'a> {
+    pub sessions: &'a Sessions,
+    pub progress: &'a dyn Progress,
+    pub lister: &'a Lister<'a, Whole>,
+    /// Looks whether all sessions together hold too much, after this one has said what it holds.
+    pub limit_entries: &'a (dyn Fn() + Sync),
+    /// Has an idle session, if there is one, give way for its descriptors.
+    pub spare_descriptors: &'a (dyn Fn() + Sync),
+}
+
 /// Takes a session from its first frame, `hello`, to its receipt.
 pub fn receive(
     mut input: Input,
     hello: &[u8],
     session: ReceiverSession,
     store: Store,
-    sessions: &Sessions,
-    progress: &dyn Progress,
-    lister: &Lister<'_, Whole>,
+    host: &Host<'_>,
 ) -> Result<Summary, RecvError> {
     let mut speaker = Speaker::new(session, &input);
     let opened = speaker.session.handle(hello).map_err(RecvError::from);
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
     let places = if speaker.session.takes_streams() { MAX_JOINED } else { 0 };
     let opened = opened.and_then(|_| {
-        speaker.session.id().map(|id| sessions.open(id, input.shared_stream(), places)).transpose()
+        speaker.session.id().map(|id| host.sessions.open(id, input.shared_stream(), places)).transpose()
     });
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
     let (opened, in_work) = match opened {
@@ -174,8 +192,7 @@ pub fn receive(
     };
     let speaker = Mutex::new(speaker);
     let (clocks, start) = (Clocks::default(), Instant::now());
-    let outcome =
-        opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, progress, &clocks, lister));
+    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, &clocks, host));
     // Everything is kept: a session that goes on with this one may have it.
     drop(in_work);
     let mut speaker = lock(&speaker);
@@ -206,9 +223,8 @@ fn run(
     store: Store,
     speaker: &Mutex<Speaker>,
     entrance: Option<Entrance<'_>>,
-    progress: &dyn Progress,
     clocks: &Clocks,
-    lister: &Lister<'_, Whole>,
+    host: &Host<'_>,
 ) -> Result<Vec<Joined>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
@@ -218,9 +234,9 @@ fn run(
         let committing = store.another();
         let (complete, to_commit) = unbounded();
         let committer = scope.spawn(|| {
-            committer::commit(committing, speaker, to_commit, progress, &clocks.committing, lister)
+            committer::commit(committing, speaker, to_commit, host.progress, &clocks.committing, host.lister)
         });
-        let arrivals = Arrivals::new(speaker, complete, progress, clocks, lister)?;
+        let arrivals = Arrivals::new(speaker, complete, clocks, host)?;
         let read_to_end = (Mutex::new(false), Condvar::new());
         let received = thread::scope(|scope| {
             scope.spawn(|| every(CHECKPOINT, &read_to_end, || arrivals.checkpoint(false)));
@@ -310,6 +326,9 @@ pub fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()
 fn pulse(speaker: &Mutex<Speaker>) {
     let mut speaker = lock(speaker);
     speaker.session.busy();
+    if speaker.session.is_committing() {
+        speaker.worked_for(PULSE);
+    }
     // A broken connection is noticed by the reader.
     let _ = speaker.flush();
 }

@@ -1,8 +1,11 @@
 //! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
 
+use std::time::Duration;
+
 use super::RecvError;
 use super::arrivals::Arrivals;
 use super::decider::{Decider, Waiters};
+use super::desk::{FREE_FOR_OTHERS, are_few_free};
 use super::input::Input;
 use super::measure;
 use super::verifier::{Small, ToVerifier, ToVerify};
@@ -10,10 +13,13 @@ use crate::net::Spliced;
 use crate::progress::Event as Told;
 use crate::store::{Store, StoreError, Written};
 use crate::wire::receiver::{Event, HoleHeader, PartHeader};
-use crate::wire::{Form, SMALL_FILE_BYTES};
+use crate::wire::{EntryId, Form, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
 const FRAMES_A_WORD: u32 = 256;
+
+/// How often it is looked whether descriptors are free again.
+const DESCRIPTORS_TICK: Duration = Duration::from_millis(20);
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +68,15 @@ impl<'a> Reader<'a> {
                     return Ok(());
                 }
             }
+            // Whatever it has said beyond that would only take more room.
+            if input.line().has_given_way() {
+                return Err(RecvError::GaveWay);
+            }
             self.arrivals.lister.wait_for_room();
             let Some(json) = input.frame(Form::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
+            let bytes = json.len() as u64;
             let event = {
                 let session = &mut self.arrivals.speak().session;
                 match self.place {
@@ -77,7 +88,7 @@ impl<'a> Reader<'a> {
                 event,
                 Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
             ) {
-                input.line().works();
+                input.line().delivers(bytes);
             }
             self.take(event, input)?;
             self.frames += 1;
@@ -89,7 +100,9 @@ impl<'a> Reader<'a> {
 
     fn speak(&mut self) -> Result<(), RecvError> {
         self.frames = 0;
-        self.arrivals.speak().flush()
+        let told = self.arrivals.speak().flush();
+        (self.arrivals.host.limit_entries)();
+        told
     }
 
     fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
@@ -132,7 +145,10 @@ impl<'a> Reader<'a> {
                 Some(_) => self.arrivals.differs(&mut self.store, hole.id),
                 None => {}
             },
-            Event::Hole(hole) => self.hole(&hole),
+            Event::Hole(hole) => {
+                self.leave_descriptors(hole.id, input)?;
+                self.hole(&hole);
+            }
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
                 self.arrivals.forget(id);
                 let mut speaker = self.arrivals.speak();
@@ -168,6 +184,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
+    /// others give way.
+    fn leave_descriptors(&self, id: EntryId, input: &Input) -> Result<(), RecvError> {
+        while self.arrivals.has_landings_enough(id) && are_few_free(input.stream(), FREE_FOR_OTHERS) {
+            (self.arrivals.host.spare_descriptors)();
+            if !input.pause_unless(self.arrivals.over(), DESCRIPTORS_TICK)? {
+                // Whatever ended the session says why.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Parts of zeros: a fresh landing of a sparse file has them already.
     fn hole(&mut self, hole: &HoleHeader) {
         let cleared = self
@@ -200,6 +229,7 @@ impl<'a> Reader<'a> {
 
     /// One part of a larger file: to its landing at once, and then to the verifier.
     fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+        self.leave_descriptors(header.id, input)?;
         let _in_transit = self.arrivals.in_transit();
         let written = self.arrivals.land(&mut self.store, header.id);
         let written = match written {

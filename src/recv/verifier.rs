@@ -97,7 +97,8 @@ impl Small {
 /// Verifies until the queue is closed and empty.
 pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, spare }: Queues) {
     while let Ok(first) = queue.recv() {
-        let deadline = Instant::now() + WINDOW_AGE;
+        let start = Instant::now();
+        let deadline = start + WINDOW_AGE;
         let mut window = Vec::with_capacity(MAX_WINDOW);
         let mut next = Some(first);
         while let Some(work) = next {
@@ -126,8 +127,10 @@ pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, s
         if !window.is_empty() {
             verify_window(arrivals, &mut store, &window);
         }
+        let mut speaker = arrivals.speak();
+        speaker.worked_for(start.elapsed());
         // A connection that is broken is noticed by its reader.
-        let _ = arrivals.speak().flush();
+        let _ = speaker.flush();
     }
 }
 

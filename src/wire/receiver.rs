@@ -605,8 +605,10 @@ impl ReceiverSession {
         Some(file)
     }
 
-    /// Tells the sender why the session ends here.
+    /// Tells the sender why the session ends here. That may take its time; of entries nothing is known any more.
     pub fn give_up(&mut self, fault: Fault, reason: &str) {
+        (self.files, self.waiting, self.committing) = Default::default();
+        (self.quiet_files, self.name_bytes) = (0, 0);
         Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
@@ -664,7 +666,8 @@ impl ReceiverSession {
         }
     }
 
-    fn in_flight(&self) -> usize {
+    /// Entries that were announced and are not settled.
+    pub fn in_flight(&self) -> usize {
         self.files.len() + self.waiting.len() + self.committing.len()
     }
 }
