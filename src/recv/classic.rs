@@ -119,7 +119,10 @@ impl Session<'_> {
         for (header, result) in headers.into_iter().zip(self.store.commit(items)) {
             match result {
                 Ok(placed) => {
-                    self.summary.files += 1;
+                    match placed {
+                        Placed::AlreadyThere => self.summary.count_skipped(header.size_bytes),
+                        Placed::Named | Placed::Renamed(_) => self.summary.count_new(header.size_bytes),
+                    }
                     if let Placed::Renamed(to) = &placed {
                         self.progress
                             .event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });

@@ -93,8 +93,12 @@ fn commit_batch(
                     progress.event(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
                 }
                 if is_file {
-                    speaker.summary.files += 1;
-                    speaker.summary.skipped_files += u64::from(was_there);
+                    // Another session may have been the first with the same file.
+                    let was_there = was_there || placed == Placed::AlreadyThere;
+                    match was_there {
+                        true => speaker.summary.count_skipped(size_bytes),
+                        false => speaker.summary.count_new(size_bytes),
+                    }
                     let name = if let Placed::Renamed(to) = &placed { to } else { &path };
                     lister.stored(id, name.as_bytes(), md5, if was_there { size_bytes } else { 0 });
                 } else {

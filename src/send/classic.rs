@@ -96,7 +96,7 @@ impl Sender<'_> {
 
     /// As much as can be said: nobody confirms anything.
     fn sent(&mut self, source: &Source, md5: Md5) {
-        self.summary.files += 1;
+        self.summary.count_new(source.size_bytes);
         let path = source.name.as_bytes();
         self.progress.event(Event::FileDone { path, md5: Some(md5), skipped_bytes: 0 });
     }

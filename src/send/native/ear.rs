@@ -220,8 +220,10 @@ fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Annou
     match announced {
         Announced::Dir(..) | Announced::Link { .. } => state.summary.others += 1,
         Announced::File { source, already_there, md5, .. } => {
-            state.summary.files += 1;
-            state.summary.skipped_files += u64::from(*already_there);
+            match already_there {
+                true => state.summary.count_skipped(source.size_bytes),
+                false => state.summary.count_new(source.size_bytes),
+            }
             let skipped_bytes = if *already_there { source.size_bytes } else { 0 };
             if md5.is_none() {
                 // Perhaps nothing of it had to be loaded.
