@@ -8,11 +8,14 @@ use indicatif::{BinaryBytes, DecimalBytes};
 use crate::bench::{Options, Report, shown_dir};
 use crate::escape::Shown;
 use crate::progress::Summary;
+use crate::spent::Limit;
 use crate::store::Unfinished;
 use crate::units::rate_text;
 
 /// Nobody asks what limited a transfer that was over at once.
 const WORTH_EXPLAINING: Duration = Duration::from_secs(1);
+/// What is busy for a smaller share of the time is no limit.
+const LIMITS_PERCENT: u8 = 50;
 
 /// `Sent 3 files (1.20 GB) in 2.1 s, 571.00 MB/s to nas. Checked by MD5, ...`
 pub fn sent(summary: &Summary, host: &str) -> String {
@@ -172,7 +175,8 @@ fn remarks(summary: &Summary) -> String {
     if summary.hole_bytes > 0 {
         remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
     }
-    if let Some(limit) = summary.limit.filter(|_| summary.elapsed >= WORTH_EXPLAINING) {
+    let limits = |limit: &Limit| limit.percent >= LIMITS_PERCENT && summary.elapsed >= WORTH_EXPLAINING;
+    if let Some(limit) = summary.limit.filter(limits) {
         remarks += &format!(" Limited by: {limit}.");
     }
     if summary.repaired_parts > 0 {
@@ -215,6 +219,7 @@ mod tests {
     use crate::bench::Row;
     use crate::fault::Fault;
     use crate::measure::Rate;
+    use crate::spent::Stage;
 
     fn summary() -> Summary {
         Summary {
@@ -354,6 +359,20 @@ mod tests {
         let sentence = shared.last().unwrap();
         assert!(sentence.contains("share this machine"), "{sentence}");
         assert!(sentence.contains("the wire, reaches 110 MB/s alone."), "{sentence}");
+    }
+
+    #[test]
+    fn what_is_busy_for_less_than_half_of_the_time_is_no_limit() {
+        let limited = |percent| {
+            let limit = Some(Limit { stage: Stage::ReceiversMd5, percent });
+            sent(&Summary { limit, ..summary() }, "nas")
+        };
+        assert!(
+            limited(50).ends_with(" Limited by: the receiver's MD5, 50 % of the time."),
+            "{}",
+            limited(50)
+        );
+        assert!(!limited(49).contains("Limited by"), "{}", limited(49));
     }
 
     #[test]
