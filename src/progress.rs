@@ -37,7 +37,7 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
-    /// So many bytes of a file are at the receiver already, from an earlier attempt.
+    /// So many bytes of a file are at the receiver already.
     Resumed {
         /// The file's relative path.
         path: &'a [u8],
@@ -52,8 +52,8 @@ pub enum Event<'a> {
         path: &'a [u8],
         /// The MD5 of all of it, as `md5sum` prints it: where it is known, and always if it was asked for.
         md5: Option<Md5>,
-        /// Bytes that did not have to move because they were there already.
-        skipped_bytes: u64,
+        /// Its size, if it was there already and nothing new was put in place.
+        there_bytes: Option<u64>,
     },
     /// A file is in place, but its MD5, which was asked for, could not be taken.
     Undigested {
@@ -102,8 +102,7 @@ pub enum Event<'a> {
         /// The pause.
         pause: Duration,
     },
-    /// Bytes that moved, but whose fate was not known when the connection was lost: they are asked for again, or are
-    /// there.
+    /// Bytes that moved in vain: they were lost or damaged, or were there already.
     Returned {
         /// How many.
         bytes: u64,
@@ -146,7 +145,7 @@ pub struct Summary {
     pub reconnects: u32,
     /// Bytes of the new files that were there before this session.
     pub resumed_bytes: u64,
-    /// Bytes of the new files that moved once more, because they were lost or damaged on their way.
+    /// Bytes of the new files that moved once more, because a connection was lost.
     pub repeated_bytes: u64,
     /// Parts that had to be fetched again.
     pub repaired_parts: u64,

@@ -180,18 +180,18 @@ impl Progress for Bars<'_> {
                 self.unplan(bytes);
                 let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
                 self.ui.note(&format!(
-                    "{}: going on at {percent} %, {} of {} are there from an earlier attempt",
+                    "{}: going on at {percent} %, {} of {} are there already",
                     Shown::new(path),
                     DecimalBytes(bytes),
                     DecimalBytes(size_bytes)
                 ));
             }
-            Event::FileDone { path, md5, skipped_bytes } => {
+            Event::FileDone { path, md5, there_bytes } => {
                 if let Some(md5) = md5 {
                     self.ui.list(|| md5sum::line(md5, path), &self.lines);
                 }
                 self.files_done.fetch_add(1, Ordering::Relaxed);
-                self.unplan(skipped_bytes);
+                self.unplan(there_bytes.unwrap_or(0));
                 self.refresh();
             }
             Event::FileDropped { remaining_bytes } => {

@@ -267,10 +267,10 @@ impl Loader<'_> {
         let mut state = self.shared.lock();
         let (fault, reason) = (error.fault(), error.to_string());
         if state.session.withdraw(entry, fault, &reason)
-            && let Some(announced) = state.announced.remove(&entry)
+            && let Some(mut announced) = state.announced.remove(&entry)
         {
             self.shared.list_dropped(entry);
-            failed(self.shared, &mut state, &announced, fault, &reason);
+            failed(self.shared, &mut state, &mut announced, fault, &reason);
         }
     }
 }

@@ -10,13 +10,14 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
 use super::Remainder;
+use super::transferred::Transferred;
 use super::whole::Whole;
 use crate::digest::{Md5, PART_BYTES};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::plan::Source;
-use crate::progress::{Event, Progress, Summary};
+use crate::progress::{Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
 use crate::units::Metadata;
@@ -108,7 +109,7 @@ pub enum Announced {
     /// The MD5 is that of a file of one part, once this was hashed.
     File {
         source: Arc<Source>,
-        moved_bytes: u64,
+        transferred: Transferred,
         already_there: bool,
         md5: Option<Md5>,
     },
@@ -122,7 +123,7 @@ pub enum Announced {
 
 impl Announced {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File { source, moved_bytes: 0, already_there: false, md5: None }
+        Announced::File { source, transferred: Transferred::default(), already_there: false, md5: None }
     }
 
     pub fn name(&self) -> &RelPath {
@@ -347,8 +348,8 @@ impl<'a> Shared<'a> {
         unsettled.sort_unstable_by_key(|(id, _)| *id);
         for (id, announced) in &mut unsettled {
             self.lister.dropped(self.listed_before + *id);
-            if let Announced::File { moved_bytes, already_there, .. } = announced {
-                self.progress.event(Event::Returned { bytes: std::mem::take(moved_bytes) });
+            if let Announced::File { transferred, already_there, .. } = announced {
+                transferred.lost();
                 *already_there = false;
             }
         }
@@ -365,8 +366,8 @@ impl<'a> Shared<'a> {
     }
 
     /// A file is stored, and may be listed.
-    pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, skipped_bytes: u64) {
-        self.lister.stored(self.listed_before + id, path, md5, skipped_bytes);
+    pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
+        self.lister.stored(self.listed_before + id, path, md5, there_bytes);
     }
 
     /// All of a file is to be hashed.
