@@ -37,7 +37,7 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
-    /// So many bytes of a file are at the receiver already, from an earlier attempt.
+    /// So many bytes of a file are at the receiver already.
     Resumed {
         /// The file's relative path.
         path: &'a [u8],
@@ -52,8 +52,8 @@ pub enum Event<'a> {
         path: &'a [u8],
         /// The MD5 of all of it, as `md5sum` prints it: where it is known, and always if it was asked for.
         md5: Option<Md5>,
-        /// Bytes that did not have to move because they were there already.
-        skipped_bytes: u64,
+        /// Its size, if it was there already and nothing new was put in place.
+        there_bytes: Option<u64>,
     },
     /// A file is in place, but its MD5, which was asked for, could not be taken.
     Undigested {
@@ -102,8 +102,7 @@ pub enum Event<'a> {
         /// The pause.
         pause: Duration,
     },
-    /// Bytes that moved, but whose fate was not known when the connection was lost: they are asked for again, or are
-    /// there.
+    /// Bytes that moved in vain: they were lost or damaged, or were there already.
     Returned {
         /// How many.
         bytes: u64,
@@ -137,16 +136,22 @@ pub struct Summary {
     pub files: u64,
     /// Files among them that were there already, compared byte for byte by digest.
     pub skipped_files: u64,
+    /// The size of these.
+    pub skipped_bytes: u64,
+    /// The size of the others, which came with this session.
+    pub new_bytes: u64,
     /// Folders and links in place.
     pub others: u64,
-    /// Bytes of bodies that moved.
+    /// Bytes of bodies that moved, whatever became of them.
     pub moved_bytes: u64,
     /// Bytes of holes, which are there without having moved.
     pub hole_bytes: u64,
     /// How often the connection was lost and the session went on with another one.
     pub reconnects: u32,
-    /// Bytes that were there from an earlier attempt.
+    /// Bytes of the new files that were there before this session.
     pub resumed_bytes: u64,
+    /// Bytes of the new files that moved once more, because a connection was lost.
+    pub repeated_bytes: u64,
     /// Parts that had to be fetched again.
     pub repaired_parts: u64,
     /// Stages that were measured for the peer; such a session moves nothing.
@@ -167,6 +172,24 @@ impl Summary {
     /// Counts an entry that did not arrive.
     pub fn count_failure(&mut self, fault: Fault) {
         *self.failures.entry(fault).or_default() += 1;
+    }
+
+    /// Counts a file in place that came with this session.
+    pub fn count_new(&mut self, size_bytes: u64) {
+        self.files += 1;
+        self.new_bytes = self.new_bytes.saturating_add(size_bytes);
+    }
+
+    /// Counts a file that was there already.
+    pub fn count_skipped(&mut self, size_bytes: u64) {
+        self.files += 1;
+        self.skipped_files += 1;
+        self.skipped_bytes = self.skipped_bytes.saturating_add(size_bytes);
+    }
+
+    /// How many files came with this session.
+    pub fn new_files(&self) -> u64 {
+        self.files - self.skipped_files
     }
 
     /// How many entries did not arrive.

@@ -393,6 +393,20 @@ fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
 }
 
 #[test]
+fn a_receiver_does_not_call_stored_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, tree) = (dir.path().join("out"), small_files(dir.path(), 60));
+    let receiver = receiver(&out, &[]);
+    for _ in 0..2 {
+        assert_eq!(end(start_send(&[], &tree, &receiver.host())).code, 0);
+    }
+    let ended = receiver_ended_by(BOTH[0].0, BOTH[0].1, receiver);
+    let words =
+        format!("ftx: interrupted. 60 files were stored in {}, 60 were there already.\n", out.display());
+    assert!(ended.stderr.ends_with(&words), "{ended:?}");
+}
+
+#[test]
 fn an_idle_receiver_ends_at_once_and_without_a_word_if_it_shall_be_quiet() {
     let dir = tempfile::tempdir().unwrap();
     for (signal, code) in BOTH {

@@ -64,7 +64,7 @@ struct Line {
 
 struct Stored {
     path: Box<[u8]>,
-    skipped_bytes: u64,
+    there_bytes: Option<u64>,
 }
 
 /// A file that is not in place yet, or not hashed.
@@ -185,12 +185,12 @@ impl<'a, W: Whole> Lister<'a, W> {
 
     /// A file is in place under `path`. It is told of at once if its MD5 is known or was not asked for, and otherwise
     /// when it is hashed.
-    pub fn stored(&self, id: u64, path: &[u8], md5: Option<Md5>, skipped_bytes: u64) {
+    pub fn stored(&self, id: u64, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
         if !self.is_on {
-            return self.progress.event(Event::FileDone { path, md5, skipped_bytes });
+            return self.progress.event(Event::FileDone { path, md5, there_bytes });
         }
         let mut state = self.lock();
-        let stored = Stored { path: path.into(), skipped_bytes };
+        let stored = Stored { path: path.into(), there_bytes };
         match (md5, state.files.get_mut(&id)) {
             (None, Some(pending)) => pending.stored = Some(stored),
             (Some(md5), _) => {
@@ -283,9 +283,9 @@ impl<'a, W: Whole> Lister<'a, W> {
         }
     }
 
-    fn tell(&self, Line { stored: Stored { path, skipped_bytes }, digest }: Line) {
+    fn tell(&self, Line { stored: Stored { path, there_bytes }, digest }: Line) {
         let md5 = digest.as_ref().ok().copied();
-        self.progress.event(Event::FileDone { path: &path, md5, skipped_bytes });
+        self.progress.event(Event::FileDone { path: &path, md5, there_bytes });
         if let Err(Unread { fault, reason }) = digest {
             *self.lock().undigested.entry(fault).or_default() += 1;
             self.progress.event(Event::Undigested { path: &path, fault, reason: &reason });
@@ -458,7 +458,7 @@ mod tests {
             for (id, size) in (0..).zip(&sizes) {
                 lister.wait_for_room();
                 lister.begin(id, *size, *size, GOOD);
-                lister.stored(id, format!("{id:02}").as_bytes(), None, 0);
+                lister.stored(id, format!("{id:02}").as_bytes(), None, None);
             }
         });
         let expected: Vec<_> = (0..)
@@ -479,8 +479,8 @@ mod tests {
                 lister.ready(1, PartRange { offset, len });
             }
             lister.begin(2, 3, 3, GOOD);
-            lister.stored(2, b"b", None, 0);
-            lister.stored(1, b"a", None, 0);
+            lister.stored(2, b"b", None, None);
+            lister.stored(1, b"a", None, None);
         });
         assert_eq!(
             lines,
@@ -495,7 +495,7 @@ mod tests {
                 lister.begin(id, 100, 100, GOOD);
             }
             lister.dropped(0);
-            lister.stored(1, b"stored", None, 0);
+            lister.stored(1, b"stored", None, None);
         });
         assert_eq!(lines, [("stored".to_owned(), Some(Pattern::md5(100)))]);
         assert_eq!(faults, []);
@@ -509,7 +509,7 @@ mod tests {
             lister.begin(3, 100, 50, GOOD);
             for (id, path) in [(1, b"unreadable"), (2, b"changed..."), (3, b"incomplete"), (4, b"never read")]
             {
-                lister.stored(id, path, None, 0);
+                lister.stored(id, path, None, None);
             }
         });
         assert_eq!(lines.len(), 4);
@@ -522,7 +522,7 @@ mod tests {
         let (lines, _) = listed(|lister| {
             for id in 0..10 * ROOM_LINES as u64 {
                 lister.wait_for_room();
-                lister.stored(id, b"a", Some(Md5::of(b"")), 0);
+                lister.stored(id, b"a", Some(Md5::of(b"")), None);
                 assert!(lister.lock().told.len() <= ROOM_LINES);
             }
         });
@@ -536,7 +536,7 @@ mod tests {
         let notes = Notes::default();
         let lister = Lister::new(false, &notes);
         lister.begin(1, 1, 1, || unreachable!("nothing is hashed"));
-        lister.beside(|| lister.stored(1, b"a", None, 0));
+        lister.beside(|| lister.stored(1, b"a", None, None));
         assert_eq!(notes.0.lock().unwrap()[..], [("a".to_owned(), None)]);
         let _: Lister<'_, Pattern> = lister;
     }

@@ -59,11 +59,13 @@ struct Arrival {
     room: Option<Room>,
     /// Parts that are in and not yet in the landing's journal.
     unrecorded: Vec<Record>,
+    /// What an earlier session left of it and is gone on with.
+    resumed_bytes: u64,
 }
 
 impl Arrival {
     fn new(entry: FileEntry, at: At) -> Self {
-        Arrival { entry, at, room: None, unrecorded: Vec::new() }
+        Arrival { entry, at, room: None, unrecorded: Vec::new(), resumed_bytes: 0 }
     }
 
     /// Nothing is kept of it.
@@ -239,7 +241,9 @@ impl<'a> Arrivals<'a> {
         let runs = there.there();
         let mut speaker = self.speak();
         let bytes = speaker.session.want_rest(id, there);
-        speaker.summary.resumed_bytes += bytes;
+        if let Some(arrival) = self.files().by_id.get_mut(&id) {
+            arrival.resumed_bytes = bytes;
+        }
         drop(speaker);
         for run in runs {
             self.lister.ready(id, layout.run(*run.start(), run.end() - run.start() + 1));
@@ -316,7 +320,8 @@ impl<'a> Arrivals<'a> {
             if md5.is_none() {
                 self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
             }
-            let complete = Complete { id, path: entry.path, size_bytes, md5, item: Item::AlreadyThere(file) };
+            let item = Item::AlreadyThere(file);
+            let complete = Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, item };
             self.hand_over(speaker, vec![complete]);
         }
     }
@@ -426,7 +431,7 @@ impl<'a> Arrivals<'a> {
         for (header, entry, landing) in landed {
             // Anything else, and it was withdrawn meanwhile.
             if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
-                complete.push(complete_file(entry, landing, digests));
+                complete.push(complete_file(entry, 0, landing, digests));
             }
         }
         self.hand_over(&mut speaker, complete);
@@ -468,7 +473,10 @@ impl<'a> Arrivals<'a> {
             return;
         }
         match speaker.session.part_damaged(header) {
-            Repair::Again => {}
+            Repair::Again => {
+                drop(speaker);
+                self.progress.event(Event::Returned { bytes: header.range.len });
+            }
             Repair::GaveUp { remaining_bytes } => {
                 drop(speaker);
                 self.lister.dropped(header.id);
@@ -487,14 +495,14 @@ impl<'a> Arrivals<'a> {
     }
 
     fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
-        let Some(Arrival { entry, at: At::Landing(mut landing), .. }) = self.remove(id) else {
+        let Some(Arrival { entry, at: At::Landing(mut landing), resumed_bytes, .. }) = self.remove(id) else {
             return;
         };
         if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {
             landing.discard();
             return self.fail_now(speaker, &entry, &error);
         }
-        self.hand_over(speaker, vec![complete_file(entry, landing, digests)]);
+        self.hand_over(speaker, vec![complete_file(entry, resumed_bytes, landing, digests)]);
     }
 
     /// Has the committer make entries durable, and after them the folders and links that waited for them. The session
@@ -507,7 +515,7 @@ impl<'a> Arrivals<'a> {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
             };
-            complete.push(Complete { id, path, size_bytes: 0, md5: None, item });
+            complete.push(Complete { id, path, size_bytes: 0, resumed_bytes: 0, md5: None, item });
         }
         if !complete.is_empty() {
             // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
@@ -582,7 +590,7 @@ pub fn room(store: &mut Store, entry: &FileEntry, kept: Option<&Kept>) -> Result
     }
 }
 
-fn complete_file(entry: FileEntry, landing: Landing, digests: PartDigests) -> Complete {
+fn complete_file(entry: FileEntry, resumed_bytes: u64, landing: Landing, digests: PartDigests) -> Complete {
     let FileEntry { id, path, layout, metadata, .. } = entry;
     let md5 = digests.whole(layout);
     let content = Content { size_bytes: layout.size_bytes(), digests: Digests::Parts(digests) };
@@ -590,6 +598,7 @@ fn complete_file(entry: FileEntry, landing: Landing, digests: PartDigests) -> Co
         id,
         path,
         size_bytes: layout.size_bytes(),
+        resumed_bytes,
         md5,
         item: Item::File { landing, content, metadata },
     }

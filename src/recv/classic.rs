@@ -119,7 +119,14 @@ impl Session<'_> {
         for (header, result) in headers.into_iter().zip(self.store.commit(items)) {
             match result {
                 Ok(placed) => {
-                    self.summary.files += 1;
+                    let there_bytes = (placed == Placed::AlreadyThere).then_some(header.size_bytes);
+                    match there_bytes {
+                        Some(bytes) => {
+                            self.summary.count_skipped(bytes);
+                            self.progress.event(Event::Returned { bytes });
+                        }
+                        None => self.summary.count_new(header.size_bytes),
+                    }
                     if let Placed::Renamed(to) = &placed {
                         self.progress
                             .event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
@@ -127,7 +134,7 @@ impl Session<'_> {
                     let name = if let Placed::Renamed(to) = &placed { to } else { &header.path };
                     // What came had this digest, or it would not have got here.
                     let (path, md5) = (name.as_bytes(), Some(header.md5));
-                    self.progress.event(Event::FileDone { path, md5, skipped_bytes: 0 });
+                    self.progress.event(Event::FileDone { path, md5, there_bytes });
                 }
                 Err(error) => {
                     let (name, fault) = (header.path.as_bytes(), error.fault());

@@ -27,6 +27,8 @@ pub struct Complete {
     pub id: EntryId,
     pub path: RelPath,
     pub size_bytes: u64,
+    /// What of it was there before this session.
+    pub resumed_bytes: u64,
     /// Of all of a file, where that is one part.
     pub md5: Option<Md5>,
     pub item: Item,
@@ -77,15 +79,17 @@ fn commit_batch(
 ) -> Result<(), RecvError> {
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
-    for Complete { id, path, size_bytes, md5, item } in batch {
+    for Complete { id, path, size_bytes, resumed_bytes, md5, item } in batch {
         let (is_file, was_there) =
             (!matches!(item, Item::Dir { .. } | Item::Link { .. }), matches!(item, Item::AlreadyThere(_)));
-        labels.push((id, path, size_bytes, md5, is_file, was_there));
+        labels.push((id, path, size_bytes, resumed_bytes, md5, is_file, was_there));
         items.push(item);
     }
     let results = store.commit(items);
     let mut speaker = lock(speaker);
-    for ((id, path, size_bytes, md5, is_file, was_there), result) in labels.into_iter().zip(results) {
+    for ((id, path, size_bytes, resumed_bytes, md5, is_file, was_there), result) in
+        labels.into_iter().zip(results)
+    {
         match result {
             Ok(placed) => {
                 speaker.session.stored(id);
@@ -93,10 +97,20 @@ fn commit_batch(
                     progress.event(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
                 }
                 if is_file {
-                    speaker.summary.files += 1;
-                    speaker.summary.skipped_files += u64::from(was_there);
+                    // Another session may have been the first with the same file.
+                    let is_second = !was_there && placed == Placed::AlreadyThere;
+                    if is_second {
+                        progress.event(Event::Returned { bytes: size_bytes });
+                    }
+                    let was_there = was_there || is_second;
+                    if was_there {
+                        speaker.summary.count_skipped(size_bytes);
+                    } else {
+                        speaker.summary.count_new(size_bytes);
+                        speaker.summary.resumed_bytes += resumed_bytes;
+                    }
                     let name = if let Placed::Renamed(to) = &placed { to } else { &path };
-                    lister.stored(id, name.as_bytes(), md5, if was_there { size_bytes } else { 0 });
+                    lister.stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
                 } else {
                     speaker.summary.others += 1;
                 }

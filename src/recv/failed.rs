@@ -99,7 +99,7 @@ mod tests {
         fail(2, b"b");
         assert_eq!(earlier(2), 2, "the connection knows of its own");
         let second = failed.beside(Box::new(Silent), 2);
-        second.event(Event::FileDone { path: b"c", md5: None, skipped_bytes: 0 });
+        second.event(Event::FileDone { path: b"c", md5: None, there_bytes: None });
         assert_eq!((earlier(2), earlier(3)), (1, 2));
         (0..2 * MOST).for_each(|name| fail(2, &name.to_le_bytes()));
         assert_eq!(earlier(3), MOST as u64);

@@ -96,9 +96,9 @@ impl Sender<'_> {
 
     /// As much as can be said: nobody confirms anything.
     fn sent(&mut self, source: &Source, md5: Md5) {
-        self.summary.files += 1;
+        self.summary.count_new(source.size_bytes);
         let path = source.name.as_bytes();
-        self.progress.event(Event::FileDone { path, md5: Some(md5), skipped_bytes: 0 });
+        self.progress.event(Event::FileDone { path, md5: Some(md5), there_bytes: None });
     }
 
     /// One file, and its digest if it was sent. Before its header is out, a failure costs this file; after it, the

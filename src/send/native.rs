@@ -20,6 +20,7 @@ mod ear;
 mod loader;
 mod state;
 mod streams;
+mod transferred;
 mod whole;
 mod writer;
 

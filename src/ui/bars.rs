@@ -1,12 +1,12 @@
 //! Progress bars: one for the whole session, the file in work under it.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{DecimalBytes, ProgressBar, ProgressStyle, TermLike};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle, TermLike};
 
 use super::Ui;
 use super::list::SessionLines;
@@ -15,9 +15,15 @@ use crate::escape::Shown;
 use crate::md5sum;
 use crate::progress::{Event, Progress};
 
-const OVERALL: &str =
-    "{prefix:<14} {bar:28} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
-const FILE: &str = "               {wide_msg}";
+const OVERALL: &str = "{prefix:<9} {wide_bar} {msg}";
+const FILE: &str = "          {wide_msg}";
+
+/// What the prefix takes at least, and the bar.
+const PREFIX_COLUMNS: usize = 9;
+const BAR_COLUMNS: usize = 6;
+/// Of a terminal that does not tell, and of a log.
+const USUAL_COLUMNS: u16 = 80;
+const LOG_COLUMNS: u16 = 100;
 
 /// How often the bars are brought up to date. Thousands of files a second would cost more to show than to send.
 const REFRESH: Duration = Duration::from_millis(50);
@@ -32,7 +38,12 @@ pub struct Bars<'a> {
     shown: Throttle,
     named: Throttle,
     bytes_planned: AtomicU64,
+    /// There already, or moved and not known to be lost.
+    bytes_done: AtomicU64,
+    /// All that moved.
     bytes_moved: AtomicU64,
+    /// Never drawn: knows how fast that grows.
+    pace: ProgressBar,
     files_planned: AtomicU64,
     files_done: AtomicU64,
     plan_complete: AtomicBool,
@@ -43,7 +54,8 @@ pub struct Bars<'a> {
 
 impl<'a> Bars<'a> {
     pub(super) fn new(ui: &'a Ui, title: &str) -> Self {
-        let overall = ui.multi.add(ProgressBar::new(0));
+        // A bar of no length would be full.
+        let overall = ui.multi.add(ProgressBar::new(1));
         let file = ui.multi.insert_after(&overall, ProgressBar::new(0));
         let style = |template| {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -58,7 +70,9 @@ impl<'a> Bars<'a> {
             shown: Throttle::new(),
             named: Throttle::new(),
             bytes_planned: AtomicU64::new(0),
+            bytes_done: AtomicU64::new(0),
             bytes_moved: AtomicU64::new(0),
+            pace: ProgressBar::hidden(),
             files_planned: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             plan_complete: AtomicBool::new(false),
@@ -73,11 +87,12 @@ impl<'a> Bars<'a> {
             self.digest_bytes.store(remaining_bytes, Ordering::Relaxed);
             let left = DecimalBytes(remaining_bytes);
             self.ui.note(&format!("Everything has moved; {left} are left to hash for the list"));
-            self.overall.reset();
             self.overall.set_prefix("md5sum");
-            self.overall.set_length(remaining_bytes);
+            self.pace.reset();
+            self.draw(0, remaining_bytes, 0);
         } else {
-            self.overall.set_position(total.saturating_sub(remaining_bytes));
+            let done = total.saturating_sub(remaining_bytes);
+            self.draw(done, total, done);
         }
     }
 
@@ -88,7 +103,7 @@ impl<'a> Bars<'a> {
         };
         let is_last = || {
             self.plan_complete.load(Ordering::Relaxed)
-                && is_all(&self.bytes_moved, &self.bytes_planned)
+                && is_all(&self.bytes_done, &self.bytes_planned)
                 && is_all(&self.files_done, &self.files_planned)
         };
         if self.ui.has_bars && (self.shown.is_due() || is_last()) {
@@ -97,26 +112,61 @@ impl<'a> Bars<'a> {
     }
 
     fn show(&self) {
-        let planned = self.files_planned.load(Ordering::Relaxed);
-        // Some work has bytes, but no files.
-        if planned > 0 {
-            let done = self.files_done.load(Ordering::Relaxed);
-            // As long as the walk goes on, the total is a lower bound.
-            let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
-            self.overall.set_message(format!("{}/{}{more} files", text::count(done), text::count(planned)));
-        }
         // Of what is hashed after everything has moved, others tell.
         if self.digest_bytes.load(Ordering::Relaxed) == 0 {
-            self.overall.update(|state| {
-                state.set_len(self.bytes_planned.load(Ordering::Relaxed));
-                state.set_pos(self.bytes_moved.load(Ordering::Relaxed));
-            });
+            let [done, planned, moved] =
+                [&self.bytes_done, &self.bytes_planned, &self.bytes_moved].map(|n| n.load(Ordering::Relaxed));
+            self.draw(done, planned, moved);
         }
     }
 
-    fn unplan(&self, bytes: u64) {
-        lower(&self.bytes_planned, bytes);
+    /// So much is done of so much; `moved` is what that took until now.
+    fn draw(&self, done: u64, planned: u64, moved: u64) {
+        self.pace.set_position(moved);
+        let rate = self.pace.per_sec();
+        let mut parts = Vec::new();
+        if planned > 0 {
+            parts.push(format!("{}/{}", DecimalBytes(done), DecimalBytes(planned)));
+        }
+        if rate >= 1.0 {
+            parts.push(format!("{}/s", DecimalBytes(rate as u64)));
+            let left = Duration::try_from_secs_f64(planned.saturating_sub(done) as f64 / rate);
+            parts.push(format!("{:#} left", HumanDuration(left.unwrap_or(Duration::MAX))));
+        }
+        // Some work has bytes, but no files.
+        let files = self.files_planned.load(Ordering::Relaxed);
+        if files > 0 {
+            let done = self.files_done.load(Ordering::Relaxed);
+            // As long as the walk goes on, the total is a lower bound.
+            let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
+            parts.push(format!("{}/{}{more} files", text::count(done), text::count(files)));
+        }
+        let prefix = self.overall.prefix().chars().count().max(PREFIX_COLUMNS);
+        self.overall.set_message(fitting(&parts, usize::from(columns()), prefix));
+        self.overall.update(|state| {
+            state.set_len(planned.max(1));
+            state.set_pos(done);
+        });
     }
+}
+
+/// As many of the parts, the first ones first, as leave room for a bar.
+fn fitting(parts: &[String], columns: usize, prefix: usize) -> String {
+    let room = columns.saturating_sub(prefix + 1 + BAR_COLUMNS + 1);
+    let lines = (1..=parts.len()).rev().map(|count| parts[..count].join("  "));
+    lines.into_iter().find(|line| line.chars().count() <= room).unwrap_or_default()
+}
+
+/// Of what the bars are drawn on.
+fn columns() -> u16 {
+    if !io::stderr().is_terminal() {
+        return LOG_COLUMNS;
+    }
+    rustix::termios::tcgetwinsize(io::stderr())
+        .map(|size| size.ws_col)
+        .ok()
+        .filter(|columns| *columns > 0)
+        .unwrap_or(USUAL_COLUMNS)
 }
 
 /// Says that it is time for something, once in a while, the first time at once.
@@ -173,30 +223,32 @@ impl Progress for Bars<'_> {
                 }
             }
             Event::Moved { bytes } => {
+                raise(&self.bytes_done, bytes);
                 raise(&self.bytes_moved, bytes);
                 self.refresh();
             }
             Event::Resumed { path, bytes, size_bytes } => {
-                self.unplan(bytes);
+                raise(&self.bytes_done, bytes);
+                self.refresh();
                 let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
                 self.ui.note(&format!(
-                    "{}: going on at {percent} %, {} of {} are there from an earlier attempt",
+                    "{}: going on at {percent} %, {} of {} are there already",
                     Shown::new(path),
                     DecimalBytes(bytes),
                     DecimalBytes(size_bytes)
                 ));
             }
-            Event::FileDone { path, md5, skipped_bytes } => {
+            Event::FileDone { path, md5, there_bytes } => {
                 if let Some(md5) = md5 {
                     self.ui.list(|| md5sum::line(md5, path), &self.lines);
                 }
                 self.files_done.fetch_add(1, Ordering::Relaxed);
-                self.unplan(skipped_bytes);
+                raise(&self.bytes_done, there_bytes.unwrap_or(0));
                 self.refresh();
             }
             Event::FileDropped { remaining_bytes } => {
                 lower(&self.files_planned, 1);
-                self.unplan(remaining_bytes);
+                lower(&self.bytes_planned, remaining_bytes);
                 self.refresh();
             }
             Event::Failed { name, fault, reason } => {
@@ -212,7 +264,7 @@ impl Progress for Bars<'_> {
                 self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
             }
             Event::Returned { bytes } => {
-                lower(&self.bytes_moved, bytes);
+                lower(&self.bytes_done, bytes);
                 self.refresh();
             }
             Event::Lost { reason, pause } => {
@@ -261,7 +313,7 @@ impl fmt::Display for PlainTerm {
 
 impl TermLike for PlainTerm {
     fn width(&self) -> u16 {
-        100
+        LOG_COLUMNS
     }
     fn move_cursor_up(&self, _: usize) -> io::Result<()> {
         Ok(())
@@ -290,5 +342,75 @@ impl TermLike for PlainTerm {
     }
     fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::closing::Closing;
+    use crate::ui::{Exit, Lists};
+    use indicatif::{MultiProgress, ProgressDrawTarget};
+
+    fn ui() -> Ui {
+        let multi = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let closing = Closing::new(multi.clone(), true, true);
+        Ui {
+            closing,
+            multi,
+            has_bars: true,
+            quiet: true,
+            lists: Lists::default(),
+            exit: Mutex::new(Exit::Ok),
+        }
+    }
+
+    /// Bytes that are done, and of how many.
+    fn shown(bars: &Bars<'_>) -> (u64, u64) {
+        bars.show();
+        (bars.overall.position(), bars.overall.length().unwrap())
+    }
+
+    #[test]
+    fn a_bar_is_empty_while_nothing_is_known() {
+        let ui = ui();
+        let bars = Bars::new(&ui, "sending");
+        assert_eq!((bars.overall.position(), bars.overall.length()), (0, Some(1)));
+        bars.event(Event::Planned { files: 1, bytes: 0 });
+        assert_eq!(shown(&bars), (0, 1));
+        assert_eq!(bars.overall.message(), "0/1+ files");
+    }
+
+    #[test]
+    fn what_is_there_is_done_and_the_total_stays() {
+        let ui = ui();
+        let bars = Bars::new(&ui, "sending");
+        bars.event(Event::Planned { files: 2, bytes: 350 });
+        bars.event(Event::Resumed { path: b"a", bytes: 120, size_bytes: 300 });
+        assert_eq!(shown(&bars), (120, 350));
+        bars.event(Event::Moved { bytes: 80 });
+        bars.event(Event::Lost { reason: "", pause: Duration::ZERO });
+        assert_eq!(shown(&bars), (200, 350));
+        // On the next connection.
+        bars.event(Event::Returned { bytes: 200 });
+        bars.event(Event::Resumed { path: b"a", bytes: 160, size_bytes: 300 });
+        assert_eq!(shown(&bars), (160, 350));
+        bars.event(Event::Moved { bytes: 140 });
+        bars.event(Event::FileDone { path: b"b", md5: None, there_bytes: Some(50) });
+        assert_eq!(shown(&bars), (350, 350));
+        assert_eq!(bars.bytes_moved.load(Ordering::Relaxed), 220, "the rate is that of what moved");
+    }
+
+    #[test]
+    fn what_does_not_fit_beside_a_bar_is_left_out() {
+        let parts = ["292.94 MB/300.00 MB", "123.61 MB/s", "11s left", "1,204/20,000 files"];
+        let parts: Vec<_> = parts.map(str::to_owned).into();
+        let line = |columns| fitting(&parts, columns, PREFIX_COLUMNS);
+        assert_eq!(line(80), "292.94 MB/300.00 MB  123.61 MB/s  11s left  1,204/20,000 files");
+        assert_eq!(line(78), "292.94 MB/300.00 MB  123.61 MB/s  11s left");
+        assert_eq!(line(40), "292.94 MB/300.00 MB");
+        assert_eq!(line(10), "");
+        let widest = |columns| PREFIX_COLUMNS + 1 + BAR_COLUMNS + 1 + line(columns).chars().count();
+        assert!((20..200).all(|columns| widest(columns) <= columns));
     }
 }

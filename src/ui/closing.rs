@@ -50,7 +50,10 @@ pub enum CutShort {
 pub struct Tally {
     role: OnceLock<Role>,
     files_planned: AtomicU64,
+    /// In place, those that were there before included.
     files_done: AtomicU64,
+    files_there: AtomicU64,
+    files_dropped: AtomicU64,
     plan_complete: AtomicBool,
     is_said: AtomicBool,
 }
@@ -64,8 +67,11 @@ impl Tally {
         match event {
             Event::Planned { files, .. } => add(&self.files_planned, *files),
             Event::PlanComplete => self.plan_complete.store(true, Ordering::Relaxed),
-            Event::FileDone { .. } => add(&self.files_done, 1),
-            Event::FileDropped { .. } => add(&self.files_planned, 1u64.wrapping_neg()),
+            Event::FileDone { there_bytes, .. } => {
+                add(&self.files_done, 1);
+                add(&self.files_there, u64::from(there_bytes.is_some()));
+            }
+            Event::FileDropped { .. } => add(&self.files_dropped, 1),
             _ => {}
         }
     }
@@ -101,12 +107,17 @@ impl Tally {
             }
             Some(Role::Receiver { out }) => {
                 let out = Shown::new(out.as_os_str().as_encoded_bytes());
-                let again = match planned - done {
-                    0 => "",
-                    _ => "; whoever sends the same again goes on",
+                let open = planned > done + self.files_dropped.load(Ordering::Relaxed);
+                let again = if open { "; whoever sends the same again goes on" } else { "" };
+                let were = |number| if number == 1 { "was" } else { "were" };
+                let there_before = self.files_there.load(Ordering::Relaxed);
+                let stored = done.saturating_sub(there_before);
+                let there = match there_before {
+                    0 => String::new(),
+                    there => format!(", {} {} there already", text::count(there), were(there)),
                 };
-                let was = if done == 1 { "was" } else { "were" };
-                format!("interrupted. {shown_done} {} {was} stored in {out}{again}.", files(done))
+                let (shown, files, were) = (text::count(stored), files(stored), were(stored));
+                format!("interrupted. {shown} {files} {were} stored in {out}{there}{again}.")
             }
         }
     }
@@ -161,8 +172,31 @@ mod tests {
         if is_complete {
             tally.event(&Event::PlanComplete);
         }
-        (0..done).for_each(|_| tally.event(&Event::FileDone { path: b"a", md5: None, skipped_bytes: 0 }));
+        (0..done).for_each(|_| tally.event(&Event::FileDone { path: b"a", md5: None, there_bytes: None }));
         tally.sentence()
+    }
+
+    #[test]
+    fn what_was_there_already_is_not_called_stored() {
+        let tally = Tally::default();
+        tally.role.set(Role::Receiver { out: "/in".into() }).unwrap();
+        tally.event(&Event::Planned { files: 4, bytes: 0 });
+        for there_bytes in [None, None, Some(0)] {
+            tally.event(&Event::FileDone { path: b"a", md5: None, there_bytes });
+        }
+        tally.event(&Event::FileDropped { remaining_bytes: 0 });
+        assert_eq!(tally.sentence(), "interrupted. 2 files were stored in /in, 1 was there already.");
+    }
+
+    #[test]
+    fn a_file_that_failed_is_one_of_those_that_were_to_be_sent() {
+        let tally = Tally::default();
+        tally.role.set(Role::Sender { host: "nas".into(), classic: false }).unwrap();
+        tally.event(&Event::Planned { files: 70, bytes: 0 });
+        tally.event(&Event::PlanComplete);
+        tally.event(&Event::FileDropped { remaining_bytes: 0 });
+        let line = tally.sentence();
+        assert!(line.starts_with("interrupted. 0 of 70 files are stored at nas"), "{line}");
     }
 
     #[test]

@@ -10,21 +10,26 @@ use crate::escape::Shown;
 use crate::fault::Fault;
 use crate::progress::Summary;
 use crate::recv::RecvError;
+use crate::spent::Limit;
 use crate::store::Unfinished;
 use crate::units::rate_text;
 use crate::wire::WireError;
 
 /// Nobody asks what limited a transfer that was over at once.
 const WORTH_EXPLAINING: Duration = Duration::from_secs(1);
+/// What is busy for a smaller share of the time is no limit.
+const LIMITS_PERCENT: u8 = 50;
 
-/// `Sent 3 files (1.2 GB) to nas in 2.1 s, 571 MB/s. ...`
+/// `Sent 3 files (1.20 GB) in 2.1 s, 571.00 MB/s to nas. Checked by MD5, ...`
 pub fn sent(summary: &Summary, host: &str) -> String {
-    let vouched = if summary.confirmed {
-        "Checked by MD5, durable at the receiver."
-    } else {
-        "Not confirmed: classic receivers give no receipt."
+    let words = Words {
+        done: "Sent",
+        nothing: "Nothing to send",
+        peer: format!("to {}", Shown::new(host)),
+        resumed: "were there from an earlier attempt",
+        durable: "durable at the receiver",
     };
-    format!("Sent {} to {}. {vouched}{}", what_moved(summary), Shown::new(host), remarks(summary))
+    closing_line(summary, &words)
 }
 
 /// What a sender can do about names that are taken.
@@ -79,12 +84,20 @@ fn coarse(duration: Duration) -> String {
     }
 }
 
-/// `Received 3 files (1.2 GB) from 10.0.0.7 in 2.1 s, 571 MB/s. ...`
+/// `Received 3 files (1.20 GB) in 2.1 s, 571.00 MB/s from 10.0.0.7. Checked by MD5, durable.`
 pub fn received(summary: &Summary, peer: IpAddr) -> String {
     if summary.measures > 0 {
         return format!("Measured for {peer} in {}. Nothing was stored.", duration(summary.elapsed));
     }
-    format!("Received {} from {peer}. Checked by MD5, durable.{}", what_moved(summary), remarks(summary))
+    let words = Words {
+        done: "Received",
+        nothing: "Nothing new",
+        peer: format!("from {peer}"),
+        // An earlier connection of the same sender may have brought them.
+        resumed: "were there already",
+        durable: "durable",
+    };
+    closing_line(summary, &words)
 }
 
 /// The table of `ftx bench`, and the sentence under it.
@@ -114,36 +127,94 @@ pub fn bench(options: &Options, report: &Report) -> Vec<String> {
     lines
 }
 
-fn what_moved(summary: &Summary) -> String {
-    let files = if summary.files == 1 { "file" } else { "files" };
-    let seconds = summary.elapsed.as_secs_f64().max(1e-3);
-    let rate = DecimalBytes((summary.moved_bytes as f64 / seconds) as u64);
-    let (count, bytes) = (count(summary.files), DecimalBytes(summary.moved_bytes));
-    format!("{count} {files} ({bytes}) in {}, {rate}/s", duration(summary.elapsed))
+/// How one end tells of a session.
+struct Words {
+    done: &'static str,
+    nothing: &'static str,
+    peer: String,
+    /// Of bytes.
+    resumed: &'static str,
+    durable: &'static str,
+}
+
+/// What became of the entries, what vouches for them, and what else there is to know. Where nothing new is in place, a
+/// failure comes first.
+fn closing_line(summary: &Summary, words: &Words) -> String {
+    let Words { done, nothing, peer, durable, .. } = words;
+    let (new, skipped, failed) = (summary.new_files(), summary.skipped_files, summary.failed());
+    let in_place = summary.files + summary.others;
+    let took = duration(summary.elapsed);
+    let identical = format!(
+        "{} ({}) {} there already, identical.",
+        counted(skipped, "file", "files"),
+        DecimalBytes(summary.skipped_bytes),
+        if skipped == 1 { "is" } else { "are" }
+    );
+    let mut line = if new > 0 {
+        let there = match skipped {
+            0 => String::new(),
+            _ => format!("; {} there already", counted(skipped, "was", "were")),
+        };
+        format!("{done} {} {peer}{there}.", what_came(summary, words))
+    } else if failed > 0 {
+        let of = counted(in_place + failed, "entry", "entries");
+        let there = if skipped > 0 { format!(" {identical}") } else { String::new() };
+        format!("NOT transferred {peer}: {} of {of}.{there}", count(failed))
+    } else if skipped > 0 {
+        let but = if summary.others > 0 { " but folders and links" } else { "" };
+        format!("{nothing} {peer}{but}: {identical}")
+    } else if in_place > 0 {
+        format!("{done} {} {peer} in {took}.", counted(in_place, "folder or link", "folders and links"))
+    } else {
+        format!("{done} nothing {peer}.")
+    };
+    if new > 0 && failed > 0 {
+        line += &format!(" {} NOT transferred.", counted(failed, "entry was", "entries were"));
+    }
+    line += &match (summary.confirmed, in_place, failed) {
+        (_, 0, _) => String::new(),
+        (false, ..) => " Not confirmed: classic receivers give no receipt.".to_owned(),
+        (true, _, 0) => format!(" Checked by MD5, {durable}."),
+        (true, ..) => format!(" The rest is checked by MD5, {durable}."),
+    };
+    line + &remarks(summary)
+}
+
+/// The size is that of the files, and the rate that of what moved for them.
+fn what_came(summary: &Summary, words: &Words) -> String {
+    let files = counted(summary.new_files(), "file", "files");
+    let resumed = match summary.resumed_bytes {
+        0 => String::new(),
+        bytes => format!(", of which {} {}", DecimalBytes(bytes), words.resumed),
+    };
+    let rate = match summary.moved_bytes as f64 / summary.elapsed.as_secs_f64().max(1e-3) {
+        ..1.0 => String::new(),
+        rate => format!(", {}/s", DecimalBytes(rate as u64)),
+    };
+    format!("{files} ({}{resumed}) in {}{rate}", DecimalBytes(summary.new_bytes), duration(summary.elapsed))
 }
 
 fn remarks(summary: &Summary) -> String {
     let mut remarks = String::new();
-    if summary.skipped_files > 0 {
-        remarks += &format!(" {} of them were there already.", count(summary.skipped_files));
-    }
-    match summary.reconnects {
-        0 => {}
-        1 => remarks += " The connection was lost once.",
-        times => remarks += &format!(" The connection was lost {times} times."),
-    }
-    if summary.resumed_bytes > 0 {
-        let bytes = DecimalBytes(summary.resumed_bytes);
-        remarks += &format!(" {bytes} of it were there from an earlier attempt.");
+    if summary.reconnects > 0 {
+        let again = match summary.repeated_bytes {
+            0 => String::new(),
+            bytes => format!("; {} had to move again", DecimalBytes(bytes)),
+        };
+        let lost =
+            if summary.reconnects == 1 { "once".into() } else { format!("{} times", summary.reconnects) };
+        remarks += &format!(" The connection was lost {lost}{again}.");
     }
     if summary.hole_bytes > 0 {
         remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
     }
-    if let Some(limit) = summary.limit.filter(|_| summary.elapsed >= WORTH_EXPLAINING) {
+    let limits = |limit: &Limit| limit.percent >= LIMITS_PERCENT && summary.elapsed >= WORTH_EXPLAINING;
+    if let Some(limit) = summary.limit.filter(limits) {
         remarks += &format!(" Limited by: {limit}.");
     }
     if summary.repaired_parts > 0 {
-        remarks += &format!(" {} damaged parts were fetched again.", count(summary.repaired_parts));
+        let parts = counted(summary.repaired_parts, "damaged part was", "damaged parts were");
+        remarks += &format!(" {parts} fetched again.");
     }
     match summary.undigested.values().sum() {
         0 => {}
@@ -154,12 +225,12 @@ fn remarks(summary: &Summary) -> String {
                 &format!(" {files} files are in place, but not in the list: their MD5 could not be taken.");
         }
     }
-    match summary.failed() {
-        0 => {}
-        1 => remarks += " 1 entry was NOT transferred.",
-        failed => remarks += &format!(" {} entries were NOT transferred.", count(failed)),
-    }
     remarks
+}
+
+/// `1 file`, `2 files`
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
 /// `1,234,567`
@@ -180,15 +251,36 @@ mod tests {
     use super::*;
     use crate::bench::Row;
     use crate::measure::Rate;
+    use crate::spent::Stage;
 
     fn summary() -> Summary {
         Summary {
             files: 1234,
+            new_bytes: 2_300_000_000,
             moved_bytes: 2_300_000_000,
             elapsed: Duration::from_millis(3200),
             confirmed: true,
             ..Summary::default()
         }
+    }
+
+    /// A session in which nothing new came.
+    fn without_new(skipped_files: u64, others: u64, failed: u64) -> Summary {
+        let (files, skipped_bytes) = (skipped_files, skipped_files * 1_000_000);
+        let failures = [(Fault::Exists, failed)].into();
+        Summary {
+            confirmed: true,
+            files,
+            skipped_files,
+            skipped_bytes,
+            others,
+            failures,
+            ..Summary::default()
+        }
+    }
+
+    fn from(summary: &Summary) -> String {
+        received(summary, "10.0.0.7".parse().unwrap())
     }
 
     #[test]
@@ -197,8 +289,65 @@ mod tests {
             sent(&summary(), "nas"),
             "Sent 1,234 files (2.30 GB) in 3.2 s, 718.75 MB/s to nas. Checked by MD5, durable at the receiver."
         );
+        assert_eq!(
+            from(&Summary { files: 1, ..summary() }),
+            "Received 1 file (2.30 GB) in 3.2 s, 718.75 MB/s from 10.0.0.7. Checked by MD5, durable."
+        );
         let classic = Summary { confirmed: false, ..summary() };
         assert!(sent(&classic, "nas").ends_with("Not confirmed: classic receivers give no receipt."));
+    }
+
+    #[test]
+    fn a_session_in_which_nothing_moved_does_not_open_like_one_that_went_well() {
+        let to_nas = |skipped, others, failed| sent(&without_new(skipped, others, failed), "nas");
+        let vouched = "Checked by MD5, durable at the receiver.";
+        assert_eq!(to_nas(0, 0, 1), "NOT transferred to nas: 1 of 1 entry.");
+        assert_eq!(
+            to_nas(2, 0, 1),
+            "NOT transferred to nas: 1 of 3 entries. 2 files (2.00 MB) are there already, identical. The rest is \
+             checked by MD5, durable at the receiver."
+        );
+        assert_eq!(
+            to_nas(1, 0, 0),
+            format!("Nothing to send to nas: 1 file (1.00 MB) is there already, identical. {vouched}")
+        );
+        assert_eq!(
+            to_nas(2, 1, 0),
+            format!(
+                "Nothing to send to nas but folders and links: 2 files (2.00 MB) are there already, identical. {vouched}"
+            )
+        );
+        assert_eq!(to_nas(0, 1, 0), format!("Sent 1 folder or link to nas in 0.0 s. {vouched}"));
+        assert_eq!(
+            from(&without_new(1, 0, 0)),
+            "Nothing new from 10.0.0.7: 1 file (1.00 MB) is there already, identical. Checked by MD5, durable."
+        );
+        assert_eq!(from(&without_new(0, 0, 2)), "NOT transferred from 10.0.0.7: 2 of 2 entries.");
+        assert_eq!(from(&without_new(0, 0, 0)), "Received nothing from 10.0.0.7.");
+    }
+
+    #[test]
+    fn where_files_have_no_bytes_there_is_no_rate() {
+        let empty = Summary { files: 2, new_bytes: 0, moved_bytes: 0, ..summary() };
+        assert!(
+            sent(&empty, "nas").starts_with("Sent 2 files (0 B) in 3.2 s to nas. "),
+            "{}",
+            sent(&empty, "nas")
+        );
+    }
+
+    #[test]
+    fn what_was_there_and_what_moved_again_are_told_apart() {
+        let resumed = Summary { resumed_bytes: 1_900_000_000, moved_bytes: 400_000_000, ..summary() };
+        let line = sent(&resumed, "nas");
+        let there = "Sent 1,234 files (2.30 GB, of which 1.90 GB were there from an earlier attempt) in 3.2 s, 125.00 MB/s";
+        assert!(line.starts_with(there), "{line}");
+        assert!(from(&resumed).contains(" (2.30 GB, of which 1.90 GB were there already) in "));
+        let lost = Summary { reconnects: 1, repeated_bytes: 16_780_000, ..summary() };
+        let line = sent(&lost, "nas");
+        assert!(line.ends_with(" The connection was lost once; 16.78 MB had to move again."), "{line}");
+        let lost = Summary { reconnects: 2, ..summary() };
+        assert!(sent(&lost, "nas").ends_with(" The connection was lost 2 times."));
     }
 
     fn row(label: &'static str, mb_per_s: u64, limits_as: Option<&'static str>) -> Row {
@@ -264,12 +413,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_busy_for_less_than_half_of_the_time_is_no_limit() {
+        let limited = |percent| {
+            let limit = Some(Limit { stage: Stage::ReceiversMd5, percent });
+            sent(&Summary { limit, ..summary() }, "nas")
+        };
+        assert!(
+            limited(50).ends_with(" Limited by: the receiver's MD5, 50 % of the time."),
+            "{}",
+            limited(50)
+        );
+        assert!(!limited(49).contains("Limited by"), "{}", limited(49));
+    }
+
+    #[test]
     fn failures_are_not_overlooked() {
         let mut summary = summary();
         summary.count_failure(Fault::Exists);
-        summary.skipped_files = 7;
-        let line = received(&summary, "10.0.0.7".parse().unwrap());
-        assert!(line.ends_with("7 of them were there already. 1 entry was NOT transferred."), "{line}");
+        summary.count_skipped(7);
+        assert_eq!(
+            from(&summary),
+            "Received 1,234 files (2.30 GB) in 3.2 s, 718.75 MB/s from 10.0.0.7; 1 was there already. 1 entry was NOT \
+             transferred. The rest is checked by MD5, durable."
+        );
         summary.undigested.insert(Fault::SourceChanged, 2);
         assert!(sent(&summary, "nas").contains(" 2 files are in place, but not in the list"), "{summary:?}");
     }

@@ -9,9 +9,10 @@ use super::super::SendError;
 use super::address;
 use super::state::{Announced, Shared, State};
 use super::whole;
+use crate::digest::PartLayout;
 use crate::fault::Fault;
 use crate::net::{self, LastHeard};
-use crate::progress::Event as Told;
+use crate::progress::{Event as Told, Summary};
 use crate::wire::message::Failure;
 use crate::wire::sender::Event;
 use crate::wire::{EntryId, Form, FrameError, Inbox, Message, WireError};
@@ -170,42 +171,50 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
         Event::Welcomed { takes_streams } => shared.welcomed(state, takes_streams),
         Event::Resumed(files) => {
             for (id, bytes) in files {
-                if let Some(Announced::File { source, moved_bytes, .. }) = state.announced.get_mut(&id) {
-                    *moved_bytes += bytes;
+                if let Some(Announced::File { source, transferred, .. }) = state.announced.get_mut(&id) {
+                    returned(shared, transferred.take_uncertain());
+                    transferred.there(bytes);
                     let (path, size_bytes) = (source.name.as_bytes(), source.size_bytes);
                     shared.progress.event(Told::Resumed { path, bytes, size_bytes });
-                    state.summary.resumed_bytes += bytes;
                 }
             }
         }
         Event::Unneeded(ids) => ids.into_iter().for_each(|id| take_back(shared, state, id)),
         Event::AlreadyThere(ids) => {
             for id in ids {
-                if let Some(Announced::File { already_there, .. }) = state.announced.get_mut(&id) {
+                if let Some(Announced::File { source, transferred, already_there, .. }) =
+                    state.announced.get_mut(&id)
+                {
                     *already_there = true;
+                    returned(shared, transferred.take_uncertain());
+                    transferred.there(source.size_bytes);
                 }
             }
         }
         Event::Stored(ids) => {
             for id in ids {
                 if let Some(announced) = state.announced.remove(&id) {
-                    stored(shared, state, id, &announced);
+                    stored(shared, &mut state.summary, id, &announced);
                 }
             }
         }
         Event::Again { entry, part } => {
-            if let Some(announced) = state.announced.get(&entry) {
+            if let Some(Announced::File { source, transferred, .. }) = state.announced.get_mut(&entry) {
                 state.summary.repaired_parts += 1;
-                shared.progress.event(Told::Repairing { path: announced.name().as_bytes(), part });
+                let bytes = PartLayout::new(source.size_bytes).range(part).map_or(0, |range| range.len);
+                transferred.unsent(bytes);
+                returned(shared, bytes);
+                shared.progress.event(Told::Repairing { path: source.name.as_bytes(), part });
             }
         }
         Event::Failed { entry, fault, message, was_wanted } => {
             if !was_wanted {
                 take_back(shared, state, entry);
             }
-            if let Some(announced) = state.announced.remove(&entry) {
+            if let Some(mut announced) = state.announced.remove(&entry) {
                 shared.list_dropped(entry);
-                failed(shared, state, &announced, fault, &told_by_receiver(&announced, &message));
+                let reason = told_by_receiver(&announced, &message);
+                failed(shared, state, &mut announced, fault, &reason);
             }
         }
         Event::Receipt(receipt) => {
@@ -218,9 +227,16 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
 
 /// What went out of a file unasked was of no use.
 fn take_back(shared: &Shared<'_>, state: &mut State, id: EntryId) {
-    if let Some(Announced::File { moved_bytes, .. }) = state.announced.get_mut(&id) {
-        let bytes = std::mem::take(moved_bytes);
+    if let Some(Announced::File { transferred, .. }) = state.announced.get_mut(&id) {
+        let bytes = transferred.take_back();
         state.summary.moved_bytes -= bytes;
+        returned(shared, bytes);
+    }
+}
+
+/// So much of a file does not count as done any more.
+pub fn returned(shared: &Shared<'_>, bytes: u64) {
+    if bytes > 0 {
         shared.progress.event(Told::Returned { bytes });
     }
 }
@@ -228,32 +244,43 @@ fn take_back(shared: &Shared<'_>, state: &mut State, id: EntryId) {
 /// Before a byte of it was asked for and went out, or later: that tells whether anything was wasted.
 fn told_by_receiver(announced: &Announced, message: &str) -> String {
     match announced {
-        Announced::File { moved_bytes: 1.., .. } => format!("the receiver failed: {message}"),
+        Announced::File { transferred, .. } if transferred.done_bytes() > 0 => {
+            format!("the receiver failed: {message}")
+        }
         _ => format!("refused by the receiver: {message}"),
     }
 }
 
-fn stored(shared: &Shared<'_>, state: &mut State, id: EntryId, announced: &Announced) {
+fn stored(shared: &Shared<'_>, summary: &mut Summary, id: EntryId, announced: &Announced) {
     match announced {
-        Announced::Dir(..) | Announced::Link { .. } => state.summary.others += 1,
-        Announced::File { source, already_there, md5, .. } => {
-            state.summary.files += 1;
-            state.summary.skipped_files += u64::from(*already_there);
-            let skipped_bytes = if *already_there { source.size_bytes } else { 0 };
+        Announced::Dir(..) | Announced::Link { .. } => summary.others += 1,
+        Announced::File { source, transferred, already_there, md5 } => {
+            // What went on a connection that was lost may be what is there.
+            if *already_there && !transferred.was_lost() {
+                summary.count_skipped(source.size_bytes);
+            } else {
+                let account = transferred.account(source.size_bytes);
+                summary.count_new(source.size_bytes);
+                summary.resumed_bytes += account.resumed_bytes;
+                summary.hole_bytes += account.hole_bytes;
+                summary.repeated_bytes += account.repeated_bytes;
+            }
+            let there_bytes = already_there.then_some(source.size_bytes);
             if md5.is_none() {
                 // Perhaps nothing of it had to be loaded.
                 whole::begin_one(shared, id, source);
             }
-            shared.list_stored(id, source.name.as_bytes(), *md5, skipped_bytes);
+            shared.list_stored(id, source.name.as_bytes(), *md5, there_bytes);
         }
     }
 }
 
 /// An entry will not arrive: its bytes leave the plan, and the user hears why.
-pub fn failed(shared: &Shared<'_>, state: &mut State, announced: &Announced, fault: Fault, reason: &str) {
+pub fn failed(shared: &Shared<'_>, state: &mut State, announced: &mut Announced, fault: Fault, reason: &str) {
     state.summary.count_failure(fault);
-    if let Announced::File { source, moved_bytes, .. } = announced {
-        let remaining_bytes = source.size_bytes.saturating_sub(*moved_bytes);
+    if let Announced::File { source, transferred, .. } = announced {
+        returned(shared, transferred.take_uncertain());
+        let remaining_bytes = source.size_bytes.saturating_sub(transferred.done_bytes());
         shared.progress.event(Told::FileDropped { remaining_bytes });
     }
     shared.progress.event(Told::Failed { name: announced.name().as_bytes(), fault, reason });

@@ -11,13 +11,14 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::super::SendError;
 use super::Remainder;
 use super::ear::failed;
+use super::transferred::Transferred;
 use super::whole::Whole;
 use crate::digest::{Md5, PART_BYTES};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::plan::{ReadError, Source};
-use crate::progress::{Event, Progress, Summary};
+use crate::progress::{Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
 use crate::units::Metadata;
@@ -109,7 +110,7 @@ pub enum Announced {
     /// The MD5 is that of a file of one part, once this was hashed.
     File {
         source: Arc<Source>,
-        moved_bytes: u64,
+        transferred: Transferred,
         already_there: bool,
         md5: Option<Md5>,
     },
@@ -123,7 +124,7 @@ pub enum Announced {
 
 impl Announced {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File { source, moved_bytes: 0, already_there: false, md5: None }
+        Announced::File { source, transferred: Transferred::default(), already_there: false, md5: None }
     }
 
     pub fn name(&self) -> &RelPath {
@@ -348,8 +349,8 @@ impl<'a> Shared<'a> {
         unsettled.sort_unstable_by_key(|(id, _)| *id);
         for (id, announced) in &mut unsettled {
             self.lister.dropped(self.listed_before + *id);
-            if let Announced::File { moved_bytes, already_there, .. } = announced {
-                self.progress.event(Event::Returned { bytes: std::mem::take(moved_bytes) });
+            if let Announced::File { transferred, already_there, .. } = announced {
+                transferred.lost();
                 *already_there = false;
             }
         }
@@ -364,10 +365,10 @@ impl<'a> Shared<'a> {
     pub fn withdraw(&self, state: &mut State, entry: EntryId, error: &ReadError) {
         let (fault, reason) = (error.fault(), error.to_string());
         if state.session.withdraw(entry, fault, &reason)
-            && let Some(announced) = state.announced.remove(&entry)
+            && let Some(mut announced) = state.announced.remove(&entry)
         {
             self.list_dropped(entry);
-            failed(self, state, &announced, fault, &reason);
+            failed(self, state, &mut announced, fault, &reason);
         }
     }
 
@@ -377,8 +378,8 @@ impl<'a> Shared<'a> {
     }
 
     /// A file is stored, and may be listed.
-    pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, skipped_bytes: u64) {
-        self.lister.stored(self.listed_before + id, path, md5, skipped_bytes);
+    pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
+        self.lister.stored(self.listed_before + id, path, md5, there_bytes);
     }
 
     /// All of a file is to be hashed.

@@ -8,11 +8,13 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
+use super::ear::returned;
 use super::state::{Announced, Shared, State};
 use crate::digest::{Md5, PART_BYTES};
 use crate::net::{self, PatientWriter};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::progress::Event;
+use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
 /// Small frames and bodies go out together, in writes of this size.
@@ -174,7 +176,7 @@ fn write_group(
         {
             shared.withdraw(&mut state, part.job.entry, &error);
         }
-        moved_bytes += frame(&mut state, part, &mut frames);
+        moved_bytes += frame(shared, &mut state, part, &mut frames);
         ends.push(frames.len());
     }
     drop(state);
@@ -195,7 +197,7 @@ fn write_group(
 
 /// Appends the dictionary of a part to `frames`, unless nobody wants it any more. Returns how many bytes count as moved
 /// with it; those that come out of a file are counted while they go.
-fn frame(state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
+fn frame(shared: &Shared<'_>, state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
     let Loaded { job, md5, body, source } = part;
     let goes = match body {
         Body::Holes(parts) => state.session.hole_frame(job, *parts, frames),
@@ -209,16 +211,26 @@ fn frame(state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
         Body::Bytes(_) | Body::File(_) => (job.range.len, 0),
         Body::Holes(parts) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
     };
-    if let Some(Announced::File { moved_bytes, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
-        *moved_bytes += body_bytes + hole_bytes;
+    if let Some(Announced::File { transferred, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
+        if job.wants_body {
+            returned(shared, transferred.take_uncertain());
+        }
+        transferred.sent(body_bytes, hole_bytes);
         // That of a hole is a constant that nobody computed.
         if !matches!(body, Body::Holes(_)) {
             *of_file = (source.size_bytes <= PART_BYTES).then_some(*md5);
         }
     }
     state.summary.moved_bytes += body_bytes;
-    state.summary.hole_bytes += hole_bytes;
     if matches!(body, Body::File(_)) { 0 } else { body_bytes + hole_bytes }
+}
+
+/// So much of a body that was counted with its dictionary does not go: the connection has ended.
+fn unsent(state: &mut State, entry: EntryId, bytes: u64) {
+    if let Some(Announced::File { transferred, .. }) = state.announced.get_mut(&entry) {
+        transferred.unsent(bytes);
+        state.summary.moved_bytes -= bytes;
+    }
 }
 
 fn write_body(
@@ -235,8 +247,14 @@ fn write_body(
         Body::Nothing | Body::Holes(_) => Ok(()),
         Body::Bytes(range) => stream.write_all(&bytes[range.clone()]),
         Body::File(file) => {
-            stream.flush()?;
-            write_from_file(shared, stream, part, file)
+            let mut moved_bytes = 0;
+            let moved = |bytes| {
+                moved_bytes += bytes;
+                shared.progress.event(Event::Moved { bytes });
+            };
+            write_from_file(shared, stream, part, file, moved).inspect_err(|_| {
+                unsent(&mut shared.lock(), part.job.entry, part.job.range.len - moved_bytes);
+            })
         }
     }
 }
@@ -248,15 +266,16 @@ fn write_from_file(
     stream: &mut BufWriter<PatientWriter>,
     part: &Loaded,
     file: &OpenSource,
+    mut moved: impl FnMut(u64),
 ) -> io::Result<()> {
+    stream.flush()?;
     let range = part.job.range;
-    let moved = |bytes| shared.progress.event(Event::Moved { bytes });
     let before_tail = range.len.saturating_sub(TAIL_BYTES);
-    let mut sent = stream.get_mut().send_file(file.file(), range.offset, before_tail, moved)?;
+    let mut sent = stream.get_mut().send_file(file.file(), range.offset, before_tail, &mut moved)?;
     let unchanged = file.check_unchanged();
     if sent == before_tail && (unchanged.is_ok() || range.len < UNGUESSABLE_BYTES) {
         let tail = range.len - before_tail;
-        sent += stream.get_mut().send_file(file.file(), range.offset + sent, tail, moved)?;
+        sent += stream.get_mut().send_file(file.file(), range.offset + sent, tail, &mut moved)?;
     }
     // The receiver was promised so many bytes. It gets some that cannot have the digest, so that it does not take the
     // file for whole before it hears that there is none.
