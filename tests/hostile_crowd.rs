@@ -333,8 +333,8 @@ fn sessions_that_hold_all_descriptors_and_deliver_no_more_give_way() {
 #[test]
 fn sessions_that_announce_all_they_may_and_deliver_nothing_take_bounded_memory() {
     const ENTRIES: u64 = 16_000;
-    /// Of all of them together; each takes 18 MiB, and some more are on their way out.
-    const BOUND_KIB: u64 = 160 << 10;
+    /// Of all of them together: without a bound each takes 18 MiB. The allocator keeps some of what was given back.
+    const BOUND_KIB: u64 = 256 << 10;
     let out = tempfile::tempdir().unwrap();
     let mut frames = Vec::new();
     for entry in 0..ENTRIES {
@@ -344,7 +344,7 @@ fn sessions_that_announce_all_they_may_and_deliver_nothing_take_bounded_memory()
         frames.extend(frame(&json));
     }
     let receiver = Receiver::start(out.path(), &[]);
-    send_beside(&receiver, &vec![frames; 12], ENTRIES - 1);
+    send_beside(&receiver, &vec![frames; 24], ENTRIES - 1);
     let peak_kib = status(&receiver, "VmHWM");
     assert!(peak_kib < BOUND_KIB, "{peak_kib} KiB of {BOUND_KIB}");
     receiver.kill();
