@@ -246,12 +246,7 @@ impl<'a> Reader<'a> {
                     clocks.writing.add(step.wrote);
                 };
                 let done = input.body_to_file(header.range, name, written.file(), moved)?;
-                done.map_err(|source| {
-                    // Where there is no room, the journal of what is worth keeping needs what half a part takes.
-                    let _ = written.clear(header.range);
-                    StoreError::Io { doing: "write the file", source }
-                })
-                .map(|()| written.clone())
+                done.map(|()| written).map_err(|source| StoreError::Io { doing: "write the file", source })
             }
             Err(error) => {
                 input.body(header.range.len, "a body that cannot land", |_| {})?;

@@ -1,0 +1,181 @@
+use super::*;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
+const FEW: Limits = Limits { openings: 4, served: 8 };
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn line() -> Line {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    Line::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+}
+
+fn ip(last: u8) -> IpAddr {
+    [10, 0, 0, last].into()
+}
+
+/// One more connection from `10.0.0.last`; nobody is so new that it stays for that.
+fn enter(desk: &mut Desk, last: u8) -> (u64, Line) {
+    let line = line();
+    let now = Instant::now();
+    let number = desk.enter(line.clone(), ip(last), now);
+    if desk.is_crowded() {
+        desk.make_room(now + FIRST_WORDS_TIME);
+    }
+    (number, line)
+}
+
+fn served(desk: &mut Desk, last: u8) -> Result<(u64, Line), Full> {
+    let (number, line) = enter(desk, last);
+    desk.serve(number, Kind::Native).map(|()| (number, line))
+}
+
+#[test]
+fn who_says_nothing_gives_way_the_oldest_first() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let silent: Vec<_> = (1..=4).map(|last| enter(&mut desk, last).1).collect();
+    assert!(silent.iter().all(|line| !line.has_given_way()));
+    enter(&mut desk, 5);
+    let gone: Vec<_> = silent.iter().map(Line::has_given_way).collect();
+    assert_eq!(gone, [true, false, false, false]);
+}
+
+#[test]
+fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let honest = enter(&mut desk, 1).1;
+    let crowd: Vec<_> = (0..100).map(|_| enter(&mut desk, 2).1).collect();
+    assert!(!honest.has_given_way());
+    assert_eq!(crowd.iter().filter(|line| !line.has_given_way()).count(), 3, "what is left");
+    for last in 3..=4 {
+        (0..100).for_each(|_| drop(enter(&mut desk, last)));
+    }
+    assert!(!honest.has_given_way(), "nor does a crowd from three");
+}
+
+#[test]
+fn whoever_may_have_spoken_does_not_give_way() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let line = Line::new(listener.accept().unwrap().0);
+    let now = Instant::now();
+    let number = desk.enter(line.clone(), ip(1), now);
+    assert!(!desk.make_room(now), "it is new");
+    peer.write_all(b"x").unwrap();
+    while !line.has_unread() {}
+    assert!(!desk.make_room(now + FIRST_WORDS_TIME), "nobody has read what it said");
+    desk.wait(number, now);
+    assert!(!desk.make_room(now + FIRST_WORDS_TIME), "it waits for a place");
+    assert!(desk.make_room(now + PLACE_TIME) && line.has_given_way(), "not for ever");
+}
+
+#[test]
+fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let idle = served(&mut desk, 1).unwrap().1;
+    for _ in 1..4 {
+        served(&mut desk, 1).unwrap().1.delivers(0);
+    }
+    let one_more = served(&mut desk, 1).unwrap().1;
+    assert!(idle.has_given_way() && !one_more.has_given_way());
+    one_more.delivers(0);
+    assert_eq!(served(&mut desk, 1).unwrap_err(), Full, "the address has its share");
+    for last in [2, 2, 2, 3] {
+        served(&mut desk, last).unwrap().1.delivers(0);
+    }
+    assert_eq!(served(&mut desk, 4).unwrap_err(), Full, "all places are taken");
+}
+
+#[test]
+fn a_place_is_free_again_when_its_session_has_ended() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let sessions: Vec<_> = (0..4).map(|_| served(&mut desk, 1).unwrap()).collect();
+    sessions.iter().for_each(|(_, line)| line.delivers(0));
+    served(&mut desk, 1).unwrap_err();
+    desk.leave(sessions[2].0);
+    assert!(served(&mut desk, 1).is_ok());
+}
+
+#[test]
+fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
+    // Everybody is idle at once.
+    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let worked = served(&mut desk, 1).unwrap().1;
+    let (number, classic) = enter(&mut desk, 1);
+    desk.serve(number, Kind::Classic).unwrap();
+    let silent = [(); 2].map(|()| served(&mut desk, 1).unwrap().1);
+    [&worked, &classic].iter().for_each(|line| line.delivers(0));
+    for _ in 0..2 {
+        served(&mut desk, 1).unwrap().1.delivers(0);
+    }
+    assert!(silent.iter().all(Line::has_given_way) && !worked.has_given_way());
+    served(&mut desk, 1).unwrap();
+    assert!(worked.has_given_way());
+    assert!(!classic.has_given_way(), "its sender could not be told");
+}
+
+#[test]
+fn of_those_that_hold_too_much_the_idle_one_gives_way() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut desk, last).unwrap().1);
+    works.delivers(0);
+    [&works, &idle].iter().for_each(|line| line.holds(MAX_ENTRIES / 2));
+    desk.limit_entries(Instant::now());
+    assert!(!idle.has_given_way(), "that is not too much");
+    poor.holds(1);
+    desk.spare_descriptors(Instant::now());
+    assert!(!idle.has_given_way(), "it has just come");
+    desk.limit_entries(Instant::now());
+    assert!(idle.has_given_way() && !works.has_given_way() && !poor.has_given_way());
+    works.holds(MAX_ENTRIES);
+    desk.limit_entries(Instant::now());
+    assert!(!poor.has_given_way(), "it holds less than most");
+    works.holds(MOST_ENTRIES + 1);
+    desk.limit_entries(Instant::now());
+    assert!(works.has_given_way(), "far too much");
+}
+
+#[test]
+fn further_connections_are_promised_as_long_as_there_is_room() {
+    let mut desk = Desk::new(Limits { openings: 4, served: 64 }, TIMEOUT);
+    let promised = |desk: &mut Desk| {
+        let number = served(desk, 1).unwrap().0;
+        desk.promise(number, 7)
+    };
+    assert_eq!([(); 4].map(|()| promised(&mut desk)), [true, true, false, false]);
+    let (joined, line) = enter(&mut desk, 1);
+    desk.join(joined);
+    line.delivers(0);
+    assert_eq!(desk.places(None), 2 + 2 * 8, "a connection that joined has its session's place");
+}
+
+#[test]
+fn a_session_is_taken_over_once_and_its_name_is_its_own() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let id = SessionId::new([7; 16]);
+    assert!(desk.come_back(id).is_none(), "no such session");
+    assert!(desk.count(id, Failed::default()));
+    assert!(desk.may_come_back(id) && desk.come_back(id).is_some());
+    assert!(!desk.may_come_back(id) && desk.come_back(id).is_none());
+    assert!(!desk.count(id, Failed::default()), "a second one would undo that");
+    assert!(desk.is_back(id) && !desk.is_back(id));
+}
+
+#[test]
+fn a_network_counts_as_one_address_and_loopback_as_itself() {
+    let of = |ip: &str| Address::of(ip.parse().unwrap());
+    assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+    assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+    assert_ne!(of("127.0.0.1"), of("127.0.0.2"));
+    assert_ne!(of("::1"), of("127.0.0.1"));
+    assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+}
+
+#[test]
+fn few_descriptors_make_few_places() {
+    assert_eq!(Limits::for_descriptors(u64::MAX), MOST);
+    assert_eq!(Limits::for_descriptors(4096), MOST);
+    assert_eq!(Limits::for_descriptors(512), Limits { openings: 64, served: 38 });
+    assert_eq!(Limits::for_descriptors(0), FEWEST);
+}
