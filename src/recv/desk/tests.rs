@@ -179,3 +179,14 @@ fn few_descriptors_make_few_places() {
     assert_eq!(Limits::for_descriptors(512), Limits { openings: 64, served: 38 });
     assert_eq!(Limits::for_descriptors(0), FEWEST);
 }
+
+#[test]
+fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
+    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let [holder, other] = [1, 2].map(|last| served(&mut desk, last).unwrap().1);
+    desk.spare_descriptors(Instant::now());
+    assert!(!holder.has_given_way() && !other.has_given_way(), "they hold nothing");
+    holder.holds(3);
+    desk.spare_descriptors(Instant::now());
+    assert!(holder.has_given_way() && !other.has_given_way());
+}
