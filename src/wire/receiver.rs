@@ -441,7 +441,9 @@ impl ReceiverSession {
             return unexpected("zeros here and there, with nothing in between");
         }
         let range = PartRange { offset: first.offset, len: last.offset + last.len - first.offset };
-        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer }))
+        // The damaged bytes of a part that was asked for again are where its zeros belong.
+        let must_clear = file.tries.range(part..part + parts).next().is_some();
+        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer, must_clear }))
     }
 
     fn withdrawn(&mut self, id: EntryId, fault: Fault, message: String) -> Result<Event, WireError> {
@@ -503,11 +505,17 @@ impl ReceiverSession {
         let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
             return Progressed::Partly;
         };
+        let range = hole.part..hole.part + hole.parts;
         // On another connection it, or a part in it, may have come at the same time.
-        let is_in = file.pending.range(hole.part..hole.part + hole.parts).next().is_some();
+        let is_in = file.pending.range(range.clone()).next().is_some();
         if is_in || file.verified.contains_any(hole.part, hole.parts) {
             return Progressed::Partly;
         }
+        // Damaged bytes were written there after the hole was announced; the part was asked for again.
+        if !hole.must_clear && file.tries.range(range.clone()).next().is_some() {
+            return Progressed::Partly;
+        }
+        file.tries.retain(|part, _| !range.contains(part));
         file.verified.insert_holes(hole.part, hole.parts);
         self.quiet_files += usize::from(file.is_quiet());
         self.verified_more(hole.id, hole.range.len)

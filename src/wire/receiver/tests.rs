@@ -179,6 +179,31 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
 }
 
 #[test]
+fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
+    let mut session = open();
+    let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+        "size":4 * PART_BYTES,"sparse":true});
+    session.handle(entry.to_string().as_bytes()).unwrap();
+    session.want_all(0);
+    let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
+        let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
+        let Ok(Event::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
+        header
+    };
+    let untouched = hole(&mut session, 0, 1);
+    assert!(!untouched.must_clear);
+    session.holes_verified(&untouched);
+    // Announced before the damaged body came on another connection, and looked at after it: it stands for nothing.
+    let early = hole(&mut session, 1, 2);
+    let damaged = body(part(&mut session, "part", 0, 2, PART_BYTES).unwrap());
+    assert_eq!(session.part_damaged(&damaged), Repair::Again);
+    assert_eq!(session.holes_verified(&early), Progressed::Partly);
+    let late = hole(&mut session, 1, 3);
+    assert!(late.must_clear, "the early one would have been refused as sent twice");
+    assert!(matches!(session.holes_verified(&late), Progressed::Complete(_)));
+}
+
+#[test]
 fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
     let sparse = |size: u64| {
         let mut session = open();
