@@ -34,7 +34,9 @@ fn announce(receiver: &Receiver) -> (Raw, Wanted) {
 /// Sends a part whose header promises the digest of `promised`, with the body `sent`.
 fn part(raw: &mut Raw, part: u64, promised: &[u8], sent: &[u8]) {
     let md5 = Md5::of(promised).to_string();
-    raw.say(&json!({"ftx": "part", "entry": 0, "part": part, "size": promised.len(), "md5": md5}).to_string());
+    raw.say(
+        &json!({"ftx": "part", "entry": 0, "part": part, "size": promised.len(), "md5": md5}).to_string(),
+    );
     raw.stream.write_all(sent).unwrap();
 }
 

@@ -200,9 +200,12 @@ impl<'a> Reader<'a> {
     /// Parts of zeros: a fresh landing of a sparse file has them already, unless a damaged part was written there.
     fn hole(&mut self, hole: &HoleHeader) {
         let landed = self.arrivals.land(&mut self.store, hole.id);
-        let cleared = landed.and_then(|(written, is_fresh)| {
-            if is_fresh && !hole.must_clear { Ok(()) } else { written.clear(hole.range) }
-        });
+        let cleared =
+            landed.and_then(
+                |(written, is_fresh)| {
+                    if is_fresh && !hole.must_clear { Ok(()) } else { written.clear(hole.range) }
+                },
+            );
         match cleared {
             Ok(()) => self.arrivals.holes_verified(hole),
             Err(error) => self.arrivals.fail_arrival(hole.id, &error),

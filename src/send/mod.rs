@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::digest::Etag;
 use crate::escape::Shown;
 use crate::fault::{Fault, in_words};
 use crate::md5sum::Lister;
@@ -110,6 +111,18 @@ pub enum SendError {
     /// The receiver broke the protocol, or gave up.
     #[error("{}", told_by_receiver(.0))]
     Wire(#[from] WireError),
+    /// The receiver verified other bytes than were sent.
+    #[error(
+        "{name}: the receiver stored other content than was sent (its etag is {theirs}, the file's {ours})"
+    )]
+    StoredOther {
+        /// The file's name, escaped.
+        name: String,
+        /// What the receiver verified.
+        theirs: Etag,
+        /// What was sent.
+        ours: Etag,
+    },
     /// Somebody wants this program to end.
     #[error("the sender was interrupted")]
     Interrupted,
