@@ -94,6 +94,7 @@ fn ftx_recv(out: &Path) -> (Watched, u16) {
 
 fn ftx_send(path: &Path, port: u16) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     Watched::start(command.arg("send").arg(path).arg(format!("127.0.0.1:{port}"))).end()
 }
 

@@ -13,7 +13,7 @@ use crate::escape::Shown;
 use crate::fault::{Fault, in_words};
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, HostPort, NetError};
-use crate::plan::{self, PlanError, ReadError};
+use crate::plan::{self, PlanError, ReadError, StateKey};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::WireError;
 
@@ -236,6 +236,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
     let host = options.target.to_string();
+    let state_key = StateKey::new(&options.target.host);
     let route = native::Route {
         host: &host,
         connect: &connect,
@@ -243,6 +244,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         retries: options.retries.unwrap_or(RETRIES),
         streams: options.streams,
         timeout: options.timeout,
+        state_key: &state_key,
         interrupt,
     };
     let lister = Lister::new(options.whole_digests, progress);

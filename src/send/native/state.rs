@@ -17,8 +17,8 @@ use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
-use crate::plan::{ReadError, Source};
-use crate::progress::{Progress, Summary};
+use crate::plan::{ReadError, Source, StateKey};
+use crate::progress::{Event, Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
 use crate::units::Metadata;
@@ -72,11 +72,12 @@ pub struct State {
 
 impl State {
     /// Announces an entry, for the first time or again.
-    pub fn announce(&mut self, mut announced: Announced) {
+    pub fn announce(&mut self, mut announced: Announced, key: &StateKey, progress: &dyn Progress) {
         let id = match &mut announced {
             Announced::File { source, digests, .. } => {
                 // Only files of several parts can be taken up again.
-                let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest());
+                let tell = |reason: &str| progress.event(Event::NoStateKey { reason });
+                let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest(key, tell));
                 let Source { name, size_bytes, is_sparse, metadata, .. } = &**source;
                 let id = self.session.announce_file(name, *size_bytes, *is_sparse, state, *metadata);
                 self.session.set_digests(id, std::mem::take(digests));
