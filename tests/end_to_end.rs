@@ -181,3 +181,68 @@ fn what_one_receiver_learns_of_a_file_is_of_no_use_at_another() {
     assert_eq!(sent.code, 0, "{sent:?}");
     assert!(fs::read(out.path().join("disk.img")).unwrap() == fs::read(&path).unwrap());
 }
+
+/// A session with one file `a` of two parts announced, where one of that name and size is there.
+fn offering(receiver: &Receiver) -> Raw {
+    let mut raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
+    let entry = json!({"ftx": "entry", "entry": 0, "type": "file", "filename": "a", "size": 2 * PART});
+    raw.say(&entry.to_string());
+    raw.say(r#"{"ftx":"end","entries":1}"#);
+    assert!(matches!(raw.hear(), Some(Message::Welcome(_))));
+    assert!(matches!(raw.hear(), Some(Message::Want { parts: Wanted::Offers, .. })));
+    raw
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_compared_is_not_called_identical() {
+    let out = tempfile::tempdir().unwrap();
+    let there = out.path().join("a");
+    fs::write(&there, vec![7; 2 * PART]).unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    let md5 = Md5::of(&vec![7; PART]).to_string();
+    let offer =
+        |part: u64| json!({"ftx": "offer", "entry": 0, "part": part, "size": PART, "md5": md5}).to_string();
+    let last = |mut raw: Raw| loop {
+        match raw.hear().expect("an answer") {
+            Message::Stored { .. } => return Ok(()),
+            Message::Error(failure) => return Err(failure.message),
+            _ => {}
+        }
+    };
+    let mut raw = offering(&receiver);
+    raw.say(&offer(0));
+    raw.say(&offer(1));
+    assert_eq!(last(raw), Ok(()), "it is identical");
+    let mut raw = offering(&receiver);
+    raw.say(&offer(0));
+    // The part is read once nothing more is on its way for some time.
+    let accessed = || fs::read_to_string(format!("/proc/{}/io", receiver.pid().as_raw_nonzero())).unwrap();
+    let read = |text: String| {
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok()).unwrap()
+    };
+    let before = read(accessed());
+    until("the first part to be compared", || read(accessed()) >= before + PART as u64);
+    fs::File::options().write(true).open(&there).unwrap().write_all(b"other").unwrap();
+    raw.say(&offer(1));
+    assert_eq!(last(raw), Err("a different file of that name is there already".into()));
+    assert!(fs::read(&there).unwrap().starts_with(b"other"), "it is as it was left");
+}
+
+#[test]
+fn what_was_renamed_is_compared_when_the_same_comes_again() {
+    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (small, large) = (dir.path().join("f"), file(dir.path(), 2));
+    fs::write(&small, "new").unwrap();
+    fs::write(out.path().join("f"), "taken").unwrap();
+    fs::write(out.path().join("disk.img"), "taken").unwrap();
+    let receiver = Receiver::start(out.path(), &["--on-conflict", "rename"]);
+    for repeat in 0..3 {
+        let sent = send(&[], &[&small, &large], &receiver.host());
+        assert_eq!(sent.code, 0, "{sent:?}");
+        let skipped =
+            sent.stdout.contains("2 files were there already") || sent.stdout.contains("Nothing to send");
+        assert_eq!(skipped, repeat > 0, "{sent:?}");
+        assert_eq!(names(out.path()), ["disk (1).img", "disk.img", "f", "f (1)"]);
+    }
+    assert!(fs::read(out.path().join("disk (1).img")).unwrap() == fs::read(&large).unwrap());
+}
