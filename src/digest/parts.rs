@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{Hasher, Md5};
 
 /// The part size: every part but the last has it.
-pub const PART_BYTES: u64 = 8 << 20;
+pub const PART_BYTES: u64 = if cfg!(feature = "tiny-parts") { 256 << 10 } else { 8 << 20 };
 
 /// How a file of a given size divides into parts. A file of at most [`PART_BYTES`], an empty one too, is one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +82,12 @@ pub struct PartDigests {
 pub const MAX_ETAG_PARTS: u64 = 1 << 20;
 
 /// The digest of a whole part of zeros: `md5(b"\0" * 2**23)`.
+#[cfg(not(feature = "tiny-parts"))]
 const ZERO_PART: [u8; 16] =
     [0x96, 0x99, 0x5b, 0x58, 0xd4, 0xcb, 0xf6, 0xaa, 0xa9, 0x04, 0x1b, 0x4f, 0x00, 0xc7, 0xf6, 0xae];
+#[cfg(feature = "tiny-parts")]
+const ZERO_PART: [u8; 16] =
+    [0xec, 0x87, 0xa8, 0x38, 0x93, 0x1d, 0x4d, 0x5d, 0x2e, 0x94, 0xa0, 0x46, 0x44, 0x78, 0x8a, 0x55];
 
 impl PartDigests {
     /// None yet.

@@ -231,6 +231,9 @@ pub struct Hole {
     pub part: u64,
     /// How many parts.
     pub parts: u64,
+    /// It stands for offers: one that comes after the receiver has decided to have the bodies is of no use.
+    #[serde(rename = "offer", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_offer: bool,
 }
 
 /// Parts of a file that an earlier session left at the receiver.

@@ -416,7 +416,7 @@ impl ReceiverSession {
     }
 
     fn hole(&mut self, hole: Hole) -> Result<Event, WireError> {
-        let Hole { entry: id, part, parts } = hole;
+        let Hole { entry: id, part, parts, is_offer: was_offered } = hole;
         let unexpected =
             |what: &str| Err(WireError::protocol(format!("a hole at part {part} of entry {id}: {what}")));
         if id >= self.receipt.entries {
@@ -426,6 +426,8 @@ impl ReceiverSession {
             return Ok(Event::Nothing);
         };
         let is_offer = match file.stage {
+            // It was on its way when the receiver had seen enough.
+            FileStage::Bodies if was_offered => return Ok(Event::Nothing),
             // Only the landing of a sparse file begins as zeros.
             FileStage::Bodies if !file.entry.is_sparse => {
                 return unexpected("the file was not announced as sparse");

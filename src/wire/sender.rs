@@ -388,7 +388,8 @@ impl SenderSession {
         }
         file.sent += parts;
         file.digests.replace_holes(job.part, parts);
-        Message::Hole(Hole { entry: job.entry, part: job.part, parts }).encode(out);
+        let is_offer = !job.wants_body;
+        Message::Hole(Hole { entry: job.entry, part: job.part, parts, is_offer }).encode(out);
         true
     }
 

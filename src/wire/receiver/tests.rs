@@ -266,6 +266,26 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
 }
 
 #[test]
+fn a_hole_that_was_offered_is_no_body() {
+    let mut session = open();
+    let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+        "size":2 * PART_BYTES,"sparse":true});
+    session.handle(entry.to_string().as_bytes()).unwrap();
+    session.want_offers(0);
+    let offered = br#"{"ftx":"hole","entry":0,"part":1,"parts":1,"offer":true}"#;
+    let sent = br#"{"ftx":"hole","entry":0,"part":1,"parts":1}"#;
+    for json in [&offered[..], sent] {
+        // A sender that does not tell is believed to answer what was asked for last.
+        assert!(matches!(session.handle(json), Ok(Event::Hole(HoleHeader { is_offer: true, .. }))));
+    }
+    session.want_all(0);
+    assert_eq!(session.handle(offered), Ok(Event::Nothing), "on its way when all of the file was wanted");
+    let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
+    assert!(!header.is_offer);
+    assert_eq!(session.holes_verified(&header), Progressed::Partly);
+}
+
+#[test]
 fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
     let mut session = open();
     let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
