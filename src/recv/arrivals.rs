@@ -440,11 +440,13 @@ impl<'a> Arrivals<'a> {
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
-        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
-        self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts));
-        if let Progressed::Complete(digests) = speaker.session.holes_verified(hole) {
-            self.complete(&mut speaker, hole.id, digests);
+        match speaker.session.holes_verified(hole) {
+            // A journal that tells of them would be believed by the next session.
+            Progressed::Unchanged => return,
+            Progressed::Partly => self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts)),
+            Progressed::Complete(digests) => self.complete(&mut speaker, hole.id, digests),
         }
+        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
         drop(speaker);
         self.lister.ready(hole.id, hole.range);
         self.progress.event(Event::Moved { bytes: hole.range.len });
@@ -463,9 +465,10 @@ impl<'a> Arrivals<'a> {
     pub fn judge(&self, header: &PartHeader, actual: Md5) {
         let mut speaker = self.speak();
         if actual == header.md5 {
-            self.unrecorded(header.id, Record::Part(header.part, actual));
-            if let Progressed::Complete(digests) = speaker.session.part_verified(header) {
-                self.complete(&mut speaker, header.id, digests);
+            match speaker.session.part_verified(header) {
+                Progressed::Unchanged => return,
+                Progressed::Partly => self.unrecorded(header.id, Record::Part(header.part, actual)),
+                Progressed::Complete(digests) => self.complete(&mut speaker, header.id, digests),
             }
             drop(speaker);
             // After the last part it is sealed by now: whoever has hashed all of it can tell whether it changed.
