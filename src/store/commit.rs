@@ -16,6 +16,8 @@ use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
 pub const SYNC_ONE_BY_ONE: usize = 4;
+/// The bit of a folder by which what is made in it belongs to its group.
+const SETGID: u32 = 0o2000;
 /// `name (1).ext` to `name (9999).ext`.
 const MAX_RENAMES: u32 = 9999;
 
@@ -255,10 +257,14 @@ impl Store {
             }
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
-        let is_ours = self.beneath.is_unannounced(&handle);
+        let stat = rustix::fs::fstat(&handle).map_err(StoreError::io("look at the folder"))?;
+        let is_ours = self.beneath.is_unannounced(&handle, stat.st_mode);
         if is_ours || self.on_conflict == OnConflict::Overwrite {
             let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
-            set_metadata(&*handle, Metadata { mode: metadata.mode.or(default), ..metadata })?;
+            // The setgid bit is not the sender's: the folder has it from the one above, to hand its group on.
+            let bits = metadata.mode.or(default).map(|mode| mode.bits() | stat.st_mode & SETGID);
+            set_metadata(&*handle, bits, metadata.mtime)?;
+            self.beneath.set_announced(&handle);
         }
         self.beneath.touch(&handle);
         Ok(Placed::Named)

@@ -184,7 +184,7 @@ impl Landing {
         let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
         // Most files are made with the mode that they keep.
         let to_set = Some(mode).filter(|mode| Some(mode.bits()) != self.mode);
-        set_metadata(&bytes.file, Metadata { mode: to_set, ..metadata })?;
+        set_metadata(&bytes.file, to_set.map(FileMode::bits), metadata.mtime)?;
         self.mode = Some(mode.bits());
         self.sealed = true;
         // Without a right to read it, it could not be opened again to be synced.
@@ -394,12 +394,15 @@ impl Drop for Landing {
 }
 
 /// Sets what there is of mode and time of modification.
-pub fn set_metadata(file: impl std::os::fd::AsFd, metadata: Metadata) -> Result<(), StoreError> {
-    if let Some(mode) = metadata.mode {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.bits()))
-            .map_err(StoreError::io("set the mode"))?;
+pub fn set_metadata(
+    file: impl std::os::fd::AsFd,
+    mode_bits: Option<u32>,
+    mtime: Option<MtimeNs>,
+) -> Result<(), StoreError> {
+    if let Some(bits) = mode_bits {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(bits)).map_err(StoreError::io("set the mode"))?;
     }
-    if let Some(mtime) = metadata.mtime {
+    if let Some(mtime) = mtime {
         rustix::fs::futimens(&file, &timestamps(mtime))
             .map_err(StoreError::io("set the time of modification"))?;
     }

@@ -36,7 +36,7 @@ use crate::fault::{Fault, in_words};
 use crate::relpath::RelPath;
 use crate::units::{Metadata, bytes_text};
 
-use beneath::{Beneath, Folder, SPELLED_OTHERWISE, UNANNOUNCED};
+use beneath::{Beneath, Folder, SPELLED_OTHERWISE};
 use landing::HiddenNames;
 use room::Rooms;
 
@@ -278,12 +278,8 @@ impl Root {
         let failed = |errno: Errno| RootError::new(&self.path, errno.into());
         let root =
             rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Folder::new).map_err(failed)?;
-        let dir_mode = match new_dirs {
-            NewDirs::PrivateUntilAnnounced => UNANNOUNCED,
-            NewDirs::AsTheSystemMakesThem => 0o777,
-        };
         Ok(Store {
-            beneath: Beneath::new(root, FsMode::from_raw_mode(dir_mode)),
+            beneath: Beneath::new(root, new_dirs),
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: HiddenNames::new().map_err(failed)?,

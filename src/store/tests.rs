@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use super::beneath::UNANNOUNCED;
 use super::*;
 use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, NamePolicy};
@@ -287,4 +288,26 @@ fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
     next.commit(vec![Item::Dir { path: path("no mode"), metadata: Metadata::default() }]).remove(0).unwrap();
     assert_eq!(mode("no mode") & 0o7700, 0o700, "the mark does not stay");
     assert_ne!(mode("no mode"), UNANNOUNCED);
+}
+
+#[test]
+fn new_folders_below_a_setgid_folder_get_their_mode_and_time_and_keep_its_group() {
+    for policy in [OnConflict::SkipSame, OnConflict::Overwrite] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2775)).unwrap();
+        let mut cut = store(dir.path(), policy);
+        land(&mut cut, "of a cut session/f", "f").unwrap();
+        drop(cut);
+        let mut store = store(dir.path(), policy);
+        land(&mut store, "d/deeper/f", "f").unwrap();
+        for name in ["d/deeper", "d", "of a cut session"] {
+            let metadata = Metadata { mode: Some(Mode::new(0o751)), mtime: Some(MtimeNs(7_000_000_000)) };
+            store.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
+            let there = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((there.mode() & 0o7777, there.mtime()), (0o2751, 7), "{name}, {policy:?}");
+        }
+        let unset = Metadata::default();
+        store.commit(vec![Item::Dir { path: path("no mode"), metadata: unset }]).remove(0).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("no mode")).unwrap().mode() & 0o7700, 0o2700);
+    }
 }
