@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::mounted::Mounted;
 use common::proofs::{can_trace, not_run};
@@ -16,6 +17,8 @@ use common::raw::Raw;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::Fault;
+use ftx::relpath::{NamePolicy, RelPath};
+use ftx::store::{NewDirs, OnConflict, Origin, Record, Root};
 use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;
@@ -395,4 +398,27 @@ fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_ma
     assert_ne!(mode(&elsewhere), 0o777);
     drop(sender);
     receiver.kill();
+}
+
+/// What is mounted below the folder is not the receiver's to tidy up.
+#[test]
+fn what_is_too_old_is_removed_on_the_file_system_of_the_folder_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let Some(_mounted) = Mounted::memory(16 * MIB, &out.join("disk")) else {
+        return not_run("a sweep that stays on its file system", "needs the right to mount");
+    };
+    let root = Root::open(&out, OnConflict::SkipSame).unwrap();
+    let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+    for name in ["here", "disk/there"] {
+        let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
+        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Some(Md5::of(b"state")) };
+        let landing = store.land_parts(&path, origin).unwrap();
+        let records = [Record::Part(0, Md5::of(b"part"))];
+        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
+    }
+    let mut told = Vec::new();
+    root.sweep(Duration::ZERO, || true, |left| told.push((left.path, left.is_removed))).unwrap();
+    assert_eq!(told, [(b"here".to_vec(), true)]);
+    assert_eq!(names(&out).len(), 3, "{:?}", names(&out));
 }

@@ -388,7 +388,7 @@ impl<'a> Arrivals<'a> {
             At::Asked => {
                 let landing = match Arrivals::origin(entry) {
                     Some(origin) => store.land_parts(&entry.path, origin)?,
-                    None => store.land(&entry.path)?,
+                    None => store.land(&entry.path, entry.layout.size_bytes())?,
                 };
                 if entry.is_sparse {
                     landing.make_sparse(entry.layout.size_bytes())?;

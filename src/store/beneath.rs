@@ -241,6 +241,11 @@ impl Beneath {
         }))
     }
 
+    /// What tells the root from all other folders of its file system.
+    pub fn root_inode(&self) -> u64 {
+        self.0.root.inode
+    }
+
     /// A handle on the folder `dir`, if it is there, in this spelling.
     pub fn open(&self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
         if dir.is_empty() {

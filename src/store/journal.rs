@@ -20,8 +20,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::beneath::Folder;
+use super::beneath::{Beneath, Folder};
 use super::landing::Written;
+use super::partial::{NEW_SUFFIX, is_ours};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::units::MtimeNs;
 
@@ -51,16 +52,24 @@ pub struct Header {
     pub state: Option<String>,
     /// Of the landing: a journal does not speak of another file that has its name.
     pub inode: u64,
+    /// The inode of the root of the receiver that began it, which alone removes what is too old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<u64>,
 }
 
 impl Header {
-    pub fn new(name: &[u8], origin: Origin, inode: u64) -> Self {
+    pub fn new(name: &[u8], origin: Origin, inode: u64, beneath: &Beneath) -> Self {
+        Header { root: Some(beneath.root_inode()), ..Header::of(name, origin, inode) }
+    }
+
+    fn of(name: &[u8], origin: Origin, inode: u64) -> Self {
         Header {
             name_hex: hex::encode(name),
             size: origin.size_bytes,
             mtime_ns: origin.mtime.map(|mtime| mtime.0),
             state: origin.state.map(|state| state.to_string()),
             inode,
+            root: None,
         }
     }
 
@@ -72,7 +81,7 @@ impl Header {
 
     /// Is it the same state of the same file? Without a word from the sender on its state, nobody can tell.
     pub fn is_same_state(&self, other: &Header) -> bool {
-        self == other && self.state.is_some()
+        *self == Header { root: self.root, ..other.clone() } && self.state.is_some()
     }
 }
 
@@ -222,7 +231,7 @@ fn open_ours(dir: &Folder, name: &str) -> io::Result<Option<(File, Stat)>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
     let stat = rustix::fs::fstat(&file)?;
-    Ok(super::partial::is_ours(&stat).then_some((file, stat)))
+    Ok(is_ours(&stat).then_some((file, stat)))
 }
 
 /// The first lines, as they are and as they are understood.
@@ -333,7 +342,7 @@ impl Journal {
     }
 
     fn replace(&self, there: &PartDigests) -> io::Result<Open> {
-        let beside = format!("{}.new", self.name);
+        let beside = format!("{}{NEW_SUFFIX}", self.name);
         // One that is left from a crash.
         self.unlink(&beside);
         let mut open = self.make(&beside)?;
@@ -388,7 +397,7 @@ mod tests {
 
     fn header() -> Header {
         let origin = Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: None };
-        Header::new(b"a\xff", origin, 42)
+        Header::of(b"a\xff", origin, 42)
     }
 
     fn written(lines: &[Line]) -> Vec<u8> {

@@ -14,16 +14,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::journal::{Header, Journal, Origin, Stamp, Told};
-use super::landing::{self, Bytes, HiddenNames, Landing};
+use super::landing::{self, Bytes, HiddenNames, Landing, is_hex};
+use super::{Store, StoreError};
 use crate::digest::{Md5, PartDigests, PartLayout};
-use crate::relpath::{RESERVED_PREFIX, RelPath};
+use crate::relpath::RelPath;
 
 /// Landings that can be taken up again, and their journals.
-pub const LANDING_PREFIX: &str = ".ftx-part-";
-pub const JOURNAL_SUFFIX: &str = ".journal";
+const LANDING_PREFIX: &str = ".ftx-part-";
+const DIGEST_DIGITS: usize = 32;
+const JOURNAL_SUFFIX: &str = ".journal";
+/// Of a journal that is to take the place of another one.
+pub const NEW_SUFFIX: &str = ".new";
 
 /// Files of so many parts have their journal from the start, so that a second session can tell that it waits for the
 /// same. Smaller ones come again in no time, and most of them are complete before their first record.
@@ -137,7 +140,7 @@ pub fn take_up(
     let (file, stat) = match beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? {
         Locked::Ours(file, stat) => (file, stat),
         Locked::InUse(stat) => {
-            let header = Header::new(name, origin, stat.st_ino);
+            let header = Header::new(name, origin, stat.st_ino, beneath);
             let is_same = match Header::read(&dir, &journal) {
                 Ok(Some(begun)) => begun.is_same_state(&header),
                 // It will say soon what it is about.
@@ -147,7 +150,7 @@ pub fn take_up(
         }
         Locked::Nothing => return Ok(LeftBehind::Nothing),
     };
-    let header = Header::new(name, origin, stat.st_ino);
+    let header = Header::new(name, origin, stat.st_ino, beneath);
     let cannot = StoreError::io("open the journal of what is there of it from before");
     let opened = beneath.sparing(|| open_journal(&dir, &journal)).map_err(cannot)?;
     let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
@@ -197,7 +200,8 @@ pub fn create(
         return landing::create(beneath, path, hidden, umask, None);
     }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
-    let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino));
+    let journal =
+        Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, beneath));
     if has_journal_at_once(origin) {
         journal.begin();
     }
@@ -220,10 +224,10 @@ pub fn remove(dir: &Folder, name: &[u8]) {
 /// A file in arrival whose session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Where it would land, below the root.
+    /// Where it would land, below the root; where that is not known, the hidden file itself.
     pub path: Vec<u8>,
-    /// Its size when it is whole.
-    pub size_bytes: u64,
+    /// Its size when it is whole, where that is known.
+    pub size_bytes: Option<u64>,
     /// What is here of it, as far as anybody knows.
     pub there_bytes: u64,
     /// Since anybody touched it.
@@ -234,76 +238,289 @@ pub struct Unfinished {
     pub is_removed: bool,
 }
 
-/// A landing without a journal that nobody has touched for so long is left from a crash.
+/// A staged file without a journal that has not changed for so long is left from a crash.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Looks through the folder for what sessions left behind, removes what is older than `max_age`, and tells of it; until
-/// `goes_on` says no. What is in use is left alone.
+/// The forms of the names that a store makes for its own files. Nothing else is ever removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnName<'a> {
+    /// Of one session.
+    Private,
+    /// Of a file of several parts.
+    Staged,
+    /// A journal, or one that was to take its place, of the staged file with this name.
+    Journal(&'a str),
+}
+
+impl<'a> OwnName<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        if let Some((digest, suffix)) = name
+            .strip_prefix(LANDING_PREFIX)
+            .and_then(|rest| rest.split_at_checked(DIGEST_DIGITS))
+            .filter(|(digest, _)| is_hex(digest))
+        {
+            return match suffix.strip_prefix(JOURNAL_SUFFIX) {
+                None => suffix.is_empty().then_some(OwnName::Staged),
+                Some("" | NEW_SUFFIX) => Some(OwnName::Journal(&name[..LANDING_PREFIX.len() + digest.len()])),
+                Some(_) => None,
+            };
+        }
+        HiddenNames::has_form(name).then_some(OwnName::Private)
+    }
+}
+
+/// Looks through the root for what sessions left behind, removes what is older than `max_age` at `now`, and tells of
+/// each removal and of what is kept; until `goes_on` says no. What is in use is left alone, and so is what belongs to
+/// another receiver whose root is below this one. Other file systems that are mounted below the root are not looked at.
 pub fn sweep(
+    store: &Store,
     root: &Path,
-    beneath: &Beneath,
+    now: SystemTime,
     max_age: Duration,
     goes_on: impl Fn() -> bool,
     mut tell: impl FnMut(Unfinished),
 ) {
-    for entry in walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok) {
+    for entry in walkdir::WalkDir::new(root).same_file_system(true).into_iter().filter_map(Result::ok) {
         if !goes_on() {
             return;
         }
-        let name = entry.file_name().as_bytes();
-        if !entry.file_type().is_file() || !name.starts_with(RESERVED_PREFIX) {
+        let Some((name, form)) = entry.file_name().to_str().and_then(|name| Some((name, OwnName::of(name)?)))
+        else {
             continue;
-        }
+        };
         let below = entry.path().parent().and_then(|parent| parent.strip_prefix(root).ok());
-        let (Some(parent), Ok(name)) = (below, std::str::from_utf8(name)) else { continue };
+        let Some(parent) = below.filter(|_| entry.file_type().is_file()) else { continue };
         // By handle from here on: the path may lead elsewhere by now.
         let parent = parent.as_os_str().as_bytes();
-        let Ok(dir) = beneath.open(parent) else { continue };
-        if let Some(told) = sweep_one(&dir, parent, name, max_age) {
+        let Ok(dir) = store.beneath.open(parent) else { continue };
+        if let Some(told) = (Sweep { store, dir, parent, now, max_age }).look(name, form) {
             tell(told);
         }
     }
 }
 
-fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) -> Option<Unfinished> {
-    let remove = || {
-        // One that cannot be removed is told of again the next time.
-        let _ = rustix::fs::unlinkat(&**dir, name, AtFlags::empty());
-    };
-    let age_of = |stat: &Stat| {
+/// A look at one folder.
+struct Sweep<'a> {
+    store: &'a Store,
+    dir: Arc<Folder>,
+    parent: &'a [u8],
+    now: SystemTime,
+    max_age: Duration,
+}
+
+impl Sweep<'_> {
+    fn look(&self, name: &str, form: OwnName<'_>) -> Option<Unfinished> {
+        match form {
+            OwnName::Journal(staged) => {
+                let stat = self.stat(name).ok().filter(is_ours)?;
+                matches!(self.stat(staged), Err(Errno::NOENT)).then(|| self.forgotten(name, &stat))?
+            }
+            OwnName::Private if self.store.hidden.is_live(name) => None,
+            OwnName::Private => match open_locked(&self.dir, name) {
+                Ok(Locked::Ours(_locked, stat)) => self.forgotten(name, &stat),
+                _ => None,
+            },
+            OwnName::Staged => self.staged(name),
+        }
+    }
+
+    fn stat(&self, name: &str) -> Result<Stat, Errno> {
+        rustix::fs::statat(&*self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn age(&self, stat: &Stat) -> Option<Duration> {
         let changed = Duration::new(stat.st_ctime.try_into().ok()?, 0);
-        SystemTime::now().duration_since(UNIX_EPOCH + changed).ok()
-    };
-    if let Some(landing) = name.strip_suffix(JOURNAL_SUFFIX) {
-        let stat = rustix::fs::statat(&**dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        let landing = rustix::fs::statat(&**dir, landing, AtFlags::SYMLINK_NOFOLLOW);
-        let is_alone = matches!(landing, Err(Errno::NOENT));
-        if is_alone && is_ours(&stat) && age_of(&stat)? >= FORGOTTEN {
-            remove();
+        self.now.duration_since(UNIX_EPOCH + changed).ok()
+    }
+
+    fn path(&self, name: &[u8]) -> Vec<u8> {
+        if self.parent.is_empty() { name.to_vec() } else { [self.parent, b"/", name].concat() }
+    }
+
+    /// One that cannot be removed is looked at again the next time.
+    fn remove(&self, name: &str) -> bool {
+        rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty()).is_ok()
+    }
+
+    /// Nothing can go on with it: it is removed once it is old enough.
+    fn forgotten(&self, name: &str, stat: &Stat) -> Option<Unfinished> {
+        let age = self.age(stat)?;
+        (age >= FORGOTTEN && self.remove(name)).then(|| Unfinished {
+            path: self.path(name.as_bytes()),
+            size_bytes: None,
+            there_bytes: stat.st_size as u64,
+            age,
+            kept_for: Duration::ZERO,
+            is_removed: true,
+        })
+    }
+
+    fn staged(&self, name: &str) -> Option<Unfinished> {
+        let Ok(Locked::Ours(_locked, stat)) = open_locked(&self.dir, name) else { return None };
+        let (journal, told) = open_journal(&self.dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
+        let told = told.filter(|told| told.header.inode == stat.st_ino);
+        let root = self.store.beneath.root_inode();
+        if told.as_ref().is_some_and(|told| told.header.root.is_some_and(|other| other != root)) {
+            return None;
         }
-        return None;
-    }
-    let Ok(Locked::Ours(_locked, stat)) = open_locked(dir, name) else { return None };
-    let age = age_of(&stat)?;
-    if !name.starts_with(LANDING_PREFIX) {
-        if age >= FORGOTTEN {
-            remove();
+        let age = self.age(&stat)?;
+        let Some(told) = told.filter(|told| told.digests.count() > 0) else {
+            let told = if age >= self.max_age { self.forgotten(name, &stat) } else { None };
+            if told.is_some() {
+                journal.iter().for_each(Journal::remove);
+            }
+            return told;
+        };
+        let is_removed = age >= self.max_age && self.remove(name);
+        if is_removed {
+            journal.iter().for_each(Journal::remove);
         }
-        return None;
+        let layout = PartLayout::new(told.header.size);
+        let missing_bytes: u64 =
+            told.digests.missing(layout.count()).iter().map(|run| layout.bytes(run)).sum();
+        Some(Unfinished {
+            path: self.path(&hex::decode(&told.header.name_hex).ok()?),
+            size_bytes: Some(layout.size_bytes()),
+            there_bytes: layout.size_bytes() - missing_bytes,
+            age,
+            kept_for: self.max_age.saturating_sub(age),
+            is_removed,
+        })
     }
-    let (journal, told) = open_journal(dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
-    let told = told.filter(|told| told.header.inode == stat.st_ino && told.digests.count() > 0);
-    let is_removed = age >= max_age && (told.is_some() || age >= FORGOTTEN);
-    if is_removed {
-        remove();
-        journal.iter().for_each(Journal::remove);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::PART_BYTES;
+    use crate::relpath::NamePolicy;
+    use crate::store::{NewDirs, OnConflict, Record, Root};
+    use std::fs;
+
+    fn origin(state: u8) -> Origin {
+        Origin { size_bytes: 3 * PART_BYTES, mtime: None, state: Some([state; 16].into()) }
     }
-    let told = told?;
-    let layout = PartLayout::new(told.header.size);
-    let missing_bytes: u64 = told.digests.missing(layout.count()).iter().map(|run| layout.bytes(run)).sum();
-    let name = hex::decode(&told.header.name_hex).ok()?;
-    let path = if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
-    let there_bytes = layout.size_bytes() - missing_bytes;
-    let kept_for = max_age.saturating_sub(age);
-    Some(Unfinished { path, size_bytes: layout.size_bytes(), there_bytes, age, kept_for, is_removed })
+
+    fn path(name: &str) -> RelPath {
+        RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
+    }
+
+    fn open(dir: &Path) -> (Root, Store) {
+        let root = Root::open(dir, OnConflict::SkipSame).unwrap();
+        let store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        (root, store)
+    }
+
+    /// A session that was cut after the first part of a file; returns the name of what is kept.
+    fn leave(store: &mut Store, name: &str, origin: Origin) -> String {
+        let landing = store.land_parts(&path(name), origin).unwrap();
+        let records = [Record::Part(0, Md5::of(b"part"))];
+        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
+        landing.name().to_owned()
+    }
+
+    /// What a sweep tells that begins so much later, as the clock says, in order.
+    fn swept(store: &Store, dir: &Path, later: Duration, max_age: Duration) -> Vec<(String, bool)> {
+        let mut told = Vec::new();
+        let tell = |left: Unfinished| told.push((String::from_utf8(left.path).unwrap(), left.is_removed));
+        sweep(store, dir, SystemTime::now() + later, max_age, || true, tell);
+        told.sort();
+        told
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    const LATER: Duration = Duration::from_secs(100 * 24 * 60 * 60);
+
+    #[test]
+    fn only_names_of_the_very_forms_that_are_made_here_are_removed_and_each_removal_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = "0123456789abcdef0123456789abcdef";
+        let theirs = [
+            ".ftx-settings".to_owned(),
+            ".ftx-".into(),
+            ".ftx-part".into(),
+            ".ftx-part-".into(),
+            ".ftx-0123456789abcdef".into(),
+            ".ftx-0123456789abcdef-".into(),
+            ".ftx-0123456789abcdef-1x".into(),
+            ".ftx-0123456789abcdef-1.txt".into(),
+            ".ftx-0123456789ABCDEF-1".into(),
+            ".ftx-0123456789abcde-1".into(),
+            ".FTX-0123456789abcdef-1".into(),
+            "ftx-0123456789abcdef-1".into(),
+            format!(".ftx-part-{}", &digest[1..]),
+            format!(".ftx-part-{digest}0"),
+            format!(".ftx-part-{digest}.journal.old"),
+            format!(".ftx-part-{digest}.journal.new.1"),
+            format!(".ftx-part-{digest}.txt"),
+            format!(".ftx-part-{}.journal", digest.to_uppercase()),
+        ];
+        let lone = "fedcba9876543210fedcba9876543210";
+        let mut ours = [
+            ".ftx-0123456789abcdef-0".to_owned(),
+            ".ftx-fedcba9876543210-12345".into(),
+            format!(".ftx-part-{digest}"),
+            format!(".ftx-part-{lone}.journal"),
+            format!(".ftx-part-{lone}.journal.new"),
+        ];
+        for name in theirs.iter().chain(&ours) {
+            fs::write(dir.path().join(name), "bytes").unwrap();
+        }
+        let (_root, store) = open(dir.path());
+        assert_eq!(swept(&store, dir.path(), Duration::ZERO, Duration::ZERO), [], "they are not old");
+        let told = swept(&store, dir.path(), LATER, Duration::ZERO);
+        ours.sort();
+        assert_eq!(told, ours.map(|name| (name, true)));
+        let mut theirs = theirs.to_vec();
+        theirs.sort();
+        assert_eq!(names(dir.path()), theirs);
+    }
+
+    #[test]
+    fn what_is_in_arrival_stays_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, store) = open(dir.path());
+        // Another process: it knows what is locked and nothing else.
+        let (_other_root, other) = open(dir.path());
+        let (_sessions_root, mut session) = open(dir.path());
+        let (small, large) =
+            (session.land(&path("a"), 5).unwrap(), session.land(&path("b"), 2 << 20).unwrap());
+        let parts = session.land_parts(&path("c"), origin(7)).unwrap();
+        let (small_name, count) = (small.name().to_owned(), names(dir.path()).len());
+        let sweeper = _sessions_root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
+        assert_eq!(names(dir.path()).len(), count);
+        assert_eq!(swept(&other, dir.path(), LATER, Duration::ZERO), [(small_name, true)]);
+        drop((small, large, parts));
+        // A session that is over has nothing in arrival: what has its name is left from it.
+        let left = session.hidden.next();
+        fs::write(dir.path().join(&*left), "").unwrap();
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
+        drop(session);
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), [(left.into(), true)]);
+        drop(store);
+    }
+
+    #[test]
+    fn what_another_receiver_keeps_below_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner_dir = dir.path().join("inner");
+        let ((_outer_root, mut outer), (_inner_root, mut inner)) = (open(dir.path()), open(&inner_dir));
+        leave(&mut outer, "inner/ours", origin(7));
+        leave(&mut inner, "theirs", origin(7));
+        let told = swept(&outer, dir.path(), LATER, Duration::ZERO);
+        assert_eq!(told, [("inner/ours".to_owned(), true)]);
+        assert_eq!(names(&inner_dir).len(), 2, "a staged file and its journal");
+        assert_eq!(swept(&inner, &inner_dir, LATER, 2 * LATER), [("theirs".to_owned(), false)]);
+        assert_eq!(swept(&inner, &inner_dir, LATER, Duration::ZERO), [("theirs".to_owned(), true)]);
+        assert_eq!(names(&inner_dir), Vec::<String>::new());
+    }
 }

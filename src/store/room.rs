@@ -215,7 +215,7 @@ mod tests {
         let three = store.room(&path("b"), 3 * share, None).unwrap().unwrap();
         // To another session only what is being written counts.
         drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
-        let begun = store.land(&path("a")).unwrap();
+        let begun = store.land(&path("a"), 8 << 20).unwrap();
         six.lands(begun.written());
         assert!(matches!(other.room(&path("c"), 6 * share, None), Err(StoreError::NoRoom { .. })));
         let long_ago = SystemTime::now() - 2 * PROMISE_TIME;
@@ -227,7 +227,7 @@ mod tests {
         drop((three, six));
         assert!(store.rooms.lock().by_number.is_empty());
         let eight = store.room(&path("d"), 8 << 20, None).unwrap().unwrap();
-        let landing = store.land(&path("d")).unwrap();
+        let landing = store.land(&path("d"), 8 << 20).unwrap();
         eight.lands(landing.written());
         landing.write_at(&vec![1; 3 << 20], 0).unwrap();
         let outstanding = store.rooms.lock().by_number.values().map(Promise::outstanding_bytes).sum::<u64>();

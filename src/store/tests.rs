@@ -20,7 +20,7 @@ fn store(root: &Path, on_conflict: OnConflict) -> Store {
 }
 
 fn file(store: &mut Store, name: &str, content: &str) -> Item {
-    let landing = store.land(&path(name)).unwrap();
+    let landing = store.land(&path(name), content.len() as u64).unwrap();
     landing.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
@@ -160,7 +160,7 @@ fn nothing_lands_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let mut store = store(dir.path(), OnConflict::Overwrite);
-    assert_eq!(store.land(&path("out/a")).unwrap_err().fault(), Fault::Exists);
+    assert_eq!(store.land(&path("out/a"), 1).unwrap_err().fault(), Fault::Exists);
     assert!(matches!(store.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
