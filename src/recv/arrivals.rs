@@ -187,8 +187,9 @@ impl<'a> Arrivals<'a> {
 
     /// What tells the state of a file that can be taken up again if it is cut.
     pub fn origin(entry: &FileEntry) -> Option<Origin> {
-        let (size_bytes, mtime, state) = (entry.layout.size_bytes(), entry.metadata.mtime, entry.state);
-        (entry.layout.count() > 1 && state.is_some()).then_some(Origin { size_bytes, mtime, state })
+        let (size_bytes, mtime) = (entry.layout.size_bytes(), entry.metadata.mtime);
+        let state = entry.state.filter(|_| entry.layout.count() > 1)?;
+        Some(Origin { size_bytes, mtime, state })
     }
 
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
@@ -320,7 +321,7 @@ impl<'a> Arrivals<'a> {
             if md5.is_none() {
                 self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
             }
-            let item = Item::AlreadyThere(file);
+            let item = Item::AlreadyThere { file, origin: Arrivals::origin(&entry) };
             let complete = Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, item };
             self.hand_over(speaker, vec![complete]);
         }

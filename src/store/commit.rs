@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::beneath::Folder;
+use super::journal::Origin;
 use super::landing::{Landing, set_metadata, timestamps};
 use super::occupant::{ExistingFile, Occupant, look};
 use super::{OnConflict, Store, StoreError};
@@ -34,7 +35,12 @@ pub enum Item {
         metadata: Metadata,
     },
     /// A file that was there before and is identical: it only has to be durable.
-    AlreadyThere(Arc<ExistingFile>),
+    AlreadyThere {
+        /// The file that is there.
+        file: Arc<ExistingFile>,
+        /// Of which state it is, if some of that may be left from a cut session.
+        origin: Option<Origin>,
+    },
     /// A folder in which everything is in place.
     Dir {
         /// Where.
@@ -138,7 +144,7 @@ impl Store {
                     }
                 }
                 Item::File { landing, .. } => landing.sync(),
-                Item::AlreadyThere(file) => file.sync(),
+                Item::AlreadyThere { file, .. } => file.sync(),
                 Item::Dir { .. } | Item::Link { .. } => Ok(()),
             };
             if let Err(error) = synced {
@@ -152,9 +158,11 @@ impl Store {
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
-            Item::AlreadyThere(file) => {
+            Item::AlreadyThere { file, origin } => {
                 self.beneath.touch(&file.dir()?);
-                file.remove_left_behind();
+                if let Some(origin) = origin {
+                    file.remove_left_behind(origin);
+                }
                 Ok(Placed::AlreadyThere)
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),

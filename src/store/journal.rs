@@ -39,7 +39,7 @@ pub struct Origin {
     /// Its time of modification.
     pub mtime: Option<MtimeNs>,
     /// What the sender says of its state; equal only if the file cannot have changed in between.
-    pub state: Option<Md5>,
+    pub state: Md5,
 }
 
 /// The first line.
@@ -67,21 +67,15 @@ impl Header {
             name_hex: hex::encode(name),
             size: origin.size_bytes,
             mtime_ns: origin.mtime.map(|mtime| mtime.0),
-            state: origin.state.map(|state| state.to_string()),
+            state: Some(origin.state.to_string()),
             inode,
             root: None,
         }
     }
 
-    /// What a journal is about, which its session may be writing just now; `None` if that is nothing to believe.
-    pub fn read(dir: &Folder, name: &str) -> io::Result<Option<Self>> {
-        let Some((mut file, _)) = open_ours(dir, name)? else { return Ok(None) };
-        Ok(read_start(&mut file)?.1.map(|told| told.header))
-    }
-
-    /// Is it the same state of the same file? Without a word from the sender on its state, nobody can tell.
+    /// Is it the same state of the same file?
     pub fn is_same_state(&self, other: &Header) -> bool {
-        *self == Header { root: self.root, ..other.clone() } && self.state.is_some()
+        *self == Header { root: self.root, ..other.clone() }
     }
 }
 
@@ -276,16 +270,6 @@ impl Journal {
         matches!(*self.lock(), State::Open(Open { has_records: true, .. }))
     }
 
-    /// Says which file it is about, before there is anything to record. Where that fails, the first record tries again.
-    pub fn begin(&self) {
-        let mut open = self.lock();
-        if matches!(*open, State::New)
-            && let Ok(begun) = self.make(&self.name)
-        {
-            *open = State::Open(begun);
-        }
-    }
-
     /// Brings the landing to stable storage and then records parts of it; with `close`, also how it is left.
     ///
     /// An error is one of the landing: the system tells of lost bytes once only, so it must not be used any more. That
@@ -396,7 +380,8 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        let origin = Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: None };
+        let origin =
+            Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: [9; 16].into() };
         Header::of(b"a\xff", origin, 42)
     }
 

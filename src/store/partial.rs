@@ -1,9 +1,10 @@
 //! Landings that outlive their session, so that the next one can go on where it was cut.
 //!
-//! The landing of a file of several parts has a name that follows from the file's, and a [`Journal`] beside it. Whoever
-//! opens it holds a lock on it. A second session that brings the same state of the file meanwhile waits for it: most
-//! likely it is the same sender, come again while the first session still brings to the disk what it has. One that
-//! brings another state collects it in a landing of its own. What nobody comes back for is removed after a time.
+//! The landing of a file of several parts has a name that follows from the file's and from its state at the sender, and a
+//! [`Journal`] beside it. Whoever opens it holds a lock on it. A second session that brings the same state of the file
+//! meanwhile waits for it: most likely it is the same sender, come again while the first session still brings to the disk
+//! what it has. Another state has a landing of its own: what one sender announces neither uses nor removes what is kept
+//! for another one. What nobody comes back for is removed after a time, and only then.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -27,10 +28,6 @@ const DIGEST_DIGITS: usize = 32;
 const JOURNAL_SUFFIX: &str = ".journal";
 /// Of a journal that is to take the place of another one.
 pub const NEW_SUFFIX: &str = ".new";
-
-/// Files of so many parts have their journal from the start, so that a second session can tell that it waits for the
-/// same. Smaller ones come again in no time, and most of them are complete before their first record.
-const BEGUN_AT_ONCE_PARTS: u64 = 16;
 
 /// What there is of a file from an earlier session.
 #[derive(Debug)]
@@ -61,10 +58,20 @@ pub fn is_ours(stat: &Stat) -> bool {
         && stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
-fn names(name: &[u8]) -> (Box<str>, Box<str>) {
-    let landing = format!("{LANDING_PREFIX}{}", Md5::of(name));
+/// The names of the landing and the journal of one state of a file.
+fn names(name: &[u8], origin: Origin) -> (Box<str>, Box<str>) {
+    let landing = origin.staged_name(name);
     let journal = format!("{landing}{JOURNAL_SUFFIX}");
     (landing.into(), journal.into())
+}
+
+impl Origin {
+    /// The name under which a file of this name is collected.
+    pub fn staged_name(self, name: &[u8]) -> String {
+        let mtime = self.mtime.map_or_else(|| "-".to_owned(), |mtime| mtime.0.to_string());
+        let what = format!("{} {} {mtime} {}", hex::encode(name), self.size_bytes, self.state);
+        format!("{LANDING_PREFIX}{}", Md5::of(what.as_bytes()))
+    }
 }
 
 /// A landing's name, looked at.
@@ -72,7 +79,7 @@ enum Locked {
     /// One of ours, locked from now on.
     Ours(File, Stat),
     /// One of ours, and somebody else is at work on it.
-    InUse(Stat),
+    InUse,
     /// Nothing, or nothing of ours.
     Nothing,
 }
@@ -88,7 +95,7 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
     }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Ok(Locked::InUse(stat)),
+        Err(Errno::WOULDBLOCK) => return Ok(Locked::InUse),
         // A file system without locks.
         Err(_) => return Ok(Locked::Nothing),
     }
@@ -100,10 +107,6 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
 fn is_named(dir: &Folder, name: &str, stat: &Stat) -> bool {
     let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
     now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino))
-}
-
-fn has_journal_at_once(origin: Origin) -> bool {
-    PartLayout::new(origin.size_bytes).count() >= BEGUN_AT_ONCE_PARTS
 }
 
 /// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
@@ -135,19 +138,11 @@ pub fn take_up(
         Err(Errno::NOENT) => return Ok(LeftBehind::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
-    let (landing, journal) = names(name);
+    let (landing, journal) = names(name, origin);
     let cannot = StoreError::io("open what is there of it from before");
     let (file, stat) = match beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? {
         Locked::Ours(file, stat) => (file, stat),
-        Locked::InUse(stat) => {
-            let header = Header::new(name, origin, stat.st_ino, beneath);
-            let is_same = match Header::read(&dir, &journal) {
-                Ok(Some(begun)) => begun.is_same_state(&header),
-                // It will say soon what it is about.
-                _ => has_journal_at_once(origin),
-            };
-            return Ok(if is_same { LeftBehind::InUse } else { LeftBehind::Nothing });
-        }
+        Locked::InUse => return Ok(LeftBehind::InUse),
         Locked::Nothing => return Ok(LeftBehind::Nothing),
     };
     let header = Header::new(name, origin, stat.st_ino, beneath);
@@ -155,7 +150,7 @@ pub fn take_up(
     let opened = beneath.sparing(|| open_journal(&dir, &journal)).map_err(cannot)?;
     let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
-        // Of another state of the file, which is the one that counts now. Its room is needed.
+        // Nothing of it can be believed. Its room is needed.
         let _ = rustix::fs::unlinkat(&*dir, &*landing, AtFlags::empty());
         return Ok(LeftBehind::Nothing);
     };
@@ -178,9 +173,9 @@ pub fn create(
     umask: u32,
 ) -> Result<Landing, StoreError> {
     let (parent, final_name) = path.split();
-    let (name, journal) = names(final_name);
+    let (name, journal) = names(final_name, origin);
     let dir = beneath.open_or_make(parent)?;
-    // What is there did not fit, or it would have been taken up.
+    // Nothing of what is there can be believed, or it would have been taken up.
     let cannot = StoreError::io("open what is there of it from before");
     if let Locked::Ours(stale, _) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
@@ -202,17 +197,14 @@ pub fn create(
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
     let journal =
         Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, beneath));
-    if has_journal_at_once(origin) {
-        journal.begin();
-    }
     let bytes = Bytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
     Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
-/// Removes what sessions left of a file, unless one is at work on it.
-pub fn remove(dir: &Folder, name: &[u8]) {
-    let (landing, journal) = names(name);
+/// Removes what sessions left of this state of a file, unless one is at work on it.
+pub fn remove(dir: &Folder, name: &[u8], origin: Origin) {
+    let (landing, journal) = names(name, origin);
     if let Ok(Locked::Ours(_locked, _)) = open_locked(dir, &landing) {
         for name in [landing, journal] {
             // What cannot be removed now goes when it is too old.
@@ -395,10 +387,11 @@ mod tests {
     use crate::digest::PART_BYTES;
     use crate::relpath::NamePolicy;
     use crate::store::{NewDirs, OnConflict, Record, Root};
+    use crate::units::MtimeNs;
     use std::fs;
 
     fn origin(state: u8) -> Origin {
-        Origin { size_bytes: 3 * PART_BYTES, mtime: None, state: Some([state; 16].into()) }
+        Origin { size_bytes: 3 * PART_BYTES, mtime: None, state: [state; 16].into() }
     }
 
     fn path(name: &str) -> RelPath {
@@ -507,6 +500,80 @@ mod tests {
         drop(session);
         assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), [(left.into(), true)]);
         drop(store);
+    }
+
+    #[test]
+    fn what_is_kept_of_one_state_of_a_file_is_neither_used_nor_removed_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, mut store) = open(dir.path());
+        let first = leave(&mut store, "a", origin(1));
+        let others = [
+            origin(2),
+            Origin { size_bytes: 3 * PART_BYTES - 1, ..origin(1) },
+            Origin { mtime: Some(MtimeNs(0)), ..origin(1) },
+            Origin { mtime: Some(MtimeNs(-1)), ..origin(1) },
+        ];
+        for other in others {
+            assert!(matches!(store.take_up(&path("a"), other), Ok(LeftBehind::Nothing)), "{other:?}");
+            leave(&mut store, "a", other);
+        }
+        let again = |store: &mut Store, origin| match store.take_up(&path("a"), origin) {
+            Ok(LeftBehind::Kept(kept)) => kept,
+            other => panic!("{other:?}"),
+        };
+        let kept = again(&mut store, origin(1));
+        assert_eq!((kept.landing.name(), kept.digests.count(), kept.is_trusted), (&*first, 1, true));
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
+        assert!(matches!(store.take_up(&path("b"), origin(1)), Ok(LeftBehind::Nothing)));
+        // It is whole: that costs the others nothing.
+        kept.landing.discard();
+        for other in others {
+            again(&mut store, other);
+        }
+        let told = swept(&store, dir.path(), LATER, 2 * LATER);
+        assert_eq!(told, vec![("a".to_owned(), false); 4], "each is told of");
+        swept(&store, dir.path(), LATER, Duration::ZERO);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_that_is_begun_is_in_use_for_its_own_state_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, mut store) = open(dir.path());
+        let _begun = store.land_parts(&path("a"), origin(1)).unwrap();
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
+        assert!(matches!(store.take_up(&path("a"), origin(2)), Ok(LeftBehind::Nothing)));
+    }
+
+    /// Files of others, and files with another name somewhere else, are nothing to write to or to believe.
+    #[test]
+    fn what_has_a_second_name_or_belongs_to_somebody_else_is_not_gone_on_with() {
+        type Harm = fn(&Path);
+        let give_away: Harm = |path| std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+        let link: Harm = |path| fs::hard_link(path, path.with_file_name("second name")).unwrap();
+        for (what, suffix, harm, needs_root) in [
+            ("a staged file with a second name", "", link, false),
+            ("a journal with a second name", JOURNAL_SUFFIX, link, false),
+            ("somebody else's staged file", "", give_away, true),
+            ("somebody else's journal", JOURNAL_SUFFIX, give_away, true),
+        ] {
+            if needs_root && !rustix::process::geteuid().is_root() {
+                continue;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let (_root, mut store) = open(dir.path());
+            let staged = leave(&mut store, "a", origin(1));
+            harm(&dir.path().join(format!("{staged}{suffix}")));
+            let taken = store.take_up(&path("a"), origin(1)).unwrap();
+            assert!(matches!(taken, LeftBehind::Nothing), "{what}: {taken:?}");
+            // It comes anew, and not into what lies there.
+            let landing = store.land_parts(&path("a"), origin(1)).unwrap();
+            landing.write_at(b"new", 0).unwrap();
+            for name in names(dir.path()) {
+                let stat = fs::metadata(dir.path().join(&name)).unwrap();
+                assert!(name == landing.name() || stat.len() != 3, "{what}: {name}");
+            }
+        }
     }
 
     #[test]
