@@ -262,6 +262,8 @@ impl Beneath {
         if !self.is_spelled(&parent, above, name)? {
             return Err(SPELLED_OTHERWISE);
         }
+        // Another session, or one that was killed, may have made it and not synced its name.
+        self.touched().add_above(&parent);
         Ok(self.keep(dir, folder))
     }
 
