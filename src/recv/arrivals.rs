@@ -19,7 +19,8 @@ use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
-    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
+    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Records, Room, Store, StoreError,
+    Written,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -58,14 +59,14 @@ struct Arrival {
     /// What is promised to it, as long as it is in arrival.
     room: Option<Room>,
     /// Parts that are in and not yet in the landing's journal.
-    unrecorded: Vec<Record>,
+    unrecorded: Records,
     /// What an earlier session left of it and is gone on with.
     resumed_bytes: u64,
 }
 
 impl Arrival {
     fn new(entry: FileEntry, at: At) -> Self {
-        Arrival { entry, at, room: None, unrecorded: Vec::new(), resumed_bytes: 0 }
+        Arrival { entry, at, room: None, unrecorded: Records::default(), resumed_bytes: 0 }
     }
 
     /// Nothing is kept of it.

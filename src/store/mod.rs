@@ -41,7 +41,7 @@ use landing::{HiddenNames, KEEP_HANDLE_BYTES, LiveSessions};
 use room::Rooms;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use journal::{Journal, Origin, Record, Told, parse as parse_journal};
+pub use journal::{Journal, Origin, Record, Records, Told, parse as parse_journal};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 pub use partial::{Kept, LeftBehind, Unfinished};
