@@ -19,7 +19,8 @@ use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
-    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
+    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Records, Room, Store, StoreError,
+    Written,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -58,14 +59,14 @@ struct Arrival {
     /// What is promised to it, as long as it is in arrival.
     room: Option<Room>,
     /// Parts that are in and not yet in the landing's journal.
-    unrecorded: Vec<Record>,
+    unrecorded: Records,
     /// What an earlier session left of it and is gone on with.
     resumed_bytes: u64,
 }
 
 impl Arrival {
     fn new(entry: FileEntry, at: At) -> Self {
-        Arrival { entry, at, room: None, unrecorded: Vec::new(), resumed_bytes: 0 }
+        Arrival { entry, at, room: None, unrecorded: Records::default(), resumed_bytes: 0 }
     }
 
     /// Nothing is kept of it.
@@ -187,8 +188,9 @@ impl<'a> Arrivals<'a> {
 
     /// What tells the state of a file that can be taken up again if it is cut.
     pub fn origin(entry: &FileEntry) -> Option<Origin> {
-        let (size_bytes, mtime, state) = (entry.layout.size_bytes(), entry.metadata.mtime, entry.state);
-        (entry.layout.count() > 1 && state.is_some()).then_some(Origin { size_bytes, mtime, state })
+        let (size_bytes, mtime) = (entry.layout.size_bytes(), entry.metadata.mtime);
+        let state = entry.state.filter(|_| entry.layout.count() > 1)?;
+        Some(Origin { size_bytes, mtime, state })
     }
 
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
@@ -320,7 +322,7 @@ impl<'a> Arrivals<'a> {
             if md5.is_none() {
                 self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
             }
-            let item = Item::AlreadyThere(file);
+            let item = Item::AlreadyThere { file, origin: Arrivals::origin(&entry) };
             let complete = Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, item };
             self.hand_over(speaker, vec![complete]);
         }
@@ -388,7 +390,7 @@ impl<'a> Arrivals<'a> {
             At::Asked => {
                 let landing = match Arrivals::origin(entry) {
                     Some(origin) => store.land_parts(&entry.path, origin)?,
-                    None => store.land(&entry.path)?,
+                    None => store.land(&entry.path, entry.layout.size_bytes())?,
                 };
                 if entry.is_sparse {
                     landing.make_sparse(entry.layout.size_bytes())?;

@@ -84,7 +84,8 @@ impl Session<'_> {
             .store
             .room(&header.path, header.size_bytes, None)
             .map_err(|error| store_error(&name, error))?;
-        let mut landing = self.store.land(&header.path).map_err(|error| store_error(&name, error))?;
+        let landing = self.store.land(&header.path, header.size_bytes);
+        let mut landing = landing.map_err(|error| store_error(&name, error))?;
         if let Some(room) = &room {
             room.lands(landing.written());
         }

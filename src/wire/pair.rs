@@ -436,9 +436,9 @@ fn run(seed: u64) -> (usize, usize) {
     let mut disk = Disk::default();
     let mut sources: Vec<Source> = (0..1 + random.below(4)).map(|_| Source::draw(random)).collect();
     let is_overwriting = random.below(2) == 0;
-    for number in 0..sources.len() {
+    for (number, source) in sources.iter().enumerate() {
         if random.below(4) == 0 {
-            let there = if random.below(2) == 0 { sources[number].clone() } else { Source::draw(random) };
+            let there = if random.below(2) == 0 { source.clone() } else { Source::draw(random) };
             disk.files.insert(name(number).as_bytes().to_vec(), (there.size, there.parts));
         }
     }
