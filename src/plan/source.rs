@@ -4,6 +4,7 @@ use std::fs::{File, Metadata as FsMetadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -27,6 +28,7 @@ pub struct Source {
     /// What travels with it.
     pub metadata: Metadata,
     state: State,
+    settles_at: Option<Instant>,
 }
 
 /// What tells one state of a file from another: any write, truncation or replacement changes one of these.
@@ -38,6 +40,11 @@ struct State {
     mtime: (i64, i64),
     ctime: (i64, i64),
 }
+
+/// Twice the tick of the slowest kernel clock (100 a second), by which file systems date changes that store nanoseconds.
+const FINE_CLOCK: Duration = Duration::from_millis(20);
+/// FAT dates changes to two seconds, ext3, small ext4 file systems, HFS+ and many file servers to one.
+const COARSE_CLOCK: Duration = Duration::from_secs(2);
 
 /// The unit of `st_blocks`, whatever the file system's own blocks are (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -51,6 +58,18 @@ impl State {
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// How much longer than `now` a write may still be dated like the last one, so that it would change nothing here.
+    /// A program can set the nanoseconds of mtime, but not those of ctime: where there are some, the file system stores them.
+    /// A date in the future, a file server's or one that was set, is waited for no longer than one in the present.
+    fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
+        let clock = if self.ctime.1 == 0 { COARSE_CLOCK } else { FINE_CLOCK };
+        let nanos = |(seconds, nanos): (i64, i64)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        let newest = nanos(self.mtime.max(self.ctime));
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
+        let left = (newest + clock.as_nanos() as i128 - now).min(clock.as_nanos() as i128);
+        (left > 0).then(|| Duration::from_nanos(left as u64))
     }
 }
 
@@ -81,14 +100,23 @@ impl ReadError {
 impl Source {
     /// Notes what `metadata`, fresh from `lstat`, says of the file.
     pub fn new(path: PathBuf, name: RelPath, metadata: &FsMetadata) -> Self {
+        let state = State::of(metadata);
         Source {
             path,
             name,
             size_bytes: metadata.size(),
             is_sparse: metadata.blocks() * STAT_BLOCK_BYTES < metadata.size(),
             metadata: travelling(metadata),
-            state: State::of(metadata),
+            state,
+            settles_at: state.unsettled_for(SystemTime::now()).map(|left| Instant::now() + left),
         }
+    }
+
+    /// How long to wait before the first byte is read; `None` if there is no need to. The file was changed so short a time
+    /// before the walk saw it that its file system may give another change the same date. What is read after that time
+    /// cannot change without a change of the date, which [`OpenSource::check_unchanged`] finds.
+    pub fn unsettled_for(&self) -> Option<Duration> {
+        self.settles_at?.checked_duration_since(Instant::now())
     }
 
     /// Equal for two looks at a file only if it did not change in between: a digest of where it is, what its last
@@ -237,6 +265,41 @@ mod tests {
             });
             assert!(matches!(again, Err(ReadError::Changed | ReadError::Vanished)), "{what}: {again:?}");
         }
+    }
+
+    #[test]
+    fn a_change_is_dated_for_certain_only_after_a_tick_of_the_file_systems_clock() {
+        let unsettled_ms = |mtime, ctime, now_ms| {
+            let state = State { device: 1, inode: 1, size_bytes: 1, mtime, ctime };
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
+            state.unsettled_for(now).map(|left| left.as_millis())
+        };
+        let fine = (100, 500_000_000);
+        assert_eq!(unsettled_ms(fine, fine, 100_500), Some(20));
+        assert_eq!(unsettled_ms(fine, fine, 100_519), Some(1));
+        assert_eq!(unsettled_ms(fine, fine, 100_520), None);
+        // Nanoseconds of mtime can be set by a program: they tell nothing of the file system.
+        assert_eq!(unsettled_ms((90, 7), (100, 0), 100_500), Some(1500));
+        assert_eq!(unsettled_ms((90, 7), (100, 0), 102_000), None);
+        // Where ctime is not kept, mtime is all there is.
+        assert_eq!(unsettled_ms((100, 0), (0, 0), 101_000), Some(1000));
+        // A date in the future is not waited for.
+        assert_eq!(unsettled_ms((i64::MAX, 0), fine, 200_000), Some(20));
+        assert_eq!(unsettled_ms((-1, 0), (-1, 0), 0), Some(1000));
+    }
+
+    #[test]
+    fn a_file_that_was_written_just_now_is_not_read_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "bytes").unwrap();
+        assert!(source(&path).unsettled_for().is_some());
+        let settled = || source(&path).unsettled_for().is_none();
+        while !settled() {
+            std::thread::yield_now();
+        }
+        let changed = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(changed.elapsed().unwrap() >= FINE_CLOCK);
     }
 
     #[test]

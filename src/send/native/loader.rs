@@ -69,6 +69,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
         if !small.jobs.is_empty() {
             let jobs = std::mem::take(&mut small).jobs;
             let queue = if jobs[0].0.is_unasked { &unasked } else { &loaded };
+            wait_until_settled(shared, &jobs);
             whole::begin(shared, &jobs);
             if queue.send(loader.load_small(jobs)).is_err() {
                 return;
@@ -80,6 +81,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
             || large.is_full(MAX_WINDOW_PARTS, loader.window_bytes())
         {
             let jobs = std::mem::take(&mut large).jobs;
+            wait_until_settled(shared, &jobs);
             whole::begin(shared, &jobs);
             // One by one, for whichever connection is free.
             let parts = loader.load_large(jobs);
@@ -144,6 +146,15 @@ fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
     match state.announced.get(&job.entry) {
         Some(Announced::File { source, .. }) => Some((job, Arc::clone(source))),
         _ => None,
+    }
+}
+
+/// Waits until all of these files may be read ([`Source::unsettled_for`]), unless the session ends before.
+fn wait_until_settled(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
+    for (_, source) in jobs {
+        if let Some(left) = source.unsettled_for() {
+            shared.wait_for_outcome(left);
+        }
     }
 }
 
