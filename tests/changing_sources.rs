@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use common::mounted::Mounted;
 use common::proofs::{Chance, not_run};
 use common::proxy::{Place, Proxy, Then, Way};
-use common::{Receiver, send};
+use common::{Receiver, names, send};
 use ftx::digest::PART_BYTES;
 
 /// Writes a file early in a second of the clock, so that all of the test's own work is done within that second.
@@ -78,4 +78,32 @@ fn a_file_is_not_read_while_another_change_would_have_the_same_date() {
     send(&["--classic"], &[&file], &host);
     let left = receiver.join().unwrap().duration_since(date).unwrap();
     assert!(left >= Duration::from_secs(1), "left {left:?} after its date");
+}
+
+/// `/proc/cpuinfo` has size 0 and content, a file of `/sys` a page as its size and less content.
+#[test]
+fn a_file_whose_size_does_not_tell_where_it_ends_is_not_sent_as_if_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    for (file, what) in [("/proc/cpuinfo", "more"), ("/sys/kernel/mm/transparent_hugepage/enabled", "fewer")]
+    {
+        let (file, out) = (Path::new(file), dir.path().join("out"));
+        if !file.exists() {
+            not_run(
+                "a file whose size does not tell where it ends",
+                &format!("there is no {}", file.display()),
+            );
+            continue;
+        }
+        for args in [&[][..], &["--classic"]] {
+            let receiver = Receiver::start(&out, &[]);
+            let sent = send(args, &[file], &receiver.host());
+            receiver.kill();
+            assert_eq!(sent.code, 23, "{sent:?}");
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let line =
+                format!("not transferred: {name}: the file has {what} bytes than its size tells [file-io]\n");
+            assert!(sent.stderr.contains(&line), "{sent:?}");
+            assert_eq!(names(&out), Vec::<String>::new());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A file to send: what it was when the walk saw it, and reading it while it stays that.
 
+use std::cmp::Ordering;
 use std::fs::{File, Metadata as FsMetadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -82,6 +83,12 @@ pub enum ReadError {
     /// It is gone.
     #[error("the file vanished before it was sent")]
     Vanished,
+    /// It goes on behind the size that it has, as some files of `/proc` and of file systems in user space do.
+    #[error("the file has more bytes than its size tells")]
+    TooLong,
+    /// It ends before the size that it has, and has not changed.
+    #[error("the file has fewer bytes than its size tells")]
+    TooShort,
     /// The system could not read it.
     #[error("cannot read the file: {0}")]
     Io(io::Error),
@@ -92,7 +99,7 @@ impl ReadError {
     pub fn fault(&self) -> Fault {
         match self {
             ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
-            ReadError::Io(_) => Fault::FileIo,
+            ReadError::TooLong | ReadError::TooShort | ReadError::Io(_) => Fault::FileIo,
         }
     }
 }
@@ -136,10 +143,10 @@ impl Source {
     }
 
     /// Reads all of it, if it is still what the walk saw. One look at its state, after the last byte, is enough here.
-    /// `buffer` has its size.
+    /// `buffer` has its size and one byte more, which must stay unused: it shows that the file ends there.
     pub fn read_whole(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
         let open = self.open_unchecked()?;
-        let read = open.read_at(buffer, 0);
+        let read = open.read_to_end(buffer);
         // That it changed explains why it could not be read.
         open.check_unchanged().and(read)
     }
@@ -181,9 +188,51 @@ impl OpenSource {
     /// Fills `buffer` from an offset.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
         self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ReadError::Changed,
+            io::ErrorKind::UnexpectedEof => self.changed_or(ReadError::TooShort),
             _ => ReadError::Io(error),
         })
+    }
+
+    /// Fills all of `buffer` but its last byte.
+    fn read_to_end(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let mut filled = 0;
+        while filled + 1 < buffer.len() || filled == 0 {
+            match self.file.read_at(&mut buffer[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ReadError::Io(error)),
+            }
+        }
+        match (filled + 1).cmp(&buffer.len()) {
+            Ordering::Less => Err(ReadError::TooShort),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(ReadError::TooLong),
+        }
+    }
+
+    /// Does the file end where its size tells?
+    pub fn check_end(&self) -> Result<(), ReadError> {
+        match self.file.read_at(&mut [0], self.state.size_bytes) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.changed_or(ReadError::TooLong)),
+            // No file goes on behind the last offset that there is.
+            Err(_) if self.state.size_bytes == i64::MAX as u64 => Ok(()),
+            Err(error) => Err(ReadError::Io(error)),
+        }
+    }
+
+    /// Was all of `range` read out of the file that the walk saw? Behind its last bytes the file has to end.
+    pub fn check_after(&self, range: PartRange) -> Result<(), ReadError> {
+        if range.offset + range.len == self.state.size_bytes {
+            self.check_end()?;
+        }
+        self.check_unchanged()
+    }
+
+    /// That a file changed explains what is wrong with it.
+    fn changed_or(&self, error: ReadError) -> ReadError {
+        self.check_unchanged().err().unwrap_or(error)
     }
 
     /// The open file, for the kernel to read from.
@@ -264,6 +313,28 @@ mod tests {
                 open.check_unchanged()
             });
             assert!(matches!(again, Err(ReadError::Changed | ReadError::Vanished)), "{what}: {again:?}");
+        }
+    }
+
+    /// Where the state that is compared has the size that the file really has, and where it has the wrong one, too.
+    #[test]
+    fn a_file_that_does_not_end_where_its_size_tells_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "bytes").unwrap();
+        for size in 0..=7 {
+            let mut source = source(&path);
+            (source.size_bytes, source.state.size_bytes) = (size, 5);
+            let whole = source.read_whole(&mut vec![0; size as usize + 1]);
+            let mut open = source.open().unwrap();
+            open.state.size_bytes = size;
+            let end = open.check_end();
+            match size {
+                ..5 => assert!(matches!(whole, Err(ReadError::TooLong)), "{size}: {whole:?}"),
+                5 => assert!(whole.is_ok() && end.is_ok()),
+                _ => assert!(matches!(whole, Err(ReadError::TooShort)), "{size}: {whole:?}"),
+            }
+            assert_eq!(end.is_err(), size < 5, "{size}: {end:?}");
         }
     }
 

@@ -157,7 +157,7 @@ impl Sender<'_> {
             open.read(range, &mut buffer)?;
             hasher.update(&buffer);
         }
-        open.check_unchanged()?;
+        open.check_end().and_then(|()| open.check_unchanged())?;
         Ok(Some(hasher.finish()))
     }
 

@@ -174,7 +174,8 @@ impl Loader<'_> {
 
     fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Batch {
         let mut bytes = self.spare.try_recv().unwrap_or_default();
-        let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum();
+        // One byte behind the last file, into which nothing may be read.
+        let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum::<usize>() + 1;
         // What is left in it from the last time is written over.
         if bytes.len() < room {
             bytes.resize(room, 0);
@@ -184,7 +185,7 @@ impl Loader<'_> {
         self.shared.reading.time(|| {
             for (job, source) in jobs {
                 let range = filled..filled + job.range.len as usize;
-                match source.read_whole(&mut bytes[range.clone()]) {
+                match source.read_whole(&mut bytes[range.start..=range.end]) {
                     Ok(()) => {
                         filled = range.end;
                         read.push((job, source, range));
@@ -241,7 +242,7 @@ impl Loader<'_> {
         };
         let mut loaded = Vec::with_capacity(opened.len() + holes.len());
         for (job, source, open, parts) in holes {
-            match open.check_unchanged() {
+            match open.check_end().and_then(|()| open.check_unchanged()) {
                 Ok(()) => {
                     let parts = self.shared.lock().session.take_holes(&job, parts);
                     // The writer says nothing of the digest: it is a constant.
@@ -251,7 +252,7 @@ impl Loader<'_> {
             }
         }
         for ((job, source, open), digest) in opened.into_iter().zip(digests) {
-            match digest.and_then(|md5| open.check_unchanged().map(|()| md5)) {
+            match digest.and_then(|md5| open.check_after(job.range).map(|()| md5)) {
                 Ok(md5) => {
                     let body = if job.wants_body { Body::File(open) } else { Body::Nothing };
                     loaded.push(Loaded { job, md5, body, source });
