@@ -346,3 +346,45 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder)
         shared.speak();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Source;
+    use crate::progress::Silent;
+    use crate::relpath::{NamePolicy, RelPath};
+    use std::fs;
+    use std::path::Path;
+
+    /// A session without a connection.
+    pub fn with_shared(test: impl FnOnce(&Shared<'_>)) {
+        let (words, _spoken) = bounded(1);
+        let (lister, interrupt) = (Lister::new(false, &Silent), Bell::new().unwrap());
+        let timeout = Duration::from_secs(60);
+        let mut left = Remainder::default();
+        test(&Shared::new(words, &mut left, &Silent, &lister, timeout, &interrupt).unwrap());
+    }
+
+    /// Announces a file as the only entry, of which the receiver then wants `parts`.
+    pub fn announce(shared: &Shared<'_>, path: &Path, parts: &str) -> Arc<Source> {
+        let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
+        let source = Arc::new(Source::new(path.to_owned(), name, &fs::symlink_metadata(path).unwrap()));
+        let mut state = shared.lock();
+        state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        state.announce(Announced::file(Arc::clone(&source)));
+        let want = format!(r#"{{"ftx":"want","entries":[[0,0]],"parts":"{parts}"}}"#);
+        state.session.handle(want.as_bytes()).unwrap();
+        source
+    }
+
+    /// Writes the first byte of a file once more: its content stays as it is, and its date changes.
+    pub fn rewrite(source: &Source, path: &Path) {
+        if let Some(left) = source.unsettled_for() {
+            thread::sleep(left);
+        }
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut first = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &first, 0).unwrap();
+    }
+}

@@ -246,7 +246,12 @@ impl Loader<'_> {
                 Ok(()) => {
                     let parts = self.shared.lock().session.take_holes(&job, parts);
                     // The writer says nothing of the digest: it is a constant.
-                    loaded.push(Loaded { job, md5: Md5::from([0; 16]), body: Body::Holes(parts), source });
+                    loaded.push(Loaded {
+                        job,
+                        md5: Md5::from([0; 16]),
+                        body: Body::Holes(parts, open),
+                        source,
+                    });
                 }
                 Err(error) => self.withdraw(job.entry, &error),
             }
@@ -276,5 +281,31 @@ impl Loader<'_> {
 
     fn withdraw(&self, entry: EntryId, error: &ReadError) {
         self.shared.withdraw(&mut self.shared.lock(), entry, error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{announce, rewrite, with_shared};
+    use super::*;
+    use crossbeam_channel::never;
+    use std::fs;
+
+    /// The look after hashing. Of what is compared only the digest leaves, so that there is no later look.
+    #[test]
+    fn a_digest_counts_only_if_the_file_is_the_same_after_it_was_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, vec![7; 2 * PART_BYTES as usize]).unwrap();
+        with_shared(|shared| {
+            let source = announce(shared, &path, "offers");
+            let mut loader = Loader { shared, spare: never(), open: None, window: FIRST_WINDOW };
+            let next = || job_at_hand(shared).unwrap();
+            assert_eq!(loader.load_large(vec![next()]).len(), 1);
+            // The file stays open from one part to the next, so that there is no look when it is opened either.
+            rewrite(&source, &path);
+            assert!(loader.load_large(vec![next()]).is_empty());
+            assert!(shared.lock().announced.is_empty());
+        });
     }
 }
