@@ -1,15 +1,16 @@
 //! A file to send: what it was when the walk saw it, and reading it while it stays that.
 
 use std::cmp::Ordering;
-use std::fs::{File, Metadata as FsMetadata, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::no_links;
 use crate::digest::{Md5, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
@@ -51,13 +52,13 @@ const COARSE_CLOCK: Duration = Duration::from_secs(2);
 const STAT_BLOCK_BYTES: u64 = 512;
 
 impl State {
-    fn of(metadata: &FsMetadata) -> Self {
+    fn of(stat: &Stat) -> Self {
         State {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.size(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size_bytes: stat.st_size as u64,
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
     }
 
@@ -105,15 +106,15 @@ impl ReadError {
 }
 
 impl Source {
-    /// Notes what `metadata`, fresh from `lstat`, says of the file.
-    pub fn new(path: PathBuf, name: RelPath, metadata: &FsMetadata) -> Self {
-        let state = State::of(metadata);
+    /// Notes what `stat`, which was taken just now, tells of the file. `path` is absolute, and no link is on it.
+    pub fn new(path: PathBuf, name: RelPath, stat: &Stat) -> Self {
+        let state = State::of(stat);
         Source {
             path,
             name,
-            size_bytes: metadata.size(),
-            is_sparse: metadata.blocks() * STAT_BLOCK_BYTES < metadata.size(),
-            metadata: travelling(metadata),
+            size_bytes: state.size_bytes,
+            is_sparse: (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_BYTES) < state.size_bytes,
+            metadata: travelling(stat),
             state,
             settles_at: state.unsettled_for(SystemTime::now()).map(|left| Instant::now() + left),
         }
@@ -134,7 +135,7 @@ impl Source {
         Md5::of([text.as_bytes(), &std::fs::read("/etc/machine-id").unwrap_or_default()].concat().as_slice())
     }
 
-    /// Opens it for reading, never through a link and never waiting for a FIFO's writer. What was read counts only
+    /// Opens it for reading, through no link on its path and never waiting for a FIFO's writer. What was read counts only
     /// after [`OpenSource::check_unchanged`].
     pub fn open(&self) -> Result<OpenSource, ReadError> {
         let open = self.open_unchecked()?;
@@ -152,22 +153,21 @@ impl Source {
     }
 
     fn open_unchecked(&self) -> Result<OpenSource, ReadError> {
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
-        let file = opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ReadError::Vanished,
-            _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => ReadError::Changed,
-            _ => ReadError::Io(error),
+        let opened = no_links::open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let file = opened.map(File::from).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => ReadError::Vanished,
+            Errno::LOOP => ReadError::Changed,
+            errno => ReadError::Io(errno.into()),
         })?;
         Ok(OpenSource { file, state: self.state })
     }
 }
 
 /// What travels of a file beside its bytes.
-pub fn travelling(metadata: &FsMetadata) -> Metadata {
+pub fn travelling(stat: &Stat) -> Metadata {
     Metadata {
-        mode: Some(Mode::new(metadata.mode())),
-        mtime: MtimeNs::from_parts(metadata.mtime(), metadata.mtime_nsec()),
+        mode: Some(Mode::new(stat.st_mode)),
+        mtime: MtimeNs::from_parts(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
     }
 }
 
@@ -259,7 +259,8 @@ impl OpenSource {
 
     /// Is the file still in the state in which the walk saw it?
     pub fn check_unchanged(&self) -> Result<(), ReadError> {
-        let now = State::of(&self.file.metadata().map_err(ReadError::Io)?);
+        let stat = rustix::fs::fstat(&self.file).map_err(|errno| ReadError::Io(errno.into()))?;
+        let now = State::of(&stat);
         if now == self.state { Ok(()) } else { Err(ReadError::Changed) }
     }
 }
@@ -273,16 +274,16 @@ mod tests {
 
     fn source(path: &std::path::Path) -> Source {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-        Source::new(path.to_owned(), name, &fs::symlink_metadata(path).unwrap())
+        Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap())
     }
 
     #[test]
     fn a_source_that_moves_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
+        let path = dir.path().join("folder/a");
         let other = dir.path().join("b");
         type Change = fn(&std::path::Path, &std::path::Path);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             ("grown", |path, _| fs::write(path, "longer than before").unwrap()),
             ("shrunk", |path, _| fs::write(path, "").unwrap()),
             ("replaced", |path, other| fs::rename(other, path).unwrap()),
@@ -291,6 +292,12 @@ mod tests {
                 std::os::unix::fs::symlink(other, path).unwrap();
             }),
             ("vanished", |path, _| fs::remove_file(path).unwrap()),
+            ("in a folder that is a link now", |path, _| {
+                let (folder, moved) =
+                    (path.parent().unwrap(), path.parent().unwrap().with_extension("moved"));
+                fs::rename(folder, &moved).unwrap();
+                std::os::unix::fs::symlink(&moved, folder).unwrap();
+            }),
             ("a FIFO now", |path, _| {
                 fs::remove_file(path).unwrap();
                 rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
@@ -298,7 +305,9 @@ mod tests {
             }),
         ];
         for (what, change) in changes {
-            let _ = fs::remove_file(&path);
+            let folder = path.parent().unwrap();
+            let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_file(folder));
+            fs::create_dir(folder).unwrap();
             fs::write(&path, "bytes").unwrap();
             fs::write(&other, "bytes").unwrap();
             let seen = source(&path);

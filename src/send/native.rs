@@ -368,7 +368,7 @@ mod tests {
     /// Announces a file as the only entry, of which the receiver then wants `parts`.
     pub fn announce(shared: &Shared<'_>, path: &Path, parts: &str) -> Arc<Source> {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-        let source = Arc::new(Source::new(path.to_owned(), name, &fs::symlink_metadata(path).unwrap()));
+        let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
         let mut state = shared.lock();
         state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
         state.announce(Announced::file(Arc::clone(&source)));
