@@ -20,6 +20,7 @@ use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
     Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
+    check_size_limit,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -585,7 +586,7 @@ impl<'a> Arrivals<'a> {
 /// when it is here.
 pub fn room(store: &mut Store, entry: &FileEntry, kept: Option<&Kept>) -> Result<Option<Room>, StoreError> {
     match entry.is_sparse {
-        true => Ok(None),
+        true => check_size_limit(entry.layout.size_bytes()).map(|()| None),
         false => store.room(&entry.path, entry.layout.size_bytes(), kept.map(|kept| &kept.landing)),
     }
 }

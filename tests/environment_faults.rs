@@ -1,0 +1,96 @@
+//! What the machine refuses or delays costs the file or the session that it concerns, with a message and a stable code. The
+//! receiver and its other sessions go on.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::raw::{Entry, Raw};
+use common::{Ended, Receiver, names, send};
+use ftx::digest::PART_BYTES;
+use ftx::fault::Fault;
+use ftx::wire::Message;
+use ftx::wire::message::Wanted;
+use rustix::process::{Resource, Rlimit, prlimit};
+use serde_json::json;
+
+const HELLO: &str = r#"{"ftx":"hello","version":1}"#;
+const MIB: u64 = 1 << 20;
+
+/// Sets a limit of a receiver that runs.
+fn limit(receiver: &Receiver, resource: Resource, most: u64) {
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    prlimit(Some(receiver.pid()), resource, limit).unwrap();
+}
+
+fn make(path: &Path, bytes: u64) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, vec![7; bytes as usize]).unwrap();
+}
+
+/// Both ends report the entry with this text.
+fn both_report(sent: &Ended, received: &Ended, text: &str) {
+    for ended in [sent, received] {
+        let line = ended.stderr.lines().find(|line| line.starts_with("not transferred: "));
+        assert!(line.is_some_and(|line| line.contains(text)), "no {text:?} in {ended:?}");
+    }
+}
+
+#[test]
+fn a_file_above_the_size_limit_is_refused_before_its_first_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
+    make(&tree.join("large"), 4 * MIB + 1);
+    make(&tree.join("fits"), 4 * MIB);
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    sparse.set_len(1 << 30).unwrap();
+    let receiver = Receiver::start(&out, &["--once"]);
+    limit(&receiver, Resource::Fsize, 4 * MIB);
+    let sent = send(&[], &[&tree], &receiver.host());
+    let received = receiver.wait();
+    assert_eq!((sent.code, received.code), (42, 42), "{sent:?} {received:?}");
+    both_report(&sent, &received, "cannot create the file: it is larger than a file may be there");
+    assert!(sent.stdout.contains("2 entries were NOT transferred"), "{sent:?}");
+    assert_eq!(names(&out), ["t", "t/fits"]);
+}
+
+#[test]
+fn a_file_that_meets_the_size_limit_when_it_is_written_fails_alone() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--count", "2"]);
+    let (large, small) = (vec![7; PART_BYTES as usize + 1], b"small".to_vec());
+    let entries = [Entry::file("large", &large), Entry::file("small", &small)];
+    let mut raw = Raw::connect(&receiver, HELLO);
+    let mut other = Raw::connect(&receiver, HELLO);
+    raw.say(&entries[0].clone().with("entry", 0).json.to_string());
+    while !matches!(raw.hear(), Some(Message::Want { .. })) {}
+    // It was no limit when the file was announced.
+    limit(&receiver, Resource::Fsize, MIB);
+    raw.answer(0, &large, &Wanted::All);
+    let failure = loop {
+        match raw.hear().expect("an error for the file") {
+            Message::Error(failure) => break failure,
+            message => assert!(!matches!(message, Message::Stored { .. }), "{message:?}"),
+        }
+    };
+    assert_eq!((failure.entry, failure.fault), (Some(0), Fault::NoSpace), "{failure:?}");
+    // Both sessions go on, each with a file that fits.
+    raw.say(&entries[1].clone().with("entry", 1).json.to_string());
+    raw.answer(1, &small, &Wanted::All);
+    raw.say(&json!({"ftx": "end", "entries": 2}).to_string());
+    other.say(&Entry::file("other", &small).with("entry", 0).json.to_string());
+    other.answer(0, &small, &Wanted::All);
+    other.say(&json!({"ftx": "end", "entries": 1}).to_string());
+    for (session, stored) in [(&mut raw, 1), (&mut other, 1)] {
+        let receipt = loop {
+            if let Message::Receipt(receipt) = session.hear().expect("a receipt") {
+                break receipt;
+            }
+        };
+        assert_eq!(receipt.stored, stored);
+    }
+    let received = receiver.wait();
+    assert_eq!(received.code, 42, "{received:?}");
+    assert_eq!(names(out.path()), ["other", "small"]);
+}
