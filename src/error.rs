@@ -115,6 +115,7 @@ impl From<&SendError> for Explained {
                 (exit_of(*fault), AGAIN)
             }
             SendError::Wire(error) => wire(error),
+            SendError::NoThread(_) => (Exit::Other, AGAIN),
             SendError::Interrupted | SendError::InterruptedEarly => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
@@ -164,7 +165,9 @@ impl From<&RecvError> for Explained {
                 (Exit::Timeout, GOES_ON)
             }
             RecvError::NotBack { lost, .. } => (Explained::from(&**lost).exit, GOES_ON),
-            RecvError::Busy | RecvError::GaveWay => (Exit::Refused, None),
+            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) => (Exit::Refused, None),
+            RecvError::NoSession(error) => return Explained::from(&**error),
+            RecvError::Panicked => (Exit::Other, None),
             RecvError::Interrupted => (Exit::Interrupted, None),
             RecvError::Digest { .. } => {
                 (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))

@@ -5,14 +5,16 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
+use common::proofs::{Attached, can_trace};
 use common::raw::{Entry, Raw};
-use common::{Ended, Receiver, names, send};
+use common::{Ended, FTX, Receiver, names, send};
 use ftx::digest::PART_BYTES;
 use ftx::fault::Fault;
 use ftx::wire::Message;
 use ftx::wire::message::Wanted;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::json;
 
 const HELLO: &str = r#"{"ftx":"hello","version":1}"#;
@@ -93,4 +95,64 @@ fn a_file_that_meets_the_size_limit_when_it_is_written_fails_alone() {
     let received = receiver.wait();
     assert_eq!(received.code, 42, "{received:?}");
     assert_eq!(names(out.path()), ["other", "small"]);
+}
+
+/// Fails the nth thread that each thread starts. The numbers of strace are those of each thread by itself.
+fn fail_thread(nth: u32) -> [String; 4] {
+    let calls = "clone,clone3";
+    ["-e".into(), format!("trace={calls}"), "-e".into(), format!("inject={calls}:error=EAGAIN:when={nth}")]
+}
+
+#[test]
+fn a_receiver_without_threads_refuses_sessions_and_serves_them_later() {
+    if !can_trace("a receiver without threads") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    make(&file, 20 * MIB);
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", FTX]);
+    let receiver = Receiver::spawn(command, "127.0.0.1", &out, &[]);
+    let mut refused = 0;
+    for nth in 1..=7 {
+        let traced = Attached::to(receiver.pid(), &fail_thread(nth), &dir.path().join("trace"));
+        // The first thread of all is that of the connection, which is closed before its dialect is known.
+        let retries = if nth == 1 { "1" } else { "0" };
+        let sent = send(&["--retries", retries], &[&file], &receiver.host());
+        traced.detach();
+        assert_eq!(sent.code, 41, "thread {nth}: {sent:?}");
+        refused += u32::from(sent.stderr.contains("the receiver has no thread left for one more session"));
+    }
+    assert_eq!(refused, 7, "the sender is told why");
+    let sent = send(&[], &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    kill_process(receiver.pid(), Signal::INT).unwrap();
+    let received = receiver.wait();
+    assert_eq!(received.code, 130, "{received:?}");
+    assert!(!received.stderr.contains("panicked"), "{received:?}");
+}
+
+#[test]
+fn a_sender_without_threads_ends_with_a_message() {
+    if !can_trace("a sender without threads") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    make(&file, MIB);
+    let receiver = Receiver::start(&out, &[]);
+    let mut failed = 0;
+    for nth in 1..=9 {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o"]).arg(dir.path().join("trace")).args(fail_thread(nth)).args([FTX, "send"]);
+        let ended =
+            strace.args(["--md5sum", "--streams", "2"]).arg(&file).arg(receiver.host()).output().unwrap();
+        let (code, stderr) = (ended.status.code(), String::from_utf8_lossy(&ended.stderr));
+        assert!(!stderr.contains("panicked"), "thread {nth}: {stderr}");
+        assert!(code == Some(0) || code == Some(1), "thread {nth}: {code:?} {stderr}");
+        failed += u32::from(code == Some(1));
+    }
+    assert!(failed >= 7, "{failed} of nine");
+    receiver.kill();
 }

@@ -116,7 +116,7 @@ impl<'a> Arrivals<'a> {
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
             clocks,
-            over: Bell::new().map_err(RecvError::Connection)?,
+            over: Bell::new().map_err(RecvError::NoThread)?,
             outcome: Mutex::default(),
         })
     }

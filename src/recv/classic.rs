@@ -9,15 +9,16 @@ use crate::relpath::NamePolicy;
 use crate::store::{Content, Digests, Item, Placed, Store, StoreError};
 use crate::units::Metadata;
 use crate::wire::Form;
-use crate::wire::classic::{Header, parse_header};
+use crate::wire::classic::{ClassicError, Header, parse_header};
 
 /// Files that may wait to be made durable together.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 64 << 20;
 
-/// Takes files until the sender closes the connection.
+/// Takes files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
     input: Input,
+    first: Result<Header, ClassicError>,
     store: Store,
     names: NamePolicy,
     progress: &dyn Progress,
@@ -25,7 +26,7 @@ pub fn receive(
     let summary = Summary { confirmed: true, ..Summary::default() };
     let mut session =
         Session { input, store, progress, summary, last: None, batch: Vec::new(), batch_bytes: 0 };
-    let received = session.receive(names);
+    let received = session.receive(first, names);
     // What came whole before something broke is whole: it gets its name in any case.
     let committed = session.commit();
     match received.and(committed) {
@@ -49,7 +50,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn receive(&mut self, names: NamePolicy) -> Result<(), RecvError> {
+    fn receive(&mut self, first: Result<Header, ClassicError>, names: NamePolicy) -> Result<(), RecvError> {
+        self.file(first?)?;
         loop {
             // A sender that keeps the connection open and waits for us shall not wait in vain.
             if self.last.is_some() && !self.input.stirs() {

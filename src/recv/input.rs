@@ -78,11 +78,6 @@ impl Input {
         self.opening = None;
     }
 
-    /// Has more come than was taken? A sender that waits for no answer may have said it all and be gone.
-    pub fn has_unread(&self) -> bool {
-        !self.inbox.is_empty() || self.line.has_unread()
-    }
-
     pub fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -110,6 +110,9 @@ pub enum SendError {
     /// The receiver broke the protocol, or gave up.
     #[error("{}", told_by_receiver(.0))]
     Wire(#[from] WireError),
+    /// The system gives no thread, or no descriptor to wake one.
+    #[error("this machine has no thread left for the transfer: {}", in_words(.0))]
+    NoThread(#[source] io::Error),
     /// Somebody wants this program to end.
     #[error("the sender was interrupted")]
     Interrupted,
@@ -240,8 +243,8 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })
     };
-    let sent =
-        interrupt.beside(|| lister.hurry(), || lister.beside(session)).map_err(SendError::Connection)?;
+    let sent = interrupt.beside(|| lister.hurry(), || lister.beside(session));
+    let sent = sent.flatten().map_err(SendError::NoThread)?;
     match sent {
         Ok(summary) => Ok(Summary { undigested: lister.undigested(), ..summary }),
         // Whatever broke, this is why.
