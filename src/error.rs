@@ -84,6 +84,9 @@ impl From<&io::Error> for Explained {
 /// What can be done about a session that was cut.
 const AGAIN: Option<&str> =
     Some("send the same again to go on: what is stored is skipped, and half a file goes on where it was");
+/// And about a receiver that verified something else.
+const STORED_OTHER: Option<&str> =
+    Some("remove the file at the receiver and send it again; its memory or its disk may be failing");
 /// And about a port where somebody else may listen.
 const WHO_IS_THERE: Option<&str> = Some("is it `ftx recv` that listens there? Is the port right?");
 
@@ -114,6 +117,7 @@ impl From<&SendError> for Explained {
             SendError::Wire(WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. }) => {
                 (exit_of(*fault), AGAIN)
             }
+            SendError::StoredOther { .. } => (Exit::Digest, STORED_OTHER),
             SendError::Wire(error) => wire(error),
             SendError::NoThread(_) => (Exit::Other, AGAIN),
             SendError::Interrupted | SendError::InterruptedEarly => (Exit::Interrupted, None),
@@ -240,6 +244,7 @@ fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))
         }
+        WireError::Etag { .. } => (Exit::Digest, STORED_OTHER),
         WireError::Frame(_) | WireError::Message(_) | WireError::Protocol(_) => (Exit::Protocol, None),
     }
 }

@@ -107,6 +107,11 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
+    /// What is cut of this transfer can only be resumed by this process: the key that binds it cannot be kept.
+    NoStateKey {
+        /// Why.
+        reason: &'a str,
+    },
     /// A file waits for another session that still has it.
     Waiting {
         /// The file's relative path.

@@ -16,8 +16,8 @@ use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
 use ftx::wire::message::{
-    Entry, EntryKind, Failure, Hole, Introduction, Join, Measurable, Measure, Measured, Part, Receipt,
-    SessionId, Wanted,
+    Entry, EntryKind, Failure, Hole, Introduction, Join, Kept, KeptParts, Measurable, Measure, Measured,
+    Part, Receipt, SessionId, Wanted,
 };
 use ftx::wire::receiver::{Event, Progressed};
 use ftx::wire::runs::Runs;
@@ -111,20 +111,23 @@ fn native() -> Vec<(&'static str, Message)> {
     vec![
         (
             "hello",
-            Message::Hello(Introduction { session: Some(session()), ..introduction(1, &["streams"], AGENT) }),
+            Message::Hello(Introduction {
+                session: Some(session()),
+                ..introduction(1, &["streams", "etags"], AGENT)
+            }),
         ),
         (
             "hello-continues",
             Message::Hello(Introduction {
                 session: Some(session()),
                 continues: Some(SessionId::new([0xab; 16])),
-                ..introduction(1, &["streams"], AGENT)
+                ..introduction(1, &["streams", "etags"], AGENT)
             }),
         ),
         ("join", Message::Join(Join { session: session() })),
         ("hello-features", Message::Hello(introduction(7, &["resume", "zstd"], "other 2.0"))),
         ("hello-measure", Message::Hello(introduction(1, &["measure"], AGENT))),
-        ("welcome", Message::Welcome(introduction(1, &["streams"], AGENT))),
+        ("welcome", Message::Welcome(introduction(1, &["streams", "etags"], AGENT))),
         ("welcome-measure", Message::Welcome(introduction(1, &["measure"], AGENT))),
         (
             "entry-file",
@@ -152,7 +155,8 @@ fn native() -> Vec<(&'static str, Message)> {
         ("part", Message::Part(part(0, 2, 4 << 20, MD5_ABC))),
         ("part-empty", Message::Part(part(1, 0, 0, MD5_EMPTY))),
         ("offer", Message::Offer(part(0, 1, 8 << 20, MD5_ABC))),
-        ("hole", Message::Hole(Hole { entry: 0, part: 1, parts: 127_998 })),
+        ("hole", Message::Hole(Hole { entry: 0, part: 1, parts: 127_998, is_offer: false })),
+        ("hole-offer", Message::Hole(Hole { entry: 3, part: 0, parts: 2, is_offer: true })),
         ("totals", Message::Totals { files: 3, bytes: 20_971_526 }),
         ("end", Message::End { entries: 7 }),
         ("end-of-nothing", Message::End { entries: 0 }),
@@ -161,7 +165,27 @@ fn native() -> Vec<(&'static str, Message)> {
         ("want-offers", want(&[(3, 3)], Wanted::Offers)),
         ("want-parts", want(&[(0, 0)], Wanted::Parts(runs(&[(0, 0), (2, 4)])))),
         ("again", Message::Again { entry: 0, part: 2 }),
-        ("stored", Message::Stored { entries: runs(&[(0, 5), (7, 7)]) }),
+        ("stored", Message::Stored { entries: runs(&[(0, 5), (7, 7)]), etags: None }),
+        (
+            "stored-etags",
+            Message::Stored {
+                entries: runs(&[(0, 1), (3, 3)]),
+                etags: Some(vec![
+                    Some(MD5_ABC.parse().unwrap()),
+                    Some("ee4b078cb6871973042a2af26c6fc93d-2".parse().unwrap()),
+                    None,
+                ]),
+            },
+        ),
+        (
+            "kept",
+            Message::Kept(Kept {
+                entry: 4,
+                part: 2,
+                parts: KeptParts::Digests(vec![md5(MD5_ABC), md5(MD5_EMPTY)]),
+            }),
+        ),
+        ("kept-zeros", Message::Kept(Kept { entry: 4, part: 4, parts: KeptParts::Zeros(1000) })),
         ("receipt", Message::Receipt(receipt)),
         (
             "receipt-spent",
@@ -199,7 +223,7 @@ const CLASSIC: [(&str, &str, u64); 9] = [
 ];
 
 /// What is in `bad`. The sentences are in the files.
-const BAD: [&str; 113] = [
+const BAD: [&str; 117] = [
     "classic-array",
     "classic-array-of-values",
     "classic-key-twice",
@@ -228,6 +252,7 @@ const BAD: [&str; 113] = [
     "crc-flipped",
     "crc-of-another-letter",
     "crc-without-the-length",
+    "etag-of-one-part",
     "first-array",
     "first-array-of-values",
     "first-big-endian",
@@ -237,9 +262,6 @@ const BAD: [&str; 113] = [
     "first-number",
     "first-ssh",
     "hex-not-hex",
-    "session-missing",
-    "session-of-31-digits",
-    "session-of-34-digits",
     "hex-of-odd-length",
     "json-and-more",
     "json-array",
@@ -251,6 +273,9 @@ const BAD: [&str; 113] = [
     "json-null",
     "json-number",
     "json-unclosed",
+    "kept-by-the-sender",
+    "kept-of-both",
+    "kept-of-nothing",
     "key-missing",
     "key-twice",
     "kind-in-capitals",
@@ -294,6 +319,9 @@ const BAD: [&str; 113] = [
     "runs-of-one",
     "runs-that-descend",
     "runs-that-overlap",
+    "session-missing",
+    "session-of-31-digits",
+    "session-of-34-digits",
     "size-2-to-the-63",
     "size-2-to-the-64",
     "size-exponent",

@@ -94,6 +94,7 @@ fn ftx_recv(out: &Path) -> (Watched, u16) {
 
 fn ftx_send(path: &Path, port: u16) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     Watched::start(command.arg("send").arg(path).arg(format!("127.0.0.1:{port}"))).end()
 }
 
@@ -301,4 +302,26 @@ fn what_differs_is_told_by_its_offers_and_left_alone() {
     let sent = ftx_send(&from.join("big"), port);
     assert_eq!((sent.code, recv.end().code), (Some(23), Some(0)), "{sent:#?}");
     assert!(fs::read(to.join("big")).expect("the file that was there") == other, "it is as it was");
+}
+
+#[test]
+fn etags_are_compared_in_both_directions() {
+    let dir = workshop();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    write(&from.join("big"), &big(), 0o644);
+    let etag = {
+        let parts: Vec<[u8; 16]> = big().chunks(8 << 20).map(|part| *Md5::of(part).as_bytes()).collect();
+        format!("{}-{}", Md5::of(parts.as_flattened()), parts.len())
+    };
+    let (sent, _) = to_ftx(&[], &from.join("big"), &to);
+    assert!(sent.stdout.contains(&format!("etag of entry 0: {etag}")), "{sent:#?}");
+    let (sent, _) = to_ftx(&[], &from.join("big"), &to);
+    assert!(sent.stdout.contains(&format!("etag of entry 0: {etag}")), "of a file that was there: {sent:#?}");
+    fs::remove_file(to.join("big")).expect("one file less");
+    let (recv, port) = peer_recv(&["--lie"], &to);
+    let sent = ftx_send(&from.join("big"), port);
+    assert_eq!(sent.code, Some(40), "{sent:#?}");
+    assert!(sent.stderr.contains("big: the receiver stored other content than was sent"), "{sent:#?}");
+    assert!(sent.stderr.contains(&etag), "{sent:#?}");
+    drop(recv);
 }

@@ -155,7 +155,7 @@ impl Model {
             given += inbox.push(&output[given..]);
             let Some(json) = inbox.next_frame(Form::Native).expect("a frame of ours") else { break };
             match Message::parse(json).expect("a message of ours") {
-                Message::Stored { entries } => {
+                Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
                         assert!(self.stored.contains(&id) && self.said_stored.insert(id), "stored {id}");
                     }

@@ -443,7 +443,7 @@ impl Session {
                 }
                 // Zeros that were damaged are sent as what they are.
                 Message::Again { entry, part } => self.wants.push((entry, Wanted::Parts(Runs::one(part)))),
-                Message::Stored { entries } => {
+                Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
                         assert!(self.stored.insert(id) && !self.failed.contains(&id), "stored twice: {id}");
                         self.answered.insert(id);

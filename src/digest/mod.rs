@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use lanes::{Message, update_many};
 pub use many::{digest_many, digest_ranges, kernel_name, lane_count};
-pub use parts::{Etag, PART_BYTES, PartDigests, PartLayout, PartRange};
+pub use parts::{Etag, EtagError, MAX_ETAG_PARTS, PART_BYTES, PartDigests, PartLayout, PartRange};
 
 /// An MD5 digest: 16 bytes, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,13 +1,17 @@
 //! Parts of a file and the etag that sums them up.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Hasher, Md5};
 
 /// The part size: every part but the last has it.
-pub const PART_BYTES: u64 = 8 << 20;
+pub const PART_BYTES: u64 = if cfg!(feature = "tiny-parts") { 256 << 10 } else { 8 << 20 };
 
 /// How a file of a given size divides into parts. A file of at most [`PART_BYTES`], an empty one too, is one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +66,28 @@ impl PartLayout {
 }
 
 /// The digests of a file's parts, collected in any order. Its memory grows with what was really collected; a run of
-/// holes counts as one, however long it is.
+/// holes counts as one, however long it is. Part 0 is held inline: most files have no other, and need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartDigests {
+    first: Option<Md5>,
+    /// Those behind part 0.
     digests: BTreeMap<u64, Md5>,
     /// Runs of whole parts of zeros: the first index, and how many.
     holes: BTreeMap<u64, u64>,
     count: u64,
 }
 
+/// A file of more parts, which is one of more than 8 TiB, has no etag: a sparse file can have far more parts than can be
+/// hashed one by one.
+pub const MAX_ETAG_PARTS: u64 = 1 << 20;
+
 /// The digest of a whole part of zeros: `md5(b"\0" * 2**23)`.
+#[cfg(not(feature = "tiny-parts"))]
 const ZERO_PART: [u8; 16] =
     [0x96, 0x99, 0x5b, 0x58, 0xd4, 0xcb, 0xf6, 0xaa, 0xa9, 0x04, 0x1b, 0x4f, 0x00, 0xc7, 0xf6, 0xae];
+#[cfg(feature = "tiny-parts")]
+const ZERO_PART: [u8; 16] =
+    [0xec, 0x87, 0xa8, 0x38, 0x93, 0x1d, 0x4d, 0x5d, 0x2e, 0x94, 0xa0, 0x46, 0x44, 0x78, 0x8a, 0x55];
 
 impl PartDigests {
     /// None yet.
@@ -81,9 +95,26 @@ impl PartDigests {
         Self::default()
     }
 
-    /// Notes the digest of part `index`.
+    /// Notes the digest of part `index`, which is not in a run of zeros.
     pub fn insert(&mut self, index: u64, md5: Md5) {
-        self.count += u64::from(self.digests.insert(index, md5).is_none());
+        let before = if index == 0 { self.first.replace(md5) } else { self.digests.insert(index, md5) };
+        self.count += u64::from(before.is_none());
+    }
+
+    /// Notes the digest of part `index`, whatever was noted of it before.
+    pub fn replace(&mut self, index: u64, md5: Md5) {
+        if self.hole_at(index) {
+            self.remove(index..=index);
+        }
+        self.insert(index, md5);
+    }
+
+    /// Notes `count` whole parts of zeros, whatever was noted of them before.
+    pub fn replace_holes(&mut self, first: u64, count: u64) {
+        if self.contains_any(first, count) {
+            self.remove(first..=first.saturating_add(count - 1));
+        }
+        self.insert_holes(first, count);
     }
 
     /// Notes `count` whole parts of zeros, none of which is in.
@@ -104,13 +135,19 @@ impl PartDigests {
 
     /// How many digests and runs of zeros there are.
     pub fn runs(&self) -> (usize, usize) {
-        (self.digests.len(), self.holes.len())
+        (self.own(), self.holes.len())
+    }
+
+    /// How many parts have a digest of their own.
+    fn own(&self) -> usize {
+        self.digests.len() + usize::from(self.first.is_some())
     }
 
     /// The digest of part `index`, if it is in.
     pub fn get(&self, index: u64) -> Option<Md5> {
         let in_hole = || self.hole_at(index).then_some(Md5::from(ZERO_PART));
-        self.digests.get(&index).copied().or_else(in_hole)
+        let own = if index == 0 { self.first } else { self.digests.get(&index).copied() };
+        own.or_else(in_hole)
     }
 
     fn hole_at(&self, index: u64) -> bool {
@@ -120,21 +157,31 @@ impl PartDigests {
 
     /// Is part `index` in?
     pub fn contains(&self, index: u64) -> bool {
-        self.digests.contains_key(&index) || self.hole_at(index)
+        (index == 0 && self.first.is_some()) || self.digests.contains_key(&index) || self.hole_at(index)
     }
 
     /// Is any of `count` parts from `first` in?
     pub fn contains_any(&self, first: u64, count: u64) -> bool {
         let end = first.saturating_add(count);
-        self.hole_at(first)
+        (first < 1.min(count) && self.first.is_some())
+            || self.hole_at(first)
             || self.holes.range(first..end).next().is_some()
             || self.digests.range(first..end).next().is_some()
+    }
+
+    /// Is any of `count` parts from `first` in with another digest than that of zeros?
+    pub fn differs_from_zeros(&self, first: u64, count: u64) -> bool {
+        let differs = |md5: &Md5| *md5 != Md5::from(ZERO_PART);
+        let end = first.saturating_add(count);
+        (first == 0 && self.first.is_some_and(|md5| differs(&md5)))
+            || self.digests.range(first..end).any(|(_, md5)| differs(md5))
     }
 
     /// The parts that are in with a digest of their own. There may be far more parts of a file than anybody can count
     /// one by one: what goes through them goes through these, and the holes.
     pub fn parts(&self) -> impl Iterator<Item = (u64, Md5)> {
-        self.digests.iter().map(|(&part, &md5)| (part, md5))
+        let first = self.first.map(|md5| (0, md5));
+        first.into_iter().chain(self.digests.iter().map(|(&part, &md5)| (part, md5)))
     }
 
     /// The runs of whole parts of zeros that are in: the first index, and how many.
@@ -144,7 +191,7 @@ impl PartDigests {
 
     /// The runs of parts that are in, ascending; those that touch are one.
     pub fn there(&self) -> Vec<RangeInclusive<u64>> {
-        let parts = self.digests.keys().map(|&part| (part, 1));
+        let parts = self.parts().map(|(part, _)| (part, 1));
         let mut all: Vec<(u64, u64)> = parts.chain(self.holes()).collect();
         all.sort_unstable();
         let mut there: Vec<RangeInclusive<u64>> = Vec::new();
@@ -191,11 +238,14 @@ impl PartDigests {
                 self.holes.insert(run.end() + 1, last - run.end());
             }
         }
+        if run.contains(&0) {
+            self.first = None;
+        }
         let within: Vec<u64> = self.digests.range(run).map(|(&part, _)| part).collect();
         for part in within {
             self.digests.remove(&part);
         }
-        self.count = self.digests.len() as u64 + self.holes.values().sum::<u64>();
+        self.count = self.own() as u64 + self.holes.values().sum::<u64>();
     }
 
     /// How many are in.
@@ -208,9 +258,9 @@ impl PartDigests {
         if layout.count() == 1 { self.get(0) } else { None }
     }
 
-    /// The etag of the whole file, once all parts of `layout` are in.
+    /// The etag of the whole file, once all parts of `layout` are in, which are at most [`MAX_ETAG_PARTS`].
     pub fn etag(&self, layout: PartLayout) -> Option<Etag> {
-        if self.count() != layout.count() {
+        if self.count() != layout.count() || layout.count() > MAX_ETAG_PARTS {
             return None;
         }
         if let Some(md5) = self.whole(layout) {
@@ -229,6 +279,40 @@ impl PartDigests {
 pub struct Etag {
     md5: Md5,
     parts: u64,
+}
+
+/// A text that is no etag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an etag is 32 hex digits, and for several parts a minus and their number")]
+pub struct EtagError;
+
+impl FromStr for Etag {
+    type Err = EtagError;
+
+    fn from_str(text: &str) -> Result<Self, EtagError> {
+        let (digits, parts) = match text.split_once('-') {
+            // One way to write each: no sign, no zeros in front, and one part has no number.
+            Some((digits, parts)) if parts.starts_with(|digit: char| matches!(digit, '1'..='9')) => {
+                (digits, parts.parse().ok().filter(|parts| *parts > 1).ok_or(EtagError)?)
+            }
+            Some(_) => return Err(EtagError),
+            None => (text, 1),
+        };
+        Ok(Etag { md5: digits.parse().map_err(|_| EtagError)?, parts })
+    }
+}
+
+impl Serialize for Etag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.parts == 1 { self.md5.serialize(serializer) } else { serializer.collect_str(self) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Etag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
 }
 
 impl Display for Etag {
@@ -297,7 +381,60 @@ mod tests {
         }
     }
 
+    #[test]
+    fn etags_are_written_in_one_way() {
+        let md5 = "ee4b078cb6871973042a2af26c6fc93d";
+        for good in [md5.to_owned(), format!("{md5}-2"), format!("{md5}-18446744073709551615")] {
+            assert_eq!(good.parse::<Etag>().unwrap().to_string(), good);
+            let json = serde_json::to_string(&good.parse::<Etag>().unwrap()).unwrap();
+            assert_eq!(serde_json::from_str::<Etag>(&json).unwrap().to_string(), good);
+        }
+        for bad in ["", "-1", "-02", "-+2", "-0", "-", "-2-2", "-18446744073709551616", "- 2"] {
+            let bad = if bad.is_empty() { md5[1..].to_owned() } else { format!("{md5}{bad}") };
+            assert_eq!(bad.parse::<Etag>(), Err(EtagError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_too_many_parts_has_no_etag() {
+        let layout = PartLayout::new((MAX_ETAG_PARTS + 1) * PART_BYTES);
+        let mut holes = PartDigests::new();
+        holes.insert_holes(0, MAX_ETAG_PARTS + 1);
+        assert_eq!((holes.count(), holes.etag(layout)), (layout.count(), None));
+    }
+
     proptest! {
+        /// Whatever is noted of parts, and in whatever order: the same as with a map of digests.
+        #[test]
+        fn what_replaces_something_counts_once(
+            steps in proptest::collection::vec((0u64..12, 1u64..5, 0u8..4), 0..40)
+        ) {
+            let (mut digests, mut model) = (PartDigests::new(), BTreeMap::new());
+            for (first, count, what) in steps {
+                match what {
+                    0 => {
+                        digests.replace_holes(first, count);
+                        (first..first + count).for_each(|part| { model.insert(part, Md5::from(ZERO_PART)); });
+                    }
+                    1 => {
+                        digests.remove(first..=first + count - 1);
+                        (first..first + count).for_each(|part| { model.remove(&part); });
+                    }
+                    _ => {
+                        digests.replace(first, Md5::of(&[count as u8]));
+                        model.insert(first, Md5::of(&[count as u8]));
+                    }
+                }
+                prop_assert_eq!(digests.count(), model.len() as u64);
+                for part in 0..20 {
+                    prop_assert_eq!(digests.get(part), model.get(&part).copied());
+                    prop_assert_eq!(digests.contains_any(part, 3), (part..part + 3).any(|part| model.contains_key(&part)));
+                }
+                let there: Vec<u64> = digests.there().into_iter().flatten().collect();
+                prop_assert_eq!(there, model.keys().copied().collect::<Vec<_>>());
+            }
+        }
+
         #[test]
         fn parts_cover_a_file_without_gap_or_overlap(size in 0u64..(64 * PART_BYTES)) {
             let layout = PartLayout::new(size);

@@ -2,6 +2,7 @@
 
 mod root;
 mod source;
+mod state_key;
 mod walk;
 
 use std::io;
@@ -12,6 +13,7 @@ use crate::fault::in_words;
 
 pub use root::{Root, roots};
 pub use source::{OpenSource, ReadError, Source};
+pub use state_key::StateKey;
 pub use walk::{Found, find_files, find_others};
 
 /// A path on the command line that cannot be sent.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use super::StateKey;
 use crate::digest::{Md5, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
@@ -91,12 +92,11 @@ impl Source {
         }
     }
 
-    /// Equal for two looks at a file only if it did not change in between: a digest of where it is, what its last
-    /// changes were, and which machine this is, where that is known.
-    pub fn state_digest(&self) -> Md5 {
+    /// Equal for two looks at a file only if it did not change in between: a keyed digest of where it is and what its last
+    /// changes were. `tell` as for [`StateKey::digest`].
+    pub fn state_digest(&self, key: &StateKey, tell: impl FnOnce(&str)) -> Md5 {
         let State { device, inode, size_bytes, mtime, ctime } = self.state;
-        let text = format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}");
-        Md5::of([text.as_bytes(), &std::fs::read("/etc/machine-id").unwrap_or_default()].concat().as_slice())
+        key.digest(&format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}"), tell)
     }
 
     /// Opens it for reading, never through a link and never waiting for a FIFO's writer. What was read counts only

@@ -93,12 +93,18 @@ fn commit_batch(
         match result {
             Ok(placed) => {
                 speaker.session.stored(id);
-                if let Placed::Renamed(to) = &placed {
+                let (other_name, is_copy) = match &placed {
+                    Placed::Named => (None, false),
+                    Placed::Renamed(to) => (Some(to), false),
+                    Placed::CopyThere(to) => (Some(to), true),
+                    Placed::AlreadyThere => (None, true),
+                };
+                if let Some(to) = other_name {
                     progress.event(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
                 }
                 if is_file {
                     // Another session may have been the first with the same file.
-                    let is_second = !was_there && placed == Placed::AlreadyThere;
+                    let is_second = !was_there && is_copy;
                     if is_second {
                         progress.event(Event::Returned { bytes: size_bytes });
                     }
@@ -109,7 +115,7 @@ fn commit_batch(
                         speaker.summary.count_new(size_bytes);
                         speaker.summary.resumed_bytes += resumed_bytes;
                     }
-                    let name = if let Placed::Renamed(to) = &placed { to } else { &path };
+                    let name = other_name.unwrap_or(&path);
                     lister.stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
                 } else {
                     speaker.summary.others += 1;

@@ -91,10 +91,18 @@ impl<'a> Decider<'a> {
     fn look(&mut self, entry: &FileEntry) -> Result<Decision, StoreError> {
         let policy = self.store.on_conflict();
         let different = StoreError::Exists { what: "a different file" };
-        let taken = match self.store.occupant(&entry.path)? {
+        let occupant = self.store.occupant(&entry.path)?;
+        let size_bytes = entry.layout.size_bytes();
+        if policy == OnConflict::Rename
+            && let Some(existing) = self.copy_of(&occupant, entry)?
+        {
+            let compare = Decision::Compare { existing, gives_way: true };
+            return Ok(Decision::of(self.left_behind(entry)?, compare));
+        }
+        let taken = match occupant {
             Occupant::Nothing => None,
             Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
-            Occupant::File(existing) if existing.size_bytes() == entry.layout.size_bytes() => {
+            Occupant::File(existing) if existing.size_bytes() == size_bytes => {
                 let gives_way = policy.gives_way(&different);
                 // Where a part of this very file is here, it was found to be different before.
                 let left = if gives_way { self.left_behind(entry)? } else { LeftBehind::Nothing };
@@ -108,6 +116,28 @@ impl<'a> Decider<'a> {
             Some(taken) if !policy.gives_way(&taken) => Err(taken),
             _ => Ok(Decision::of(self.left_behind(entry)?, Decision::Want)),
         }
+    }
+
+    /// What an earlier session put beside a name that was taken, where that is likelier to be the same file than what has
+    /// the name.
+    fn copy_of(
+        &mut self,
+        occupant: &Occupant,
+        entry: &FileEntry,
+    ) -> Result<Option<ExistingFile>, StoreError> {
+        let (size_bytes, mtime) = (entry.layout.size_bytes(), entry.metadata.mtime);
+        let has_its_size = match occupant {
+            Occupant::Nothing => return Ok(None),
+            Occupant::File(file) if file.size_bytes() == size_bytes => {
+                if file.is_modified_at(mtime) {
+                    return Ok(None);
+                }
+                true
+            }
+            _ => false,
+        };
+        let copy = self.store.copy_of_taken(&entry.path, size_bytes, mtime)?;
+        Ok(copy.filter(|copy| !has_its_size || copy.is_modified_at(mtime)))
     }
 
     fn left_behind(&mut self, entry: &FileEntry) -> Result<LeftBehind, StoreError> {

@@ -197,12 +197,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Parts of zeros: a fresh landing of a sparse file has them already.
+    /// Parts of zeros: a fresh landing of a sparse file has them already, unless a damaged part was written there.
     fn hole(&mut self, hole: &HoleHeader) {
-        let cleared = self
-            .arrivals
-            .land(&mut self.store, hole.id)
-            .and_then(|(written, is_fresh)| if is_fresh { Ok(()) } else { written.clear(hole.range) });
+        let landed = self.arrivals.land(&mut self.store, hole.id);
+        let cleared =
+            landed.and_then(
+                |(written, is_fresh)| {
+                    if is_fresh && !hole.must_clear { Ok(()) } else { written.clear(hole.range) }
+                },
+            );
         match cleared {
             Ok(()) => self.arrivals.holes_verified(hole),
             Err(error) => self.arrivals.fail_arrival(hole.id, &error),

@@ -8,11 +8,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::digest::Etag;
 use crate::escape::Shown;
 use crate::fault::{Fault, in_words};
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, HostPort, NetError};
-use crate::plan::{self, PlanError, ReadError};
+use crate::plan::{self, PlanError, ReadError, StateKey};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::WireError;
 
@@ -113,6 +114,18 @@ pub enum SendError {
     /// The system gives no thread, or no descriptor to wake one.
     #[error("this machine has no thread left for the transfer: {}", in_words(.0))]
     NoThread(#[source] io::Error),
+    /// The receiver verified other bytes than were sent.
+    #[error(
+        "{name}: the receiver stored other content than was sent (its etag is {theirs}, the file's {ours})"
+    )]
+    StoredOther {
+        /// The file's name, escaped.
+        name: String,
+        /// What the receiver verified.
+        theirs: Etag,
+        /// What was sent.
+        ours: Etag,
+    },
     /// Somebody wants this program to end.
     #[error("the sender was interrupted")]
     Interrupted,
@@ -226,6 +239,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
     let host = options.target.to_string();
+    let state_key = StateKey::new(&options.target.host);
     let route = native::Route {
         host: &host,
         connect: &connect,
@@ -233,6 +247,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         retries: options.retries.unwrap_or(RETRIES),
         streams: options.streams,
         timeout: options.timeout,
+        state_key: &state_key,
         interrupt,
     };
     let lister = Lister::new(options.whole_digests, progress);

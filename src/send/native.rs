@@ -36,7 +36,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::SendError;
 use crate::md5sum::Lister;
 use crate::net::{self, Bell, LAST_WORDS as QUICKLY, LastHeard, NetError, PatientWriter, Woken};
-use crate::plan::{self, Found, Root};
+use crate::plan::{self, Found, Root, StateKey};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::SessionId;
 
@@ -75,6 +75,8 @@ pub struct Route<'a> {
     pub streams: Streams,
     /// How long the receiver may be silent.
     pub timeout: Duration,
+    /// Keys what is told of the state of files.
+    pub state_key: &'a StateKey,
     /// Rung, it ends all of it.
     pub interrupt: &'a Bell,
 }
@@ -228,7 +230,7 @@ fn attempt(
                     return shared.hang_up();
                 }
             };
-            announce(shared, found, left);
+            announce(shared, found, left, route.state_key);
             shared.wait_for_the_end(PULSE);
             if shared.give_up() {
                 // The receiver is told why, if it still listens.
@@ -302,12 +304,13 @@ fn walk(
 
 /// Announces what is left of an earlier session and what the walker finds, then the end; returns early when the session
 /// is over.
-fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder) {
+fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder, key: &StateKey) {
+    let progress = shared.progress;
     let mut again = std::mem::take(&mut left.unsettled).into_iter();
     let mut again = std::iter::from_fn(|| again.next());
     while let Some(announced) = again.next() {
         match shared.wait_for_room(PULSE) {
-            Some(mut state) => state.announce(announced),
+            Some(mut state) => state.announce(announced, key, progress),
             None => {
                 left.unsettled.push(announced);
                 left.unsettled.extend(again);
@@ -350,11 +353,13 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder)
             Walked::Found(Found::File(source)) => {
                 left.files += 1;
                 left.bytes += source.size_bytes;
-                state.announce(Announced::file(Arc::new(source)));
+                state.announce(Announced::file(Arc::new(source)), key, progress);
             }
-            Walked::Found(Found::Dir { name, metadata }) => state.announce(Announced::Dir(name, metadata)),
+            Walked::Found(Found::Dir { name, metadata }) => {
+                state.announce(Announced::Dir(name, metadata), key, progress);
+            }
             Walked::Found(Found::Link { name, target, metadata }) => {
-                state.announce(Announced::Link { name, target, metadata });
+                state.announce(Announced::Link { name, target, metadata }, key, progress);
             }
             Walked::Found(Found::LeftOut { path, fault, reason }) => {
                 state.summary.count_failure(fault);

@@ -350,7 +350,7 @@ impl Beneath {
     /// Was the folder made for what is in it, and waits for its own rights and time?
     pub fn is_unannounced(&self, folder: &Folder) -> bool {
         self.0.dir_mode == Mode::from_raw_mode(UNANNOUNCED)
-            && rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o7777 == UNANNOUNCED)
+            && rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o1777 == UNANNOUNCED)
     }
 
     /// Forgets the handle on `dir`: it was removed, or replaced, by somebody else.

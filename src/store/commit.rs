@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::beneath::Folder;
 use super::landing::{Landing, set_metadata, timestamps};
-use super::occupant::{ExistingFile, Occupant, look};
+use super::occupant::{ExistingFile, Occupant, look, numbered_names};
 use super::{OnConflict, Store, StoreError};
 use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, RelPath};
@@ -16,8 +16,6 @@ use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
 pub const SYNC_ONE_BY_ONE: usize = 4;
-/// `name (1).ext` to `name (9999).ext`.
-const MAX_RENAMES: u32 = 9999;
 
 /// Something that is complete and wants its final name.
 #[derive(Debug)]
@@ -78,6 +76,8 @@ pub enum Placed {
     Renamed(RelPath),
     /// The same was there already.
     AlreadyThere,
+    /// The same was there already beside its own name, which is taken by something else.
+    CopyThere(RelPath),
 }
 
 impl Store {
@@ -153,7 +153,7 @@ impl Store {
             Item::AlreadyThere(file) => {
                 self.beneath.touch(&file.dir()?);
                 file.remove_left_behind();
-                Ok(Placed::AlreadyThere)
+                Ok(file.copy_path().cloned().map_or(Placed::AlreadyThere, Placed::CopyThere))
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
             Item::Link { path, target, metadata } => self.place_link(&path, &target, metadata),
@@ -175,7 +175,7 @@ impl Store {
         let placed = self.name_file(&landing, content);
         match placed {
             Ok(Placed::Named | Placed::Renamed(_)) => landing.set_named(),
-            Ok(Placed::AlreadyThere) | Err(_) => landing.discard(),
+            Ok(Placed::AlreadyThere | Placed::CopyThere(_)) | Err(_) => landing.discard(),
         }
         placed
     }
@@ -187,20 +187,24 @@ impl Store {
         let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
-                let taken = match look(&self.beneath, &path)? {
-                    Occupant::File(file)
-                        if self.on_conflict != OnConflict::Error && file.matches(content) =>
-                    {
-                        file.sync()?;
-                        // Whoever named it may not have synced its folder yet.
-                        self.beneath.touch(&dir);
-                        return Ok(Placed::AlreadyThere);
-                    }
+                let is_same = |occupant: &Occupant| match occupant {
+                    Occupant::File(file) if file.matches(content) => file.sync().map(|()| true),
+                    _ => Ok(false),
+                };
+                let occupant = look(&self.beneath, &path)?;
+                if self.on_conflict != OnConflict::Error && is_same(&occupant)? {
+                    // The session that named it may not have synced its folder yet.
+                    self.beneath.touch(&dir);
+                    return Ok(Placed::AlreadyThere);
+                }
+                let taken = match occupant {
                     Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a different file" },
                     Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
                     Occupant::Other(what) => StoreError::Exists { what },
                 };
-                self.give_way(&dir, landing.name().as_bytes(), &path, taken)?
+                self.give_way(&dir, landing.name().as_bytes(), &path, taken, |copy| {
+                    is_same(&look(&self.beneath, copy)?)
+                })?
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
@@ -208,25 +212,28 @@ impl Store {
         Ok(placed)
     }
 
-    /// The name is taken by something else: does what the policy says.
+    /// The name is taken by something else: does what the policy says. `is_same` tells whether what is under another name
+    /// is what would be put there.
     fn give_way(
         &self,
         dir: &Folder,
         from: &[u8],
         path: &RelPath,
         taken: StoreError,
+        is_same: impl Fn(&RelPath) -> Result<bool, StoreError>,
     ) -> Result<Placed, StoreError> {
-        let (parent, name) = path.split();
+        let name = path.split().1;
         match self.on_conflict {
             OnConflict::Overwrite if self.on_conflict.gives_way(&taken) => {
                 let renamed = rustix::fs::renameat(dir, from, dir, name);
                 renamed.map(|()| Placed::Named).map_err(StoreError::io("replace the file that was there"))
             }
             OnConflict::Rename => {
-                for number in 1..=MAX_RENAMES {
-                    let Some((other, path)) = numbered(parent, name, number) else { break };
-                    match rename_new(dir, from, &other) {
-                        Ok(()) => return Ok(Placed::Renamed(path)),
+                for other in numbered_names(path) {
+                    match rename_new(dir, from, other.split().1) {
+                        Ok(()) => return Ok(Placed::Renamed(other)),
+                        // The same again, most likely from a session whose end its sender did not learn.
+                        Err(Errno::EXIST) if is_same(&other)? => return Ok(Placed::CopyThere(other)),
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
                     }
@@ -272,10 +279,12 @@ impl Store {
     ) -> Result<Placed, StoreError> {
         let (parent, name) = path.split();
         let dir = self.beneath.open_or_make(parent)?;
-        let same = rustix::fs::readlinkat(&dir, name, Vec::new())
-            .is_ok_and(|there| there.as_bytes() == target.as_bytes())
-            && self.beneath.is_spelled(&dir, parent, name).is_ok_and(|is| is);
-        if same && self.on_conflict != OnConflict::Error {
+        let is_same = |name: &[u8]| {
+            rustix::fs::readlinkat(&dir, name, Vec::new())
+                .is_ok_and(|there| there.as_bytes() == target.as_bytes())
+                && self.beneath.is_spelled(&dir, parent, name).is_ok_and(|is| is)
+        };
+        if is_same(name) && self.on_conflict != OnConflict::Error {
             self.beneath.touch(&dir);
             return Ok(Placed::AlreadyThere);
         }
@@ -302,30 +311,19 @@ impl Store {
                         Occupant::Other(what) => StoreError::Exists { what },
                         Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a file" },
                     };
-                    self.give_way(&dir, hidden.as_bytes(), path, taken)
+                    self.give_way(&dir, hidden.as_bytes(), path, taken, |copy| Ok(is_same(copy.split().1)))
                 }
                 Err(errno) => Err(StoreError::io("give the link its name")(errno)),
             }
         })();
-        match placed {
-            Ok(_) => self.beneath.touch(&dir),
-            Err(_) => {
-                let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());
-            }
+        if placed.is_ok() {
+            self.beneath.touch(&dir);
+        }
+        if !matches!(placed, Ok(Placed::Named | Placed::Renamed(_))) {
+            let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());
         }
         placed
     }
-}
-
-/// `name (1).ext` beside `name.ext`; `None` where that would be too long a name.
-fn numbered(parent: &[u8], name: &[u8], number: u32) -> Option<(Vec<u8>, RelPath)> {
-    let dot = name.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0).unwrap_or(name.len());
-    let (stem, extension) = name.split_at(dot);
-    let other = [stem, format!(" ({number})").as_bytes(), extension].concat();
-    let path = if parent.is_empty() { other.clone() } else { [parent, b"/", &other].concat() };
-    // The name was accepted once, so odd characters in it were allowed.
-    let path = RelPath::new(&path, crate::relpath::NamePolicy::AllowOdd).ok()?;
-    Some((other, path))
 }
 
 /// Renames within one folder, but never onto something that is there.

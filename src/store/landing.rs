@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::journal::Journal;
-use crate::digest::PartRange;
+use crate::digest::{PART_BYTES, PartRange};
 use crate::relpath::{RESERVED_PREFIX, RelPath};
 use crate::units::{Metadata, Mode as FileMode, MtimeNs};
 
@@ -21,8 +21,9 @@ const OWNER_READS: u32 = 0o400;
 const PRIVATE_MODE: u32 = 0o600;
 /// Zeros of a sparse file are left out by blocks of this size, which is that of a page and of most file systems.
 const HOLE_BLOCK_BYTES: usize = 4096;
-/// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle.
-const KEEP_HANDLE_BYTES: u64 = 1 << 20;
+/// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle. Those
+/// of several parts keep it: the handle holds the lock that tells other sessions that the file is in use.
+const KEEP_HANDLE_BYTES: u64 = if PART_BYTES < 1 << 20 { PART_BYTES } else { 1 << 20 };
 /// Read at once where zeros are looked for.
 const ZERO_CHUNK_BYTES: usize = 256 << 10;
 

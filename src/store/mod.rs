@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use crate::escape::Shown;
 use crate::fault::{Fault, in_words};
 use crate::relpath::RelPath;
-use crate::units::{Metadata, bytes_text};
+use crate::units::{Metadata, MtimeNs, bytes_text};
 
 use beneath::{Beneath, Folder, SPELLED_OTHERWISE, UNANNOUNCED};
 use landing::HiddenNames;
@@ -85,6 +85,9 @@ pub enum StoreError {
     /// Something else is there, which this file system finds under the name although it has another.
     #[error("something is there whose name is spelled otherwise, but the same to this file system")]
     SpelledOtherwise,
+    /// What is there was written to or replaced while it was compared.
+    #[error("the file of that name that is there changed while it was compared")]
+    Changed,
     /// A link, or something that is not a folder, or not the right one, lies on the way to the name.
     #[error("the way to it leads over {what}")]
     Blocked {
@@ -124,9 +127,10 @@ impl StoreError {
     /// The stable reason.
     pub fn fault(&self) -> Fault {
         match self {
-            StoreError::Exists { .. } | StoreError::SpelledOtherwise | StoreError::Blocked { .. } => {
-                Fault::Exists
-            }
+            StoreError::Exists { .. }
+            | StoreError::SpelledOtherwise
+            | StoreError::Changed
+            | StoreError::Blocked { .. } => Fault::Exists,
             StoreError::NoRoom { .. } => Fault::NoSpace,
             StoreError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -334,6 +338,16 @@ impl Store {
     /// Looks at what is under the name of a file that wants to come.
     pub fn occupant(&mut self, path: &RelPath) -> Result<Occupant, StoreError> {
         occupant::expect(&self.beneath, path)
+    }
+
+    /// What an earlier session may have made of a file that wants to come, because its name was taken.
+    pub fn copy_of_taken(
+        &mut self,
+        path: &RelPath,
+        size_bytes: u64,
+        mtime: Option<MtimeNs>,
+    ) -> Result<Option<ExistingFile>, StoreError> {
+        occupant::look_for_copy(&self.beneath, path, size_bytes, mtime)
     }
 
     /// The policy of this receiver.

@@ -14,7 +14,8 @@ use super::commit::{Content, Digests};
 use super::landing::{self, Written};
 use super::partial;
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
-use crate::relpath::RelPath;
+use crate::relpath::{NamePolicy, RelPath};
+use crate::units::MtimeNs;
 
 /// What lies under a name.
 #[derive(Debug)]
@@ -40,6 +41,10 @@ pub struct ExistingFile {
     /// Device and inode: the same file each time.
     identity: (u64, u64),
     modified: (i64, i64),
+    /// When anything of it was last changed, its time of modification included.
+    changed: (i64, i64),
+    /// Its path, where it is a copy that an earlier session put beside a name that was taken.
+    copy_of_taken: Option<RelPath>,
 }
 
 impl ExistingFile {
@@ -48,40 +53,61 @@ impl ExistingFile {
         self.size_bytes
     }
 
+    /// Was it last modified at `mtime`?
+    pub fn is_modified_at(&self, mtime: Option<MtimeNs>) -> bool {
+        mtime.is_some() && mtime == MtimeNs::from_parts(self.modified.0, self.modified.1)
+    }
+
+    /// Its path, where it is a copy that an earlier session put beside a name that was taken.
+    pub(super) fn copy_path(&self) -> Option<&RelPath> {
+        self.copy_of_taken.as_ref()
+    }
+
     /// A handle on the folder it lies in.
     pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
         self.beneath.open(&self.folder).map_err(StoreError::io("open the folder it belongs in"))
     }
 
-    /// Opens it for reading; the same file each time.
-    pub fn open(&self) -> io::Result<File> {
+    /// Opens it for reading: the same file each time, as it was when it was found.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Changed`] if it was replaced or written to since, whatever was read of it by then.
+    pub fn open(&self) -> Result<File, StoreError> {
+        let cannot = |source| StoreError::Io { doing: "open the file that was there", source };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let dir = self.beneath.open(&self.folder)?;
+        let dir = self.dir()?;
         let open = || rustix::fs::openat(&dir, &*self.name, flags, Mode::empty());
-        let file = File::from(self.beneath.sparing(open)?);
-        let metadata = file.metadata()?;
-        match (metadata.dev(), metadata.ino()) == self.identity && metadata.size() == self.size_bytes {
-            true => Ok(file),
-            false => Err(io::Error::other("it was replaced meanwhile")),
-        }
+        let file = match self.beneath.sparing(open) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(StoreError::Changed),
+            Err(errno) => return Err(cannot(errno.into())),
+        };
+        let now = file.metadata().map_err(cannot)?;
+        let is_same = (now.dev(), now.ino()) == self.identity
+            && now.size() == self.size_bytes
+            && (now.mtime(), now.mtime_nsec()) == self.modified
+            && (now.ctime(), now.ctime_nsec()) == self.changed;
+        if is_same { Ok(file) } else { Err(StoreError::Changed) }
     }
 
     /// Its bytes, to be read more than once.
     pub fn bytes(&self) -> Result<Written, StoreError> {
-        let opened = self.open().map(|file| Written::before(file, self.modified));
-        opened.map_err(|source| StoreError::Io { doing: "open the file that was there", source })
+        self.open().map(|file| Written::before(file, self.modified))
     }
 
     /// The digest of one range of it.
-    pub fn digest(&self, range: PartRange) -> io::Result<Md5> {
+    pub fn digest(&self, range: PartRange) -> Result<Md5, StoreError> {
         let file = self.open()?;
-        let digests = digest_ranges(&[range], |_, buffer, offset| file.read_exact_at(buffer, offset))?;
-        digests.first().copied().ok_or_else(|| io::ErrorKind::Other.into())
+        let cannot = |source| StoreError::Io { doing: "read what is there", source };
+        let digests = digest_ranges(&[range], |_, buffer, offset| file.read_exact_at(buffer, offset));
+        digests.and_then(|all| all.first().copied().ok_or(io::ErrorKind::Other.into())).map_err(cannot)
     }
 
     /// Does a range hold zeros alone? Holes of it need not be read.
-    pub fn is_zero(&self, range: PartRange) -> io::Result<bool> {
-        landing::is_zero(&self.open()?, range)
+    pub fn is_zero(&self, range: PartRange) -> Result<bool, StoreError> {
+        let cannot = |source| StoreError::Io { doing: "read what is there", source };
+        landing::is_zero(&self.open()?, range).map_err(cannot)
     }
 
     /// Does it hold just this?
@@ -116,11 +142,55 @@ impl ExistingFile {
         }
     }
 
-    /// Brings it to stable storage: whoever wrote it may not have done so.
+    /// Brings it to stable storage: the program that wrote it may not have done so. After all of it was compared: one that
+    /// changed meanwhile is refused.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let synced = self.open().and_then(|file| file.sync_all());
-        synced.map_err(|source| StoreError::Io { doing: "bring the file to stable storage", source })
+        let cannot = |source| StoreError::Io { doing: "bring the file to stable storage", source };
+        self.open()?.sync_all().map_err(cannot)
     }
+}
+
+/// Of the names `name (1)`, `name (2)`, ... beside `path`: the first file of this size, or rather the first that was also
+/// last modified at `mtime`. It may be what an earlier session made of the same file because its name was taken.
+pub fn look_for_copy(
+    beneath: &Beneath,
+    path: &RelPath,
+    size_bytes: u64,
+    mtime: Option<MtimeNs>,
+) -> Result<Option<ExistingFile>, StoreError> {
+    let mut found = None;
+    for numbered in numbered_names(path) {
+        match look(beneath, &numbered)? {
+            Occupant::Nothing => break,
+            Occupant::File(file) if file.size_bytes == size_bytes => {
+                let is_likely = file.is_modified_at(mtime);
+                let file = ExistingFile { copy_of_taken: Some(numbered), ..file };
+                if is_likely {
+                    return Ok(Some(file));
+                }
+                found.get_or_insert(file);
+            }
+            Occupant::File(_) | Occupant::SpelledOtherwise | Occupant::Other(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The most names that are tried: `name (1).ext` to `name (9999).ext`.
+const MAX_RENAMES: u32 = 9999;
+
+/// `name (1).ext`, `name (2).ext`, ... beside `name.ext`, as far as they are names.
+pub fn numbered_names(path: &RelPath) -> impl Iterator<Item = RelPath> + use<> {
+    let (parent, name) = path.split();
+    let dot = name.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0).unwrap_or(name.len());
+    let (stem, extension) = name.split_at(dot);
+    let separator: &[u8] = if parent.is_empty() { b"" } else { b"/" };
+    let (before, after) = ([parent, separator, stem].concat(), extension.to_vec());
+    (1..=MAX_RENAMES).map_while(move |number| {
+        let path = [&before, format!(" ({number})").as_bytes(), &after].concat();
+        // The name was accepted once, so odd characters in it were allowed.
+        RelPath::new(&path, NamePolicy::AllowOdd).ok()
+    })
 }
 
 /// Looks at what is under `path`, without following a link there or on the way.
@@ -167,5 +237,7 @@ fn look_in(
         size_bytes: stat.st_size as u64,
         identity: (stat.st_dev, stat.st_ino),
         modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+        changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        copy_of_taken: None,
     }))
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::digest::{Md5, PartDigests};
+use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::{LinkTarget, NamePolicy};
 use crate::units::{Metadata, Mode, MtimeNs};
 
@@ -75,9 +75,11 @@ fn bytes_that_somebody_writes_to_are_noticed() {
     written.check_unchanged().unwrap();
     let Ok(Occupant::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
     existing.bytes().unwrap().check_unchanged().unwrap();
+    let opened = existing.bytes().unwrap();
     fs::OpenOptions::new().write(true).open(dir.path().join("a")).unwrap().write_all(b"b").unwrap();
     assert!(written.check_unchanged().is_err());
-    assert!(existing.bytes().unwrap().check_unchanged().is_err());
+    assert!(opened.check_unchanged().is_err());
+    assert!(matches!(existing.bytes(), Err(StoreError::Changed)));
 }
 
 #[test]
@@ -134,6 +136,93 @@ fn each_policy_does_what_it_says() {
         assert_eq!(result.ok(), placed, "{policy:?} {content}");
         expect(dir.path(), left);
     }
+}
+
+#[test]
+fn a_file_that_was_there_is_the_same_one_each_time_or_none() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 7] = [
+        ("written to in place", |path| {
+            fs::OpenOptions::new().write(true).open(path).unwrap().write_all(b"B").unwrap();
+        }),
+        ("written to, with its time set back", |path| {
+            let modified = fs::metadata(path).unwrap().modified().unwrap();
+            let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.write_all(b"B").unwrap();
+            file.set_modified(modified).unwrap();
+        }),
+        ("replaced by one of its size", |path| {
+            fs::write(path.with_extension("new"), "bytes").unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        }),
+        ("grown", |path| fs::write(path, "bytes and more").unwrap()),
+        ("removed", |path| fs::remove_file(path).unwrap()),
+        ("a link now", |path| {
+            fs::rename(path, path.with_extension("old")).unwrap();
+            symlink(path.with_extension("old"), path).unwrap();
+        }),
+        ("a folder now", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs::write(&file, "bytes").unwrap();
+        let mut store = store(dir.path(), OnConflict::SkipSame);
+        let Ok(Occupant::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+        let all = PartLayout::new(5).range(0).unwrap();
+        assert_eq!(existing.digest(all).unwrap(), Md5::of(b"bytes"));
+        change(&file);
+        assert!(matches!(existing.open(), Err(StoreError::Changed)), "{what}");
+        let placed = store.commit(vec![Item::AlreadyThere(existing.into())]).remove(0);
+        assert!(matches!(placed, Err(StoreError::Changed)), "{what}: {placed:?}");
+    }
+}
+
+#[test]
+fn what_was_put_beside_a_name_that_was_taken_is_not_put_there_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::write(root.join("a.txt"), "taken").unwrap();
+    symlink("taken", root.join("l")).unwrap();
+    let mut store = store(root, OnConflict::Rename);
+    let link = |store: &mut Store, target: &str| {
+        let target = LinkTarget::new(target.as_bytes(), &path("l"), NamePolicy::Strict).unwrap();
+        store
+            .commit(vec![Item::Link { path: path("l"), target, metadata: Metadata::default() }])
+            .remove(0)
+            .unwrap()
+    };
+    assert_eq!(land(&mut store, "a.txt", "one").unwrap(), Placed::Renamed(path("a (1).txt")));
+    assert_eq!(land(&mut store, "a.txt", "two").unwrap(), Placed::Renamed(path("a (2).txt")));
+    assert_eq!(land(&mut store, "a.txt", "two").unwrap(), Placed::CopyThere(path("a (2).txt")));
+    assert_eq!(land(&mut store, "a.txt", "one").unwrap(), Placed::CopyThere(path("a (1).txt")));
+    assert_eq!(link(&mut store, "x"), Placed::Renamed(path("l (1)")));
+    assert_eq!(link(&mut store, "x"), Placed::CopyThere(path("l (1)")));
+    assert_eq!(link(&mut store, "taken"), Placed::AlreadyThere);
+    let left =
+        [("a (1).txt", "one"), ("a (2).txt", "two"), ("a.txt", "taken"), ("l", "taken"), ("l (1)", "x")];
+    expect(root, &left);
+    // Found before anything of the file comes, rather by its time than by its size alone.
+    let time = MtimeNs(1_700_000_000_123_456_789);
+    let copy = |store: &mut Store, size, mtime| {
+        store
+            .copy_of_taken(&path("a.txt"), size, mtime)
+            .unwrap()
+            .map(|file| file.copy_path().unwrap().clone())
+    };
+    assert_eq!(copy(&mut store, 3, Some(time)), Some(path("a (1).txt")));
+    fs::File::options()
+        .write(true)
+        .open(root.join("a (1).txt"))
+        .unwrap()
+        .set_modified(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert_eq!(copy(&mut store, 3, Some(time)), Some(path("a (2).txt")));
+    assert_eq!(copy(&mut store, 3, None), Some(path("a (1).txt")));
+    assert_eq!(copy(&mut store, 4, Some(time)), None);
 }
 
 #[test]

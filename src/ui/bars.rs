@@ -280,6 +280,11 @@ impl Progress for Bars<'_> {
                 let seconds = pause.as_secs_f32();
                 self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
             }
+            Event::NoStateKey { reason } => self.ui.note(&format!(
+                "If this run is cut, large files start from their beginning: the key that a later run needs cannot be kept in \
+                 ~/.local/state/ftx ({})",
+                Shown::new(reason)
+            )),
             Event::Waiting { path } => {
                 self.ui.note(&format!("{}: waits for another session that still has it", Shown::new(path)));
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Form};
 use super::runs::Runs;
-use crate::digest::Md5;
+use crate::digest::{Etag, Md5};
 use crate::escape::Shown;
 use crate::fault::Fault;
 use crate::spent::Spent;
@@ -61,10 +61,15 @@ pub enum Message {
         /// The part's index.
         part: u64,
     },
+    /// Receiver: parts of a file that an earlier session left there, before the `want` for the rest.
+    Kept(Kept),
     /// Receiver: verified, durable and under the final name.
     Stored {
         /// Which entries.
         entries: Runs,
+        /// With [`FEATURE_ETAGS`], one for each entry, ascending: what the receiver verified of a file. `None` for folders,
+        /// links, and files that have no etag.
+        etags: Option<Vec<Option<Etag>>>,
     },
     /// Receiver: the last word.
     Receipt(Receipt),
@@ -101,6 +106,9 @@ pub struct Introduction {
 
 /// The feature of `join`: parts may be spread over several connections.
 pub const FEATURE_STREAMS: &str = "streams";
+
+/// The feature of `kept`, and of the etags in `stored`: the sender compares what the receiver verified with its own.
+pub const FEATURE_ETAGS: &str = "etags";
 
 impl Introduction {
     /// How this program introduces itself.
@@ -223,6 +231,42 @@ pub struct Hole {
     pub part: u64,
     /// How many parts.
     pub parts: u64,
+    /// It stands for offers: one that comes after the receiver has decided to have the bodies is of no use.
+    #[serde(rename = "offer", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_offer: bool,
+}
+
+/// Parts of a file that an earlier session left at the receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The file.
+    pub entry: EntryId,
+    /// The first part's index.
+    pub part: u64,
+    /// Of this part and those behind it.
+    pub parts: KeptParts,
+}
+
+/// What is kept of consecutive parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptParts {
+    /// The digest of each, at least one and at most [`MAX_DIGESTS_A_FRAME`].
+    Digests(Vec<Md5>),
+    /// So many whole parts of zeros, at least one.
+    Zeros(u64),
+}
+
+/// Digests in one `kept` at most, so that the frame stays below its limit.
+pub const MAX_DIGESTS_A_FRAME: usize = 1024;
+
+impl KeptParts {
+    /// How many parts they are.
+    pub fn count(&self) -> u64 {
+        match self {
+            KeptParts::Digests(digests) => digests.len() as u64,
+            KeptParts::Zeros(parts) => *parts,
+        }
+    }
 }
 
 /// What a receiver wants of a file.
@@ -421,8 +465,20 @@ struct RawAgain {
 }
 
 #[derive(Serialize, Deserialize)]
+struct RawKept {
+    entry: EntryId,
+    part: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    md5: Option<Vec<Md5>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zeros: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct RawStored {
     entries: Runs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etags: Option<Vec<Option<Etag>>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -467,7 +523,11 @@ impl Message {
                 let RawAgain { entry, part } = read(kind, json)?;
                 Message::Again { entry, part }
             }
-            "stored" => Message::Stored { entries: read::<RawStored>(kind, json)?.entries },
+            "kept" => Message::Kept(read::<RawKept>(kind, json)?.try_into()?),
+            "stored" => {
+                let RawStored { entries, etags } = read(kind, json)?;
+                Message::Stored { entries, etags }
+            }
             "receipt" => Message::Receipt(read(kind, json)?),
             "measure" => Message::Measure(read(kind, json)?),
             "measured" => Message::Measured(read(kind, json)?),
@@ -494,6 +554,7 @@ impl Message {
             Message::End { .. } => "end",
             Message::Want { .. } => "want",
             Message::Again { .. } => "again",
+            Message::Kept(_) => "kept",
             Message::Stored { .. } => "stored",
             Message::Receipt(_) => "receipt",
             Message::Measure(_) => "measure",
@@ -521,7 +582,10 @@ impl Message {
                 tagged(out, "want", &RawWant { entries: entries.clone(), parts: parts.clone() })
             }
             Message::Again { entry, part } => tagged(out, "again", &RawAgain { entry: *entry, part: *part }),
-            Message::Stored { entries } => tagged(out, "stored", &RawStored { entries: entries.clone() }),
+            Message::Kept(kept) => tagged(out, "kept", &RawKept::from(kept)),
+            Message::Stored { entries, etags } => {
+                tagged(out, "stored", &RawStored { entries: entries.clone(), etags: etags.clone() })
+            }
             Message::Receipt(receipt) => tagged(out, "receipt", receipt),
             Message::Measure(measure) => tagged(out, "measure", measure),
             Message::Measured(measured) => tagged(out, "measured", measured),
@@ -630,6 +694,32 @@ impl TryFrom<RawEntry<'_>> for Entry {
             kind,
             metadata: Metadata { mode: raw.mode.map(Mode::new), mtime: raw.mtime_ns.map(MtimeNs) },
         })
+    }
+}
+
+impl From<&Kept> for RawKept {
+    fn from(kept: &Kept) -> Self {
+        let (md5, zeros) = match &kept.parts {
+            KeptParts::Digests(digests) => (Some(digests.clone()), None),
+            KeptParts::Zeros(parts) => (None, Some(*parts)),
+        };
+        RawKept { entry: kept.entry, part: kept.part, md5, zeros }
+    }
+}
+
+impl TryFrom<RawKept> for Kept {
+    type Error = MessageError;
+
+    fn try_from(raw: RawKept) -> Result<Self, MessageError> {
+        let parts = match (raw.md5, raw.zeros) {
+            (Some(digests), None) => KeptParts::Digests(digests),
+            (None, Some(parts)) => KeptParts::Zeros(parts),
+            _ => {
+                let reason = "one of `md5` and `zeros` is needed".into();
+                return Err(MessageError::Shape { kind: "kept".into(), reason });
+            }
+        };
+        Ok(Kept { entry: raw.entry, part: raw.part, parts })
     }
 }
 

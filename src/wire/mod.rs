@@ -51,6 +51,17 @@ pub const MAX_MEASURE_BYTES: u64 = 1 << 30;
 /// How many stages one session may measure. The wire takes some tries to find out how much it moves in a second.
 pub const MAX_MEASURES: u32 = 16;
 
+/// A receiver tells of so many digests of one file that it has kept, which is enough for 1 TiB, or of none.
+pub const MAX_KEPT_DIGESTS: usize = 1 << 17;
+
+/// Digests that a sender takes of `kept`, for all entries in flight together; those beyond it are not compared.
+pub const MAX_KEPT_IN_FLIGHT: usize = 1 << 20;
+
+/// Entries in one `stored` with etags at most, so that the frame stays below its limit whatever the numbers are.
+pub const MAX_ETAGS_A_FRAME: usize = 512;
+
+use crate::digest::Etag;
+
 /// The peer broke the rules; the session cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -76,6 +87,18 @@ pub enum WireError {
         feature: &'static str,
         /// The peer's program and version, raw.
         agent: String,
+    },
+    /// The receiver verified other bytes than this side hashed: what is under the entry's name there is not the source.
+    #[error(
+        "the receiver stored entry {entry} with other content: its etag is {theirs}, the source's {ours}"
+    )]
+    Etag {
+        /// The entry.
+        entry: EntryId,
+        /// What the receiver verified.
+        theirs: Etag,
+        /// What was sent.
+        ours: Etag,
     },
     /// The peer ended the session and said why.
     #[error("the other side gave up: {}", crate::escape::Shown::new(message))]

@@ -24,15 +24,15 @@ use std::ops::RangeInclusive;
 
 use super::classic::MAX_FILE_BYTES;
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_MEASURE, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Measure,
-    Measured, Message, Part, Receipt, SessionId, Wanted,
+    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Failure, Hole, Introduction,
+    Join, Kept, KeptParts, MAX_DIGESTS_A_FRAME, Measure, Measured, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::{MAX_RUNS, Runs};
 use super::{
-    MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART,
-    SMALL_FILE_BYTES, VERSION, WireError,
+    MAX_ENTRIES_IN_FLIGHT, MAX_ETAGS_A_FRAME, MAX_KEPT_DIGESTS, MAX_MEASURE_BYTES, MAX_MEASURES,
+    MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES, VERSION, WireError,
 };
-use crate::digest::{PART_BYTES, PartDigests, PartLayout, PartRange};
+use crate::digest::{Etag, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
 use crate::spent::Spent;
@@ -98,6 +98,8 @@ enum FileStage {
 struct Committing {
     was_there: bool,
     name_bytes: usize,
+    /// What was verified of a file, where the sender wants to know.
+    etag: Option<Etag>,
 }
 
 /// What the first frame of a connection says of sessions, before it has one.
@@ -152,6 +154,8 @@ pub struct ReceiverSession {
     takes_streams: bool,
     /// Did both ends name the feature?
     can_measure: bool,
+    /// Does the sender compare etags?
+    tells_etags: bool,
     measures: u32,
     /// Files announced and neither complete nor failed.
     files: BTreeMap<EntryId, FileState>,
@@ -165,7 +169,7 @@ pub struct ReceiverSession {
     name_bytes: usize,
     receipt: Receipt,
     wants: Vec<EntryId>,
-    stored: Vec<EntryId>,
+    stored: Vec<(EntryId, Option<Etag>)>,
     out: Vec<u8>,
 }
 
@@ -178,6 +182,7 @@ impl ReceiverSession {
             stage: Stage::Hello,
             takes_streams: true,
             can_measure: false,
+            tells_etags: false,
             measures: 0,
             files: BTreeMap::new(),
             quiet_files: 0,
@@ -254,7 +259,12 @@ impl ReceiverSession {
         self.stage = Stage::Open;
         self.can_measure = hello.has(FEATURE_MEASURE);
         let named = hello.has(FEATURE_STREAMS);
-        let features = [(FEATURE_STREAMS, named && self.takes_streams), (FEATURE_MEASURE, self.can_measure)];
+        self.tells_etags = hello.has(FEATURE_ETAGS);
+        let features = [
+            (FEATURE_STREAMS, named && self.takes_streams),
+            (FEATURE_ETAGS, self.tells_etags),
+            (FEATURE_MEASURE, self.can_measure),
+        ];
         let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
         self.id = hello.session.filter(|_| named);
         Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
@@ -409,7 +419,7 @@ impl ReceiverSession {
     }
 
     fn hole(&mut self, hole: Hole) -> Result<Event, WireError> {
-        let Hole { entry: id, part, parts } = hole;
+        let Hole { entry: id, part, parts, is_offer: was_offered } = hole;
         let unexpected =
             |what: &str| Err(WireError::protocol(format!("a hole at part {part} of entry {id}: {what}")));
         if id >= self.receipt.entries {
@@ -419,6 +429,8 @@ impl ReceiverSession {
             return Ok(Event::Nothing);
         };
         let is_offer = match file.stage {
+            // It was on its way when the receiver had seen enough.
+            FileStage::Bodies if was_offered => return Ok(Event::Nothing),
             // Only the landing of a sparse file begins as zeros.
             FileStage::Bodies if !file.entry.is_sparse => {
                 return unexpected("the file was not announced as sparse");
@@ -444,7 +456,9 @@ impl ReceiverSession {
             return unexpected("zeros here and there, with nothing in between");
         }
         let range = PartRange { offset: first.offset, len: last.offset + last.len - first.offset };
-        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer }))
+        // The damaged bytes of a part that was asked for again are where its zeros belong.
+        let must_clear = file.tries.range(part..part + parts).next().is_some();
+        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer, must_clear }))
     }
 
     fn withdrawn(&mut self, id: EntryId, fault: Fault, message: String) -> Result<Event, WireError> {
@@ -486,11 +500,12 @@ impl ReceiverSession {
         let layout = file.entry.layout;
         let missing = take_rest(&mut there, layout);
         file.stage = FileStage::Bodies;
-        file.verified_bytes = layout.size_bytes() - missing.iter().map(|run| layout.bytes(run)).sum::<u64>();
-        file.verified = there;
+        let verified_bytes = layout.size_bytes() - missing.iter().map(|run| layout.bytes(run)).sum::<u64>();
+        (file.verified_bytes, file.verified) = (verified_bytes, there.clone());
+        self.tell_kept(id, &there);
         let parts = Wanted::Parts(Runs::from_runs(&missing));
         Message::Want { entries: Runs::one(id), parts }.encode(&mut self.out);
-        file.verified_bytes
+        verified_bytes
     }
 
     /// Asks for the digests of a file first, because something like it is there.
@@ -506,11 +521,17 @@ impl ReceiverSession {
         let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
             return Progressed::Partly;
         };
+        let range = hole.part..hole.part + hole.parts;
         // On another connection it, or a part in it, may have come at the same time.
-        let is_in = file.pending.range(hole.part..hole.part + hole.parts).next().is_some();
+        let is_in = file.pending.range(range.clone()).next().is_some();
         if is_in || file.verified.contains_any(hole.part, hole.parts) {
             return Progressed::Partly;
         }
+        // Damaged bytes were written there after the hole was announced; the part was asked for again.
+        if !hole.must_clear && file.tries.range(range.clone()).next().is_some() {
+            return Progressed::Partly;
+        }
+        file.tries.retain(|part, _| !range.contains(part));
         file.verified.insert_holes(hole.part, hole.parts);
         self.quiet_files += usize::from(file.is_quiet());
         self.verified_more(hole.id, hole.range.len)
@@ -543,7 +564,8 @@ impl ReceiverSession {
             Message::Want { entries: Runs::one(id), parts: Wanted::None }.encode(&mut self.out);
         }
         let (was_there, name_bytes) = (file.stage == FileStage::Offers, file.name_bytes());
-        self.committing.insert(id, Committing { was_there, name_bytes });
+        let etag = if self.tells_etags { file.verified.etag(file.entry.layout) } else { None };
+        self.committing.insert(id, Committing { was_there, name_bytes, etag });
         let verified = file.verified.clone();
         self.remove_file(id);
         Progressed::Complete(verified)
@@ -574,7 +596,8 @@ impl ReceiverSession {
             return None;
         }
         let other = self.waiting.pop_front()?;
-        self.committing.insert(other.id, Committing { was_there: false, name_bytes: other.name_bytes() });
+        let committing = Committing { was_there: false, name_bytes: other.name_bytes(), etag: None };
+        self.committing.insert(other.id, committing);
         Some(other)
     }
 
@@ -584,7 +607,7 @@ impl ReceiverSession {
             self.name_bytes -= done.name_bytes;
             self.receipt.stored += 1;
             self.receipt.skipped += u64::from(done.was_there);
-            self.stored.push(id);
+            self.stored.push((id, done.etag));
         }
     }
 
@@ -664,9 +687,38 @@ impl ReceiverSession {
         for entries in Runs::pack(std::mem::take(&mut self.wants)) {
             Message::Want { entries, parts: Wanted::All }.encode(&mut self.out);
         }
-        for entries in Runs::pack(std::mem::take(&mut self.stored)) {
-            Message::Stored { entries }.encode(&mut self.out);
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.sort_unstable_by_key(|(id, _)| *id);
+        let most = if self.tells_etags { MAX_ETAGS_A_FRAME } else { usize::MAX };
+        for stored in stored.chunks(most) {
+            let etags = self.tells_etags.then(|| stored.iter().map(|(_, etag)| *etag).collect());
+            for entries in Runs::pack(stored.iter().map(|(id, _)| *id).collect()) {
+                Message::Stored { entries, etags: etags.clone() }.encode(&mut self.out);
+            }
         }
+    }
+
+    /// Tells which parts of a file an earlier session left here, so that the sender can compare those that it knows.
+    fn tell_kept(&mut self, id: EntryId, kept: &PartDigests) {
+        let (digests, holes) = kept.runs();
+        if !self.tells_etags || digests.max(holes) > MAX_KEPT_DIGESTS {
+            return;
+        }
+        let mut tell = |part, parts| Message::Kept(Kept { entry: id, part, parts }).encode(&mut self.out);
+        let (mut first, mut run) = (0, Vec::new());
+        for (part, md5) in kept.parts() {
+            if part != first + run.len() as u64 || run.len() == MAX_DIGESTS_A_FRAME {
+                if !run.is_empty() {
+                    tell(first, KeptParts::Digests(std::mem::take(&mut run)));
+                }
+                first = part;
+            }
+            run.push(md5);
+        }
+        if !run.is_empty() {
+            tell(first, KeptParts::Digests(run));
+        }
+        kept.holes().for_each(|(first, parts)| tell(first, KeptParts::Zeros(parts)));
     }
 
     /// Entries that were announced and are not settled.

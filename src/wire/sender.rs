@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Message, Part, Receipt,
-    SessionId, Wanted,
+    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Kept,
+    KeptParts, Message, Part, Receipt, SessionId, Wanted,
 };
 use super::runs::Runs;
 use super::{
-    MAX_ENTRIES_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES, VERSION, WireError,
+    MAX_ENTRIES_IN_FLIGHT, MAX_KEPT_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES,
+    VERSION, WireError,
 };
-use crate::digest::{Md5, PartLayout, PartRange};
+use crate::digest::{Etag, Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
 use crate::units::Metadata;
@@ -48,6 +49,9 @@ pub enum Event {
         /// The part's index.
         part: u64,
     },
+    /// What the receiver kept of an earlier transfer of this file is not this file. Answer with
+    /// [`SenderSession::withdraw`]: the receiver then discards it.
+    KeptOther(EntryId),
     /// The receiver failed an entry; the rest goes on.
     Failed {
         /// The entry.
@@ -113,6 +117,10 @@ struct FileState {
     /// Parts that were asked for in the last decision.
     asked: u64,
     tries: BTreeMap<u64, u32>,
+    /// What is known of the parts: hashed here, or said of those that the receiver has kept.
+    digests: PartDigests,
+    /// How many of the digests the receiver said.
+    kept: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +136,10 @@ enum FileStage {
 pub struct SenderSession {
     id: SessionId,
     is_welcome: bool,
+    /// Does the receiver tell what it has verified?
+    compares_etags: bool,
+    /// Digests that the receiver said of files in flight.
+    kept: usize,
     /// Is what goes on with a lost session left to be asked for? Much of it may be there.
     asks_first: bool,
     stage: Stage,
@@ -147,11 +159,13 @@ impl SenderSession {
     /// A session with its `hello` ready to be sent. It may go on where the connection of another one was lost.
     pub fn new(id: SessionId, continues: Option<SessionId>) -> Self {
         let mut out = Vec::new();
-        let ours = Introduction::ours(&[FEATURE_STREAMS], Some(id));
+        let ours = Introduction::ours(&[FEATURE_STREAMS, FEATURE_ETAGS], Some(id));
         Message::Hello(Introduction { continues, ..ours }).encode(&mut out);
         SenderSession {
             id,
             is_welcome: false,
+            compares_etags: false,
+            kept: 0,
             asks_first: continues.is_some(),
             stage: Stage::Open,
             next_entry: 0,
@@ -208,6 +222,8 @@ impl SenderSession {
             sent: 0,
             asked: 0,
             tries: BTreeMap::new(),
+            digests: PartDigests::new(),
+            kept: 0,
         };
         if is_unasked {
             (file.stage, file.asked) = (FileStage::Bodies, 1);
@@ -216,6 +232,18 @@ impl SenderSession {
         }
         let kind = EntryKind::File { size_bytes, is_sparse, state: source_state };
         self.announce(path, kind, metadata, State::File(file))
+    }
+
+    /// Gives the digests of parts that were hashed before this session, for a file that was just announced.
+    pub fn set_digests(&mut self, id: EntryId, digests: PartDigests) {
+        if let Some(file) = self.file(id) {
+            file.digests = digests;
+        }
+    }
+
+    /// What is known of the parts of a file in flight, for another session with the same state of the file.
+    pub fn take_digests(&mut self, id: EntryId) -> PartDigests {
+        self.file(id).map(|file| std::mem::take(&mut file.digests)).unwrap_or_default()
     }
 
     /// Announces a folder, after everything in it.
@@ -264,9 +292,12 @@ impl SenderSession {
 
     /// The entry is not in flight any more; `false` if it was not before.
     fn settle(&mut self, id: EntryId) -> bool {
-        let settled = self.entries.remove(&id);
-        self.name_bytes -= settled.as_ref().map_or(0, |entry| entry.name_bytes);
-        settled.is_some()
+        let Some(settled) = self.entries.remove(&id) else { return false };
+        self.name_bytes -= settled.name_bytes;
+        if let State::File(file) = settled.state {
+            self.kept -= file.kept;
+        }
+        true
     }
 
     /// Gives up on an entry; `false` if it was settled meanwhile.
@@ -319,6 +350,7 @@ impl SenderSession {
             return false;
         }
         file.sent += 1;
+        file.digests.replace(job.part, md5);
         let part = Part { entry: job.entry, part: job.part, size_bytes: job.range.len, md5 };
         if job.wants_body { Message::Part(part) } else { Message::Offer(part) }.encode(out);
         true
@@ -355,7 +387,9 @@ impl SenderSession {
             return false;
         }
         file.sent += parts;
-        Message::Hole(Hole { entry: job.entry, part: job.part, parts }).encode(out);
+        file.digests.replace_holes(job.part, parts);
+        let is_offer = !job.wants_body;
+        Message::Hole(Hole { entry: job.entry, part: job.part, parts, is_offer }).encode(out);
         true
     }
 
@@ -371,6 +405,7 @@ impl SenderSession {
                     return Err(WireError::Version { theirs: welcome.version });
                 }
                 self.is_welcome = true;
+                self.compares_etags = welcome.has(FEATURE_ETAGS);
                 Ok(Event::Welcomed { takes_streams: welcome.has(FEATURE_STREAMS) })
             }
             (_, other) if !self.is_welcome => Err(WireError::out_of_place(&other)),
@@ -378,7 +413,8 @@ impl SenderSession {
             (_, Message::Busy) => Ok(Event::Nothing),
             (_, Message::Want { entries, parts }) => self.wanted(&entries, &parts),
             (_, Message::Again { entry, part }) => self.again(entry, part),
-            (_, Message::Stored { entries }) => self.stored(&entries),
+            (_, Message::Kept(kept)) if self.compares_etags => self.kept(kept),
+            (_, Message::Stored { entries, etags }) => self.stored(&entries, etags.as_deref()),
             (_, Message::Error(Failure { entry: Some(entry), fault, message })) => {
                 self.known(&Runs::one(entry))?;
                 let was_wanted =
@@ -499,8 +535,85 @@ impl SenderSession {
         Ok(Event::Again { entry: id, part })
     }
 
-    fn stored(&mut self, ids: &Runs) -> Result<Event, WireError> {
+    fn kept(&mut self, kept: Kept) -> Result<Event, WireError> {
+        let Kept { entry: id, part: first, parts } = kept;
+        let wrong =
+            |what: &str| Err(WireError::protocol(format!("the receiver has kept {what} of entry {id}")));
+        self.known(&Runs::one(id))?;
+        let mut kept_in_flight = self.kept;
+        let file = match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
+            Some(State::File(file)) if file.stage == FileStage::Announced => file,
+            None => return Ok(Event::Nothing), // Given up here while the frame was on its way.
+            Some(_) => return wrong("parts, at a time when it must not say so"),
+        };
+        let last = parts.count().checked_sub(1).and_then(|more| first.checked_add(more));
+        let Some(last) = last.filter(|last| *last < file.layout.count()) else {
+            return wrong("parts that do not exist");
+        };
+        match parts {
+            KeptParts::Digests(digests) => {
+                for (part, md5) in (first..).zip(digests) {
+                    match file.digests.get(part) {
+                        Some(known) if known != md5 => return Ok(Event::KeptOther(id)),
+                        None if kept_in_flight < MAX_KEPT_IN_FLIGHT => {
+                            file.digests.insert(part, md5);
+                            file.kept += 1;
+                            kept_in_flight += 1;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            KeptParts::Zeros(count) => {
+                if file.layout.range(last).is_none_or(|range| range.len != PART_BYTES) {
+                    return wrong("zeros at the end");
+                }
+                if file.digests.differs_from_zeros(first, count) {
+                    return Ok(Event::KeptOther(id));
+                }
+                // One run, however long it is.
+                if kept_in_flight < MAX_KEPT_IN_FLIGHT {
+                    file.digests.replace_holes(first, count);
+                    file.kept += 1;
+                    kept_in_flight += 1;
+                }
+            }
+        }
+        self.kept = kept_in_flight;
+        Ok(Event::Nothing)
+    }
+
+    /// The etags of `stored`, one for each of `ids`. One that is missing or differs is a reason to end the session.
+    fn check_etags(&self, ids: &Runs, etags: Option<&[Option<Etag>]>) -> Result<(), WireError> {
+        let etags = etags.unwrap_or_default();
+        if etags.len() as u64 != ids.count() {
+            return Err(WireError::protocol("the receiver stored entries and did not tell the etag of each"));
+        }
+        for (entry, theirs) in ids.iter().flatten().zip(etags) {
+            let ours = match self.entries.get(&entry).map(|entry| &entry.state) {
+                Some(State::File(file)) => file.digests.etag(file.layout),
+                _ => None,
+            };
+            match (ours, *theirs) {
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    return Err(WireError::Etag { entry, theirs, ours });
+                }
+                (Some(_), None) => {
+                    let what = format!("the receiver stored entry {entry} and did not tell its etag");
+                    return Err(WireError::protocol(what));
+                }
+                // Of parts that were kept and of which nothing was said, this side knows nothing.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, ids: &Runs, etags: Option<&[Option<Etag>]>) -> Result<Event, WireError> {
         self.known(ids)?;
+        if self.compares_etags {
+            self.check_etags(ids, etags)?;
+        }
         let mut settled = Vec::new();
         for id in ids.iter().flatten() {
             match self.entries.get(&id).map(|entry| &entry.state) {

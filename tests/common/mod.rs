@@ -229,6 +229,8 @@ pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
 /// Without retries, unless the test asks for them: what becomes of one connection is what most of them look at.
 fn send_command(args: &[&str], paths: &[&Path], host: &str) -> Command {
     let mut command = Command::new(FTX);
+    // Nothing is left in the home folder of whoever runs the tests.
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.arg("send").args(args).args(paths).arg(host).stdin(Stdio::null());
     if !args.contains(&"--retries") {
         command.args(["--retries", "0"]);

@@ -100,7 +100,7 @@ pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
                     raw.answer(id, &entries[id as usize].content, &parts);
                 }
             }
-            Message::Stored { entries } => {
+            Message::Stored { entries, .. } => {
                 settled.extend(entries.iter().flatten().map(|id| (id, Ok(()))));
             }
             Message::Error(failure) => {

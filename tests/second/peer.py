@@ -3,9 +3,9 @@
 
     peer.py send [--damage N] [--only-entry M] PORT FILE...
         sends to 127.0.0.1:PORT; damages the first N bodies (of entry M) on their way
-    peer.py recv [--again N] [--runs] DIR
+    peer.py recv [--again N] [--runs] [--lie] DIR
         prints its port and takes one session; asks again for the first N bodies although they arrived well; asks for
-        parts by runs
+        parts by runs; tells etags of other content than it has
 
 It is for tests: it trusts the folders it works in, and takes no care of links that others plant there.
 """
@@ -28,11 +28,12 @@ def main():
     recv = commands.add_parser("recv")
     recv.add_argument("--again", type=int, default=0)
     recv.add_argument("--runs", action="store_true")
+    recv.add_argument("--lie", action="store_true")
     recv.add_argument("dir")
     args = parser.parse_args()
     if args.command == "send":
         return sender.main(args.port, args.files, args.damage, args.only_entry)
-    return receiver.main(args.dir, args.again, args.runs)
+    return receiver.main(args.dir, args.again, args.runs, args.lie)
 
 
 if __name__ == "__main__":

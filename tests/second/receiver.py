@@ -17,15 +17,19 @@ class File:
         self.missing = set(range(wire.parts_of(size)))
         self.tries = {}
         self.landing = None
+        # By part, as verified.
+        self.digests = {}
 
 
 class Receiver:
-    def __init__(self, connection, root, ask_again, want_runs):
+    def __init__(self, connection, root, ask_again, want_runs, lie):
         self.connection = connection
         self.root = root
         self.ask_again = ask_again
         self.want_runs = want_runs
+        self.lie = lie
         self.announced = 0
+        self.tells_etags = False
         self.files = {}
         self.waiting = []
         self.stored = self.skipped = self.failed = self.bytes = 0
@@ -37,7 +41,9 @@ class Receiver:
         if wire.number(hello, "version", 2**32 - 1) < wire.VERSION:
             wire.give_up(self.connection, "version", "too old")
             raise Breach("too old")
-        self.connection.say({"ftx": "welcome", "version": wire.VERSION, "features": [], "agent": "second"})
+        self.tells_etags = "etags" in (hello.get("features") or [])
+        features = ["etags"] if self.tells_etags else []
+        self.connection.say({"ftx": "welcome", "version": wire.VERSION, "features": features, "agent": "second"})
         self.connection.start_pulse()
         ended = False
         while not ended or self.files or self.waiting:
@@ -141,6 +147,7 @@ class Receiver:
             self.fail(id, "exists", "a different file is there")
             return
         file.missing.discard(part)
+        file.digests[part] = digest
         if not file.missing:
             self.want(id, "none")
             self.skipped += 1
@@ -165,6 +172,7 @@ class Receiver:
             landing.seek(part * wire.PART_BYTES)
             landing.write(body)
         file.missing.discard(part)
+        file.digests[part] = digest
         self.bytes += len(body)
         if not file.missing:
             handle = os.open(file.landing, os.O_RDONLY)
@@ -176,9 +184,20 @@ class Receiver:
             self.settle(id)
 
     def settle(self, id):
-        self.files.pop(id, None)
+        file = self.files.pop(id, None)
         self.stored += 1
-        self.connection.say({"ftx": "stored", "entries": [[id, id]]})
+        stored = {"ftx": "stored", "entries": [[id, id]]}
+        if self.tells_etags:
+            stored["etags"] = [self.etag(file)]
+        self.connection.say(stored)
+
+    def etag(self, file):
+        if file is None:
+            return None
+        etag = wire.etag(file.digests)
+        if self.lie and file.size > 0:
+            etag = wire.md5(etag.encode()) + etag[32:]
+        return etag
 
     def fail(self, id, code, sentence):
         file = self.files.pop(id, None)
@@ -228,7 +247,7 @@ def sync(path):
     os.close(handle)
 
 
-def main(root, ask_again, want_runs):
+def main(root, ask_again, want_runs, lie):
     root = os.path.abspath(os.fsencode(root))
     os.makedirs(root, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -236,7 +255,7 @@ def main(root, ask_again, want_runs):
         print(server.getsockname()[1], flush=True)
         connection = wire.Connection(server.accept()[0])
     try:
-        Receiver(connection, root, ask_again, want_runs).run()
+        Receiver(connection, root, ask_again, want_runs, lie).run()
     except (Breach, OSError) as error:
         wire.give_up(connection, "protocol", str(error))
         print(f"receiver: {error}", file=sys.stderr)

@@ -19,6 +19,8 @@ class File:
         self.sent = set()
         self.asked = set()
         self.tries = collections.Counter()
+        # By part: what was hashed here, or what the receiver says it has kept.
+        self.digests = {}
 
     def is_whole(self):
         if self.stage == "none":
@@ -63,14 +65,16 @@ class Sender:
         self.work = collections.deque()
         self.stored = self.skipped = self.failed = 0
         self.ended = False
+        self.compares = False
 
     def run(self):
-        self.connection.say({"ftx": "hello", "version": wire.VERSION, "features": [], "agent": "second"})
+        self.connection.say({"ftx": "hello", "version": wire.VERSION, "features": ["etags"], "agent": "second"})
         welcome = self.connection.frame()
         if welcome["ftx"] == "error":
             raise Breach(f"the receiver gave up: {welcome.get('message')}")
         if welcome["ftx"] != "welcome" or wire.number(welcome, "version", 2**32 - 1) != wire.VERSION:
             raise Breach("no welcome")
+        self.compares = "etags" in (welcome.get("features") or [])
         heard = self.connection.start_listening()
         self.connection.start_pulse()
         while True:
@@ -127,6 +131,7 @@ class Sender:
             return
         header = {"ftx": "part", "entry": id, "part": part, "size": size, "md5": wire.md5(body)}
         file.sent.add(part)
+        file.digests[part] = header["md5"]
         if file.stage == "offers":
             self.connection.say(header | {"ftx": "offer"})
             return
@@ -145,13 +150,23 @@ class Sender:
         elif kind == "again":
             id, part = wire.number(message, "entry"), wire.number(message, "part")
             self.again(self.file(id), id, part)
+        elif kind == "kept" and self.compares:
+            self.kept(message)
         elif kind == "stored":
-            for id in wire.runs(message.get("entries"), wire.MAX_IN_FLIGHT):
+            ids = wire.runs(message.get("entries"), wire.MAX_IN_FLIGHT)
+            etags = message.get("etags") if self.compares else [None] * len(ids)
+            if not isinstance(etags, list) or len(etags) != len(ids):
+                raise Breach("not one etag for each entry")
+            for id, etag in zip(ids, etags):
                 if id not in self.open:
                     raise Breach(f"entry {id} is not in flight")
                 file = self.open.pop(id)
                 if file and not file.is_whole():
                     raise Breach(f"entry {id} was not sent whole")
+                if self.compares and file and len(file.digests) == wire.parts_of(file.size):
+                    if etag != wire.etag(file.digests):
+                        raise Breach(f"entry {id} was stored with the etag {etag}")
+                    print(f"etag of entry {id}: {etag}")
                 self.stored += 1
         elif kind == "receipt":
             theirs = [wire.number(message, key) for key in ("entries", "stored", "skipped", "failed")]
@@ -176,6 +191,24 @@ class Sender:
         if id >= self.announced:
             raise Breach(f"entry {id} was never announced")
         return self.open.get(id, False)
+
+    def kept(self, message):
+        id, first = wire.number(message, "entry"), wire.number(message, "part")
+        file = self.file(id)
+        if file is False:
+            return
+        digests = message.get("md5")
+        if (digests is None) == (message.get("zeros") is None):
+            raise Breach("kept needs one of md5 and zeros")
+        if digests is None:
+            digests = [wire.ZERO_PART] * wire.number(message, "zeros", wire.parts_of(file.size if file else 0))
+        if file is None or file.stage != "announced" or not digests:
+            raise Breach(f"entry {id}: kept at the wrong time")
+        if first + len(digests) > wire.parts_of(file.size):
+            raise Breach(f"entry {id} has no such parts")
+        for part, digest in enumerate(digests, first):
+            if file.digests.setdefault(part, digest) != digest:
+                raise Breach(f"part {part} of entry {id} was kept with other content")
 
     def want(self, file, id, parts):
         if file is False:

@@ -126,6 +126,18 @@ def part_size(size, part):
     return min(PART_BYTES, size - part * PART_BYTES)
 
 
+# The digest of a whole part of zeros.
+ZERO_PART = "96995b58d4cbf6aaa9041b4f00c7f6ae"
+
+
+def etag(digests):
+    """Of a file, from the digests of all its parts by their index."""
+    ordered = [digests[part] for part in range(len(digests))]
+    if len(ordered) == 1:
+        return ordered[0]
+    return md5(b"".join(map(bytes.fromhex, ordered))) + f"-{len(ordered)}"
+
+
 def md5(body):
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 

@@ -25,6 +25,10 @@ const STANDSTILL_BYTES: u64 = 100 * STANDSTILL_TIME.as_secs();
 /// So much of what begins like nothing of ours tells what it is: `SSH-2.0-Open`.
 const SHOWN_BYTES: usize = 12;
 
+/// Why a file is withdrawn of which the receiver kept something else.
+const KEPT_OTHER: &str = "what the receiver kept of an earlier transfer is not this file; it was discarded there, so that the \
+    same can be sent again";
+
 /// Words on the first connection may come so much later than what the receiver did to another one after them.
 const RECEIPT_TIME: Duration = Duration::from_secs(2);
 
@@ -89,7 +93,7 @@ fn hear(
             is_answered.store(true, Ordering::Relaxed);
             watch = heard.frame_watch();
             let mut state = shared.lock();
-            let event = state.session.handle(json)?;
+            let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
             if event != Event::Nothing || state.announced.is_empty() {
                 standstill = Standstill::new(Instant::now());
             }
@@ -164,6 +168,17 @@ fn closed(shared: &Shared<'_>) -> SendError {
     SendError::Closed { unconfirmed: shared.lock().announced.len() as u64 }
 }
 
+/// The session knows entries by their numbers, people by their names.
+fn with_name(state: &State, error: WireError) -> SendError {
+    match error {
+        WireError::Etag { entry, theirs, ours } => {
+            let name = state.announced.get(&entry).map(|announced| announced.name().to_string());
+            SendError::StoredOther { name: name.unwrap_or_default(), theirs, ours }
+        }
+        error => error.into(),
+    }
+}
+
 /// Notes what an event means; `true` when it was the last one.
 fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
     match event {
@@ -207,6 +222,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
                 shared.progress.event(Told::Repairing { path: source.name.as_bytes(), part });
             }
         }
+        Event::KeptOther(id) => shared.withdraw_for(state, id, Fault::Digest, KEPT_OTHER),
         Event::Failed { entry, fault, message, was_wanted } => {
             if !was_wanted {
                 take_back(shared, state, entry);
@@ -254,7 +270,7 @@ fn told_by_receiver(announced: &Announced, message: &str) -> String {
 fn stored(shared: &Shared<'_>, summary: &mut Summary, id: EntryId, announced: &Announced) {
     match announced {
         Announced::Dir(..) | Announced::Link { .. } => summary.others += 1,
-        Announced::File { source, transferred, already_there, md5 } => {
+        Announced::File { source, transferred, already_there, md5, .. } => {
             // What went on a connection that was lost may be what is there.
             if *already_there && !transferred.was_lost() {
                 summary.count_skipped(source.size_bytes);

@@ -13,12 +13,12 @@ use super::Remainder;
 use super::ear::failed;
 use super::transferred::Transferred;
 use super::whole::Whole;
-use crate::digest::{Md5, PART_BYTES};
+use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
-use crate::plan::{ReadError, Source};
-use crate::progress::{Progress, Summary};
+use crate::plan::{ReadError, Source, StateKey};
+use crate::progress::{Event, Progress, Summary};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::spent::{Clock, Limit, Spent};
 use crate::units::Metadata;
@@ -72,13 +72,16 @@ pub struct State {
 
 impl State {
     /// Announces an entry, for the first time or again.
-    pub fn announce(&mut self, announced: Announced) {
-        let id = match &announced {
-            Announced::File { source, .. } => {
+    pub fn announce(&mut self, mut announced: Announced, key: &StateKey, progress: &dyn Progress) {
+        let id = match &mut announced {
+            Announced::File { source, digests, .. } => {
                 // Only files of several parts can be taken up again.
-                let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest());
+                let tell = |reason: &str| progress.event(Event::NoStateKey { reason });
+                let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest(key, tell));
                 let Source { name, size_bytes, is_sparse, metadata, .. } = &**source;
-                self.session.announce_file(name, *size_bytes, *is_sparse, state, *metadata)
+                let id = self.session.announce_file(name, *size_bytes, *is_sparse, state, *metadata);
+                self.session.set_digests(id, std::mem::take(digests));
+                id
             }
             Announced::Dir(name, metadata) => self.session.announce_dir(name, *metadata),
             Announced::Link { name, target, metadata } => {
@@ -107,12 +110,14 @@ pub struct Moved {
 
 /// An entry in flight, as this side knows it.
 pub enum Announced {
-    /// The MD5 is that of a file of one part, once this was hashed.
+    /// The MD5 is that of a file of one part, once this was hashed; the digests are those of parts that an earlier session
+    /// of this transfer hashed.
     File {
         source: Arc<Source>,
         transferred: Transferred,
         already_there: bool,
         md5: Option<Md5>,
+        digests: PartDigests,
     },
     Dir(RelPath, Metadata),
     Link {
@@ -124,7 +129,13 @@ pub enum Announced {
 
 impl Announced {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File { source, transferred: Transferred::default(), already_there: false, md5: None }
+        Announced::File {
+            source,
+            transferred: Transferred::default(),
+            already_there: false,
+            md5: None,
+            digests: PartDigests::new(),
+        }
     }
 
     pub fn name(&self) -> &RelPath {
@@ -318,6 +329,7 @@ impl<'a> Shared<'a> {
                 (Fault::Version, error.to_string())
             }
             Some(Err(error @ SendError::Wire(_))) => (Fault::Protocol, error.to_string()),
+            Some(Err(error @ SendError::StoredOther { .. })) => (Fault::Digest, error.to_string()),
             Some(Err(
                 error @ (SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_)),
             )) => (Fault::Timeout, error.to_string()),
@@ -349,9 +361,10 @@ impl<'a> Shared<'a> {
         unsettled.sort_unstable_by_key(|(id, _)| *id);
         for (id, announced) in &mut unsettled {
             self.lister.dropped(self.listed_before + *id);
-            if let Announced::File { transferred, already_there, .. } = announced {
+            if let Announced::File { transferred, already_there, digests, .. } = announced {
                 transferred.lost();
                 *already_there = false;
+                *digests = state.session.take_digests(*id);
             }
         }
         left.put_back(unsettled.into_iter().map(|(_, announced)| announced));
@@ -363,12 +376,16 @@ impl<'a> Shared<'a> {
 
     /// A file cannot be sent as it was announced: the receiver keeps nothing of it, and the user hears why.
     pub fn withdraw(&self, state: &mut State, entry: EntryId, error: &ReadError) {
-        let (fault, reason) = (error.fault(), error.to_string());
-        if state.session.withdraw(entry, fault, &reason)
+        self.withdraw_for(state, entry, error.fault(), &error.to_string());
+    }
+
+    /// The same for any reason.
+    pub fn withdraw_for(&self, state: &mut State, entry: EntryId, fault: Fault, reason: &str) {
+        if state.session.withdraw(entry, fault, reason)
             && let Some(mut announced) = state.announced.remove(&entry)
         {
             self.list_dropped(entry);
-            failed(self, state, &mut announced, fault, &reason);
+            failed(self, state, &mut announced, fault, reason);
         }
     }
 

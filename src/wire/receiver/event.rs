@@ -133,6 +133,9 @@ pub struct HoleHeader {
     pub range: PartRange,
     /// Is it only to be compared with what is there?
     pub is_offer: bool,
+    /// One of these parts arrived damaged before: the range holds bytes that must be cleared, whatever else is known of
+    /// the file.
+    pub must_clear: bool,
 }
 
 /// What became of a file when one more of its parts was verified.

@@ -62,7 +62,94 @@ fn a_file_goes_from_entry_to_receipt() {
     session.stored(0);
     let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
     assert_eq!(session.finish(), Some(receipt));
-    assert_eq!(said(&mut session), [Message::Stored { entries: Runs::one(0) }, Message::Receipt(receipt)]);
+    assert_eq!(
+        said(&mut session),
+        [Message::Stored { entries: Runs::one(0), etags: None }, Message::Receipt(receipt)]
+    );
+}
+
+/// A session with a sender that compares etags.
+fn comparing() -> ReceiverSession {
+    let mut session = ReceiverSession::new(NamePolicy::Strict);
+    session.handle(br#"{"ftx":"hello","version":1,"features":["etags"]}"#).unwrap();
+    assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(&[FEATURE_ETAGS], None))]);
+    session
+}
+
+#[test]
+fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
+    let mut session = comparing();
+    for id in 0..3 {
+        announce(&mut session, id, "a", if id == 2 { PART_BYTES + 1 } else { 1 }).unwrap();
+        session.want_all(id);
+    }
+    session.handle(br#"{"ftx":"entry","entry":3,"type":"dir","filename":"d"}"#).unwrap();
+    said(&mut session);
+    for (id, index, size) in [(0, 0, 1), (2, 0, PART_BYTES), (2, 1, 1), (1, 0, 1)] {
+        let header = body(part(&mut session, "part", id, index, size).unwrap());
+        session.part_verified(&header);
+    }
+    assert!(session.next_ready().is_some());
+    // In whatever order they are committed.
+    [3, 2, 0].iter().for_each(|&id| session.stored(id));
+    let one: Etag = Md5::of(b"x").to_string().parse().unwrap();
+    let two = Md5::of([*Md5::of(b"x").as_bytes(); 2].as_flattened());
+    let two: Etag = format!("{two}-2").parse().unwrap();
+    let entries: Runs = vec![(0, 0), (2, 3)].try_into().unwrap();
+    let stored = Message::Stored { entries, etags: Some(vec![Some(one), Some(two), None]) };
+    assert_eq!(said(&mut session), [stored]);
+}
+
+#[test]
+fn stored_fits_its_frame_however_many_entries_there_are() {
+    let mut session = comparing();
+    for id in 0..2 * MAX_ETAGS_A_FRAME as u64 + 2 {
+        announce(&mut session, id, "a", 1).unwrap();
+        session.want_all(id);
+        let header = body(part(&mut session, "part", id, 0, 1).unwrap());
+        session.part_verified(&header);
+    }
+    said(&mut session);
+    // No two beside each other.
+    (0..=MAX_ETAGS_A_FRAME as u64).for_each(|id| session.stored(2 * id));
+    let counts: Vec<(u64, usize)> = said(&mut session)
+        .into_iter()
+        .map(|message| match message {
+            Message::Stored { entries, etags: Some(etags) } => (entries.count(), etags.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(counts, [(MAX_ETAGS_A_FRAME as u64, MAX_ETAGS_A_FRAME), (1, 1)]);
+}
+
+#[test]
+fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
+    let mut session = comparing();
+    let size = (MAX_DIGESTS_A_FRAME as u64 + 9) * PART_BYTES;
+    announce(&mut session, 0, "a", size).unwrap();
+    let digests: Vec<Md5> = (0..MAX_DIGESTS_A_FRAME + 3).map(|part| Md5::of(&part.to_le_bytes())).collect();
+    let mut there = PartDigests::new();
+    (0..).zip(&digests).for_each(|(part, md5)| there.insert(part, *md5));
+    there.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
+    there.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
+    session.want_rest(0, there.clone());
+    let kept = |part: usize, parts| Message::Kept(Kept { entry: 0, part: part as u64, parts });
+    let messages = said(&mut session);
+    assert_eq!(
+        messages[..4],
+        [
+            kept(0, KeptParts::Digests(digests[..MAX_DIGESTS_A_FRAME].to_vec())),
+            kept(MAX_DIGESTS_A_FRAME, KeptParts::Digests(digests[MAX_DIGESTS_A_FRAME..].to_vec())),
+            kept(MAX_DIGESTS_A_FRAME + 7, KeptParts::Digests(vec![digests[0]])),
+            kept(MAX_DIGESTS_A_FRAME + 4, KeptParts::Zeros(2)),
+        ]
+    );
+    assert!(matches!(&messages[4..], [Message::Want { parts: Wanted::Parts(_), .. }]));
+    // A sender that does not compare is told nothing it does not know.
+    let mut session = open();
+    announce(&mut session, 0, "a", size).unwrap();
+    session.want_rest(0, there);
+    assert!(matches!(&said(&mut session)[..], [Message::Want { .. }]));
 }
 
 #[test]
@@ -176,6 +263,51 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
     let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
     assert!(matches!(session.holes_verified(&header), Progressed::Complete(_)));
     assert!(session.is_quiet() && session.is_all_received());
+}
+
+#[test]
+fn a_hole_that_was_offered_is_no_body() {
+    let mut session = open();
+    let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+        "size":2 * PART_BYTES,"sparse":true});
+    session.handle(entry.to_string().as_bytes()).unwrap();
+    session.want_offers(0);
+    let offered = br#"{"ftx":"hole","entry":0,"part":1,"parts":1,"offer":true}"#;
+    let sent = br#"{"ftx":"hole","entry":0,"part":1,"parts":1}"#;
+    for json in [&offered[..], sent] {
+        // A sender that does not tell is believed to answer what was asked for last.
+        assert!(matches!(session.handle(json), Ok(Event::Hole(HoleHeader { is_offer: true, .. }))));
+    }
+    session.want_all(0);
+    assert_eq!(session.handle(offered), Ok(Event::Nothing), "on its way when all of the file was wanted");
+    let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
+    assert!(!header.is_offer);
+    assert_eq!(session.holes_verified(&header), Progressed::Partly);
+}
+
+#[test]
+fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
+    let mut session = open();
+    let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
+        "size":4 * PART_BYTES,"sparse":true});
+    session.handle(entry.to_string().as_bytes()).unwrap();
+    session.want_all(0);
+    let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
+        let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
+        let Ok(Event::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
+        header
+    };
+    let untouched = hole(&mut session, 0, 1);
+    assert!(!untouched.must_clear);
+    session.holes_verified(&untouched);
+    // Announced before the damaged body came on another connection, and looked at after it: it stands for nothing.
+    let early = hole(&mut session, 1, 2);
+    let damaged = body(part(&mut session, "part", 0, 2, PART_BYTES).unwrap());
+    assert_eq!(session.part_damaged(&damaged), Repair::Again);
+    assert_eq!(session.holes_verified(&early), Progressed::Partly);
+    let late = hole(&mut session, 1, 3);
+    assert!(late.must_clear, "the early one would have been refused as sent twice");
+    assert!(matches!(session.holes_verified(&late), Progressed::Complete(_)));
 }
 
 #[test]

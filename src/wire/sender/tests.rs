@@ -43,6 +43,132 @@ fn a_file_is_sent_as_it_is_wanted() {
     assert!(matches!(session.handle(receipt), Ok(Event::Receipt(_))));
 }
 
+/// With a receiver that tells what it verified.
+fn comparing(size: u64) -> SenderSession {
+    let mut session = SenderSession::new(SessionId::new([7; 16]), None);
+    session.handle(br#"{"ftx":"welcome","version":1,"features":["etags"]}"#).unwrap();
+    session.announce_file(&path(), size, true, None, Metadata::default());
+    session
+}
+
+fn kept(session: &mut SenderSession, part: u64, what: serde_json::Value) -> Result<Event, WireError> {
+    let mut json = serde_json::json!({"ftx":"kept","entry":0,"part":part});
+    json.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+    session.handle(json.to_string().as_bytes())
+}
+
+fn stored(session: &mut SenderSession, etag: serde_json::Value) -> Result<Event, WireError> {
+    session
+        .handle(serde_json::json!({"ftx":"stored","entries":[[0,0]],"etags":[etag]}).to_string().as_bytes())
+}
+
+fn etag(parts: &[Md5]) -> String {
+    let bytes: Vec<u8> = parts.iter().flat_map(|md5| *md5.as_bytes()).collect();
+    format!("{}-{}", Md5::of(&bytes), parts.len())
+}
+
+#[test]
+fn what_the_receiver_stored_is_compared_with_what_was_sent() {
+    let sent = || {
+        let mut session = comparing(PART_BYTES + 1);
+        session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+        assert_eq!(send_all(&mut session), [0, 1]);
+        session
+    };
+    let (ours, theirs) = (etag(&[Md5::of(b""); 2]), etag(&[Md5::of(b""), Md5::of(b"x")]));
+    assert_eq!(stored(&mut sent(), ours.as_str().into()), Ok(Event::Stored(vec![0])));
+    let mut wrong = sent();
+    assert_eq!(
+        stored(&mut wrong, theirs.as_str().into()),
+        Err(WireError::Etag { entry: 0, theirs: theirs.parse().unwrap(), ours: ours.parse().unwrap() })
+    );
+    for bad in [serde_json::Value::Null, Md5::of(b"").to_string().into(), "x".into()] {
+        assert!(stored(&mut sent(), bad.clone()).is_err(), "{bad}");
+    }
+    for bad in ["", r#","etags":[]"#, r#","etags":[null,null]"#] {
+        let json = format!(r#"{{"ftx":"stored","entries":[[0,0]]{bad}}}"#);
+        assert!(sent().handle(json.as_bytes()).is_err(), "{bad}");
+    }
+    // A part that was read again because it was damaged counts as it was read last.
+    let mut again = sent();
+    again.handle(br#"{"ftx":"again","entry":0,"part":1}"#).unwrap();
+    let job = again.next_job().unwrap();
+    assert!(again.part_frame(&job, Md5::of(b"x"), &mut Vec::new()));
+    assert_eq!(stored(&mut again, theirs.into()), Ok(Event::Stored(vec![0])));
+}
+
+#[test]
+fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
+    let size = 4 * PART_BYTES;
+    let digest = |byte: &[u8]| Md5::of(byte).to_string();
+    let known = |session: &mut SenderSession| {
+        let mut digests = PartDigests::new();
+        digests.insert(0, Md5::of(b"a"));
+        digests.insert_holes(1, 1);
+        session.set_digests(0, digests);
+    };
+    let mut session = comparing(size);
+    known(&mut session);
+    let zeros = Md5::of(&vec![0; PART_BYTES as usize]);
+    // The first two are known, the third is not, and is believed.
+    let told = serde_json::json!({"md5": [digest(b"a"), zeros.to_string(), digest(b"c")]});
+    assert_eq!(kept(&mut session, 0, told), Ok(Event::Nothing));
+    let want = br#"{"ftx":"want","entries":[[0,0]],"parts":[[3,3]]}"#;
+    assert_eq!(session.handle(want), Ok(Event::Resumed(vec![(0, 3 * PART_BYTES)])));
+    assert_eq!(send_all(&mut session), [3]);
+    let ours = etag(&[Md5::of(b"a"), zeros, Md5::of(b"c"), Md5::of(b"")]);
+    assert_eq!(stored(&mut session, ours.into()), Ok(Event::Stored(vec![0])));
+    for (part, told) in [
+        (0, serde_json::json!({"md5": [digest(b"x")]})),
+        (0, serde_json::json!({"zeros": 1})),
+        (1, serde_json::json!({"md5": [digest(b"x")]})),
+    ] {
+        let mut session = comparing(size);
+        known(&mut session);
+        assert_eq!(kept(&mut session, part, told.clone()), Ok(Event::KeptOther(0)), "{told}");
+        assert!(session.withdraw(0, Fault::Digest, ""));
+        assert_eq!(kept(&mut session, part, told), Ok(Event::Nothing), "given up");
+    }
+    // What of it nothing was said has no etag here, and any is taken.
+    let mut session = comparing(size);
+    session.handle(want).unwrap();
+    assert_eq!(send_all(&mut session), [3]);
+    assert_eq!(stored(&mut session, etag(&[Md5::of(b""); 4]).into()), Ok(Event::Stored(vec![0])));
+}
+
+#[test]
+fn what_a_receiver_says_it_has_kept_is_bounded() {
+    let digest = Md5::of(b"").to_string();
+    for (part, told) in [
+        (0, serde_json::json!({"md5": []})),
+        (0, serde_json::json!({"zeros": 0})),
+        (0, serde_json::json!({"zeros": 3})),
+        (1, serde_json::json!({"zeros": 1})),
+        (1, serde_json::json!({"md5": [digest, digest]})),
+        (2, serde_json::json!({"md5": [digest]})),
+        (u64::MAX, serde_json::json!({"zeros": u64::MAX})),
+        (0, serde_json::json!({})),
+        (0, serde_json::json!({"md5": [digest], "zeros": 1})),
+    ] {
+        assert!(kept(&mut comparing(PART_BYTES + 1), part, told.clone()).is_err(), "{part} {told}");
+    }
+    let first = |digest: &String| serde_json::json!({"md5": [digest]});
+    let mut decided = comparing(PART_BYTES + 1);
+    decided.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
+    assert!(kept(&mut decided, 0, first(&digest)).is_err(), "after the decision");
+    let mut plain = with_file(PART_BYTES + 1);
+    assert!(kept(&mut plain, 0, first(&digest)).is_err(), "without the feature");
+    // A file that a receiver could talk about for ever: what is held of it has an end, and goes with it.
+    let mut endless = comparing(u64::MAX >> 1);
+    let many: Vec<&str> = std::iter::repeat_n(digest.as_str(), 1000).collect();
+    for part in 0..MAX_KEPT_IN_FLIGHT as u64 / 1000 + 2 {
+        assert_eq!(kept(&mut endless, part * 1000, serde_json::json!({"md5": many})), Ok(Event::Nothing));
+    }
+    assert_eq!(endless.kept, MAX_KEPT_IN_FLIGHT);
+    assert!(endless.withdraw(0, Fault::Other, ""));
+    assert_eq!(endless.kept, 0);
+}
+
 #[test]
 fn a_damaged_part_is_sent_again_but_not_for_ever() {
     let mut session = with_file(2 * PART_BYTES);

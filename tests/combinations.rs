@@ -1,0 +1,747 @@
+//! **Promised: what is called stored is the source, byte for byte**, whatever is combined: damaged parts, holes, resumed
+//! files, lost connections, further connections, two sessions with one name, names that are taken, sources and folders
+//! that change in between.
+//!
+//! The receiver is the real one, with real files in memory. The sender is the real state machine, with sources that are
+//! patterns and faults that are drawn by chance: each case is one folder and a few sessions. The same seed draws the same
+//! case, but the threads of the receiver are not repeatable.
+//!
+//! With the cargo feature `tiny-parts`, parts are small, and thousands of cases pass in a minute.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::proofs::{Chance, each, figures, rounds};
+use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
+use ftx::fault::Fault;
+use ftx::net::Bell;
+use ftx::progress::{Progress, Silent, Summary};
+use ftx::recv::{Observer, Options, RecvError, Server};
+use ftx::relpath::{NamePolicy, RelPath};
+use ftx::store::{OnConflict, Unfinished};
+use ftx::units::{Metadata, Mode, MtimeNs};
+use ftx::wire::sender::{Event, Job};
+use ftx::wire::{EntryId, Form, Inbox, SenderSession, SessionId};
+use rustix::fs::{FlockOperation, flock};
+
+const PART: usize = PART_BYTES as usize;
+/// No session takes this long.
+const WATCHDOG: Duration = Duration::from_secs(150);
+
+/// What a part of a source holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Pattern {
+    Zeros,
+    Filled(u8),
+    /// Zeros, with something in the middle.
+    Mixed(u8),
+}
+
+/// The bytes of a part and their digest; the same ones are asked for again and again.
+fn pattern(pattern: Pattern, len: usize) -> (Arc<Vec<u8>>, Md5) {
+    type Known = HashMap<(Pattern, usize), (Arc<Vec<u8>>, Md5)>;
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap();
+    let made = known.get_or_insert_default().entry((pattern, len)).or_insert_with(|| {
+        let mut bytes = vec![0; len];
+        match pattern {
+            Pattern::Zeros => {}
+            Pattern::Filled(byte) => bytes.fill(byte),
+            Pattern::Mixed(byte) => bytes[len / 3..len.div_ceil(2)].fill(byte),
+        }
+        let md5 = Md5::of(&bytes);
+        (Arc::new(bytes), md5)
+    });
+    made.clone()
+}
+
+/// One state of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    parts: Vec<Pattern>,
+    size: usize,
+    is_sparse: bool,
+    mode: u32,
+    mtime_ns: i64,
+    state: Md5,
+}
+
+impl Version {
+    fn draw(random: &mut Chance) -> Self {
+        let size = match random.below(8) {
+            0 => 0,
+            1 => 1 + random.below(5000) as usize,
+            2 | 3 => PART * (1 + random.below(4) as usize),
+            _ => PART * random.below(4) as usize + random.below(PART as u64) as usize,
+        };
+        let parts = (0..PartLayout::new(size as u64).count())
+            .map(|_| match random.below(5) {
+                0 | 1 => Pattern::Zeros,
+                2 => Pattern::Mixed(1 + random.below(3) as u8),
+                _ => Pattern::Filled(1 + random.below(3) as u8),
+            })
+            .collect();
+        let (is_sparse, state) = (random.below(3) > 0, Md5::of(&random.bytes(8)));
+        let mode = *random.pick(&[0o644, 0o600, 0o400, 0o777, 0o000, 0o755]);
+        Version { parts, size, is_sparse, mode, mtime_ns: random.below(1 << 60) as i64, state }
+    }
+
+    fn layout(&self) -> PartLayout {
+        PartLayout::new(self.size as u64)
+    }
+
+    fn part(&self, index: u64) -> (Arc<Vec<u8>>, Md5) {
+        let len = self.layout().range(index).unwrap().len as usize;
+        pattern(self.parts[index as usize], len)
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata { mode: Some(Mode::new(self.mode)), mtime: Some(MtimeNs(self.mtime_ns)) }
+    }
+
+    /// Does a file hold just this?
+    fn is_in(&self, path: &Path) -> bool {
+        let Ok(mut file) = fs::File::open(path) else { return false };
+        if file.metadata().unwrap().len() != self.size as u64 {
+            return false;
+        }
+        let mut buffer = vec![0; self.size.min(PART)];
+        (0..self.layout().count()).all(|index| {
+            let (bytes, _) = self.part(index);
+            let buffer = &mut buffer[..bytes.len()];
+            file.read_exact(buffer).unwrap();
+            buffer == &bytes[..]
+        })
+    }
+
+    fn write(&self, path: &Path) {
+        let mut file = fs::File::create(path).unwrap();
+        (0..self.layout().count()).for_each(|index| file.write_all(&self.part(index).0).unwrap());
+    }
+}
+
+/// Faults of a session, drawn for it.
+#[derive(Clone, Debug)]
+struct Plan {
+    seed: u64,
+    /// Of so many parts one is damaged; 0 for none.
+    damage: u64,
+    /// Bytes of bodies after which all connections are cut.
+    cut: Option<usize>,
+    streams: usize,
+    /// Of so many parts one is one too many: its source has changed. 0 for none.
+    withdraw: u64,
+    etags: bool,
+}
+
+impl Plan {
+    fn draw(random: &mut Chance) -> Self {
+        let size = 6 * PART as u64;
+        Plan {
+            seed: random.next(),
+            damage: *random.pick(&[0, 2, 3, 6]),
+            cut: (random.below(2) == 0).then(|| random.below(size) as usize),
+            streams: 1 + random.below(3) as usize,
+            withdraw: *random.pick(&[0, 0, 0, 8]),
+            etags: random.below(5) > 0,
+        }
+    }
+
+    fn without_faults(random: &mut Chance) -> Self {
+        Plan { damage: 0, cut: None, withdraw: 0, etags: true, ..Plan::draw(random) }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Files by their names, and whether they were there already.
+    stored: BTreeMap<String, bool>,
+    dirs: BTreeSet<String>,
+    failed: BTreeMap<String, (Fault, String)>,
+    has_receipt: bool,
+    /// What a process that goes on with it knows.
+    id: Option<SessionId>,
+    digests: HashMap<String, PartDigests>,
+}
+
+/// A sender's end of one session.
+struct Sender<'a> {
+    plan: &'a Plan,
+    random: Chance,
+    session: SenderSession,
+    streams: Vec<TcpStream>,
+    heard: mpsc::Receiver<Option<Vec<u8>>>,
+    entries: HashMap<EntryId, (String, Option<&'a Version>)>,
+    already_there: BTreeSet<EntryId>,
+    takes_streams: bool,
+    sent_bytes: usize,
+    outcome: Outcome,
+}
+
+/// The sender's connection is cut on purpose, or the receiver is gone.
+struct Cut;
+
+fn frames(mut stream: TcpStream, to: &mpsc::Sender<Option<Vec<u8>>>) {
+    let mut inbox = Inbox::new();
+    loop {
+        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+            if to.send(Some(json.to_vec())).is_err() {
+                return;
+            }
+        }
+        match stream.read(inbox.space()) {
+            Ok(count) if count > 0 => inbox.filled(count),
+            _ => break,
+        }
+    }
+    let _ = to.send(None);
+}
+
+/// Sends `files` and then `dirs` by a plan; with `before`, as the process whose session was cut.
+fn session(
+    at: SocketAddr,
+    files: &BTreeMap<String, Version>,
+    dirs: &BTreeMap<String, u32>,
+    plan: &Plan,
+    before: Option<&mut Outcome>,
+) -> Outcome {
+    let mut random = Chance::new(plan.seed);
+    let id: [u8; 16] = random.bytes(16).try_into().unwrap();
+    let (id, continues) = (SessionId::new(id), before.as_ref().and_then(|before| before.id));
+    let first = TcpStream::connect(at).unwrap();
+    let (to, heard) = mpsc::channel();
+    let reading = first.try_clone().unwrap();
+    thread::spawn(move || frames(reading, &to));
+    let mut sender = Sender {
+        plan,
+        random,
+        session: SenderSession::new(id, continues),
+        streams: vec![first],
+        heard,
+        entries: HashMap::new(),
+        already_there: BTreeSet::new(),
+        takes_streams: false,
+        sent_bytes: 0,
+        outcome: Outcome { id: Some(id), ..Outcome::default() },
+    };
+    let digests = before.map(|before| std::mem::take(&mut before.digests)).unwrap_or_default();
+    let ended = sender.run(files, dirs, digests);
+    if ended.is_err() {
+        sender.streams.iter().for_each(|stream| {
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        for (id, (name, _)) in &sender.entries {
+            sender.outcome.digests.insert(name.clone(), sender.session.take_digests(*id));
+        }
+    }
+    sender.outcome.has_receipt = ended.is_ok();
+    sender.outcome
+}
+
+impl<'a> Sender<'a> {
+    fn run(
+        &mut self,
+        files: &'a BTreeMap<String, Version>,
+        dirs: &BTreeMap<String, u32>,
+        mut digests: HashMap<String, PartDigests>,
+    ) -> Result<(), Cut> {
+        for (name, version) in files {
+            let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
+            let state = (version.size > PART).then_some(version.state);
+            let size_bytes = version.size as u64;
+            let id =
+                self.session.announce_file(&path, size_bytes, version.is_sparse, state, version.metadata());
+            if let Some(digests) = digests.remove(name) {
+                self.session.set_digests(id, digests);
+            }
+            self.entries.insert(id, (name.clone(), Some(version)));
+        }
+        for (name, mode) in dirs {
+            let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
+            let metadata = Metadata { mode: Some(Mode::new(*mode)), mtime: Some(MtimeNs(5)) };
+            let id = self.session.announce_dir(&path, metadata);
+            self.entries.insert(id, (name.clone(), None));
+        }
+        self.session.end();
+        let start = Instant::now();
+        loop {
+            self.say()?;
+            let next = if self.session.has_job() {
+                self.heard.try_recv().ok()
+            } else {
+                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver says something"))
+            };
+            assert!(start.elapsed() < WATCHDOG, "the session hangs");
+            match next {
+                Some(Some(json)) => {
+                    if self.take(&json) {
+                        return Ok(());
+                    }
+                }
+                Some(None) => return Err(Cut),
+                None => {
+                    if let Some(job) = self.session.next_job() {
+                        self.send(&job)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the session has to say.
+    fn say(&mut self) -> Result<(), Cut> {
+        let mut output = self.session.take_output();
+        if !self.plan.etags
+            && let Some(at) = output.windows(8).position(|bytes| bytes == br#","etags""#)
+            && self.sent_bytes == 0
+        {
+            // An older sender: the hello is made anew without the feature.
+            let hello = u32::from_le_bytes(output[..4].try_into().unwrap()) as usize;
+            if at < hello {
+                let json = [&output[4..at], &output[at + 8..4 + hello]].concat();
+                let mut frame = Vec::new();
+                ftx::wire::frame::encode(Form::Native, &json, &mut frame);
+                output.splice(..hello + 8, frame);
+            }
+        }
+        self.streams[0].write_all(&output).map_err(|_| Cut)
+    }
+
+    fn name(&self, id: EntryId) -> String {
+        self.entries[&id].0.clone()
+    }
+
+    /// Takes a frame; `true` for the last one.
+    fn take(&mut self, json: &[u8]) -> bool {
+        let event = self
+            .session
+            .handle(json)
+            .unwrap_or_else(|error| panic!("{error}: {} in {:?}", String::from_utf8_lossy(json), self.plan));
+        match event {
+            Event::Welcomed { takes_streams } => self.takes_streams = takes_streams,
+            Event::AlreadyThere(ids) => self.already_there.extend(ids),
+            Event::Stored(ids) => {
+                for id in ids {
+                    let name = self.name(id);
+                    if self.entries[&id].1.is_some() {
+                        self.outcome.stored.insert(name, self.already_there.contains(&id));
+                    } else {
+                        self.outcome.dirs.insert(name);
+                    }
+                }
+            }
+            Event::Failed { entry, fault, message, .. } => {
+                self.outcome.failed.insert(self.name(entry), (fault, message));
+            }
+            Event::KeptOther(id) => panic!("{} is kept with other content: {:?}", self.name(id), self.plan),
+            Event::Receipt(_) => return true,
+            _ => {}
+        }
+        false
+    }
+
+    /// A connection for a part that may take any.
+    fn stream(&mut self) -> usize {
+        if self.takes_streams && self.streams.len() < self.plan.streams {
+            let mut stream = TcpStream::connect(self.streams[0].peer_addr().unwrap()).unwrap();
+            stream.write_all(&self.session.join_frame()).unwrap();
+            self.streams.push(stream);
+        }
+        self.random.below(self.streams.len() as u64) as usize
+    }
+
+    fn is_one_of(&mut self, number: u64) -> bool {
+        number > 0 && self.random.below(number) == 0
+    }
+
+    fn send(&mut self, job: &Job) -> Result<(), Cut> {
+        let version = self.entries[&job.entry].1.expect("only files have parts");
+        if !job.is_unasked && self.is_one_of(self.plan.withdraw) {
+            if self.session.withdraw(job.entry, Fault::SourceChanged, "changed") {
+                let reason = (Fault::SourceChanged, String::new());
+                self.outcome.failed.insert(self.name(job.entry), reason);
+            }
+            return Ok(());
+        }
+        let stream = if job.is_unasked { 0 } else { self.stream() };
+        let mut frame = Vec::new();
+        let is_whole_zeros = |part: u64| {
+            version.parts.get(part as usize) == Some(&Pattern::Zeros)
+                && version.layout().range(part).is_some_and(|range| range.len == PART_BYTES)
+        };
+        let (bytes, md5) = version.part(job.part);
+        if version.is_sparse && is_whole_zeros(job.part) && self.random.below(2) == 0 {
+            let parts = (job.part..).take_while(|part| is_whole_zeros(*part)).count() as u64;
+            let parts = self.session.take_holes(job, parts);
+            self.session.hole_frame(job, parts, &mut frame);
+            return self.write(stream, &frame);
+        }
+        if !self.session.part_frame(job, md5, &mut frame) {
+            return Ok(());
+        }
+        self.write(stream, &frame)?;
+        if !job.wants_body {
+            return Ok(());
+        }
+        let damaged = (!bytes.is_empty() && self.is_one_of(self.plan.damage)).then(|| {
+            let mut damaged = bytes.to_vec();
+            match self.random.below(3) {
+                0 => damaged.fill(b'X'),
+                _ => damaged[self.random.below(bytes.len() as u64) as usize] ^= 0x10,
+            }
+            damaged
+        });
+        let body = damaged.as_ref().unwrap_or(&bytes);
+        let rest = self.plan.cut.map_or(usize::MAX, |cut| cut.saturating_sub(self.sent_bytes));
+        self.sent_bytes += body.len();
+        if rest < body.len() {
+            let _ = self.write(stream, &body[..rest]);
+            return Err(Cut);
+        }
+        self.write(stream, body)
+    }
+
+    fn write(&mut self, stream: usize, bytes: &[u8]) -> Result<(), Cut> {
+        self.streams[stream].write_all(bytes).map_err(|_| Cut)
+    }
+}
+
+/// Nobody looks at what the receiver tells.
+struct Unseen;
+
+impl Observer for Unseen {
+    fn unfinished(&self, _: &Unfinished) {}
+    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+        Box::new(Silent)
+    }
+    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+}
+
+/// One case: the folder of a receiver, and what is known of it.
+struct Case<'a> {
+    out: &'a Path,
+    policy: OnConflict,
+    at: SocketAddr,
+    random: Chance,
+    files: BTreeMap<String, Version>,
+    dirs: BTreeMap<String, u32>,
+    /// Folders that were there before.
+    foreign_dirs: BTreeMap<String, u32>,
+    /// Everything that was ever put or sent under a name.
+    offered: BTreeMap<String, Vec<Version>>,
+    last: Option<Outcome>,
+    stored: u64,
+}
+
+const NAMES: [&str; 4] = ["a", "b.txt", "d/c", "d/e/f.bin"];
+const POLICIES: [OnConflict; 4] =
+    [OnConflict::SkipSame, OnConflict::Overwrite, OnConflict::Rename, OnConflict::Error];
+
+impl Case<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    /// The names under which a file may lie, by the policy.
+    fn places(&self, name: &str) -> Vec<PathBuf> {
+        let path = self.path(name);
+        let mut places = vec![path.clone()];
+        if self.policy == OnConflict::Rename {
+            let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let extension =
+                path.extension().map_or(String::new(), |text| format!(".{}", text.to_str().unwrap()));
+            let numbered = (1..).map(|number| path.with_file_name(format!("{stem} ({number}){extension}")));
+            places.extend(numbered.take_while(|path| path.exists()));
+        }
+        places
+    }
+
+    fn version(&mut self, name: &str) -> Version {
+        let version = Version::draw(&mut self.random);
+        self.offered.entry(name.to_owned()).or_default().push(version.clone());
+        version
+    }
+
+    /// What is there before anything is sent.
+    fn furnish(&mut self) {
+        for name in ["d", "d/e"] {
+            if self.random.below(3) == 0 && self.path(name).parent().unwrap().exists() {
+                let mode = *self.random.pick(&[0o755, 0o700, 0o2775, 0o1777, 0o2770]);
+                fs::create_dir(self.path(name)).unwrap();
+                fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+                let mode = fs::metadata(self.path(name)).unwrap().mode();
+                self.foreign_dirs.insert(name.to_owned(), mode & 0o7777);
+            }
+            let mode = *self.random.pick(&[0o755, 0o700, 0o500, 0o777, 0o000]);
+            self.dirs.insert(name.to_owned(), mode);
+        }
+        for name in NAMES {
+            if self.random.below(4) > 0 {
+                let version = self.version(name);
+                if self.random.below(4) == 0 && self.path(name).parent().unwrap().exists() {
+                    match self.random.below(2) {
+                        0 => version.write(&self.path(name)),
+                        _ => self.version(name).write(&self.path(name)),
+                    }
+                }
+                self.files.insert(name.to_owned(), version);
+            }
+        }
+        // Folders are announced as far as there is something in them.
+        self.dirs.retain(|dir, _| self.files.keys().any(|name| name.starts_with(&format!("{dir}/"))));
+    }
+
+    /// One round of sending: one session, or two at the same time.
+    fn send(&mut self, plan: &Plan) {
+        let before = self.contents();
+        let mut last = self.last.take().filter(|last| !last.has_receipt && self.random.below(2) == 0);
+        let second = self.random.below(4) == 0;
+        let mut rivals = BTreeMap::new();
+        if second {
+            for (name, version) in self.files.clone() {
+                let rival = if self.random.below(2) == 0 { version } else { self.version(&name) };
+                rivals.insert(name, rival);
+            }
+        }
+        let rival_plan = Plan::draw(&mut self.random);
+        let (files, dirs, at) = (&self.files, &self.dirs, self.at);
+        let (outcome, rival) = thread::scope(|scope| {
+            let rival = second.then(|| scope.spawn(|| session(at, &rivals, dirs, &rival_plan, None)));
+            let outcome = session(at, files, dirs, plan, last.as_mut());
+            (outcome, rival.map(|rival| rival.join().unwrap()))
+        });
+        self.check(&outcome, &self.files, &rivals);
+        if let Some(rival) = &rival {
+            self.check(rival, &rivals, &self.files);
+        }
+        self.check_names(&before);
+        if rival.is_none() && outcome.has_receipt {
+            self.check_dirs(&outcome);
+        }
+        self.stored += outcome.stored.len() as u64;
+        self.last = Some(outcome);
+    }
+
+    /// What a session called stored is there, unless another one replaced it.
+    fn check(
+        &self,
+        outcome: &Outcome,
+        files: &BTreeMap<String, Version>,
+        other_files: &BTreeMap<String, Version>,
+    ) {
+        for (name, was_there) in &outcome.stored {
+            let version = &files[name];
+            let places = self.places(name);
+            let place = places.iter().find(|place| version.is_in(place));
+            // The other session may have been cut before it learnt that its file was stored.
+            let is_replaced = self.policy == OnConflict::Overwrite
+                && other_files.get(name).is_some_and(|other| other.is_in(&self.path(name)));
+            let Some(place) = place else {
+                assert!(is_replaced, "{name} was stored and is not there: {version:?}");
+                continue;
+            };
+            // Two sessions may have brought the same bytes with other rights.
+            let metadata = fs::metadata(place).unwrap();
+            let digests = |version: &Version| -> Vec<Md5> {
+                (0..version.layout().count()).map(|part| version.part(part).1).collect()
+            };
+            let is_same = |other: &&Version| digests(other) == digests(version);
+            let is_alone = self.offered[name].iter().filter(is_same).count() == 1;
+            if !was_there && is_alone && !other_files.contains_key(name) {
+                let (mode, mtime) = (
+                    metadata.mode() & 0o7777,
+                    metadata.mtime() as i128 * 1_000_000_000 + metadata.mtime_nsec() as i128,
+                );
+                assert_eq!((mode, mtime), (version.mode, version.mtime_ns as i128), "{name}");
+            }
+        }
+    }
+
+    /// Every name is whole, and nothing was overwritten unasked.
+    fn check_names(&self, before: &BTreeMap<PathBuf, u64>) {
+        for name in NAMES {
+            for place in self.places(name).iter().filter(|place| place.exists()) {
+                let is_offered = self.offered[name].iter().any(|version| version.is_in(place));
+                assert!(is_offered, "{} holds something that was never sent", place.display());
+            }
+        }
+        // The same file is never put beside itself, however often it comes.
+        for name in NAMES.iter().filter(|_| self.policy == OnConflict::Rename) {
+            let places = self.places(name);
+            for version in &self.offered[*name] {
+                let copies = places.iter().filter(|place| version.is_in(place)).count();
+                assert!(copies <= 1, "{copies} copies of {name}: {version:?}");
+            }
+        }
+        for (path, inode) in before.iter().filter(|_| self.policy != OnConflict::Overwrite) {
+            assert_eq!(
+                fs::metadata(path).map(|file| file.ino()).ok(),
+                Some(*inode),
+                "{} was replaced",
+                path.display()
+            );
+        }
+    }
+
+    fn check_dirs(&self, outcome: &Outcome) {
+        for name in &outcome.dirs {
+            let mode = fs::metadata(self.path(name)).unwrap().mode() & 0o7777;
+            let expected = match self.foreign_dirs.get(name) {
+                Some(mode) if self.policy != OnConflict::Overwrite => *mode,
+                _ => self.dirs[name],
+            };
+            // A folder below one with the setgid bit has it, too.
+            assert_eq!(mode & !0o2000, expected & !0o2000, "{name}");
+        }
+    }
+
+    /// The files that are there, by their inodes.
+    fn contents(&self) -> BTreeMap<PathBuf, u64> {
+        let places = NAMES.iter().flat_map(|name| self.places(name));
+        places.filter_map(|place| Some((place.clone(), fs::metadata(&place).ok()?.ino()))).collect()
+    }
+
+    /// Something happens between two sessions.
+    fn disturb(&mut self) {
+        if self.random.below(4) == 0 && !self.files.is_empty() {
+            let names: Vec<String> = self.files.keys().cloned().collect();
+            let name = self.random.pick(&names).clone();
+            let version = self.version(&name);
+            self.files.insert(name, version);
+        }
+        if self.random.below(3) == 0 {
+            self.harm_unfinished();
+        }
+    }
+
+    /// A disk that fails: bytes of a file in arrival, or of its journal, are others now.
+    fn harm_unfinished(&mut self) {
+        let unfinished: Vec<PathBuf> = walkdir::WalkDir::new(self.out)
+            .into_iter()
+            .filter_map(|entry| Some(entry.ok()?.into_path()))
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".ftx-part-"))
+            .collect();
+        if unfinished.is_empty() {
+            return;
+        }
+        let path = self.random.pick(&unfinished).clone();
+        let staged = path.to_str().unwrap().trim_end_matches(".journal").to_owned();
+        // The receiver has let go of it, or its last look at it may come after the harm.
+        let Ok(file) = fs::File::options().read(true).write(true).open(&staged) else { return };
+        if flock(&file, FlockOperation::LockExclusive).is_err() {
+            return;
+        }
+        // And time has passed since, as far as the file system can tell.
+        let probe = tempfile::NamedTempFile::new_in(self.out.parent().unwrap()).unwrap();
+        let time = |file: &fs::File| file.metadata().map(|file| (file.ctime(), file.ctime_nsec())).unwrap();
+        while time(probe.as_file()) <= time(&file) {
+            probe.as_file().set_len(1).unwrap();
+            probe.as_file().set_len(0).unwrap();
+        }
+        let Ok(mut bytes) = fs::read(&path) else { return };
+        if bytes.is_empty() {
+            return;
+        }
+        let position = self.random.below(bytes.len() as u64) as usize;
+        match self.random.below(3) {
+            0 => bytes.truncate(position),
+            1 => bytes[position] ^= 1,
+            _ => bytes[position..].fill(0),
+        }
+        // In place: the same file.
+        if let Ok(mut harmed) = fs::File::options().write(true).open(&path) {
+            harmed.set_len(0).unwrap();
+            harmed.write_all(&bytes).unwrap();
+        }
+    }
+}
+
+fn case(seed: u64) -> u64 {
+    let mut random = Chance::new(seed);
+    let room = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let out = room.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let policy = *random.pick(&POLICIES);
+    let options = Options {
+        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        port: 0,
+        out: out.clone(),
+        on_conflict: policy,
+        names: NamePolicy::Strict,
+        sessions: None,
+        timeout: Duration::from_secs(60),
+        keep_unfinished: Duration::from_secs(3600),
+        whole_digests: false,
+        interrupt: Bell::new().unwrap(),
+    };
+    let server = Server::start(options).unwrap();
+    let mut case = Case {
+        out: &out,
+        policy,
+        at: server.local_addr().unwrap(),
+        random,
+        files: BTreeMap::new(),
+        dirs: BTreeMap::new(),
+        foreign_dirs: BTreeMap::new(),
+        offered: NAMES.iter().map(|name| ((*name).to_owned(), Vec::new())).collect(),
+        last: None,
+        stored: 0,
+    };
+    case.furnish();
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| server.run(&Unseen).unwrap());
+        let stop = StopOnDrop(server.stop());
+        for _ in 0..1 + case.random.below(3) {
+            let plan = Plan::draw(&mut case.random);
+            case.send(&plan);
+            case.disturb();
+        }
+        let plan = Plan::without_faults(&mut case.random);
+        case.send(&plan);
+        let last = case.last.as_ref().unwrap();
+        assert!(last.has_receipt, "the last session has no faults, and did not end");
+        // A name that is taken is the one reason not to store anything then.
+        let faults: BTreeSet<Fault> = last.failed.values().map(|(fault, _)| *fault).collect();
+        assert!(faults.iter().all(|fault| *fault == Fault::Exists), "{:?}", last.failed);
+        drop(stop);
+        serving.join().unwrap();
+    });
+    let left: Vec<String> = common::names(&out);
+    let is_temporary = |name: &&String| name.contains(".ftx-") && !name.contains(".ftx-part-");
+    assert_eq!(left.iter().find(is_temporary), None, "{left:?}");
+    case.stored
+}
+
+/// A case that fails must not leave its receiver, for which the others would wait.
+struct StopOnDrop(Bell);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+#[test]
+fn whatever_is_combined_what_is_stored_is_the_source() {
+    let stored = AtomicU64::new(0);
+    let start = Instant::now();
+    let seeds: Vec<u64> = (0..rounds(if PART < 1 << 20 { 400 } else { 60 }) as u64).collect();
+    each(&seeds, 12, |seed| {
+        stored.fetch_add(case(*seed), Ordering::Relaxed);
+    });
+    let (cases, stored, seconds) = (seeds.len(), stored.into_inner(), start.elapsed().as_secs());
+    figures(&format!("{cases} cases, {stored} files stored and compared, {seconds} s"));
+    assert!(stored > cases as u64 / 2, "{stored} files in {cases} cases");
+}
