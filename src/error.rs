@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::bench::BenchError;
 use crate::config::UsageError;
-use crate::fault::Fault;
+use crate::fault::{Fault, in_words};
 use crate::net::NetError;
 use crate::plan::{PlanError, ReadError};
 use crate::progress::Summary;
@@ -77,7 +77,7 @@ impl From<&UsageError> for Explained {
 
 impl From<&io::Error> for Explained {
     fn from(error: &io::Error) -> Self {
-        Explained::new(error, Exit::Other, None)
+        Explained::new(&in_words(error), Exit::Other, None)
     }
 }
 

@@ -4,13 +4,15 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::proofs::{Attached, can_trace};
 use common::raw::{Entry, Raw};
-use common::{Ended, FTX, Receiver, names, send};
-use ftx::digest::PART_BYTES;
+use common::{Ended, FTX, Receiver, listing, names, send, until};
+use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::Fault;
 use ftx::wire::Message;
 use ftx::wire::message::Wanted;
@@ -149,10 +151,74 @@ fn a_sender_without_threads_ends_with_a_message() {
         let ended =
             strace.args(["--md5sum", "--streams", "2"]).arg(&file).arg(receiver.host()).output().unwrap();
         let (code, stderr) = (ended.status.code(), String::from_utf8_lossy(&ended.stderr));
-        assert!(!stderr.contains("panicked"), "thread {nth}: {stderr}");
+        assert!(!stderr.contains("panicked") && !stderr.contains("os error"), "thread {nth}: {stderr}");
         assert!(code == Some(0) || code == Some(1), "thread {nth}: {code:?} {stderr}");
         failed += u32::from(code == Some(1));
     }
     assert!(failed >= 7, "{failed} of nine");
+    receiver.kill();
+}
+
+#[test]
+fn a_disk_that_takes_long_for_one_call_does_not_silence_the_receiver() {
+    if !can_trace("a slow disk") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("t");
+    make(&tree.join("a/1.img"), 20 * MIB);
+    make(&tree.join("b/2.img"), 20 * MIB);
+    // Each for longer than either end may be silent: the folder of the second file, the lock on what it is collected in, and
+    // the time of the first one. Parts of the first file are verified meanwhile.
+    for (call, nth) in [("mkdirat", 3), ("flock", 2), ("utimensat", 1)] {
+        let out = dir.path().join(call);
+        let receiver = Receiver::start(&out, &["--once", "--timeout", "2"]);
+        let delay = format!("inject={call}:delay_enter=5000000:when={nth}");
+        let args = ["-e".into(), format!("trace={call}"), "-e".into(), delay];
+        let traced = Attached::to(receiver.pid(), &args, &dir.path().join(format!("{call}.trace")));
+        let start = Instant::now();
+        let sent = send(&["--timeout", "2"], &[&tree], &receiver.host());
+        assert_eq!(sent.code, 0, "{call}: {sent:?}");
+        assert!(start.elapsed() > Duration::from_secs(5), "{call} was not delayed");
+        assert_eq!(receiver.wait().code, 0);
+        traced.end();
+        assert_eq!(listing(&out.join("t")), listing(&tree), "{call}");
+    }
+}
+
+#[test]
+fn a_session_that_waits_for_descriptors_keeps_no_connection_waiting() {
+    const FILES: u64 = 90;
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start_limited(512, out.path(), &[]);
+    let descriptors =
+        || fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count() as u64;
+    // It has delivered a part of each of many files, and is not idle for a while.
+    let mut holder = Raw::connect(&receiver, HELLO);
+    for id in 0..FILES {
+        let size = 16 * PART_BYTES + 1;
+        let entry = Entry::file(&id.to_string(), b"").with("entry", id).with("size", size);
+        holder.say(
+            &entry.with("sparse", true).with("mtime_ns", 5).with("state", "ab".repeat(16)).json.to_string(),
+        );
+    }
+    for id in 0..FILES {
+        let md5 = Md5::of(b"x").to_string();
+        holder.say(&json!({"ftx": "part", "entry": id, "part": 16, "size": 1, "md5": md5}).to_string());
+        holder.stream.write_all(b"x").unwrap();
+    }
+    until("its files to be open", || descriptors() >= 2 * FILES);
+    limit(&receiver, Resource::Nofile, descriptors() + 6);
+    let mut waiting = Raw::connect(&receiver, HELLO);
+    let start = Instant::now();
+    let mut probe = receiver.connect();
+    probe.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = [0; 8];
+    probe.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1");
+    // A session that holds descriptors is idle after 15 seconds at the earliest.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    drop(holder);
+    assert!(matches!(waiting.hear(), Some(Message::Welcome(_))), "it begins when there are descriptors");
     receiver.kill();
 }

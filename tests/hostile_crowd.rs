@@ -367,8 +367,10 @@ fn lost_sessions_that_count_hold_no_thread_and_no_connection() {
         receiver.hear("Waiting 30 s for the sender to come back");
         receiver.forget_heard();
     }
+    let start = Instant::now();
     until("the end of their threads", || status(&receiver, "Threads") <= threads);
     until("the end of their connections", || receiver.sockets() == 1);
+    assert!(start.elapsed() < Duration::from_secs(15), "long before their senders are given up");
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0, "another session has a place");
     receiver.kill();
 }

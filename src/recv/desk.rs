@@ -3,7 +3,7 @@
 //! ```text
 //! accept ──▶ opening ──first frame understood──▶ served ──▶ gone
 //!               │                                  │
-//!               └──────────── gives way ───────────┴──────▶ gone
+//!               └──────────── gives way ───────────┴──────▶ gone, or cut after a second
 //! ```
 //!
 //! A connection whose first frame is not understood yet costs a thread and a descriptor and is worth nothing: when there
@@ -14,6 +14,9 @@
 //!
 //! Sessions also hold memory and descriptors, by the entries that they have in flight. Where those run short, the one that
 //! was idle with most of them for longest gives way. A sender comes back by itself and goes on where it was.
+//!
+//! Where sessions are counted, one whose connection was lost is an entry with a deadline until its sender reconnects: it holds
+//! no thread and no connection, and there are as many as there are places at most.
 //!
 //! Senders of the classic dialect cannot be told, and many of them are gone when what they sent is read. So no connection
 //! gives way whose first words wait to be read, and sessions of theirs that have sent anything wait for a place and keep it.
@@ -64,7 +67,7 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
 /// And before any gives way.
 const MOST_ENTRIES: usize = 2 * MAX_ENTRIES;
-/// So long a session that gives way may take to say so.
+/// So long a connection that gives way may take to say so; after that it is cut.
 const LEAVING_TIME: Duration = Duration::from_secs(1);
 
 /// Descriptors that are kept for the program itself and for files that arrive.
@@ -398,7 +401,9 @@ impl Desk {
     /// Descriptors run short: an idle session that holds some gives way.
     pub fn spare_descriptors(&mut self, now: Instant) {
         let idle_time = self.idle_time;
-        self.holder_gives_way(now, |guest| guest.line.entries() > 0 && guest.is_idle(idle_time));
+        self.holder_gives_way(now, |guest| {
+            guest.line.entries() > 0 && (guest.is_idle(idle_time) || guest.is_cut_off(idle_time))
+        });
     }
 
     /// Of the sessions that `may` go, the one that was idle with most entries in flight for longest gives way.
@@ -597,6 +602,11 @@ impl Guest {
     /// Has nothing come for so long, of a sender that can be told?
     fn is_idle(&self, time: Duration) -> bool {
         self.kind == Kind::Native && self.line.idle() >= time
+    }
+
+    /// Is it a classic session whose body has stopped for so long? Its sender is not done and cannot take it for done.
+    fn is_cut_off(&self, time: Duration) -> bool {
+        self.kind == Kind::Classic && self.line.idle() >= time && !self.line.has_unread()
     }
 
     fn gives_way(&mut self, now: Instant) {

@@ -401,17 +401,14 @@ impl Server {
         if matches!(&outcome, Err(error) if error.is_no_session()) {
             session.end = End::NoSession;
         }
-        let mut outcome = outcome;
-        if let Some(id) = session.id {
-            outcome = match self.wait_for_sender(id, peer, outcome, desk, observer) {
-                Ok(outcome) => outcome,
-                Err(Elsewhere) => {
-                    session.end = End::Elsewhere;
-                    return;
-                }
-            };
+        let settled = match session.id {
+            Some(id) => self.wait_for_sender(id, peer, outcome, desk, observer),
+            None => Ok(outcome),
+        };
+        match settled {
+            Ok(outcome) => observer.ended(peer, &outcome),
+            Err(Elsewhere) => session.end = End::Elsewhere,
         }
-        observer.ended(peer, &outcome);
     }
 
     /// What becomes of a session that counts and has ended on this connection: it is taken over, or its sender has time to
@@ -551,7 +548,7 @@ impl Server {
         while start.elapsed() <= desk.lock().idle_time
             && desk::are_few_free(line.stream(), FREE_FOR_SESSIONS)
             && !line.has_given_way()
-            && !self.options.interrupt.is_rung()
+            && !self.stop().is_rung()
         {
             let mut now = desk.lock();
             now.wait(number, start);

@@ -278,3 +278,25 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
     assert!(desk.next_deadline().is_none());
     assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed");
 }
+
+#[test]
+fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
+    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peers = Vec::new();
+    let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
+        peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let line = Line::new(listener.accept().unwrap().0);
+        let number = desk.enter(line.clone(), ip(last), Instant::now());
+        desk.serve(number, Kind::Classic).unwrap();
+        line.delivers(0);
+        line
+    });
+    [&stopped, &comes].iter().for_each(|line| line.holds(1));
+    peers[1].write_all(b"more").unwrap();
+    while !comes.has_unread() {}
+    for _ in 0..3 {
+        desk.spare_descriptors(Instant::now());
+    }
+    assert!(stopped.has_given_way() && !comes.has_given_way() && !between_files.has_given_way());
+}
