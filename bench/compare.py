@@ -5,6 +5,7 @@
     bench/compare.py --scale 0.05 --rounds 2      a quick look
     bench/compare.py --disk /var/tmp              on that file system too, durably
     bench/compare.py --workloads one,small@delay  only these
+    bench/compare.py --before PATH                this ftx and an earlier one in turn, and nothing else
 
 Workloads are one, tree and small. As they are they run in memory over loopback; with @delay over 50 ms round trip, with
 @gigabit over 1 Gbit/s (root only), with @far over both, with @disk durably on the file system of --disk. bench/README.md
@@ -47,6 +48,7 @@ def arguments():
     add("--peers", metavar="LIST", help=f"default: all of {','.join(peers.ALL)}")
     add("--scale", type=float, default=1.0, metavar="F", help="a part of the usual size, such as 0.05 (default: 1)")
     add("--ftx", metavar="PATH", help="this program instead of one built by `cargo build --release`")
+    add("--before", metavar="PATH", help="an earlier ftx, the baseline of all ratios")
     add("--tree", metavar="DIR", help="the source tree to send (default: what cargo unpacked, at least 10,000 files)")
     add("--memory", default="/dev/shm", metavar="DIR", help="a file system in memory (default: /dev/shm)")
     add("--disk", metavar="DIR", help="a folder on a real file system for the workloads @disk")
@@ -65,7 +67,11 @@ def arguments():
         if kind not in KINDS or (where or "memory") not in PLACES:
             options.error(f"no such workload: {name} ({', '.join(KINDS)}, alone or with @{', @'.join(PLACES[1:])})")
         given.cases.append((kind, where or "memory"))
-    given.chosen = [name.strip() for name in (given.peers or ",".join(peers.ALL)).split(",")]
+    usual = ",".join(peers.ALL)
+    if given.before:
+        peers.compare_with(given.before)
+        usual = "ftx-before,ftx"
+    given.chosen = [name.strip() for name in (given.peers or usual).split(",")]
     for name in given.chosen:
         if name not in peers.ALL:
             options.error(f"no such peer: {name} ({', '.join(peers.ALL)})")

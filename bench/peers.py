@@ -231,6 +231,14 @@ ALL = {peer.name: peer for peer in (Socat(), Netcat(), Rsync(), RsyncMd5(), Scp(
 BASELINE = {"one": "socat", "tree": "nc", "small": "nc"}
 
 
+def compare_with(program):
+    """An earlier ftx is a peer, and the one that all others are held against."""
+    before = Ftx()
+    before.name, before.program = "ftx-before", os.path.abspath(program)
+    ALL[before.name] = before
+    BASELINE.update(dict.fromkeys(BASELINE, before.name))
+
+
 def sync(run):
     return [["sync", "-f", run.into]] if run.durable else []
 

@@ -27,6 +27,9 @@ proof landing_steps 20
 proof terminal_safety 2000
 proof resume 60
 
+printf '\n== combinations, with small parts\n'
+FTX_ROUNDS=$((20000 * times)) cargo test --locked --quiet --features tiny-parts --test combinations || failed+=(combinations)
+
 printf '\n== a sender that is killed late\n'
 proofs/killed_late.sh || failed+=(killed_late)
 

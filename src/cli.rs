@@ -109,8 +109,8 @@ pub struct SendArgs {
     #[arg(short = 'j', long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::send::MAX_STREAMS)))]
     pub streams: Option<u32>,
-    /// Attempts after a failure: 2 to find the receiver, 10 when a connection is lost; as long as something moves in
-    /// between they begin anew, and what is there does not move again
+    /// Attempts after a failure: 2 to find the receiver, 10 when a connection is lost; they are counted anew when more
+    /// is stored or kept in between, and what is there does not move again
     #[arg(long, value_name = "N")]
     pub retries: Option<u32>,
     /// The lists.
@@ -226,11 +226,15 @@ pub struct BenchArgs {
     pub common: CommonArgs,
 }
 
+/// A day: a peer that is silent for longer is gone.
+const MAX_TIMEOUT_S: u64 = 24 * 60 * 60;
+
 /// What all commands understand.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// How long the other side may be silent, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How long the other side may be silent, in seconds; a day at most
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_S))]
     pub timeout: u64,
     /// Only errors
     #[arg(short, long)]

@@ -1,8 +1,8 @@
 //! **Promised: what is `stored` survives a loss of power.**
 //!
 //! - In the order of system calls: `ftx recv` runs under `strace`, and for each entry everything that was written to it
-//!   is synced before it is renamed, and its folder, with every folder above it that was made, is synced before `stored`
-//!   says its number. A sync that is left out, or moved behind the rename, fails this.
+//!   is synced before it is renamed, and its folder, with every folder above it, made or there before, is synced before
+//!   `stored` says its number. A sync that is left out, or moved behind the rename, fails this.
 //! - On a disk: the receiver's folder is a file system of its own, on an image file. At `stored`, and again when the
 //!   sender has ended, the image is copied as it is, without unmounting: what the file system has not written back by
 //!   then is not in it, just as after a loss of power. In the copy everything `stored` is whole and under its name, and
@@ -314,12 +314,14 @@ impl Timeline {
         // The folders above it are names in folders, too.
         let mut above = name.to_owned();
         while above != out {
-            if let Some((_, made)) =
-                self.made.iter().find(|(made, _)| *made == above && renamed.is_none_or(|r| r.0 != above))
-            {
+            let made =
+                self.made.iter().find(|(made, _)| *made == above && renamed.is_none_or(|r| r.0 != above));
+            // What was there before may have been made a moment ago, by a session that has not synced it.
+            let before = self.before.contains_key(&above).then_some(0);
+            if let Some(since) = made.map(|(_, made)| *made).or(before) {
                 assert!(
-                    self.is_synced(&folder(&above), *made, said),
-                    "{above} was made, but the folder it is in was not synced before `stored` of {name}"
+                    self.is_synced(&folder(&above), since, said),
+                    "the folder that {above} is in was not synced before `stored` of {name}"
                 );
             }
             above = folder(&above);
@@ -329,6 +331,16 @@ impl Timeline {
 
 /// A receiver under strace takes what `paths` hold; returns how many entries were checked.
 fn trace_transfer(from: &Path, policy: &str, prepare: impl FnOnce(&Path)) -> usize {
+    trace_faulty_transfer(from, policy, None, prepare)
+}
+
+/// The same, where a system call fails.
+fn trace_faulty_transfer(
+    from: &Path,
+    policy: &str,
+    fault: Option<&str>,
+    prepare: impl FnOnce(&Path),
+) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
     fs::create_dir(&out).unwrap();
@@ -338,7 +350,8 @@ fn trace_transfer(from: &Path, policy: &str, prepare: impl FnOnce(&Path)) -> usi
     let before = before.collect();
     let mut command = Command::new("strace");
     command.args(["-f", "-y", "-xx", "-s", "4096", "-o"]).arg(&trace);
-    command.args(["-e", "trace=!recvfrom,read,pread64,futex,mmap,munmap,ppoll,poll,getrandom"]).arg(FTX);
+    command.args(["-e", "trace=!recvfrom,read,pread64,futex,mmap,munmap,ppoll,poll,getrandom"]);
+    command.args(fault.iter().flat_map(|fault| ["-e", fault])).arg(FTX);
     let receiver = Receiver::spawn(command, "127.0.0.1", &out, &["--once", "--on-conflict", policy]);
     let heard = Arc::new(Mutex::new(Heard::default()));
     let hearing = Arc::clone(&heard);
@@ -389,6 +402,14 @@ fn synced_then_named_then_the_folder_synced_then_stored() {
             assert!(copied.unwrap().success());
         });
     }
+    // Folders that another session makes between the look and the making.
+    let folders = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folders.path().join("t/d")).unwrap();
+    fs::write(folders.path().join("t/d/small"), "small").unwrap();
+    let not_yet_there = Some("inject=openat2:error=ENOENT");
+    checked += trace_faulty_transfer(folders.path(), "skip-same", not_yet_there, |out| {
+        fs::create_dir_all(out.join("t/d")).unwrap();
+    });
     figures(&format!("order of system calls: {all} rounds, {checked} entries in order"));
 }
 

@@ -274,6 +274,8 @@ fn habits_of_other_tools_are_met_with_a_hint() {
         (&["send", &path("nosuch"), "127.0.0.1"], 11, "nothing was sent"),
         (&["recv", "inbox"], 2, "--out inbox"),
         (&["recv", "--keep-unfinished", "0.5"], 2, "whole days, 0 or more"),
+        (&["recv", "--timeout", "9223372036854775807"], 2, "is not in 1..=86400"),
+        (&["send", &big, "127.0.0.1", "--timeout", "86401"], 2, "is not in 1..=86400"),
         (&["recv", "--out", &big], 11, "big.tif is a file, not a folder\n"),
         (&["recv", "--bind", "192.0.2.1", "--out", &photos], 10, "this machine has no address 192.0.2.1\n"),
     ] {

@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::proofs::Chance;
+use common::proxy::{Proxy, Then};
 use common::raw::{Entry, Settled, transfer};
 use common::{Ended, Receiver, names, send};
-use ftx::digest::{Md5, PART_BYTES};
+use ftx::digest::PART_BYTES;
+use ftx::store::Origin;
 use ftx::units::MtimeNs;
 use ftx::wire::frame::{Form, encode};
 
@@ -265,6 +267,27 @@ fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
     }
 }
 
+/// The name under which a receiver collects a file of several parts.
+fn staged_name(source: &Path) -> String {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &["--once"]);
+    let (told, entry) = std::sync::mpsc::channel();
+    let proxy = Proxy::start(receiver.port, move |piece| {
+        if let Some(frame) = piece.frame.filter(|frame| frame["ftx"] == "entry") {
+            told.send(frame.clone()).unwrap();
+        }
+        Then::Pass
+    });
+    assert_eq!(send(&[], &[source], &proxy.host()).code, 0);
+    let entry = entry.recv().unwrap();
+    let origin = Origin {
+        size_bytes: entry["size"].as_u64().unwrap(),
+        mtime: Some(MtimeNs(entry["mtime_ns"].as_i64().unwrap())),
+        state: entry["state"].as_str().unwrap().parse().unwrap(),
+    };
+    origin.staged_name(source.file_name().unwrap().as_encoded_bytes())
+}
+
 /// Whatever lies under the name of a landing when the first part of a file comes, nobody has to have been cut before.
 #[test]
 fn what_has_a_landings_name_is_neither_written_to_nor_in_the_way() {
@@ -288,7 +311,7 @@ fn what_has_a_landings_name_is_neither_written_to_nor_in_the_way() {
             let _ = std::os::unix::fs::chown(path, Some(65534), Some(65534));
         }),
     ];
-    let landing = format!(".ftx-part-{}", Md5::of(b"disk.img"));
+    let landing = staged_name(&source);
     let journal = format!("{landing}.journal");
     let random = ".ftx-0123456789abcdef-0".to_owned();
     for (what, plant) in plants {

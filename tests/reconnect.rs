@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use common::proofs::Chance;
 use common::proxy::{Place, Proxy, Then, Way};
 use common::raw::Raw;
-use common::{Receiver, listing, names, send};
+use common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::wire::Message;
 
 const PART: u64 = 8 << 20;
@@ -323,6 +323,38 @@ fn as_long_as_nothing_moves_the_tries_are_counted() {
         let sent = fs::read(dir.path().join(name)).unwrap();
         assert!(fs::read(out.join(name)).unwrap() == sent, "{name}");
     }
+}
+
+/// Bytes that leave are no progress: a receiver that crashes on one file takes some of it each time.
+#[test]
+fn attempts_are_bounded_however_much_leaves_in_vain() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("disk.img"), dir.path().join("out"));
+    fs::write(&source, Chance::new(3).bytes(2 * PART as usize)).unwrap();
+    let receiver = Receiver::start(&out, &[]);
+    // Never a whole part.
+    let (proxy, passed) = cutting(receiver.port, PART / 2, u64::MAX);
+    let sent = end(start_send_with(&["--retries", "2", "-j", "1"], &[&source], &proxy.host()));
+    receiver.kill();
+    assert_eq!(sent.code, 10, "{sent:?}");
+    assert!(passed.load(Ordering::SeqCst) > PART, "something left each time");
+    assert_eq!(sent.stderr.matches("Trying again in").count(), 2, "{sent:?}");
+    assert!(sent.stderr.contains("was lost and did not come back in 2 attempts"), "{sent:?}");
+}
+
+/// One attempt in a row is enough for any number of lost connections, as long as more of the file is there each time.
+#[test]
+fn a_large_file_that_is_cut_again_and_again_arrives_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("disk.img"), dir.path().join("out"));
+    fs::write(&source, Chance::new(4).bytes(5 * PART as usize)).unwrap();
+    let receiver = Receiver::start(&out, &[]);
+    let (proxy, _) = cutting(receiver.port, PART + PART / 2, 3);
+    let sent = send(&["--retries", "1", "-j", "1"], &[&source], &proxy.host());
+    receiver.kill();
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert_was_lost(&sent.stdout, "1");
+    assert!(fs::read(out.join("disk.img")).unwrap() == fs::read(&source).unwrap());
 }
 
 /// A receiver that has not noticed that the sender is gone still holds the landing: it has to let go of it.

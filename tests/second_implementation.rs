@@ -325,3 +325,19 @@ fn etags_are_compared_in_both_directions() {
     assert!(sent.stderr.contains(&etag), "{sent:#?}");
     drop(recv);
 }
+
+#[test]
+fn a_cut_file_goes_on_where_it_was_and_what_is_kept_is_compared() {
+    let dir = workshop();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    write(&from.join("big"), &big(), 0o644);
+    let (recv, port) = ftx_recv(&to);
+    let sent = peer_send(&["--cut", "2"], &from.join("big"), port);
+    assert_eq!(sent.code, Some(1), "{sent:#?}");
+    assert_ne!(recv.end().code, Some(0));
+    let (sent, received) = to_ftx(&[], &from.join("big"), &to);
+    assert!(sent.stdout.contains("kept 2 parts of entry 0 from part 0 on"), "{sent:#?}");
+    assert!(sent.stdout.contains("etag of entry 0: "), "all of it is known: {sent:#?}");
+    assert!(received.stderr.contains("big"), "{received:#?}");
+    assert_eq!(snapshot(&from), snapshot(&to));
+}

@@ -2,7 +2,8 @@
 //! number of times, and takes for stored only what it sent all of that was asked for.
 #![no_main]
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
@@ -10,7 +11,7 @@ use ftx::escape::is_odd;
 use ftx::fault::Fault;
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::Metadata;
-use ftx::wire::message::{Measurable, Measure, Wanted};
+use ftx::wire::message::{KeptParts, Measurable, Measure, Wanted};
 use ftx::wire::sender::{Event, Job};
 use ftx::wire::{
     Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureSession, Message, SMALL_FILE_BYTES,
@@ -81,6 +82,24 @@ enum Step<'a> {
         message: &'a str,
     },
     Raw(&'a [u8]),
+    /// A receiver that tells what it verified and kept.
+    WelcomeEtags,
+    Kept {
+        entry: u8,
+        part: u8,
+        parts: u8,
+        what: KeptWhat,
+    },
+    /// Stored, with etags of something else.
+    StoredOther(Ids),
+}
+
+#[derive(Arbitrary, Debug)]
+enum KeptWhat {
+    /// What this side knows, as far as it does.
+    Same,
+    Other,
+    Zeros,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -93,6 +112,8 @@ enum BenchStep<'a> {
     Busy,
     Raw(&'a [u8]),
 }
+
+static ZEROS: LazyLock<Md5> = LazyLock::new(|| Md5::of(&vec![0; PART_BYTES as usize]));
 
 /// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
 fn pick(raw: u8, count: u64) -> u64 {
@@ -166,6 +187,8 @@ struct File {
     /// Everything that was ever to be read, however often.
     jobs: u64,
     is_there: bool,
+    /// What is known of its parts.
+    digests: BTreeMap<u64, Md5>,
 }
 
 impl File {
@@ -180,6 +203,19 @@ impl File {
             again: BTreeSet::new(),
             jobs: 0,
             is_there: false,
+            digests: BTreeMap::new(),
+        }
+    }
+
+    /// As `stored` tells it, where all parts are known.
+    fn etag(&self) -> Option<String> {
+        if self.digests.len() as u64 != self.layout.count() {
+            return None;
+        }
+        let parts: Vec<[u8; 16]> = self.digests.values().map(|md5| *md5.as_bytes()).collect();
+        match parts.len() {
+            1 => Some(self.digests[&0].to_string()),
+            count => Some(format!("{}-{count}", Md5::of(parts.as_flattened()))),
         }
     }
 
@@ -224,6 +260,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
     let mut hand: Vec<(Job, u64)> = Vec::new();
     let (mut announced, mut open, mut ended, mut settled) = (0u64, HashSet::new(), false, HashSet::new());
     let (mut stored, mut failed, mut skipped) = (0u64, 0u64, 0u64);
+    let mut compares = false;
     let path = RelPath::new(b"a", NamePolicy::Strict).unwrap();
     for step in steps.iter().take(400) {
         let json = match step {
@@ -326,7 +363,37 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
             Step::Again { entry, part } => {
                 format!(r#"{{"ftx":"again","entry":{},"part":{}}}"#, pick(*entry, announced), pick(*part, 5))
             }
-            Step::Stored(entries) => format!(r#"{{"ftx":"stored","entries":{}}}"#, entries.json(announced)),
+            Step::Stored(entries) | Step::StoredOther(entries) => {
+                let entries = entries.json(announced);
+                let honest = matches!(step, Step::Stored(_));
+                let etag = |id: u64| match files.get(&id).and_then(File::etag) {
+                    Some(etag) if honest => format!("\"{etag}\""),
+                    _ if honest => "null".into(),
+                    _ => format!("\"{}-7\"", Md5::of(b"other")),
+                };
+                let runs: Vec<(u64, u64)> = serde_json::from_str(&entries).unwrap();
+                let ids = runs.iter().flat_map(|(first, last)| *first..=*last).take(1000);
+                let etags: Vec<String> = ids.map(etag).collect();
+                let etags =
+                    if compares { format!(r#","etags":[{}]"#, etags.join(",")) } else { String::new() };
+                format!(r#"{{"ftx":"stored","entries":{entries}{etags}}}"#)
+            }
+            Step::WelcomeEtags => r#"{"ftx":"welcome","version":1,"features":["streams","etags"]}"#.into(),
+            Step::Kept { entry, part, parts, what } => {
+                let (id, first, count) = (pick(*entry, announced), pick(*part, 5), pick(*parts, 3));
+                let known = |part: u64| files.get(&id).and_then(|file| file.digests.get(&part)).copied();
+                let digest = |part: u64| match what {
+                    KeptWhat::Same => known(part).unwrap_or(Md5::of(b"kept")),
+                    _ => Md5::of(b"other"),
+                };
+                let digests: Vec<String> =
+                    (first..first + count).map(|part| format!("\"{}\"", digest(part))).collect();
+                let told = match what {
+                    KeptWhat::Zeros => format!(r#""zeros":{count}"#),
+                    _ => format!(r#""md5":[{}]"#, digests.join(",")),
+                };
+                format!(r#"{{"ftx":"kept","entry":{id},"part":{first},{told}}}"#)
+            }
             Step::Receipt { entries, stored, skipped, failed } => format!(
                 r#"{{"ftx":"receipt","entries":{entries},"stored":{stored},"skipped":{skipped},"failed":{failed},"bytes":0}}"#
             ),
@@ -345,6 +412,26 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
             Ok(event) => event,
             Err(error) => return refused(&error),
         };
+        if let Ok(Message::Kept(kept)) = Message::parse(json.as_bytes()) {
+            assert!(compares && kept.entry < announced);
+            let file = files.get_mut(&kept.entry).filter(|_| open.contains(&kept.entry));
+            if let Some(file) = file {
+                let told: Vec<Md5> = match &kept.parts {
+                    KeptParts::Digests(digests) => digests.clone(),
+                    KeptParts::Zeros(count) => vec![*ZEROS; *count as usize],
+                };
+                assert!(!told.is_empty() && kept.part + told.len() as u64 <= file.layout.count());
+                let differs =
+                    |(part, md5): (u64, &Md5)| file.digests.get(&part).is_some_and(|known| known != md5);
+                let is_other = (kept.part..).zip(&told).any(differs);
+                assert_eq!(event == Event::KeptOther(kept.entry), is_other);
+                if !is_other {
+                    (kept.part..).zip(told).for_each(|(part, md5)| {
+                        file.digests.insert(part, md5);
+                    });
+                }
+            }
+        }
         // What an accepted `want` changed.
         if let Ok(Message::Want { entries, parts }) = Message::parse(json.as_bytes()) {
             for id in entries.iter().flatten() {
@@ -394,6 +481,10 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     assert!(settled.insert(id), "settled twice");
                     stored += 1;
                     let Some(file) = files.get(&id) else { continue };
+                    assert!(
+                        !compares || !matches!(step, Step::StoredOther(_)) || file.etag().is_none(),
+                        "stored as something else"
+                    );
                     skipped += u64::from(file.is_there);
                     let is_sent =
                         file.wants_bodies && !file.asked.is_empty() && file.asked.is_subset(&file.sent);
@@ -422,7 +513,14 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 assert_eq!(receipt.entries, announced);
                 assert_eq!((receipt.stored, receipt.skipped, receipt.failed), (stored, skipped, failed));
             }
-            Event::Welcomed { .. } => is_welcome = true,
+            Event::Welcomed { .. } => {
+                is_welcome = true;
+                compares = matches!(step, Step::WelcomeEtags);
+            }
+            Event::KeptOther(id) => {
+                assert!(session.withdraw(id, Fault::Digest, "x") && open.remove(&id) && settled.insert(id));
+                failed += 1;
+            }
             Event::Nothing | Event::Wanted => {}
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
@@ -473,6 +571,7 @@ fn send(
         let file = files.get_mut(&job.entry).expect("a file");
         assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
         for part in job.part..job.part + taken {
+            file.digests.insert(part, if taken == 1 { Md5::of(b"") } else { *ZEROS });
             let is_new = file.sent.insert(part);
             assert!(
                 is_new || file.again.contains(&part),

@@ -126,7 +126,7 @@ impl Model {
 
     fn progressed(&mut self, id: u64, is_about: bool, parts: (u64, u64), progressed: Progressed) {
         if !is_about {
-            assert_eq!(progressed, Progressed::Partly);
+            assert_eq!(progressed, Progressed::Unchanged);
             return;
         }
         let count = self.files[&id].layout.count();
@@ -134,6 +134,7 @@ impl Model {
         assert!(parts.0 + parts.1 <= count);
         verified.insert(parts.0, parts.1);
         match progressed {
+            Progressed::Unchanged => panic!("{parts:?} of {id} count for nothing"),
             Progressed::Partly => assert!(verified.count() < count),
             Progressed::Complete(digests) => {
                 assert_eq!(verified.count(), count, "complete, but not verified");
@@ -362,14 +363,20 @@ fuzz_target!(|input: Input| {
             Step::HoleVerified(index) => {
                 if !model.holes.is_empty() {
                     let hole = model.holes.swap_remove(usize::from(index) % model.holes.len());
-                    let HoleHeader { id, part, parts, is_offer, .. } = hole;
+                    let HoleHeader { id, part, parts, is_offer, must_clear, .. } = hole;
                     let is_pending = |header: &PartHeader| {
                         (header.id, header.is_offer) == (id, is_offer)
                             && (part..part + parts).contains(&header.part)
                     };
                     let is_in = model.parts.iter().any(is_pending)
                         || model.verified.get(&id).is_some_and(|there| there.has_any(part, parts));
-                    let is_about = model.about(id, is_offer) && !is_in;
+                    // Or a part was written there that is damaged, and that nothing was cleared of.
+                    let in_hole = |of: &(u64, u64)| of.0 == id && (part..part + parts).contains(&of.1);
+                    let is_damaged = !must_clear && model.damaged.keys().any(in_hole);
+                    let is_about = model.about(id, is_offer) && !is_in && !is_damaged;
+                    if is_about {
+                        model.damaged.retain(|of, _| !in_hole(of));
+                    }
                     let progressed = session.holes_verified(&hole);
                     model.progressed(id, is_about, (part, parts), progressed);
                 }

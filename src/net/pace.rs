@@ -21,7 +21,7 @@ pub struct Pace {
 impl Pace {
     /// For a connection that may be silent for so long.
     pub fn new(silence: Duration) -> Self {
-        Pace { window: silence * WINDOW_SILENCES, waited: Duration::ZERO, moved_bytes: 0 }
+        Pace { window: silence.saturating_mul(WINDOW_SILENCES), waited: Duration::ZERO, moved_bytes: 0 }
     }
 
     /// The time over which the rate is averaged.
@@ -36,7 +36,7 @@ impl Pace {
 
     /// They were waited for so long; `true` if that is too slow.
     pub fn is_too_slow(&mut self, waited: Duration) -> bool {
-        self.waited += waited;
+        self.waited = self.waited.saturating_add(waited);
         if self.waited < self.window {
             return false;
         }
@@ -70,6 +70,14 @@ mod tests {
         assert_eq!(given_up_after(Duration::from_secs(59), 1), Some(6), "within six minutes");
         assert_eq!(given_up_after(Duration::from_secs(1), 1), Some(300));
         assert_eq!(given_up_after(MINUTE, 0), Some(5));
+    }
+
+    #[test]
+    fn the_longest_times_are_no_reason_to_fail() {
+        let mut pace = Pace::new(Duration::MAX);
+        assert_eq!(pace.window(), Duration::MAX);
+        assert!(!step(&mut pace, Duration::from_secs(1), u64::MAX));
+        assert!(!step(&mut pace, Duration::MAX, 1));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is to be sent: the paths given, the walk through them, and reading the files. Nothing is written here.
 
+mod no_links;
 mod root;
 mod source;
 mod state_key;

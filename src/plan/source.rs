@@ -1,14 +1,16 @@
 //! A file to send: what it was when the walk saw it, and reading it while it stays that.
 
-use std::fs::{File, Metadata as FsMetadata, OpenOptions};
+use std::cmp::Ordering;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::StateKey;
+use super::{StateKey, no_links};
 use crate::digest::{Md5, PartRange};
 use crate::fault::Fault;
 use crate::relpath::RelPath;
@@ -28,6 +30,7 @@ pub struct Source {
     /// What travels with it.
     pub metadata: Metadata,
     state: State,
+    settles_at: Option<Instant>,
 }
 
 /// What tells one state of a file from another: any write, truncation or replacement changes one of these.
@@ -40,18 +43,35 @@ struct State {
     ctime: (i64, i64),
 }
 
+/// Twice the tick of the slowest kernel clock (100 a second), by which file systems date changes that store nanoseconds.
+const FINE_CLOCK: Duration = Duration::from_millis(20);
+/// FAT dates changes to two seconds, ext3, small ext4 file systems, HFS+ and many file servers to one.
+const COARSE_CLOCK: Duration = Duration::from_secs(2);
+
 /// The unit of `st_blocks`, whatever the file system's own blocks are (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 
 impl State {
-    fn of(metadata: &FsMetadata) -> Self {
+    fn of(stat: &Stat) -> Self {
         State {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.size(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size_bytes: stat.st_size as u64,
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
+    }
+
+    /// How much longer than `now` a write may still be dated like the last one, so that it would change nothing here.
+    /// A program can set the nanoseconds of mtime, but not those of ctime: where there are some, the file system stores them.
+    /// A date in the future, a file server's or one that was set, is waited for no longer than one in the present.
+    fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
+        let clock = if self.ctime.1 == 0 { COARSE_CLOCK } else { FINE_CLOCK };
+        let nanos = |(seconds, nanos): (i64, i64)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        let newest = nanos(self.mtime.max(self.ctime));
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
+        let left = (newest + clock.as_nanos() as i128 - now).min(clock.as_nanos() as i128);
+        (left > 0).then(|| Duration::from_nanos(left as u64))
     }
 }
 
@@ -64,6 +84,12 @@ pub enum ReadError {
     /// It is gone.
     #[error("the file vanished before it was sent")]
     Vanished,
+    /// It goes on behind the size that it has, as some files of `/proc` and of file systems in user space do.
+    #[error("the file has more bytes than its size tells")]
+    TooLong,
+    /// It ends before the size that it has, and has not changed.
+    #[error("the file has fewer bytes than its size tells")]
+    TooShort,
     /// The system could not read it.
     #[error("cannot read the file: {0}")]
     Io(io::Error),
@@ -74,22 +100,31 @@ impl ReadError {
     pub fn fault(&self) -> Fault {
         match self {
             ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
-            ReadError::Io(_) => Fault::FileIo,
+            ReadError::TooLong | ReadError::TooShort | ReadError::Io(_) => Fault::FileIo,
         }
     }
 }
 
 impl Source {
-    /// Notes what `metadata`, fresh from `lstat`, says of the file.
-    pub fn new(path: PathBuf, name: RelPath, metadata: &FsMetadata) -> Self {
+    /// Notes what `stat`, which was taken just now, tells of the file. `path` is absolute, and no link is on it.
+    pub fn new(path: PathBuf, name: RelPath, stat: &Stat) -> Self {
+        let state = State::of(stat);
         Source {
             path,
             name,
-            size_bytes: metadata.size(),
-            is_sparse: metadata.blocks() * STAT_BLOCK_BYTES < metadata.size(),
-            metadata: travelling(metadata),
-            state: State::of(metadata),
+            size_bytes: state.size_bytes,
+            is_sparse: (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_BYTES) < state.size_bytes,
+            metadata: travelling(stat),
+            state,
+            settles_at: state.unsettled_for(SystemTime::now()).map(|left| Instant::now() + left),
         }
+    }
+
+    /// How long to wait before the first byte is read; `None` if there is no need to. The file was changed so short a time
+    /// before the walk saw it that its file system may give another change the same date. What is read after that time
+    /// cannot change without a change of the date, which [`OpenSource::check_unchanged`] finds.
+    pub fn unsettled_for(&self) -> Option<Duration> {
+        self.settles_at?.checked_duration_since(Instant::now())
     }
 
     /// Equal for two looks at a file only if it did not change in between: a keyed digest of where it is and what its last
@@ -99,7 +134,7 @@ impl Source {
         key.digest(&format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}"), tell)
     }
 
-    /// Opens it for reading, never through a link and never waiting for a FIFO's writer. What was read counts only
+    /// Opens it for reading, through no link on its path and never waiting for a FIFO's writer. What was read counts only
     /// after [`OpenSource::check_unchanged`].
     pub fn open(&self) -> Result<OpenSource, ReadError> {
         let open = self.open_unchecked()?;
@@ -108,31 +143,30 @@ impl Source {
     }
 
     /// Reads all of it, if it is still what the walk saw. One look at its state, after the last byte, is enough here.
-    /// `buffer` has its size.
+    /// `buffer` has its size and one byte more, which must stay unused: it shows that the file ends there.
     pub fn read_whole(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
         let open = self.open_unchecked()?;
-        let read = open.read_at(buffer, 0);
+        let read = open.read_to_end(buffer);
         // That it changed explains why it could not be read.
         open.check_unchanged().and(read)
     }
 
     fn open_unchecked(&self) -> Result<OpenSource, ReadError> {
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&self.path);
-        let file = opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ReadError::Vanished,
-            _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => ReadError::Changed,
-            _ => ReadError::Io(error),
+        let opened = no_links::open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let file = opened.map(File::from).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => ReadError::Vanished,
+            Errno::LOOP => ReadError::Changed,
+            errno => ReadError::Io(errno.into()),
         })?;
         Ok(OpenSource { file, state: self.state })
     }
 }
 
 /// What travels of a file beside its bytes.
-pub fn travelling(metadata: &FsMetadata) -> Metadata {
+pub fn travelling(stat: &Stat) -> Metadata {
     Metadata {
-        mode: Some(Mode::new(metadata.mode())),
-        mtime: MtimeNs::from_parts(metadata.mtime(), metadata.mtime_nsec()),
+        mode: Some(Mode::new(stat.st_mode)),
+        mtime: MtimeNs::from_parts(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
     }
 }
 
@@ -153,9 +187,51 @@ impl OpenSource {
     /// Fills `buffer` from an offset.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
         self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ReadError::Changed,
+            io::ErrorKind::UnexpectedEof => self.changed_or(ReadError::TooShort),
             _ => ReadError::Io(error),
         })
+    }
+
+    /// Fills all of `buffer` but its last byte.
+    fn read_to_end(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let mut filled = 0;
+        while filled + 1 < buffer.len() || filled == 0 {
+            match self.file.read_at(&mut buffer[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ReadError::Io(error)),
+            }
+        }
+        match (filled + 1).cmp(&buffer.len()) {
+            Ordering::Less => Err(ReadError::TooShort),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(ReadError::TooLong),
+        }
+    }
+
+    /// Does the file end where its size tells?
+    pub fn check_end(&self) -> Result<(), ReadError> {
+        match self.file.read_at(&mut [0], self.state.size_bytes) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.changed_or(ReadError::TooLong)),
+            // No file goes on behind the last offset that there is.
+            Err(_) if self.state.size_bytes == i64::MAX as u64 => Ok(()),
+            Err(error) => Err(ReadError::Io(error)),
+        }
+    }
+
+    /// Was all of `range` read out of the file that the walk saw? Behind its last bytes the file has to end.
+    pub fn check_after(&self, range: PartRange) -> Result<(), ReadError> {
+        if range.offset + range.len == self.state.size_bytes {
+            self.check_end()?;
+        }
+        self.check_unchanged()
+    }
+
+    /// That a file changed explains what is wrong with it.
+    fn changed_or(&self, error: ReadError) -> ReadError {
+        self.check_unchanged().err().unwrap_or(error)
     }
 
     /// The open file, for the kernel to read from.
@@ -182,7 +258,8 @@ impl OpenSource {
 
     /// Is the file still in the state in which the walk saw it?
     pub fn check_unchanged(&self) -> Result<(), ReadError> {
-        let now = State::of(&self.file.metadata().map_err(ReadError::Io)?);
+        let stat = rustix::fs::fstat(&self.file).map_err(|errno| ReadError::Io(errno.into()))?;
+        let now = State::of(&stat);
         if now == self.state { Ok(()) } else { Err(ReadError::Changed) }
     }
 }
@@ -196,16 +273,16 @@ mod tests {
 
     fn source(path: &std::path::Path) -> Source {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-        Source::new(path.to_owned(), name, &fs::symlink_metadata(path).unwrap())
+        Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap())
     }
 
     #[test]
     fn a_source_that_moves_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
+        let path = dir.path().join("folder/a");
         let other = dir.path().join("b");
         type Change = fn(&std::path::Path, &std::path::Path);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             ("grown", |path, _| fs::write(path, "longer than before").unwrap()),
             ("shrunk", |path, _| fs::write(path, "").unwrap()),
             ("replaced", |path, other| fs::rename(other, path).unwrap()),
@@ -214,6 +291,12 @@ mod tests {
                 std::os::unix::fs::symlink(other, path).unwrap();
             }),
             ("vanished", |path, _| fs::remove_file(path).unwrap()),
+            ("in a folder that is a link now", |path, _| {
+                let (folder, moved) =
+                    (path.parent().unwrap(), path.parent().unwrap().with_extension("moved"));
+                fs::rename(folder, &moved).unwrap();
+                std::os::unix::fs::symlink(&moved, folder).unwrap();
+            }),
             ("a FIFO now", |path, _| {
                 fs::remove_file(path).unwrap();
                 rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
@@ -221,7 +304,9 @@ mod tests {
             }),
         ];
         for (what, change) in changes {
-            let _ = fs::remove_file(&path);
+            let folder = path.parent().unwrap();
+            let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_file(folder));
+            fs::create_dir(folder).unwrap();
             fs::write(&path, "bytes").unwrap();
             fs::write(&other, "bytes").unwrap();
             let seen = source(&path);
@@ -237,6 +322,63 @@ mod tests {
             });
             assert!(matches!(again, Err(ReadError::Changed | ReadError::Vanished)), "{what}: {again:?}");
         }
+    }
+
+    /// Where the state that is compared has the size that the file really has, and where it has the wrong one, too.
+    #[test]
+    fn a_file_that_does_not_end_where_its_size_tells_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "bytes").unwrap();
+        for size in 0..=7 {
+            let mut source = source(&path);
+            (source.size_bytes, source.state.size_bytes) = (size, 5);
+            let whole = source.read_whole(&mut vec![0; size as usize + 1]);
+            let mut open = source.open().unwrap();
+            open.state.size_bytes = size;
+            let end = open.check_end();
+            match size {
+                ..5 => assert!(matches!(whole, Err(ReadError::TooLong)), "{size}: {whole:?}"),
+                5 => assert!(whole.is_ok() && end.is_ok()),
+                _ => assert!(matches!(whole, Err(ReadError::TooShort)), "{size}: {whole:?}"),
+            }
+            assert_eq!(end.is_err(), size < 5, "{size}: {end:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_dated_for_certain_only_after_a_tick_of_the_file_systems_clock() {
+        let unsettled_ms = |mtime, ctime, now_ms| {
+            let state = State { device: 1, inode: 1, size_bytes: 1, mtime, ctime };
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
+            state.unsettled_for(now).map(|left| left.as_millis())
+        };
+        let fine = (100, 500_000_000);
+        assert_eq!(unsettled_ms(fine, fine, 100_500), Some(20));
+        assert_eq!(unsettled_ms(fine, fine, 100_519), Some(1));
+        assert_eq!(unsettled_ms(fine, fine, 100_520), None);
+        // Nanoseconds of mtime can be set by a program: they tell nothing of the file system.
+        assert_eq!(unsettled_ms((90, 7), (100, 0), 100_500), Some(1500));
+        assert_eq!(unsettled_ms((90, 7), (100, 0), 102_000), None);
+        // Where ctime is not kept, mtime is all there is.
+        assert_eq!(unsettled_ms((100, 0), (0, 0), 101_000), Some(1000));
+        // A date in the future is not waited for.
+        assert_eq!(unsettled_ms((i64::MAX, 0), fine, 200_000), Some(20));
+        assert_eq!(unsettled_ms((-1, 0), (-1, 0), 0), Some(1000));
+    }
+
+    #[test]
+    fn a_file_that_was_written_just_now_is_not_read_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "bytes").unwrap();
+        assert!(source(&path).unsettled_for().is_some());
+        let settled = || source(&path).unsettled_for().is_none();
+        while !settled() {
+            std::thread::yield_now();
+        }
+        let changed = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(changed.elapsed().unwrap() >= FINE_CLOCK);
     }
 
     #[test]

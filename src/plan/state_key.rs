@@ -36,6 +36,12 @@ impl StateKey {
         Self::at(state.map(|state| state.join("ftx/state-key")), receiver)
     }
 
+    /// One that is not kept anywhere.
+    #[cfg(test)]
+    pub fn of_this_process() -> Self {
+        Self::at(None, "receiver")
+    }
+
     fn at(path: Option<PathBuf>, receiver: &str) -> Self {
         let receiver = receiver.trim_end_matches('.').to_ascii_lowercase();
         StateKey { path, receiver, secret: OnceLock::new() }

@@ -1,21 +1,27 @@
-//! The walk through what is to be sent, streamed: nothing here grows with the tree.
+//! The walk through what is to be sent, streamed: what it holds grows neither with the number of files nor with their
+//! depth, but with the number of folders beside each other.
 //!
 //! It goes twice. First [`find_files`], so that bytes move as soon as the first file is found. Then [`find_others`],
 //! which needs no look at the files again: links, and each folder after everything in it, so that a folder's time of
 //! modification and rights are set when nothing will be made in it any more.
+//!
+//! No link is followed, even where a folder is exchanged for one meanwhile: folders are opened by [`no_links::open`], and
+//! what is in them is looked at by their handles. One folder is open at a time.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use walkdir::{DirEntry, WalkDir};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat};
+use rustix::io::Errno;
 
 use super::Root;
 use super::Source;
+use super::no_links;
 use super::source::travelling;
-use crate::fault::Fault;
+use crate::fault::{Fault, in_words};
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
 use crate::units::Metadata;
 
@@ -52,7 +58,7 @@ pub enum Found {
 }
 
 /// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop, and so does
-/// `go_on`, which is asked at every step, whatever it finds. Returns the paths that could not be read.
+/// `go_on`, which is asked at every step, whatever it finds. Returns the folders that could not be read.
 pub fn find_files(
     roots: &[Root],
     go_on: impl Fn() -> bool,
@@ -60,21 +66,16 @@ pub fn find_files(
 ) -> BTreeSet<PathBuf> {
     let mut told = BTreeSet::new();
     for root in roots {
-        for entry in WalkDir::new(&root.path) {
-            if !go_on() {
-                return told;
+        let goes_on = walk(&root.path, &go_on, |path, seen| match seen {
+            Seen::Folder(_) | Seen::Entry { file_type: FileType::Symlink, .. } => true,
+            Seen::Entry { folder, name, file_type } => visit(file(root, path, folder, name, file_type)),
+            Seen::Unreadable(errno) => {
+                told.insert(path.to_owned());
+                visit(unreadable(path, errno))
             }
-            let found = match entry {
-                Ok(entry) if entry.file_type().is_dir() || entry.file_type().is_symlink() => continue,
-                Ok(entry) => file(root, &entry),
-                Err(error) => {
-                    told.extend(error.path().map(Path::to_owned));
-                    unreadable(error)
-                }
-            };
-            if !visit(found) {
-                return told;
-            }
+        });
+        if !goes_on {
+            break;
         }
     }
     told
@@ -88,80 +89,207 @@ pub fn find_others(
     mut visit: impl FnMut(Found) -> bool,
 ) {
     for root in roots {
-        for entry in WalkDir::new(&root.path).contents_first(true) {
-            if !go_on() {
-                return;
+        let goes_on = walk(&root.path, &go_on, |path, seen| match seen {
+            Seen::Folder(stat) => visit(dir(root, path, stat)),
+            Seen::Entry { folder, name, file_type: FileType::Symlink } => {
+                visit(link(roots, root, path, folder, name))
             }
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) if error.path().is_some_and(|path| told.contains(path)) => continue,
-                Err(error) => {
-                    if !visit(unreadable(error)) {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            let found = if entry.file_type().is_symlink() {
-                link(roots, root, &entry)
-            } else if entry.file_type().is_dir() {
-                dir(root, &entry)
-            } else {
-                continue;
-            };
-            if !visit(found) {
-                return;
+            Seen::Entry { .. } => true,
+            Seen::Unreadable(_) if told.contains(path) => true,
+            Seen::Unreadable(errno) => visit(unreadable(path, errno)),
+        });
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// What a walk comes to.
+enum Seen<'a> {
+    /// Something in a folder that is no folder itself. It may be something else by now.
+    Entry { folder: BorrowedFd<'a>, name: &'a CStr, file_type: FileType },
+    /// A folder, after everything in it.
+    Folder(&'a Stat),
+    /// A folder, or the rest of one, that cannot be read.
+    Unreadable(Errno),
+}
+
+/// A folder whose own folders are being walked through.
+struct Frame {
+    path_len: usize,
+    /// Its folders, each name with a NUL behind it, and where the next one begins.
+    names: Vec<u8>,
+    next: usize,
+    stat: Option<Stat>,
+}
+
+/// Bytes of a folder that are read at once: some hundred names.
+const LISTING_BYTES: usize = 32 << 10;
+
+/// Walks through everything at and below `root`: of each folder first what is no folder, then its folders, then itself.
+/// `visit` returns `false` to stop, and so does `go_on`; `false` if the walk was stopped.
+fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Seen<'_>) -> bool) -> bool {
+    let mut visit = |path: &[u8], seen: Seen<'_>| go_on() && visit(Path::new(OsStr::from_bytes(path)), seen);
+    let mut path = root.as_os_str().as_bytes().to_vec();
+    match no_links::open(root, OFlags::PATH).and_then(|handle| rustix::fs::fstat(handle)) {
+        Err(errno) => return visit(&path, Seen::Unreadable(errno)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+            return walk_file(root, &stat, visit);
+        }
+        Ok(_) => {}
+    }
+    let mut buffer = Vec::with_capacity(LISTING_BYTES);
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut enters = true;
+    loop {
+        if enters {
+            let mut frame = Frame { path_len: path.len(), names: Vec::new(), next: 0, stat: None };
+            if !list(&mut path, &mut buffer, &mut frame, &go_on, &mut visit) {
+                return false;
+            }
+            frames.push(frame);
+        }
+        let Some(frame) = frames.last_mut() else { return true };
+        path.truncate(frame.path_len);
+        let rest = &frame.names[frame.next..];
+        enters = !rest.is_empty();
+        if let Some(len) = memchr::memchr(0, rest) {
+            path.push(b'/');
+            path.extend_from_slice(&rest[..len]);
+            frame.next += len + 1;
+        } else {
+            let frame = frames.pop();
+            if let Some(stat) = frame.and_then(|frame| frame.stat)
+                && !visit(&path, Seen::Folder(&stat))
+            {
+                return false;
             }
         }
     }
 }
 
-fn file(root: &Root, entry: &DirEntry) -> Found {
-    if !entry.file_type().is_file() {
-        return left_out(entry.path(), Fault::LeftOut, "devices, FIFOs and sockets are not sent");
+/// A root that is no folder.
+fn walk_file(root: &Path, stat: &Stat, mut visit: impl FnMut(&[u8], Seen<'_>) -> bool) -> bool {
+    let path = root.as_os_str().as_bytes();
+    let (Some(above), Some(name)) = (root.parent(), root.file_name()) else { return true };
+    let folder = no_links::open(above, OFlags::PATH | OFlags::DIRECTORY);
+    let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| Errno::INVAL);
+    match folder.and_then(|folder| Ok((folder, name?))) {
+        Ok((folder, name)) => {
+            let file_type = FileType::from_raw_mode(stat.st_mode);
+            visit(path, Seen::Entry { folder: folder.as_fd(), name: &name, file_type })
+        }
+        Err(errno) => visit(path, Seen::Unreadable(errno)),
     }
-    let metadata = match entry.metadata() {
-        Ok(metadata) => metadata,
-        Err(error) => return unreadable(error),
+}
+
+/// Visits what is in the folder at `path` but its folders, which are noted in `frame`; `false` to stop.
+fn list(
+    path: &mut Vec<u8>,
+    buffer: &mut Vec<u8>,
+    frame: &mut Frame,
+    go_on: impl Fn() -> bool,
+    mut visit: impl FnMut(&[u8], Seen<'_>) -> bool,
+) -> bool {
+    let at =
+        |path: &[u8], flags| no_links::open(Path::new(OsStr::from_bytes(path)), flags | OFlags::DIRECTORY);
+    let folder = match at(path, OFlags::RDONLY) {
+        Ok(folder) => folder,
+        Err(errno) => {
+            // It may be one whose rights and time can be sent, although not what is in it.
+            frame.stat = at(path, OFlags::PATH).and_then(rustix::fs::fstat).ok();
+            return visit(path, Seen::Unreadable(errno));
+        }
     };
-    match name(root, entry.path()) {
-        Ok(name) => Found::File(Source::new(entry.path().to_owned(), name, &metadata)),
-        Err(error) => left_out(entry.path(), Fault::Name, error.to_string()),
+    frame.stat = rustix::fs::fstat(&folder).ok();
+    let mut entries = RawDir::new(&folder, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        if !go_on() {
+            return false;
+        }
+        path.truncate(frame.path_len);
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(errno) => return visit(path, Seen::Unreadable(errno)),
+        };
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let file_type = match entry.file_type() {
+            FileType::Unknown => match look(folder.as_fd(), name) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                // Whoever needs the file finds out why.
+                Err(_) => FileType::RegularFile,
+            },
+            file_type => file_type,
+        };
+        if file_type == FileType::Directory {
+            frame.names.extend_from_slice(name.to_bytes_with_nul());
+        } else {
+            path.push(b'/');
+            path.extend_from_slice(name.to_bytes());
+            if !visit(path, Seen::Entry { folder: folder.as_fd(), name, file_type }) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn look(folder: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
+    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type: FileType) -> Found {
+    let devices = || left_out(path, Fault::LeftOut, "devices, FIFOs and sockets are not sent");
+    if file_type != FileType::RegularFile {
+        return devices();
+    }
+    let stat = match look(folder, name) {
+        Ok(stat) => stat,
+        Err(errno) => return unreadable(path, errno),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Symlink | FileType::Directory => return unreadable(path, Errno::LOOP),
+        _ => return devices(),
+    }
+    match name_of(root, path) {
+        Ok(name) => Found::File(Source::new(path.to_owned(), name, &stat)),
+        Err(error) => left_out(path, Fault::Name, error.to_string()),
     }
 }
 
-fn dir(root: &Root, entry: &DirEntry) -> Found {
-    match (name(root, entry.path()), entry.metadata()) {
-        (Ok(name), Ok(metadata)) => Found::Dir { name, metadata: travelling(&metadata) },
-        (Err(error), _) => left_out(entry.path(), Fault::Name, error.to_string()),
-        (_, Err(error)) => unreadable(error),
+fn dir(root: &Root, path: &Path, stat: &Stat) -> Found {
+    match name_of(root, path) {
+        Ok(name) => Found::Dir { name, metadata: travelling(stat) },
+        Err(error) => left_out(path, Fault::Name, error.to_string()),
     }
 }
 
-fn link(roots: &[Root], root: &Root, entry: &DirEntry) -> Found {
-    let path = entry.path();
-    let name = match name(root, path) {
+fn link(roots: &[Root], root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr) -> Found {
+    let (target, stat) = match (rustix::fs::readlinkat(folder, name, Vec::new()), look(folder, name)) {
+        (Ok(target), Ok(stat)) => (target, stat),
+        (Err(errno), _) | (_, Err(errno)) => return unreadable(path, errno),
+    };
+    let name = match name_of(root, path) {
         Ok(name) => name,
         Err(error) => return left_out(path, Fault::Name, error.to_string()),
     };
-    let (target, metadata) = match (fs::read_link(path), entry.metadata()) {
-        (Ok(target), Ok(metadata)) => (target, metadata),
-        (Err(error), _) => return io_failure(path, &error),
-        (_, Err(error)) => return unreadable(error),
-    };
-    let target = match LinkTarget::new(target.as_os_str().as_bytes(), &name, NamePolicy::AllowOdd) {
+    let target = match LinkTarget::new(target.as_bytes(), &name, NamePolicy::AllowOdd) {
         Ok(target) => target,
         Err(error) => return left_out(path, Fault::LeftOut, error.to_string()),
     };
     if !target.top(&name).is_some_and(|top| roots.iter().any(|root| root.name.as_bytes() == top)) {
         return left_out(path, Fault::LeftOut, "the link leads out of what is sent");
     }
-    let mtime = travelling(&metadata).mtime;
+    let mtime = travelling(&stat).mtime;
     Found::Link { name, target, metadata: Metadata { mode: None, mtime } }
 }
 
 /// The name in the transfer of what lies at `path` below `root`.
-fn name(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameError> {
+fn name_of(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameError> {
     let below = path.strip_prefix(&root.path).unwrap_or(Path::new(""));
     let mut name = root.name.as_bytes().to_vec();
     if !below.as_os_str().is_empty() {
@@ -171,15 +299,16 @@ fn name(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameError> 
     RelPath::new(&name, NamePolicy::AllowOdd)
 }
 
-fn unreadable(error: walkdir::Error) -> Found {
-    let path = error.path().unwrap_or(Path::new("?")).to_owned();
-    let error = error.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into());
-    io_failure(&path, &error)
-}
-
-fn io_failure(path: &Path, error: &io::Error) -> Found {
-    let fault = if error.kind() == io::ErrorKind::NotFound { Fault::SourceChanged } else { Fault::FileIo };
-    left_out(path, fault, format!("cannot read it: {error}"))
+fn unreadable(path: &Path, errno: Errno) -> Found {
+    match errno {
+        Errno::LOOP | Errno::NOTDIR => {
+            left_out(path, Fault::SourceChanged, "it was exchanged for something else meanwhile")
+        }
+        errno => {
+            let fault = if errno == Errno::NOENT { Fault::SourceChanged } else { Fault::FileIo };
+            left_out(path, fault, format!("cannot read it: {}", in_words(&errno.into())))
+        }
+    }
 }
 
 fn left_out(path: &Path, fault: Fault, reason: impl Into<String>) -> Found {
@@ -190,6 +319,7 @@ fn left_out(path: &Path, fault: Fault, reason: impl Into<String>) -> Found {
 mod tests {
     use super::*;
     use crate::plan::roots;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     fn everything(path: &Path) -> (Vec<String>, Vec<String>, Vec<String>) {
@@ -245,6 +375,120 @@ mod tests {
         symlink("real", dir.path().join("latest")).unwrap();
         let (files, others, left_out) = everything(&dir.path().join("latest"));
         assert_eq!((files, others, left_out), (vec!["latest/a".into()], vec!["latest/".into()], vec![]));
+    }
+
+    /// However often a folder is exchanged for a link, nothing is found through that.
+    #[test]
+    fn a_folder_that_becomes_a_link_during_the_walk_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, secret) = (dir.path().join("t"), dir.path().join("secret"));
+        fs::create_dir_all(tree.join("d/e")).unwrap();
+        fs::create_dir_all(secret.join("e")).unwrap();
+        fs::write(tree.join("first"), "").unwrap();
+        for folder in ["", "e"] {
+            fs::write(secret.join(folder).join("key"), "").unwrap();
+        }
+        let roots = roots(&[tree.clone()]).unwrap();
+        // Of a folder, files are found before its folders are opened: `first` tells that the root is being read, `second`
+        // that `d` is.
+        for (exchanged, moment) in [("d", "t/first"), ("d/e", "t/d/second")] {
+            fs::write(tree.join("d/second"), "").unwrap();
+            let mut found = Vec::new();
+            find_files(
+                &roots,
+                || true,
+                |item| {
+                    if matches!(&item, Found::File(source) if source.name.as_bytes() == moment.as_bytes()) {
+                        fs::rename(tree.join(exchanged), dir.path().join("moved")).unwrap();
+                        symlink(&secret, tree.join(exchanged)).unwrap();
+                    }
+                    found.push(item);
+                    true
+                },
+            );
+            let is_told = |item: &Found| {
+                matches!(item, Found::LeftOut { path, fault: Fault::SourceChanged, .. }
+                if path.ends_with(exchanged))
+            };
+            assert_eq!(found.iter().filter(|item| is_told(item)).count(), 1, "{found:?}");
+            assert!(!format!("{found:?}").contains("key"), "{found:?}");
+            fs::remove_file(tree.join(exchanged)).unwrap();
+            fs::rename(dir.path().join("moved"), tree.join(exchanged)).unwrap();
+        }
+    }
+
+    /// Neither names that are longer together than what is read at once, nor the depth of a tree need more descriptors.
+    #[test]
+    fn wide_and_deep_trees_are_walked_with_one_folder_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut deep = dir.path().join("t");
+        for _ in 0..100 {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        for number in 0..2000 {
+            fs::write(deep.join(format!("{number:040}")), "").unwrap();
+            fs::create_dir(deep.join(format!("{number:040}d"))).unwrap();
+        }
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let (before, mut most, mut files) = (open(), 0, 0);
+        let roots = roots(&[dir.path().join("t")]).unwrap();
+        let told = find_files(
+            &roots,
+            || true,
+            |_| {
+                files += 1;
+                if files % 500 == 0 {
+                    most = most.max(open());
+                }
+                true
+            },
+        );
+        let mut others = Vec::new();
+        find_others(
+            &roots,
+            &told,
+            || true,
+            |found| {
+                others.push(found);
+                true
+            },
+        );
+        assert_eq!((files, others.len(), told.len()), (2000, 2101, 0));
+        // Other tests of this process open some, too.
+        assert!(most < before + 50, "{before} descriptors, {most} in the walk");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_told_once_and_still_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("t");
+        fs::create_dir_all(tree.join("gone")).unwrap();
+        fs::write(tree.join("a"), "a").unwrap();
+        let roots = roots(&[tree.clone()]).unwrap();
+        let mut found = Vec::new();
+        let told = find_files(
+            &roots,
+            || true,
+            |item| {
+                let _ = fs::remove_dir(tree.join("gone"));
+                found.push(item);
+                true
+            },
+        );
+        assert!(told.contains(&tree.join("gone")), "{told:?}");
+        let mut again = |item| {
+            found.push(item);
+            true
+        };
+        find_others(&roots, &told, || true, &mut again);
+        assert!(
+            matches!(
+                &found[..],
+                [Found::File(_), Found::LeftOut { fault: Fault::SourceChanged, .. }, Found::Dir { .. }]
+            ),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
-    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Room, Store, StoreError, Written,
-    check_size_limit,
+    Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Records, Room, Store, StoreError,
+    Written, check_size_limit,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -61,14 +61,14 @@ struct Arrival {
     /// What is promised to it, as long as it is in arrival.
     room: Option<Room>,
     /// Parts that are in and not yet in the landing's journal.
-    unrecorded: Vec<Record>,
+    unrecorded: Records,
     /// What an earlier session left of it and is gone on with.
     resumed_bytes: u64,
 }
 
 impl Arrival {
     fn new(entry: FileEntry, at: At) -> Self {
-        Arrival { entry, at, room: None, unrecorded: Vec::new(), resumed_bytes: 0 }
+        Arrival { entry, at, room: None, unrecorded: Records::default(), resumed_bytes: 0 }
     }
 
     /// Nothing is kept of it.
@@ -193,8 +193,9 @@ impl<'a> Arrivals<'a> {
 
     /// What tells the state of a file that can be taken up again if it is cut.
     pub fn origin(entry: &FileEntry) -> Option<Origin> {
-        let (size_bytes, mtime, state) = (entry.layout.size_bytes(), entry.metadata.mtime, entry.state);
-        (entry.layout.count() > 1 && state.is_some()).then_some(Origin { size_bytes, mtime, state })
+        let (size_bytes, mtime) = (entry.layout.size_bytes(), entry.metadata.mtime);
+        let state = entry.state.filter(|_| entry.layout.count() > 1)?;
+        Some(Origin { size_bytes, mtime, state })
     }
 
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
@@ -326,7 +327,7 @@ impl<'a> Arrivals<'a> {
             if md5.is_none() {
                 self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
             }
-            let item = Item::AlreadyThere(file);
+            let item = Item::AlreadyThere { file, origin: Arrivals::origin(&entry) };
             let complete =
                 Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, last: None, item };
             self.hand_over(speaker, vec![complete]);
@@ -477,10 +478,13 @@ impl<'a> Arrivals<'a> {
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
-        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
-        self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts));
         let progressed = speaker.session.holes_verified(hole);
-        self.verified(speaker, hole.id, hole.range, progressed);
+        if matches!(progressed, Progressed::Unchanged) {
+            return;
+        }
+        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
+        let record = Record::Holes(hole.part, hole.parts);
+        self.verified(speaker, hole.id, hole.range, record, progressed);
         self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
@@ -497,9 +501,9 @@ impl<'a> Arrivals<'a> {
     pub fn judge(&self, header: &PartHeader, actual: Md5) {
         let mut speaker = self.speak();
         if actual == header.md5 {
-            self.unrecorded(header.id, Record::Part(header.part, actual));
             let progressed = speaker.session.part_verified(header);
-            return self.verified(speaker, header.id, header.range, progressed);
+            let record = Record::Part(header.part, actual);
+            return self.verified(speaker, header.id, header.range, record, progressed);
         }
         match speaker.session.part_damaged(header) {
             Repair::Again => {
@@ -523,19 +527,24 @@ impl<'a> Arrivals<'a> {
         }
     }
 
+    /// Part of a file is in place and verified; `record` tells so in its journal, if more is to come.
     fn verified(
         &self,
         mut speaker: MutexGuard<'_, Speaker>,
         id: EntryId,
         range: PartRange,
+        record: Record,
         progressed: Progressed,
     ) {
         match progressed {
-            Progressed::Complete(digests) => self.complete(&mut speaker, id, digests, range),
+            // A journal that tells of it would be believed by the next session.
+            Progressed::Unchanged => {}
             Progressed::Partly => {
+                self.unrecorded(id, record);
                 drop(speaker);
                 self.lister.ready(id, range);
             }
+            Progressed::Complete(digests) => self.complete(&mut speaker, id, digests, range),
         }
     }
 
@@ -660,7 +669,7 @@ fn complete_file(entry: FileEntry, resumed_bytes: u64, landing: Landing, digests
 fn make_landing(store: &mut Store, entry: &FileEntry) -> Result<Landing, StoreError> {
     let landing = match Arrivals::origin(entry) {
         Some(origin) => store.land_parts(&entry.path, origin)?,
-        None => store.land(&entry.path)?,
+        None => store.land(&entry.path, entry.layout.size_bytes())?,
     };
     if entry.is_sparse {
         landing.make_sparse(entry.layout.size_bytes())?;

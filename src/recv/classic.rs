@@ -100,7 +100,7 @@ impl Session<'_> {
             // Those that wait hold descriptors.
             self.batch.commit()?;
         }
-        let landing = self.batch.store.land(&header.path);
+        let landing = self.batch.store.land(&header.path, size_bytes);
         let mut landing = landing.map_err(|error| store_error(&name, error))?;
         if let Some(room) = &room {
             room.lands(landing.written());

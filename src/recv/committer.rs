@@ -83,8 +83,10 @@ fn commit_batch(
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
     for Complete { id, path, size_bytes, resumed_bytes, md5, last, item } in batch {
-        let (is_file, was_there) =
-            (!matches!(item, Item::Dir { .. } | Item::Link { .. }), matches!(item, Item::AlreadyThere(_)));
+        let (is_file, was_there) = (
+            !matches!(item, Item::Dir { .. } | Item::Link { .. }),
+            matches!(item, Item::AlreadyThere { .. }),
+        );
         labels.push((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there));
         items.push(item);
     }

@@ -856,7 +856,7 @@ mod tests {
             Server { sweep: Duration::from_millis(5), ..Server::start(options(out.path())).unwrap() };
         let mut store = server.root.session(NewDirs::PrivateUntilAnnounced).unwrap();
         let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
-        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Some(Md5::of(b"state")) };
+        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
         let landing = store.land_parts(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();

@@ -21,7 +21,7 @@ pub const MAX_COMPONENT_BYTES: usize = 255;
 pub const MAX_PATH_BYTES: usize = 4096;
 /// Components at most: deeper trees than this are attacks on recursion.
 pub const MAX_COMPONENTS: usize = 128;
-/// Names that begin like this belong to the receiver's own landings; no peer may use one.
+/// Names that begin like this, in upper or lower case, belong to the receiver's own landings; no peer may use one.
 pub const RESERVED_PREFIX: &[u8] = b".ftx-";
 
 /// A relative path without `.`, `..`, empty components or NUL, within bounds; raw bytes, `/` between components.
@@ -55,7 +55,7 @@ pub enum NameError {
     /// A NUL byte.
     #[error("the name holds a NUL byte")]
     Nul,
-    /// A component begins with [`RESERVED_PREFIX`].
+    /// A component begins with [`RESERVED_PREFIX`], in upper or lower case.
     #[error("names that begin with \".ftx-\" are reserved for files in arrival")]
     Reserved,
     /// A component is longer than [`MAX_COMPONENT_BYTES`].
@@ -137,7 +137,10 @@ fn check_component(component: &[u8]) -> Result<(), NameError> {
         b"." => Err(NameError::DotComponent(".")),
         b".." => Err(NameError::DotComponent("..")),
         c if c.len() > MAX_COMPONENT_BYTES => Err(NameError::ComponentTooLong(c.len())),
-        c if c.starts_with(RESERVED_PREFIX) => Err(NameError::Reserved),
+        // Where the file system ignores case, each spelling finds what is in arrival.
+        c if c.get(..RESERVED_PREFIX.len()).is_some_and(|c| c.eq_ignore_ascii_case(RESERVED_PREFIX)) => {
+            Err(NameError::Reserved)
+        }
         _ => Ok(()),
     }
 }
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_leads_elsewhere_is_rejected() {
-        let cases: [(&[u8], NameError); 12] = [
+        let cases: [(&[u8], NameError); 14] = [
             (b"", NameError::Empty),
             (b"/etc/passwd", NameError::Absolute),
             (b"/", NameError::Absolute),
@@ -187,6 +190,8 @@ mod tests {
             (b"a\0b", NameError::Nul),
             (b".ftx-1234", NameError::Reserved),
             (b"a/.ftx-/b", NameError::Reserved),
+            (b".FTX-part-1234", NameError::Reserved),
+            (b"a/.Ftx-x", NameError::Reserved),
         ];
         for (name, error) in cases {
             assert_eq!(strict(name), Err(error.clone()), "{name:?}");

@@ -111,6 +111,10 @@ impl Sender<'_> {
         let name = source.name.as_bytes();
         self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
+        while let Some(left) = source.unsettled_for() {
+            self.interrupt.wait(None, Some(left)).map_err(SendError::Connection)?;
+            self.go_on()?;
+        }
         let digested =
             source.open().and_then(|open| Ok((self.whole_digest(&open, source.size_bytes)?, open)));
         let (md5, open) = match digested {
@@ -153,7 +157,7 @@ impl Sender<'_> {
             open.read(range, &mut buffer)?;
             hasher.update(&buffer);
         }
-        open.check_unchanged()?;
+        open.check_end().and_then(|()| open.check_unchanged())?;
         Ok(Some(hasher.finish()))
     }
 

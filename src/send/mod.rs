@@ -220,7 +220,7 @@ impl SendError {
 
 /// How often a first connection that is refused is tried again.
 const FIRST_RETRIES: u32 = 2;
-/// How often in a row a lost connection is tried again: for about a minute.
+/// How often in a row, without progress, a lost connection is tried again: for about a minute.
 const RETRIES: u32 = 10;
 
 /// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest

@@ -16,6 +16,7 @@
 //! Where the MD5 of whole files is wanted, the [`Lister`] has a thread beside these: the loader begins a file there,
 //! and the ear tells it what is stored.
 
+mod backoff;
 mod ear;
 mod loader;
 mod state;
@@ -40,6 +41,7 @@ use crate::plan::{self, Found, Root, StateKey};
 use crate::progress::{Event, Progress, Summary};
 use crate::wire::SessionId;
 
+use backoff::Backoff;
 use state::{Announced, Shared};
 
 pub use streams::{MAX_STREAMS, Streams};
@@ -57,10 +59,6 @@ const IN_A_MOMENT: Duration = Duration::from_millis(1);
 /// How often a wait for the walk looks up to see whether the session is over.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
-/// The first pause before a lost connection is opened again; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-
 /// How to the receiver, and how often.
 pub struct Route<'a> {
     /// The receiver, as typed.
@@ -69,7 +67,7 @@ pub struct Route<'a> {
     pub connect: &'a dyn Fn() -> Result<TcpStream, NetError>,
     /// Opens another one.
     pub reconnect: &'a dyn Fn() -> Result<TcpStream, NetError>,
-    /// How often in a row that is tried.
+    /// How often in a row that is tried while nothing more is stored or kept.
     pub retries: u32,
     /// Connections of a session.
     pub streams: Streams,
@@ -96,6 +94,8 @@ pub struct Remainder {
     /// Entries that earlier sessions announced.
     pub announced_before: u64,
     pub last_session: Option<SessionId>,
+    /// What the receiver was found to have kept of files that were cut; counts only what exceeds an earlier find.
+    pub kept_bytes: u64,
     /// Has the receiver ever said anything?
     was_answered: bool,
 }
@@ -107,7 +107,7 @@ enum Walked {
     FilesComplete,
 }
 
-/// Sends everything below `roots`: on one connection, and if that is lost on others, as long as something moves.
+/// Sends everything below `roots`: on one connection, and if that is lost on others, as long as more and more is stored or kept.
 pub fn send(
     roots: &[Root],
     route: &Route<'_>,
@@ -128,28 +128,25 @@ pub fn send(
         let found = found;
         let mut stream = (route.connect)()?;
         let mut left = Remainder::default();
-        let mut failures = 0;
+        let mut backoff = Backoff::new(route.retries);
         loop {
-            let before = left.progress();
+            let (before, began) = (left.progress(), Instant::now());
             let mut error = match attempt(stream, &found, &mut left, route, progress, lister) {
                 Ok(()) => return Ok(left.summary),
                 Err(error) if error.is_disconnect() => error.lost(route.host, 0),
                 Err(error) => error,
             };
-            if left.progress() != before {
-                failures = 0;
-            }
+            backoff.on_session_end(left.progress() != before, began.elapsed());
             stream = loop {
-                if failures >= route.retries || !error.can_heal() {
-                    return Err(if left.was_answered { error.lost(route.host, failures) } else { error });
-                }
-                let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures)).min(LONGEST_PAUSE);
+                let attempts = backoff.attempts();
+                let Some(pause) = backoff.next_pause().filter(|_| error.can_heal()) else {
+                    return Err(if left.was_answered { error.lost(route.host, attempts) } else { error });
+                };
                 progress.event(Event::Lost { reason: &error.to_string(), pause });
                 let waited = interrupt.wait(None, Some(pause)).map_err(SendError::Connection)?;
                 if waited == Woken::Bell {
                     return Err(SendError::Interrupted);
                 }
-                failures += 1;
                 match (route.reconnect)() {
                     Ok(stream) => break stream,
                     Err(again) => error = again.into(),
@@ -167,9 +164,10 @@ impl Remainder {
         self.unsettled = unsettled.chain(not_again).collect();
     }
 
-    /// Differs if something moved in between.
+    /// Differs if in between an entry was stored or failed, or the receiver was found to have kept more of a file. That
+    /// bytes have left is no progress: a receiver that crashes on one file takes bytes of it each time.
     fn progress(&self) -> (u64, u64, u64) {
-        (self.summary.files + self.summary.others, self.summary.failed(), self.summary.moved_bytes)
+        (self.summary.files + self.summary.others, self.summary.failed(), self.kept_bytes)
     }
 }
 
@@ -372,5 +370,47 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder,
         state.session.end();
         drop(state);
         shared.speak();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Source;
+    use crate::progress::Silent;
+    use crate::relpath::{NamePolicy, RelPath};
+    use std::fs;
+    use std::path::Path;
+
+    /// A session without a connection.
+    pub fn with_shared(test: impl FnOnce(&Shared<'_>)) {
+        let (words, _spoken) = bounded(1);
+        let (lister, interrupt) = (Lister::new(false, &Silent), Bell::new().unwrap());
+        let timeout = Duration::from_secs(60);
+        let mut left = Remainder::default();
+        test(&Shared::new(words, &mut left, &Silent, &lister, timeout, &interrupt).unwrap());
+    }
+
+    /// Announces a file as the only entry, of which the receiver then wants `parts`.
+    pub fn announce(shared: &Shared<'_>, path: &Path, parts: &str) -> Arc<Source> {
+        let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
+        let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
+        let mut state = shared.lock();
+        state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
+        state.announce(Announced::file(Arc::clone(&source)), &StateKey::of_this_process(), &Silent);
+        let want = format!(r#"{{"ftx":"want","entries":[[0,0]],"parts":"{parts}"}}"#);
+        state.session.handle(want.as_bytes()).unwrap();
+        source
+    }
+
+    /// Writes the first byte of a file once more: its content stays as it is, and its date changes.
+    pub fn rewrite(source: &Source, path: &Path) {
+        if let Some(left) = source.unsettled_for() {
+            thread::sleep(left);
+        }
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut first = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &first, 0).unwrap();
     }
 }

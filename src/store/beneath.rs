@@ -10,8 +10,8 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::StoreError;
 use super::touched::Touched;
+use super::{NewDirs, StoreError};
 
 /// Handles kept open, so that the files of one folder do not walk down to it again and again: so many that were used
 /// last, and up to as many that were used before. Fewer where a process may have few descriptors.
@@ -29,6 +29,10 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 /// that one user alone may write to; here it marks the folder as one whose rights and time are still to come, even for
 /// a session that goes on where another one was cut.
 pub const UNANNOUNCED: u32 = 0o1700;
+/// The bits that tell whether a folder has that mode. Not the setgid bit, which a new folder has from the one above it.
+const MARK_BITS: u32 = 0o1777;
+/// At most so many folders are remembered whose file system does not keep the mark.
+const MAX_UNMARKED: usize = 1 << 18;
 
 /// A folder is there under a name that is spelled otherwise, and this file system takes the two for the same. No system
 /// call that is made here fails with this.
@@ -58,6 +62,8 @@ pub struct Folder {
     /// The file system it is on.
     pub device: u64,
     inode: u64,
+    /// The mode it had when it was opened.
+    mode: u32,
     has_default_acl: OnceLock<bool>,
     /// It was made here a moment ago: there is nothing in it that this session did not put there.
     is_fresh: bool,
@@ -74,6 +80,7 @@ impl Folder {
             handle,
             device: stat.st_dev,
             inode: stat.st_ino,
+            mode: stat.st_mode,
             has_default_acl: OnceLock::new(),
             is_fresh: false,
             may_fold: OnceLock::new(),
@@ -203,6 +210,7 @@ pub struct Beneath(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     root: Arc<Folder>,
+    new_dirs: NewDirs,
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
     handles: Mutex<Handles>,
@@ -211,18 +219,31 @@ struct Shared {
     devices: Mutex<BTreeMap<u64, Arc<Folder>>>,
     touched: Mutex<Touched>,
     spellings: Mutex<Spellings>,
+    /// Folders that were made here and not announced yet, on file systems that do not keep the mark, by their identity.
+    unmarked: Mutex<HashSet<(u64, u64)>>,
 }
 
 impl Beneath {
-    pub fn new(root: Folder, dir_mode: Mode) -> Self {
+    pub fn new(root: Folder, new_dirs: NewDirs) -> Self {
+        let dir_mode = match new_dirs {
+            NewDirs::PrivateUntilAnnounced => UNANNOUNCED,
+            NewDirs::AsTheSystemMakesThem => 0o777,
+        };
         Beneath(Arc::new(Shared {
             root: Arc::new(root),
-            dir_mode,
+            new_dirs,
+            dir_mode: Mode::from_raw_mode(dir_mode),
             handles: Mutex::default(),
             devices: Mutex::default(),
             touched: Mutex::default(),
             spellings: Mutex::default(),
+            unmarked: Mutex::default(),
         }))
+    }
+
+    /// What tells the root from all other folders of its file system.
+    pub fn root_inode(&self) -> u64 {
+        self.0.root.inode
     }
 
     /// A handle on the folder `dir`, if it is there, in this spelling.
@@ -241,6 +262,8 @@ impl Beneath {
         if !self.is_spelled(&parent, above, name)? {
             return Err(SPELLED_OTHERWISE);
         }
+        // Another session, or one that was killed, may have made it and not synced its name.
+        self.touched().add_above(&parent);
         Ok(self.keep(dir, folder))
     }
 
@@ -344,13 +367,24 @@ impl Beneath {
             false => Err(SPELLED_OTHERWISE),
         });
         let folder = handle.and_then(Folder::new).map_err(StoreError::io("open the folder it belongs in"))?;
+        if is_fresh && self.0.new_dirs == NewDirs::PrivateUntilAnnounced && !is_marked(folder.mode) {
+            let mut unmarked = self.unmarked();
+            if unmarked.len() < MAX_UNMARKED {
+                unmarked.insert(folder.identity());
+            }
+        }
         Ok(self.keep(dir, Folder { is_fresh, ..folder }))
     }
 
-    /// Was the folder made for what is in it, and waits for its own rights and time?
-    pub fn is_unannounced(&self, folder: &Folder) -> bool {
-        self.0.dir_mode == Mode::from_raw_mode(UNANNOUNCED)
-            && rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_mode & 0o1777 == UNANNOUNCED)
+    /// Was the folder, which has this mode now, made for what is in it, and waits for its own rights and time?
+    pub fn is_unannounced(&self, folder: &Folder, mode: u32) -> bool {
+        self.0.new_dirs == NewDirs::PrivateUntilAnnounced
+            && (is_marked(mode) || self.unmarked().contains(&folder.identity()))
+    }
+
+    /// It has its rights and time now.
+    pub fn set_announced(&self, folder: &Folder) {
+        self.unmarked().remove(&folder.identity());
     }
 
     /// Forgets the handle on `dir`: it was removed, or replaced, by somebody else.
@@ -381,9 +415,17 @@ impl Beneath {
         self.0.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unmarked(&self) -> MutexGuard<'_, HashSet<(u64, u64)>> {
+        self.0.unmarked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn handles(&self) -> MutexGuard<'_, Handles> {
         self.0.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_marked(mode: u32) -> bool {
+    mode & MARK_BITS == UNANNOUNCED
 }
 
 /// The folder above a folder that is not the root, and its name there.
@@ -468,7 +510,7 @@ mod tests {
     fn where_descriptors_are_short_those_that_are_kept_for_speed_are_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
+        let beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
         let kept = Arc::downgrade(&beneath.open_or_make(b"x").unwrap());
         // It is touched, too, and that has to be synced.
         beneath.take_touched();
@@ -489,12 +531,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = Beneath::new(Folder::new(handle).unwrap(), Mode::RWXU);
+        let beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
         beneath.open_or_make(b"x/y/z").unwrap();
         assert!(dir.path().join("x/y/z").is_dir());
         assert_eq!(beneath.take_touched().few(), 3, "each folder that got a new name");
         symlink(outside.path(), dir.path().join("link")).unwrap();
         assert!(matches!(beneath.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_folder_whose_file_system_keeps_no_mark_is_known_by_its_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("theirs")).unwrap();
+        let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let mut beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
+        // What such a file system makes of the mode.
+        Arc::get_mut(&mut beneath.0).unwrap().dir_mode = Mode::RWXU;
+        let is_unannounced =
+            |folder: &Folder| beneath.is_unannounced(folder, rustix::fs::fstat(folder).unwrap().st_mode);
+        let (ours, theirs) =
+            (beneath.open_or_make(b"ours").unwrap(), beneath.open_or_make(b"theirs").unwrap());
+        assert!(is_unannounced(&ours) && !is_unannounced(&theirs));
+        beneath.set_announced(&ours);
+        assert!(!is_unannounced(&ours), "set once");
     }
 }

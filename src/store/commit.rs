@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::beneath::Folder;
+use super::journal::Origin;
 use super::landing::{Landing, set_metadata, timestamps};
 use super::occupant::{ExistingFile, Occupant, look, numbered_names};
 use super::{OnConflict, Store, StoreError};
@@ -16,6 +17,8 @@ use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
 pub const SYNC_ONE_BY_ONE: usize = 4;
+/// The bit of a folder by which what is made in it belongs to its group.
+const SETGID: u32 = 0o2000;
 
 /// Something that is complete and wants its final name.
 #[derive(Debug)]
@@ -30,7 +33,12 @@ pub enum Item {
         metadata: Metadata,
     },
     /// A file that was there before and is identical: it only has to be durable.
-    AlreadyThere(Arc<ExistingFile>),
+    AlreadyThere {
+        /// The file that is there.
+        file: Arc<ExistingFile>,
+        /// Of which state it is, if some of that may be left from a cut session.
+        origin: Option<Origin>,
+    },
     /// A folder in which everything is in place.
     Dir {
         /// Where.
@@ -136,7 +144,7 @@ impl Store {
                     }
                 }
                 Item::File { landing, .. } => landing.sync(),
-                Item::AlreadyThere(file) => file.sync(),
+                Item::AlreadyThere { file, .. } => file.sync(),
                 Item::Dir { .. } | Item::Link { .. } => Ok(()),
             };
             if let Err(error) = synced {
@@ -150,9 +158,11 @@ impl Store {
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
-            Item::AlreadyThere(file) => {
+            Item::AlreadyThere { file, origin } => {
                 self.beneath.touch(&file.dir()?);
-                file.remove_left_behind();
+                if let Some(origin) = origin {
+                    file.remove_left_behind(origin);
+                }
                 Ok(file.copy_path().cloned().map_or(Placed::AlreadyThere, Placed::CopyThere))
             }
             Item::Dir { path, metadata } => self.place_dir(&path, metadata),
@@ -262,10 +272,14 @@ impl Store {
             }
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
-        let is_ours = self.beneath.is_unannounced(&handle);
+        let stat = rustix::fs::fstat(&handle).map_err(StoreError::io("look at the folder"))?;
+        let is_ours = self.beneath.is_unannounced(&handle, stat.st_mode);
         if is_ours || self.on_conflict == OnConflict::Overwrite {
             let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
-            set_metadata(&*handle, Metadata { mode: metadata.mode.or(default), ..metadata })?;
+            // The setgid bit is not the sender's: the folder has it from the one above, to hand its group on.
+            let bits = metadata.mode.or(default).map(|mode| mode.bits() | stat.st_mode & SETGID);
+            set_metadata(&*handle, bits, metadata.mtime)?;
+            self.beneath.set_announced(&handle);
         }
         self.beneath.touch(&handle);
         Ok(Placed::Named)

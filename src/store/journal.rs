@@ -13,22 +13,29 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::beneath::Folder;
+use super::beneath::{Beneath, Folder};
 use super::landing::Written;
+use super::partial::{NEW_SUFFIX, is_ours};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::units::MtimeNs;
 
-/// Bytes of a line for one part, and then some; a longer journal than this allows is none of ours.
+/// Bytes of a line at most, and of the first one, which has a name in it.
 const MAX_LINE_BYTES: u64 = 256;
-/// And of the first line.
-const MAX_HEADER_BYTES: u64 = 8 * MAX_LINE_BYTES;
+const MAX_HEADER_BYTES: u64 = 16 << 10;
+/// More of a journal is neither written nor read: enough for seven terabytes of parts, and far more of holes. What comes
+/// behind that is fetched again.
+const MAX_JOURNAL_BYTES: u64 = 64 << 20;
+/// What came in since the last checkpoint: parts of 32 GiB, or so many runs of holes. More of it is not recorded.
+const MAX_UNRECORDED: usize = 4096;
+/// A journal is rewritten where it has more than twice the lines that say the same, and then some.
+const SPARE_LINES: u64 = 64;
 
 /// What tells one state of a file at its sender from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +45,7 @@ pub struct Origin {
     /// Its time of modification.
     pub mtime: Option<MtimeNs>,
     /// What the sender says of its state; equal only if the file cannot have changed in between.
-    pub state: Option<Md5>,
+    pub state: Md5,
 }
 
 /// The first line.
@@ -51,28 +58,30 @@ pub struct Header {
     pub state: Option<String>,
     /// Of the landing: a journal does not speak of another file that has its name.
     pub inode: u64,
+    /// The inode of the root of the receiver that began it, which alone removes what is too old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<u64>,
 }
 
 impl Header {
-    pub fn new(name: &[u8], origin: Origin, inode: u64) -> Self {
+    pub fn new(name: &[u8], origin: Origin, inode: u64, beneath: &Beneath) -> Self {
+        Header { root: Some(beneath.root_inode()), ..Header::of(name, origin, inode) }
+    }
+
+    fn of(name: &[u8], origin: Origin, inode: u64) -> Self {
         Header {
             name_hex: hex::encode(name),
             size: origin.size_bytes,
             mtime_ns: origin.mtime.map(|mtime| mtime.0),
-            state: origin.state.map(|state| state.to_string()),
+            state: Some(origin.state.to_string()),
             inode,
+            root: None,
         }
     }
 
-    /// What a journal is about, which its session may be writing just now; `None` if that is nothing to believe.
-    pub fn read(dir: &Folder, name: &str) -> io::Result<Option<Self>> {
-        let Some((mut file, _)) = open_ours(dir, name)? else { return Ok(None) };
-        Ok(read_start(&mut file)?.1.map(|told| told.header))
-    }
-
-    /// Is it the same state of the same file? Without a word from the sender on its state, nobody can tell.
+    /// Is it the same state of the same file?
     pub fn is_same_state(&self, other: &Header) -> bool {
-        self == other && self.state.is_some()
+        *self == Header { root: self.root, ..other.clone() }
     }
 }
 
@@ -83,6 +92,32 @@ pub enum Record {
     Part(u64, Md5),
     /// So many whole parts of zeros, from the first on.
     Holes(u64, u64),
+}
+
+/// What is to be recorded at the next checkpoint.
+#[derive(Debug, Default)]
+pub struct Records(Vec<Record>);
+
+impl Records {
+    /// Adds one more. A run of holes that touches the one before is the same run: a sender that tells of zeros part by part
+    /// costs no more than one that does not.
+    pub fn push(&mut self, record: Record) {
+        if let (Some(Record::Holes(first, parts)), Record::Holes(next, more)) = (self.0.last_mut(), record)
+            && first.checked_add(*parts) == Some(next)
+        {
+            *parts += more;
+        } else if self.0.len() < MAX_UNRECORDED {
+            self.0.push(record);
+        }
+    }
+}
+
+impl std::ops::Deref for Records {
+    type Target = [Record];
+
+    fn deref(&self) -> &[Record] {
+        &self.0
+    }
 }
 
 /// What a file's metadata looks like as long as nobody writes to it.
@@ -131,19 +166,38 @@ pub struct Told {
     pub closed: Option<Stamp>,
     /// Bytes up to the end of the last line that counts.
     pub len: u64,
+    lines: u64,
     seed: u32,
 }
 
-/// Reads a journal; `None` if not even its first line is whole.
+impl Told {
+    /// Would far fewer lines say the same?
+    fn has_needless_lines(&self) -> bool {
+        let (parts, holes) = self.digests.runs();
+        self.lines > 2 * (parts + holes) as u64 + SPARE_LINES
+    }
+}
+
+/// Understands a journal; `None` if not even its first line is whole.
 pub fn parse(bytes: &[u8]) -> Option<Told> {
-    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
-    let first = lines.next()?;
-    let Line::File(header) = read_line(first, 0)? else { return None };
-    let seed = crc32c::crc32c(first);
+    read(bytes).ok()?
+}
+
+/// Reads a journal line by line.
+fn read(mut journal: impl BufRead) -> io::Result<Option<Told>> {
+    let mut line = Vec::new();
+    let mut next_line = |line: &mut Vec<u8>, most: u64| {
+        line.clear();
+        journal.by_ref().take(most).read_until(b'\n', line)
+    };
+    next_line(&mut line, MAX_HEADER_BYTES)?;
+    let Some(Line::File(header)) = read_line(&line, 0) else { return Ok(None) };
+    let seed = crc32c::crc32c(&line);
     let layout = PartLayout::new(header.size);
-    let mut told = Told { header, digests: PartDigests::new(), closed: None, len: first.len() as u64, seed };
-    for line in lines {
-        let fits = match read_line(line, seed) {
+    let len = line.len() as u64;
+    let mut told = Told { header, digests: PartDigests::new(), closed: None, len, lines: 1, seed };
+    while next_line(&mut line, MAX_LINE_BYTES)? > 0 {
+        let fits = match read_line(&line, seed) {
             Some(Line::Part { index, md5 }) => match md5.parse() {
                 Ok(md5) if index < layout.count() && !told.digests.contains(index) => {
                     told.digests.insert(index, md5);
@@ -173,8 +227,9 @@ pub fn parse(bytes: &[u8]) -> Option<Told> {
             break;
         }
         told.len += line.len() as u64;
+        told.lines += 1;
     }
-    Some(told)
+    Ok(Some(told))
 }
 
 fn read_line(line: &[u8], seed: u32) -> Option<Line> {
@@ -213,24 +268,17 @@ enum State {
 #[derive(Debug)]
 struct Open {
     file: File,
+    len: u64,
     seed: u32,
     /// Is there more than the first line?
     has_records: bool,
 }
 
-fn open_ours(dir: &Folder, name: &str) -> io::Result<Option<(File, Stat)>> {
+fn open_ours(dir: &Folder, name: &str) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
     let stat = rustix::fs::fstat(&file)?;
-    Ok(super::partial::is_ours(&stat).then_some((file, stat)))
-}
-
-/// The first lines, as they are and as they are understood.
-fn read_start(file: &mut File) -> io::Result<(Vec<u8>, Option<Told>)> {
-    let mut bytes = Vec::new();
-    file.take(MAX_HEADER_BYTES).read_to_end(&mut bytes)?;
-    let told = parse(&bytes);
-    Ok((bytes, told))
+    Ok(is_ours(&stat).then_some(file))
 }
 
 impl Journal {
@@ -241,21 +289,19 @@ impl Journal {
 
     /// Opens the one that was left behind, if there is one that anybody can believe.
     pub fn open(dir: Arc<Folder>, name: Box<str>) -> io::Result<Option<(Self, Told)>> {
-        let Some((mut file, stat)) = open_ours(&dir, &name)? else { return Ok(None) };
-        // The header says how long it can be: read that much, and no more than it takes.
-        let (mut bytes, Some(start)) = read_start(&mut file)? else { return Ok(None) };
-        let most = (PartLayout::new(start.header.size).count() + 64).saturating_mul(2 * MAX_LINE_BYTES);
-        file.take(most).read_to_end(&mut bytes)?;
-        let Some(told) = parse(&bytes) else { return Ok(None) };
-        let Some((mut file, again)) = open_ours(&dir, &name)? else { return Ok(None) };
-        if again.st_ino != stat.st_ino {
-            return Ok(None);
-        }
+        let Some(mut file) = open_ours(&dir, &name)? else { return Ok(None) };
+        let Some(told) = read(BufReader::new((&file).take(MAX_JOURNAL_BYTES)))? else { return Ok(None) };
         file.set_len(told.len)?;
         file.seek(SeekFrom::End(0))?;
         let has_records = told.digests.count() > 0;
-        let open = Mutex::new(State::Open(Open { file, seed: told.seed, has_records }));
-        Ok(Some((Journal { dir, name, header: told.header.clone(), open }, told)))
+        let open = Open { file, len: told.len, seed: told.seed, has_records };
+        let journal = Journal { dir, name, header: told.header.clone(), open: Mutex::new(State::Open(open)) };
+        if told.has_needless_lines()
+            && let Ok(shorter) = journal.replace(&told.digests, told.closed)
+        {
+            *journal.lock() = State::Open(shorter);
+        }
+        Ok(Some((journal, told)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -265,16 +311,6 @@ impl Journal {
     /// Has anything been recorded?
     pub fn has_records(&self) -> bool {
         matches!(*self.lock(), State::Open(Open { has_records: true, .. }))
-    }
-
-    /// Says which file it is about, before there is anything to record. Where that fails, the first record tries again.
-    pub fn begin(&self) {
-        let mut open = self.lock();
-        if matches!(*open, State::New)
-            && let Ok(begun) = self.make(&self.name)
-        {
-            *open = State::Open(begun);
-        }
     }
 
     /// Brings the landing to stable storage and then records parts of it; with `close`, also how it is left.
@@ -313,7 +349,7 @@ impl Journal {
             self.unlink(name);
             return Err(error);
         }
-        Ok(Open { file, seed: crc32c::crc32c(&line), has_records: false })
+        Ok(Open { file, len: line.len() as u64, seed: crc32c::crc32c(&line), has_records: false })
     }
 
     /// Only these of the recorded parts are really there: a journal that says so takes the place of the other one. They
@@ -321,7 +357,7 @@ impl Journal {
     pub fn keep_only(&self, there: &PartDigests) {
         let mut open = self.lock();
         if matches!(*open, State::Open(_)) {
-            *open = match self.replace(there) {
+            *open = match self.replace(there, None) {
                 Ok(replaced) => State::Open(replaced),
                 // Then there is none, until something is recorded again.
                 Err(_) => {
@@ -332,14 +368,14 @@ impl Journal {
         }
     }
 
-    fn replace(&self, there: &PartDigests) -> io::Result<Open> {
-        let beside = format!("{}.new", self.name);
+    fn replace(&self, there: &PartDigests, closed: Option<Stamp>) -> io::Result<Open> {
+        let beside = format!("{}{NEW_SUFFIX}", self.name);
         // One that is left from a crash.
         self.unlink(&beside);
         let mut open = self.make(&beside)?;
         let parts = there.parts().map(|(part, md5)| Record::Part(part, md5));
         let holes = there.holes().map(|(first, parts)| Record::Holes(first, parts));
-        let replaced = open.append(parts.chain(holes), None).and_then(|()| {
+        let replaced = open.append(parts.chain(holes), closed).and_then(|()| {
             // Before it has the name: a loss of power shall not leave an empty one.
             rustix::fs::fdatasync(&open.file)?;
             Ok(rustix::fs::renameat(&*self.dir, &*beside, &*self.dir, &*self.name)?)
@@ -368,6 +404,9 @@ impl Open {
     fn append(&mut self, records: impl Iterator<Item = Record>, closed: Option<Stamp>) -> io::Result<()> {
         let mut lines = Vec::new();
         for record in records {
+            if self.len + lines.len() as u64 + 2 * MAX_LINE_BYTES > MAX_JOURNAL_BYTES {
+                break;
+            }
             self.has_records = true;
             let line = match record {
                 Record::Part(index, md5) => Line::Part { index, md5: md5.to_string() },
@@ -378,6 +417,7 @@ impl Open {
         if let Some(stamp) = closed {
             write_line(&Line::Closed(stamp), self.seed, &mut lines);
         }
+        self.len += lines.len() as u64;
         self.file.write_all(&lines)
     }
 }
@@ -387,8 +427,9 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        let origin = Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: None };
-        Header::new(b"a\xff", origin, 42)
+        let origin =
+            Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: [9; 16].into() };
+        Header::of(b"a\xff", origin, 42)
     }
 
     fn written(lines: &[Line]) -> Vec<u8> {
@@ -501,5 +542,93 @@ mod tests {
         assert!(!dir.path().join("journal").exists() && !journal.has_records());
         record(&journal, 3);
         assert_eq!(told().digests.count(), 1);
+    }
+
+    #[test]
+    fn runs_of_holes_that_touch_are_one_record_and_there_are_only_so_many() {
+        let mut records = Records::default();
+        (0..1_000_000).for_each(|part| records.push(Record::Holes(part, 1)));
+        records.push(Record::Part(1_000_000, Md5::of(b"")));
+        records.push(Record::Holes(1_000_001, 2));
+        let md5 = Md5::of(b"");
+        let all = [Record::Holes(0, 1_000_000), Record::Part(1_000_000, md5), Record::Holes(1_000_001, 2)];
+        assert_eq!(*records, all);
+        (0..1_000_000).for_each(|part| records.push(Record::Holes(2_000_000 + 2 * part, 1)));
+        assert_eq!(records.len(), MAX_UNRECORDED);
+    }
+
+    /// A journal of a file of so many parts in its own folder.
+    fn journal_of(dir: &std::path::Path, parts: u64) -> Journal {
+        let folder = Arc::new(Folder::new(File::open(dir).unwrap().into()).unwrap());
+        let origin = Origin { size_bytes: parts * PART_BYTES, mtime: None, state: [9; 16].into() };
+        Journal::new(folder, "journal".into(), Header::of(b"a", origin, 42))
+    }
+
+    #[test]
+    fn a_journal_that_is_longer_than_what_it_says_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let landing = Written::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let journal = journal_of(dir.path(), 1 << 40);
+        let holes: Vec<Record> = (0..10_000).map(|part| Record::Holes(part, 1)).collect();
+        journal.record(&landing, &holes, true).unwrap();
+        let path = dir.path().join("journal");
+        let (long, before) = (std::fs::metadata(&path).unwrap().len(), parse(&std::fs::read(&path).unwrap()));
+        let folder = Arc::clone(&journal.dir);
+        let (journal, told) = Journal::open(Arc::clone(&folder), "journal".into()).unwrap().unwrap();
+        let short = std::fs::metadata(&path).unwrap().len();
+        assert!(long > 300_000 && short < 500, "{long}, {short}");
+        let after = parse(&std::fs::read(&path).unwrap()).unwrap();
+        let before = before.unwrap();
+        assert_eq!(
+            (&after.digests, after.closed),
+            (&before.digests, before.closed),
+            "and vouched for as before"
+        );
+        assert!(after.closed.is_some() && told.digests == after.digests && journal.has_records());
+        // And goes on.
+        journal.record(&landing, &[Record::Holes(10_000, 5)], false).unwrap();
+        assert_eq!(parse(&std::fs::read(&path).unwrap()).unwrap().digests.count(), 10_005);
+        let (_, told) = Journal::open(folder, "journal".into()).unwrap().unwrap();
+        assert_eq!(told.digests.count(), 10_005);
+    }
+
+    #[test]
+    fn more_than_a_journal_may_have_is_neither_written_nor_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let landing = Written::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let journal = journal_of(dir.path(), 1 << 40);
+        journal.record(&landing, &[Record::Holes(0, 1)], false).unwrap();
+        if let State::Open(open) = &mut *journal.lock() {
+            open.len = MAX_JOURNAL_BYTES - 3 * MAX_LINE_BYTES;
+        }
+        let holes: Vec<Record> = (1..1000).map(|part| Record::Holes(2 * part, 1)).collect();
+        journal.record(&landing, &holes, true).unwrap();
+        let path = dir.path().join("journal");
+        let told = parse(&std::fs::read(&path).unwrap()).unwrap();
+        assert!((2..10).contains(&told.digests.count()), "{}", told.digests.count());
+        assert!(told.closed.is_some(), "how the landing is left is told in any case");
+        // Lines that fit, behind the bound.
+        let journal = File::options().write(true).open(&path).unwrap();
+        let mut lines = Vec::new();
+        while (lines.len() as u64) < MAX_JOURNAL_BYTES {
+            write_line(&Line::Closed(told.closed.unwrap()), told.seed, &mut lines);
+        }
+        write_line(&Line::Hole { first: 1 << 20, parts: 1 }, told.seed, &mut lines);
+        std::os::unix::fs::FileExt::write_all_at(&journal, &lines, told.len).unwrap();
+        let folder = Arc::new(Folder::new(File::open(dir.path()).unwrap().into()).unwrap());
+        let (_, again) = Journal::open(folder, "journal".into()).unwrap().unwrap();
+        assert_eq!(again.digests, told.digests);
+        assert!(std::fs::metadata(&path).unwrap().len() < 10_000);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_to_its_end() {
+        let mut bytes = written(&[part(0)]);
+        let whole = bytes.len() as u64;
+        bytes.resize(bytes.len() + (1 << 20), b'x');
+        let mut left = &bytes[..];
+        let told = read(&mut left).unwrap().unwrap();
+        assert_eq!((told.len, told.digests.count()), (whole, 1));
+        assert_eq!(bytes.len() - left.len(), (whole + MAX_LINE_BYTES) as usize);
     }
 }

@@ -1,12 +1,15 @@
 //! The private file in which an entry is collected.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT,
+};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -23,7 +26,7 @@ const PRIVATE_MODE: u32 = 0o600;
 const HOLE_BLOCK_BYTES: usize = 4096;
 /// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle. Those
 /// of several parts keep it: the handle holds the lock that tells other sessions that the file is in use.
-const KEEP_HANDLE_BYTES: u64 = if PART_BYTES < 1 << 20 { PART_BYTES } else { 1 << 20 };
+pub(super) const KEEP_HANDLE_BYTES: u64 = if PART_BYTES < 1 << 20 { PART_BYTES } else { 1 << 20 };
 /// Read at once where zeros are looked for.
 const ZERO_CHUNK_BYTES: usize = 256 << 10;
 
@@ -49,24 +52,70 @@ pub struct Landing {
     is_fresh: bool,
 }
 
-/// Names in [`RESERVED_PREFIX`] that nobody can guess.
+/// Names in [`RESERVED_PREFIX`] that nobody can guess: `.ftx-<16 hex digits>-<number>`, with the same digits for all
+/// clones. Until the last of these is dropped, the files are known to be in use.
 #[derive(Clone, Debug)]
-pub struct HiddenNames {
-    prefix: Box<str>,
-    next: Arc<AtomicU64>,
+pub struct HiddenNames(Arc<Session>);
+
+#[derive(Debug)]
+struct Session {
+    random: Box<str>,
+    next: AtomicU64,
+    live: LiveSessions,
+}
+
+/// What the names of the sessions of this process have in common, each with its own.
+#[derive(Clone, Debug, Default)]
+pub struct LiveSessions(Arc<Mutex<HashSet<Box<str>>>>);
+
+impl LiveSessions {
+    fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.live.lock().remove(&self.random);
+    }
 }
 
 impl HiddenNames {
-    pub fn new() -> Result<Self, Errno> {
+    pub fn new(live: &LiveSessions) -> Result<Self, Errno> {
         let mut random = [0; RANDOM_BYTES];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let prefix = format!("{}{}", String::from_utf8_lossy(RESERVED_PREFIX), hex::encode(random));
-        Ok(HiddenNames { prefix: prefix.into(), next: Arc::default() })
+        let random: Box<str> = hex::encode(random).into();
+        live.lock().insert(random.clone());
+        Ok(HiddenNames(Arc::new(Session { random, next: AtomicU64::new(0), live: live.clone() })))
     }
 
     pub fn next(&self) -> Box<str> {
-        format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed)).into()
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}{}-{number}", String::from_utf8_lossy(RESERVED_PREFIX), self.0.random).into()
     }
+
+    /// The digits of a name of this form.
+    fn random_of(name: &str) -> Option<&str> {
+        let (random, number) =
+            name.strip_prefix(std::str::from_utf8(RESERVED_PREFIX).ok()?)?.split_once('-')?;
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        (is_number && random.len() == 2 * RANDOM_BYTES && is_hex(random)).then_some(random)
+    }
+
+    /// Is it a name that some session could have made?
+    pub fn has_form(name: &str) -> bool {
+        HiddenNames::random_of(name).is_some()
+    }
+
+    /// Is it a name of a session of this process that is not over?
+    pub fn is_live(&self, name: &str) -> bool {
+        HiddenNames::random_of(name).is_some_and(|random| self.0.live.lock().contains(random))
+    }
+}
+
+/// Are these the digits that hidden names have?
+pub fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
@@ -185,7 +234,7 @@ impl Landing {
         let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
         // Most files are made with the mode that they keep.
         let to_set = Some(mode).filter(|mode| Some(mode.bits()) != self.mode);
-        set_metadata(&bytes.file, Metadata { mode: to_set, ..metadata })?;
+        set_metadata(&bytes.file, to_set.map(FileMode::bits), metadata.mtime)?;
         self.mode = Some(mode.bits());
         self.sealed = true;
         // Without a right to read it, it could not be opened again to be synced.
@@ -215,6 +264,14 @@ impl Landing {
     /// Does it keep its handle, to be synced by itself?
     pub fn is_large(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// Locks it, so that no other receiver takes it for left behind, whatever the clock says. Of use for files that keep
+    /// their handle; others have their name in a moment. A file system without locks is no hindrance.
+    pub(super) fn lock(&self) {
+        if let Some(bytes) = &self.file {
+            let _ = rustix::fs::flock(&bytes.file, FlockOperation::NonBlockingLockExclusive);
+        }
     }
 
     pub(super) fn device(&self) -> u64 {
@@ -395,12 +452,15 @@ impl Drop for Landing {
 }
 
 /// Sets what there is of mode and time of modification.
-pub fn set_metadata(file: impl std::os::fd::AsFd, metadata: Metadata) -> Result<(), StoreError> {
-    if let Some(mode) = metadata.mode {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.bits()))
-            .map_err(StoreError::io("set the mode"))?;
+pub fn set_metadata(
+    file: impl std::os::fd::AsFd,
+    mode_bits: Option<u32>,
+    mtime: Option<MtimeNs>,
+) -> Result<(), StoreError> {
+    if let Some(bits) = mode_bits {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(bits)).map_err(StoreError::io("set the mode"))?;
     }
-    if let Some(mtime) = metadata.mtime {
+    if let Some(mtime) = mtime {
         rustix::fs::futimens(&file, &timestamps(mtime))
             .map_err(StoreError::io("set the time of modification"))?;
     }

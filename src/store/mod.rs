@@ -26,7 +26,7 @@ mod touched;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode as FsMode, OFlags};
 use rustix::io::Errno;
@@ -36,12 +36,12 @@ use crate::fault::{Fault, in_words};
 use crate::relpath::RelPath;
 use crate::units::{Metadata, MtimeNs, bytes_text};
 
-use beneath::{Beneath, Folder, SPELLED_OTHERWISE, UNANNOUNCED};
-use landing::HiddenNames;
+use beneath::{Beneath, Folder, SPELLED_OTHERWISE};
+use landing::{HiddenNames, KEEP_HANDLE_BYTES, LiveSessions};
 use room::Rooms;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use journal::{Journal, Origin, Record, Told, parse as parse_journal};
+pub use journal::{Journal, Origin, Record, Records, Told, parse as parse_journal};
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 pub use partial::{Kept, LeftBehind, Unfinished};
@@ -239,6 +239,7 @@ pub struct Root {
     /// The bits that new files and folders do not get.
     umask: u32,
     rooms: Rooms,
+    live: LiveSessions,
 }
 
 impl Root {
@@ -259,7 +260,13 @@ impl Root {
         // The umask can only be read by setting it.
         let umask = rustix::process::umask(FsMode::empty());
         rustix::process::umask(umask);
-        Ok(Root { path, on_conflict, umask: umask.bits(), rooms: Rooms::default() })
+        Ok(Root {
+            path,
+            on_conflict,
+            umask: umask.bits(),
+            rooms: Rooms::default(),
+            live: LiveSessions::default(),
+        })
     }
 
     /// The folder's absolute path.
@@ -268,7 +275,7 @@ impl Root {
     }
 
     /// Looks through the folder for what cut sessions left behind, removes what nobody has touched for `max_age`, and
-    /// tells of it; until `goes_on` says no.
+    /// tells of it; until `goes_on` says no. What it removes has a name of the very form that a store makes.
     pub fn sweep(
         &self,
         max_age: Duration,
@@ -276,7 +283,7 @@ impl Root {
         tell: impl FnMut(Unfinished),
     ) -> Result<(), RootError> {
         let store = self.session(NewDirs::PrivateUntilAnnounced)?;
-        partial::sweep(&self.path, &store.beneath, max_age, goes_on, tell);
+        partial::sweep(&store, &self.path, SystemTime::now(), max_age, goes_on, tell);
         Ok(())
     }
 
@@ -287,15 +294,11 @@ impl Root {
         let failed = |errno: Errno| RootError::new(&self.path, errno.into());
         let root =
             rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Folder::new).map_err(failed)?;
-        let dir_mode = match new_dirs {
-            NewDirs::PrivateUntilAnnounced => UNANNOUNCED,
-            NewDirs::AsTheSystemMakesThem => 0o777,
-        };
         Ok(Store {
-            beneath: Beneath::new(root, FsMode::from_raw_mode(dir_mode)),
+            beneath: Beneath::new(root, new_dirs),
             on_conflict: self.on_conflict,
             umask: self.umask,
-            hidden: HiddenNames::new().map_err(failed)?,
+            hidden: HiddenNames::new(&self.live).map_err(failed)?,
             rooms: self.rooms.for_session(),
         })
     }
@@ -355,9 +358,13 @@ impl Store {
         self.on_conflict
     }
 
-    /// Makes the private file in which `path` is collected.
-    pub fn land(&mut self, path: &RelPath) -> Result<Landing, StoreError> {
-        landing::create(&self.beneath, path, &self.hidden, self.umask, None)
+    /// Makes the private file in which `path` is collected, a file of `size_bytes`.
+    pub fn land(&mut self, path: &RelPath, size_bytes: u64) -> Result<Landing, StoreError> {
+        let landing = landing::create(&self.beneath, path, &self.hidden, self.umask, None)?;
+        if size_bytes > KEEP_HANDLE_BYTES {
+            landing.lock();
+        }
+        Ok(landing)
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::commit::{Content, Digests};
+use super::journal::Origin;
 use super::landing::{self, Written};
 use super::partial;
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
@@ -133,12 +134,10 @@ impl ExistingFile {
         }
     }
 
-    /// What an earlier session left of a file of this name is of no use any more.
-    pub(super) fn remove_left_behind(&self) {
-        if PartLayout::new(self.size_bytes).count() > 1
-            && let Ok(dir) = self.dir()
-        {
-            partial::remove(&dir, &self.name);
+    /// What an earlier session left of this state of the file is of no use any more.
+    pub(super) fn remove_left_behind(&self, origin: Origin) {
+        if let Ok(dir) = self.dir() {
+            partial::remove(&dir, &self.name, origin);
         }
     }
 

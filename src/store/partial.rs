@@ -1,9 +1,10 @@
 //! Landings that outlive their session, so that the next one can go on where it was cut.
 //!
-//! The landing of a file of several parts has a name that follows from the file's, and a [`Journal`] beside it. Whoever
-//! opens it holds a lock on it. A second session that brings the same state of the file meanwhile waits for it: most
-//! likely it is the same sender, come again while the first session still brings to the disk what it has. One that
-//! brings another state collects it in a landing of its own. What nobody comes back for is removed after a time.
+//! The landing of a file of several parts has a name that follows from the file's and from its state at the sender, and a
+//! [`Journal`] beside it. Whoever opens it holds a lock on it. A second session that brings the same state of the file
+//! meanwhile waits for it: most likely it is the same sender, come again while the first session still brings to the disk
+//! what it has. Another state has a landing of its own: what one sender announces neither uses nor removes what is kept
+//! for another one. What nobody comes back for is removed after a time, and only then.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -14,20 +15,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::StoreError;
 use super::beneath::{Beneath, Folder};
 use super::journal::{Header, Journal, Origin, Stamp, Told};
-use super::landing::{self, Bytes, HiddenNames, Landing};
+use super::landing::{self, Bytes, HiddenNames, Landing, is_hex};
+use super::{Store, StoreError};
 use crate::digest::{Md5, PartDigests, PartLayout};
-use crate::relpath::{RESERVED_PREFIX, RelPath};
+use crate::relpath::RelPath;
 
 /// Landings that can be taken up again, and their journals.
-pub const LANDING_PREFIX: &str = ".ftx-part-";
-pub const JOURNAL_SUFFIX: &str = ".journal";
-
-/// Files of so many parts have their journal from the start, so that a second session can tell that it waits for the
-/// same. Smaller ones come again in no time, and most of them are complete before their first record.
-const BEGUN_AT_ONCE_PARTS: u64 = 16;
+const LANDING_PREFIX: &str = ".ftx-part-";
+const DIGEST_DIGITS: usize = 32;
+const JOURNAL_SUFFIX: &str = ".journal";
+/// Of a journal that is to take the place of another one.
+pub const NEW_SUFFIX: &str = ".new";
 
 /// What there is of a file from an earlier session.
 #[derive(Debug)]
@@ -58,10 +58,20 @@ pub fn is_ours(stat: &Stat) -> bool {
         && stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
-fn names(name: &[u8]) -> (Box<str>, Box<str>) {
-    let landing = format!("{LANDING_PREFIX}{}", Md5::of(name));
+/// The names of the landing and the journal of one state of a file.
+fn names(name: &[u8], origin: Origin) -> (Box<str>, Box<str>) {
+    let landing = origin.staged_name(name);
     let journal = format!("{landing}{JOURNAL_SUFFIX}");
     (landing.into(), journal.into())
+}
+
+impl Origin {
+    /// The name under which a file of this name is collected.
+    pub fn staged_name(self, name: &[u8]) -> String {
+        let mtime = self.mtime.map_or_else(|| "-".to_owned(), |mtime| mtime.0.to_string());
+        let what = format!("{} {} {mtime} {}", hex::encode(name), self.size_bytes, self.state);
+        format!("{LANDING_PREFIX}{}", Md5::of(what.as_bytes()))
+    }
 }
 
 /// A landing's name, looked at.
@@ -69,7 +79,7 @@ enum Locked {
     /// One of ours, locked from now on.
     Ours(File, Stat),
     /// One of ours, and somebody else is at work on it.
-    InUse(Stat),
+    InUse,
     /// Nothing, or nothing of ours.
     Nothing,
 }
@@ -85,7 +95,7 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
     }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Ok(Locked::InUse(stat)),
+        Err(Errno::WOULDBLOCK) => return Ok(Locked::InUse),
         // A file system without locks.
         Err(_) => return Ok(Locked::Nothing),
     }
@@ -97,10 +107,6 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
 fn is_named(dir: &Folder, name: &str, stat: &Stat) -> bool {
     let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
     now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino))
-}
-
-fn has_journal_at_once(origin: Origin) -> bool {
-    PartLayout::new(origin.size_bytes).count() >= BEGUN_AT_ONCE_PARTS
 }
 
 /// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
@@ -132,27 +138,19 @@ pub fn take_up(
         Err(Errno::NOENT) => return Ok(LeftBehind::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
-    let (landing, journal) = names(name);
+    let (landing, journal) = names(name, origin);
     let cannot = StoreError::io("open what is there of it from before");
     let (file, stat) = match beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? {
         Locked::Ours(file, stat) => (file, stat),
-        Locked::InUse(stat) => {
-            let header = Header::new(name, origin, stat.st_ino);
-            let is_same = match Header::read(&dir, &journal) {
-                Ok(Some(begun)) => begun.is_same_state(&header),
-                // It will say soon what it is about.
-                _ => has_journal_at_once(origin),
-            };
-            return Ok(if is_same { LeftBehind::InUse } else { LeftBehind::Nothing });
-        }
+        Locked::InUse => return Ok(LeftBehind::InUse),
         Locked::Nothing => return Ok(LeftBehind::Nothing),
     };
-    let header = Header::new(name, origin, stat.st_ino);
+    let header = Header::new(name, origin, stat.st_ino, beneath);
     let cannot = StoreError::io("open the journal of what is there of it from before");
     let opened = beneath.sparing(|| open_journal(&dir, &journal)).map_err(cannot)?;
     let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
-        // Of another state of the file, which is the one that counts now. Its room is needed.
+        // Nothing of it can be believed. Its room is needed.
         let _ = rustix::fs::unlinkat(&*dir, &*landing, AtFlags::empty());
         return Ok(LeftBehind::Nothing);
     };
@@ -175,9 +173,9 @@ pub fn create(
     umask: u32,
 ) -> Result<Landing, StoreError> {
     let (parent, final_name) = path.split();
-    let (name, journal) = names(final_name);
+    let (name, journal) = names(final_name, origin);
     let dir = beneath.open_or_make(parent)?;
-    // What is there did not fit, or it would have been taken up.
+    // Nothing of what is there can be believed, or it would have been taken up.
     let cannot = StoreError::io("open what is there of it from before");
     if let Locked::Ours(stale, _) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
@@ -197,18 +195,16 @@ pub fn create(
         return landing::create(beneath, path, hidden, umask, None);
     }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
-    let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino));
-    if has_journal_at_once(origin) {
-        journal.begin();
-    }
+    let journal =
+        Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, beneath));
     let bytes = Bytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
     Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
-/// Removes what sessions left of a file, unless one is at work on it.
-pub fn remove(dir: &Folder, name: &[u8]) {
-    let (landing, journal) = names(name);
+/// Removes what sessions left of this state of a file, unless one is at work on it.
+pub fn remove(dir: &Folder, name: &[u8], origin: Origin) {
+    let (landing, journal) = names(name, origin);
     if let Ok(Locked::Ours(_locked, _)) = open_locked(dir, &landing) {
         for name in [landing, journal] {
             // What cannot be removed now goes when it is too old.
@@ -220,10 +216,10 @@ pub fn remove(dir: &Folder, name: &[u8]) {
 /// A file in arrival whose session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Where it would land, below the root.
+    /// Where it would land, below the root; where that is not known, the hidden file itself.
     pub path: Vec<u8>,
-    /// Its size when it is whole.
-    pub size_bytes: u64,
+    /// Its size when it is whole, where that is known.
+    pub size_bytes: Option<u64>,
     /// What is here of it, as far as anybody knows.
     pub there_bytes: u64,
     /// Since anybody touched it.
@@ -234,76 +230,364 @@ pub struct Unfinished {
     pub is_removed: bool,
 }
 
-/// A landing without a journal that nobody has touched for so long is left from a crash.
+/// A staged file without a journal that has not changed for so long is left from a crash.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Looks through the folder for what sessions left behind, removes what is older than `max_age`, and tells of it; until
-/// `goes_on` says no. What is in use is left alone.
+/// The forms of the names that a store makes for its own files. Nothing else is ever removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnName<'a> {
+    /// Of one session.
+    Private,
+    /// Of a file of several parts.
+    Staged,
+    /// A journal, or one that was to take its place, of the staged file with this name.
+    Journal(&'a str),
+}
+
+impl<'a> OwnName<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        if let Some((digest, suffix)) = name
+            .strip_prefix(LANDING_PREFIX)
+            .and_then(|rest| rest.split_at_checked(DIGEST_DIGITS))
+            .filter(|(digest, _)| is_hex(digest))
+        {
+            return match suffix.strip_prefix(JOURNAL_SUFFIX) {
+                None => suffix.is_empty().then_some(OwnName::Staged),
+                Some("" | NEW_SUFFIX) => Some(OwnName::Journal(&name[..LANDING_PREFIX.len() + digest.len()])),
+                Some(_) => None,
+            };
+        }
+        HiddenNames::has_form(name).then_some(OwnName::Private)
+    }
+}
+
+/// Looks through the root for what sessions left behind, removes what is older than `max_age` at `now`, and tells of
+/// each removal and of what is kept; until `goes_on` says no. What is in use is left alone, and so is what belongs to
+/// another receiver whose root is below this one. Other file systems that are mounted below the root are not looked at.
 pub fn sweep(
+    store: &Store,
     root: &Path,
-    beneath: &Beneath,
+    now: SystemTime,
     max_age: Duration,
     goes_on: impl Fn() -> bool,
     mut tell: impl FnMut(Unfinished),
 ) {
-    for entry in walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok) {
+    for entry in walkdir::WalkDir::new(root).same_file_system(true).into_iter().filter_map(Result::ok) {
         if !goes_on() {
             return;
         }
-        let name = entry.file_name().as_bytes();
-        if !entry.file_type().is_file() || !name.starts_with(RESERVED_PREFIX) {
+        let Some((name, form)) = entry.file_name().to_str().and_then(|name| Some((name, OwnName::of(name)?)))
+        else {
             continue;
-        }
+        };
         let below = entry.path().parent().and_then(|parent| parent.strip_prefix(root).ok());
-        let (Some(parent), Ok(name)) = (below, std::str::from_utf8(name)) else { continue };
+        let Some(parent) = below.filter(|_| entry.file_type().is_file()) else { continue };
         // By handle from here on: the path may lead elsewhere by now.
         let parent = parent.as_os_str().as_bytes();
-        let Ok(dir) = beneath.open(parent) else { continue };
-        if let Some(told) = sweep_one(&dir, parent, name, max_age) {
+        let Ok(dir) = store.beneath.open(parent) else { continue };
+        if let Some(told) = (Sweep { store, dir, parent, now, max_age }).look(name, form) {
             tell(told);
         }
     }
 }
 
-fn sweep_one(dir: &Arc<Folder>, parent: &[u8], name: &str, max_age: Duration) -> Option<Unfinished> {
-    let remove = || {
-        // One that cannot be removed is told of again the next time.
-        let _ = rustix::fs::unlinkat(&**dir, name, AtFlags::empty());
-    };
-    let age_of = |stat: &Stat| {
+/// A look at one folder.
+struct Sweep<'a> {
+    store: &'a Store,
+    dir: Arc<Folder>,
+    parent: &'a [u8],
+    now: SystemTime,
+    max_age: Duration,
+}
+
+impl Sweep<'_> {
+    fn look(&self, name: &str, form: OwnName<'_>) -> Option<Unfinished> {
+        match form {
+            OwnName::Journal(staged) => {
+                let stat = self.stat(name).ok().filter(is_ours)?;
+                matches!(self.stat(staged), Err(Errno::NOENT)).then(|| self.forgotten(name, &stat))?
+            }
+            OwnName::Private if self.store.hidden.is_live(name) => None,
+            OwnName::Private => match open_locked(&self.dir, name) {
+                Ok(Locked::Ours(_locked, stat)) => self.forgotten(name, &stat),
+                _ => None,
+            },
+            OwnName::Staged => self.staged(name),
+        }
+    }
+
+    fn stat(&self, name: &str) -> Result<Stat, Errno> {
+        rustix::fs::statat(&*self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn age(&self, stat: &Stat) -> Option<Duration> {
         let changed = Duration::new(stat.st_ctime.try_into().ok()?, 0);
-        SystemTime::now().duration_since(UNIX_EPOCH + changed).ok()
-    };
-    if let Some(landing) = name.strip_suffix(JOURNAL_SUFFIX) {
-        let stat = rustix::fs::statat(&**dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        let landing = rustix::fs::statat(&**dir, landing, AtFlags::SYMLINK_NOFOLLOW);
-        let is_alone = matches!(landing, Err(Errno::NOENT));
-        if is_alone && is_ours(&stat) && age_of(&stat)? >= FORGOTTEN {
-            remove();
+        self.now.duration_since(UNIX_EPOCH + changed).ok()
+    }
+
+    fn path(&self, name: &[u8]) -> Vec<u8> {
+        if self.parent.is_empty() { name.to_vec() } else { [self.parent, b"/", name].concat() }
+    }
+
+    /// One that cannot be removed is looked at again the next time.
+    fn remove(&self, name: &str) -> bool {
+        rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty()).is_ok()
+    }
+
+    /// Nothing can go on with it: it is removed once it is old enough.
+    fn forgotten(&self, name: &str, stat: &Stat) -> Option<Unfinished> {
+        let age = self.age(stat)?;
+        (age >= FORGOTTEN && self.remove(name)).then(|| Unfinished {
+            path: self.path(name.as_bytes()),
+            size_bytes: None,
+            there_bytes: stat.st_size as u64,
+            age,
+            kept_for: Duration::ZERO,
+            is_removed: true,
+        })
+    }
+
+    fn staged(&self, name: &str) -> Option<Unfinished> {
+        let Ok(Locked::Ours(_locked, stat)) = open_locked(&self.dir, name) else { return None };
+        let (journal, told) = open_journal(&self.dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
+        let told = told.filter(|told| told.header.inode == stat.st_ino);
+        let root = self.store.beneath.root_inode();
+        if told.as_ref().is_some_and(|told| told.header.root.is_some_and(|other| other != root)) {
+            return None;
         }
-        return None;
-    }
-    let Ok(Locked::Ours(_locked, stat)) = open_locked(dir, name) else { return None };
-    let age = age_of(&stat)?;
-    if !name.starts_with(LANDING_PREFIX) {
-        if age >= FORGOTTEN {
-            remove();
+        let age = self.age(&stat)?;
+        let Some(told) = told.filter(|told| told.digests.count() > 0) else {
+            let told = if age >= self.max_age { self.forgotten(name, &stat) } else { None };
+            if told.is_some() {
+                journal.iter().for_each(Journal::remove);
+            }
+            return told;
+        };
+        let is_removed = age >= self.max_age && self.remove(name);
+        if is_removed {
+            journal.iter().for_each(Journal::remove);
         }
-        return None;
+        let layout = PartLayout::new(told.header.size);
+        let missing_bytes: u64 =
+            told.digests.missing(layout.count()).iter().map(|run| layout.bytes(run)).sum();
+        Some(Unfinished {
+            path: self.path(&hex::decode(&told.header.name_hex).ok()?),
+            size_bytes: Some(layout.size_bytes()),
+            there_bytes: layout.size_bytes() - missing_bytes,
+            age,
+            kept_for: self.max_age.saturating_sub(age),
+            is_removed,
+        })
     }
-    let (journal, told) = open_journal(dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
-    let told = told.filter(|told| told.header.inode == stat.st_ino && told.digests.count() > 0);
-    let is_removed = age >= max_age && (told.is_some() || age >= FORGOTTEN);
-    if is_removed {
-        remove();
-        journal.iter().for_each(Journal::remove);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::PART_BYTES;
+    use crate::relpath::NamePolicy;
+    use crate::store::{NewDirs, OnConflict, Record, Root};
+    use crate::units::MtimeNs;
+    use std::fs;
+
+    fn origin(state: u8) -> Origin {
+        Origin { size_bytes: 3 * PART_BYTES, mtime: None, state: [state; 16].into() }
     }
-    let told = told?;
-    let layout = PartLayout::new(told.header.size);
-    let missing_bytes: u64 = told.digests.missing(layout.count()).iter().map(|run| layout.bytes(run)).sum();
-    let name = hex::decode(&told.header.name_hex).ok()?;
-    let path = if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
-    let there_bytes = layout.size_bytes() - missing_bytes;
-    let kept_for = max_age.saturating_sub(age);
-    Some(Unfinished { path, size_bytes: layout.size_bytes(), there_bytes, age, kept_for, is_removed })
+
+    fn path(name: &str) -> RelPath {
+        RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
+    }
+
+    fn open(dir: &Path) -> (Root, Store) {
+        let root = Root::open(dir, OnConflict::SkipSame).unwrap();
+        let store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        (root, store)
+    }
+
+    /// A session that was cut after the first part of a file; returns the name of what is kept.
+    fn leave(store: &mut Store, name: &str, origin: Origin) -> String {
+        let landing = store.land_parts(&path(name), origin).unwrap();
+        let records = [Record::Part(0, Md5::of(b"part"))];
+        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
+        landing.name().to_owned()
+    }
+
+    /// What a sweep tells that begins so much later, as the clock says, in order.
+    fn swept(store: &Store, dir: &Path, later: Duration, max_age: Duration) -> Vec<(String, bool)> {
+        let mut told = Vec::new();
+        let tell = |left: Unfinished| told.push((String::from_utf8(left.path).unwrap(), left.is_removed));
+        sweep(store, dir, SystemTime::now() + later, max_age, || true, tell);
+        told.sort();
+        told
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    const LATER: Duration = Duration::from_secs(100 * 24 * 60 * 60);
+
+    #[test]
+    fn only_names_of_the_very_forms_that_are_made_here_are_removed_and_each_removal_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = "0123456789abcdef0123456789abcdef";
+        let theirs = [
+            ".ftx-settings".to_owned(),
+            ".ftx-".into(),
+            ".ftx-part".into(),
+            ".ftx-part-".into(),
+            ".ftx-0123456789abcdef".into(),
+            ".ftx-0123456789abcdef-".into(),
+            ".ftx-0123456789abcdef-1x".into(),
+            ".ftx-0123456789abcdef-1.txt".into(),
+            ".ftx-0123456789ABCDEF-1".into(),
+            ".ftx-0123456789abcde-1".into(),
+            ".FTX-0123456789abcdef-1".into(),
+            "ftx-0123456789abcdef-1".into(),
+            format!(".ftx-part-{}", &digest[1..]),
+            format!(".ftx-part-{digest}0"),
+            format!(".ftx-part-{digest}.journal.old"),
+            format!(".ftx-part-{digest}.journal.new.1"),
+            format!(".ftx-part-{digest}.txt"),
+            format!(".ftx-part-{}.journal", digest.to_uppercase()),
+        ];
+        let lone = "fedcba9876543210fedcba9876543210";
+        let mut ours = [
+            ".ftx-0123456789abcdef-0".to_owned(),
+            ".ftx-fedcba9876543210-12345".into(),
+            format!(".ftx-part-{digest}"),
+            format!(".ftx-part-{lone}.journal"),
+            format!(".ftx-part-{lone}.journal.new"),
+        ];
+        for name in theirs.iter().chain(&ours) {
+            fs::write(dir.path().join(name), "bytes").unwrap();
+        }
+        let (_root, store) = open(dir.path());
+        assert_eq!(swept(&store, dir.path(), Duration::ZERO, Duration::ZERO), [], "they are not old");
+        let told = swept(&store, dir.path(), LATER, Duration::ZERO);
+        ours.sort();
+        assert_eq!(told, ours.map(|name| (name, true)));
+        let mut theirs = theirs.to_vec();
+        theirs.sort();
+        assert_eq!(names(dir.path()), theirs);
+    }
+
+    #[test]
+    fn what_is_in_arrival_stays_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, store) = open(dir.path());
+        // Another process: it knows what is locked and nothing else.
+        let (_other_root, other) = open(dir.path());
+        let (_sessions_root, mut session) = open(dir.path());
+        let (small, large) =
+            (session.land(&path("a"), 5).unwrap(), session.land(&path("b"), 2 << 20).unwrap());
+        let parts = session.land_parts(&path("c"), origin(7)).unwrap();
+        let (small_name, count) = (small.name().to_owned(), names(dir.path()).len());
+        let sweeper = _sessions_root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
+        assert_eq!(names(dir.path()).len(), count);
+        assert_eq!(swept(&other, dir.path(), LATER, Duration::ZERO), [(small_name, true)]);
+        drop((small, large, parts));
+        // A session that is over has nothing in arrival: what has its name is left from it.
+        let left = session.hidden.next();
+        fs::write(dir.path().join(&*left), "").unwrap();
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
+        drop(session);
+        assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), [(left.into(), true)]);
+        drop(store);
+    }
+
+    #[test]
+    fn what_is_kept_of_one_state_of_a_file_is_neither_used_nor_removed_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, mut store) = open(dir.path());
+        let first = leave(&mut store, "a", origin(1));
+        let others = [
+            origin(2),
+            Origin { size_bytes: 3 * PART_BYTES - 1, ..origin(1) },
+            Origin { mtime: Some(MtimeNs(0)), ..origin(1) },
+            Origin { mtime: Some(MtimeNs(-1)), ..origin(1) },
+        ];
+        for other in others {
+            assert!(matches!(store.take_up(&path("a"), other), Ok(LeftBehind::Nothing)), "{other:?}");
+            leave(&mut store, "a", other);
+        }
+        let again = |store: &mut Store, origin| match store.take_up(&path("a"), origin) {
+            Ok(LeftBehind::Kept(kept)) => kept,
+            other => panic!("{other:?}"),
+        };
+        let kept = again(&mut store, origin(1));
+        assert_eq!((kept.landing.name(), kept.digests.count(), kept.is_trusted), (&*first, 1, true));
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
+        assert!(matches!(store.take_up(&path("b"), origin(1)), Ok(LeftBehind::Nothing)));
+        // It is whole: that costs the others nothing.
+        kept.landing.discard();
+        for other in others {
+            again(&mut store, other);
+        }
+        let told = swept(&store, dir.path(), LATER, 2 * LATER);
+        assert_eq!(told, vec![("a".to_owned(), false); 4], "each is told of");
+        swept(&store, dir.path(), LATER, Duration::ZERO);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_that_is_begun_is_in_use_for_its_own_state_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_root, mut store) = open(dir.path());
+        let _begun = store.land_parts(&path("a"), origin(1)).unwrap();
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
+        assert!(matches!(store.take_up(&path("a"), origin(2)), Ok(LeftBehind::Nothing)));
+    }
+
+    /// Files of others, and files with another name somewhere else, are nothing to write to or to believe.
+    #[test]
+    fn what_has_a_second_name_or_belongs_to_somebody_else_is_not_gone_on_with() {
+        type Harm = fn(&Path);
+        let give_away: Harm = |path| std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+        let link: Harm = |path| fs::hard_link(path, path.with_file_name("second name")).unwrap();
+        for (what, suffix, harm, needs_root) in [
+            ("a staged file with a second name", "", link, false),
+            ("a journal with a second name", JOURNAL_SUFFIX, link, false),
+            ("somebody else's staged file", "", give_away, true),
+            ("somebody else's journal", JOURNAL_SUFFIX, give_away, true),
+        ] {
+            if needs_root && !rustix::process::geteuid().is_root() {
+                continue;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let (_root, mut store) = open(dir.path());
+            let staged = leave(&mut store, "a", origin(1));
+            harm(&dir.path().join(format!("{staged}{suffix}")));
+            let taken = store.take_up(&path("a"), origin(1)).unwrap();
+            assert!(matches!(taken, LeftBehind::Nothing), "{what}: {taken:?}");
+            // It comes anew, and not into what lies there.
+            let landing = store.land_parts(&path("a"), origin(1)).unwrap();
+            landing.write_at(b"new", 0).unwrap();
+            for name in names(dir.path()) {
+                let stat = fs::metadata(dir.path().join(&name)).unwrap();
+                assert!(name == landing.name() || stat.len() != 3, "{what}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_receiver_keeps_below_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner_dir = dir.path().join("inner");
+        let ((_outer_root, mut outer), (_inner_root, mut inner)) = (open(dir.path()), open(&inner_dir));
+        leave(&mut outer, "inner/ours", origin(7));
+        leave(&mut inner, "theirs", origin(7));
+        let told = swept(&outer, dir.path(), LATER, Duration::ZERO);
+        assert_eq!(told, [("inner/ours".to_owned(), true)]);
+        assert_eq!(names(&inner_dir).len(), 2, "a staged file and its journal");
+        assert_eq!(swept(&inner, &inner_dir, LATER, 2 * LATER), [("theirs".to_owned(), false)]);
+        assert_eq!(swept(&inner, &inner_dir, LATER, Duration::ZERO), [("theirs".to_owned(), true)]);
+        assert_eq!(names(&inner_dir), Vec::<String>::new());
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, AtFlags, Stat, StatVfsMountFlags};
+use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -22,9 +22,11 @@ const EXACT: [i64; 5] = [0xef53, 0x5846_5342, 0x0102_1994, 0x4d44, 0x2011_bab0];
 /// Bytes in the blocks that fstat(2) counts, on every file system.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// A file to which nothing was written for so long does not take the room of another session's. Whoever announces
-/// hundreds of gigabytes and sends none of them keeps nobody out.
-const PROMISE_TIME: Duration = Duration::from_secs(60);
+/// To other sessions a file takes the room that it will fill in so long if it goes on as fast as it came up to now.
+/// Whoever announces hundreds of gigabytes and sends none of them, or few, keeps nobody out.
+const FORESEEN: Duration = Duration::from_secs(60);
+/// A rate over less time than this says little.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What is promised to files in arrival, by all sessions of this process together.
 #[derive(Clone, Debug, Default)]
@@ -47,26 +49,48 @@ struct Promise {
     device: u64,
     size_bytes: u64,
     /// Where it is collected, once that is so.
-    landing: Option<Written>,
+    landing: Option<Landed>,
+}
+
+#[derive(Debug)]
+struct Landed {
+    written: Written,
+    since: Instant,
+    /// What was there then.
+    before_bytes: u64,
+}
+
+impl Landed {
+    fn new(written: Written) -> Self {
+        let mut landed = Landed { written, since: Instant::now(), before_bytes: 0 };
+        landed.before_bytes = landed.there_bytes();
+        landed
+    }
+
+    fn there_bytes(&self) -> u64 {
+        let stat = rustix::fs::fstat(self.written.file());
+        stat.map_or(0, |stat| stat.st_blocks as u64 * STAT_BLOCK_BYTES)
+    }
 }
 
 impl Promise {
-    fn landed(&self) -> Option<Stat> {
-        self.landing.as_ref().and_then(|landing| rustix::fs::fstat(landing.file()).ok())
-    }
-
     /// What it will still take.
     fn outstanding_bytes(&self) -> u64 {
-        let there = self.landed().map_or(0, |stat| stat.st_blocks as u64 * STAT_BLOCK_BYTES);
-        self.size_bytes.saturating_sub(there)
+        let there_bytes = self.landing.as_ref().map_or(0, Landed::there_bytes);
+        self.size_bytes.saturating_sub(there_bytes)
     }
 
-    /// Is it kept for a file of this session, or one that is being written?
-    fn counts_for(&self, session: u64) -> bool {
-        let modified = |stat: Stat| Some(UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().ok()?));
-        // A time that is yet to come is recent, too.
-        let is_recent = |time| SystemTime::now().duration_since(time).map_or(true, |age| age < PROMISE_TIME);
-        self.session == session || self.landed().and_then(modified).is_some_and(is_recent)
+    /// What of that a session does not get: all of it in its own, and in another one what comes soon.
+    fn kept_from(&self, session: u64, now: Instant) -> u64 {
+        if self.session == session {
+            return self.outstanding_bytes();
+        }
+        let Some(landed) = &self.landing else { return 0 };
+        let there_bytes = landed.there_bytes();
+        let came_bytes = u128::from(there_bytes.saturating_sub(landed.before_bytes));
+        let time = now.saturating_duration_since(landed.since).max(SHORTEST);
+        let soon_bytes = came_bytes * FORESEEN.as_millis() / time.as_millis();
+        self.size_bytes.saturating_sub(there_bytes).min(soon_bytes.try_into().unwrap_or(u64::MAX))
     }
 }
 
@@ -94,7 +118,7 @@ impl Room {
     /// The file has its landing: what is written there is not promised any more, it is taken.
     pub fn lands(&self, landing: Option<Written>) {
         if let Some(promise) = self.rooms.lock().by_number.get_mut(&self.number) {
-            promise.landing = landing;
+            promise.landing = landing.map(Landed::new);
         }
     }
 }
@@ -128,7 +152,7 @@ impl Store {
         left: Option<&Landing>,
     ) -> Result<Option<Room>, StoreError> {
         check_size_limit(size_bytes)?;
-        let landing = left.and_then(Landing::written);
+        let landing = left.and_then(Landing::written).map(Landed::new);
         let session = self.rooms.session;
         let mut promise = Promise { session, device: 0, size_bytes, landing };
         let needs_bytes = promise.outstanding_bytes();
@@ -149,9 +173,13 @@ impl Store {
         let mut promises = self.rooms.lock();
         if let Some(available_bytes) = available_bytes(&folder) {
             // Asked after that: what is written in between counts as free, never as taken twice.
-            let counts = |promise: &&Promise| promise.device == folder.device && promise.counts_for(session);
-            let promised: u64 =
-                promises.by_number.values().filter(counts).map(Promise::outstanding_bytes).sum();
+            let (here, now) = (|promise: &&Promise| promise.device == folder.device, Instant::now());
+            let promised: u64 = promises
+                .by_number
+                .values()
+                .filter(here)
+                .map(|promise| promise.kept_from(session, now))
+                .fold(0, u64::saturating_add);
             let free_bytes = available_bytes.saturating_sub(promised);
             if needs_bytes > free_bytes {
                 return Err(StoreError::NoRoom { needs_bytes, free_bytes });
@@ -223,21 +251,32 @@ mod tests {
         let six = store.room(&path("not/there/a"), 6 * share, None).unwrap().unwrap();
         assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
         let three = store.room(&path("b"), 3 * share, None).unwrap().unwrap();
-        // To another session only what is being written counts.
+        // To another session only what comes soon counts.
         drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
-        let begun = store.land(&path("a")).unwrap();
+        let begun = store.land(&path("a"), 6 * share).unwrap();
         six.lands(begun.written());
-        assert!(matches!(other.room(&path("c"), 6 * share, None), Err(StoreError::NoRoom { .. })));
-        let long_ago = SystemTime::now() - 2 * PROMISE_TIME;
-        begun.written().unwrap().file().set_modified(long_ago).unwrap();
+        begun.write_at(&[1; 4096], 0).unwrap();
         drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
+        let kept_from = |session: u64, seconds: u64| {
+            let promises = store.rooms.lock();
+            let promise = promises.by_number.values().next().unwrap();
+            let since = promise.landing.as_ref().unwrap().since;
+            promise.kept_from(session, since + Duration::from_secs(seconds))
+        };
+        let (own, of_other) = (store.rooms.session, other.rooms.session);
+        assert_eq!([1, 3600].map(|seconds| kept_from(own, seconds)), [6 * share - 4096; 2]);
+        assert_eq!(
+            [0, 1, 2, 60].map(|seconds| kept_from(of_other, seconds)),
+            [60, 60, 30, 1].map(|n| n * 4096)
+        );
+        assert_eq!(kept_from(of_other, 1_000_000), 0);
         assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
         drop(six);
         let six = store.room(&path("c"), 6 * share, None).unwrap().unwrap();
         drop((three, six));
         assert!(store.rooms.lock().by_number.is_empty());
         let eight = store.room(&path("d"), 8 << 20, None).unwrap().unwrap();
-        let landing = store.land(&path("d")).unwrap();
+        let landing = store.land(&path("d"), 8 << 20).unwrap();
         eight.lands(landing.written());
         landing.write_at(&vec![1; 3 << 20], 0).unwrap();
         let outstanding = store.rooms.lock().by_number.values().map(Promise::outstanding_bytes).sum::<u64>();

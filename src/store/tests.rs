@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use super::beneath::UNANNOUNCED;
 use super::*;
 use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::{LinkTarget, NamePolicy};
@@ -19,7 +20,7 @@ fn store(root: &Path, on_conflict: OnConflict) -> Store {
 }
 
 fn file(store: &mut Store, name: &str, content: &str) -> Item {
-    let landing = store.land(&path(name)).unwrap();
+    let landing = store.land(&path(name), content.len() as u64).unwrap();
     landing.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
@@ -176,7 +177,7 @@ fn a_file_that_was_there_is_the_same_one_each_time_or_none() {
         assert_eq!(existing.digest(all).unwrap(), Md5::of(b"bytes"));
         change(&file);
         assert!(matches!(existing.open(), Err(StoreError::Changed)), "{what}");
-        let placed = store.commit(vec![Item::AlreadyThere(existing.into())]).remove(0);
+        let placed = store.commit(vec![Item::AlreadyThere { file: existing.into(), origin: None }]).remove(0);
         assert!(matches!(placed, Err(StoreError::Changed)), "{what}: {placed:?}");
     }
 }
@@ -248,7 +249,7 @@ fn nothing_lands_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let mut store = store(dir.path(), OnConflict::Overwrite);
-    assert_eq!(store.land(&path("out/a")).unwrap_err().fault(), Fault::Exists);
+    assert_eq!(store.land(&path("out/a"), 1).unwrap_err().fault(), Fault::Exists);
     assert!(matches!(store.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
@@ -376,4 +377,26 @@ fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
     next.commit(vec![Item::Dir { path: path("no mode"), metadata: Metadata::default() }]).remove(0).unwrap();
     assert_eq!(mode("no mode") & 0o7700, 0o700, "the mark does not stay");
     assert_ne!(mode("no mode"), UNANNOUNCED);
+}
+
+#[test]
+fn new_folders_below_a_setgid_folder_get_their_mode_and_time_and_keep_its_group() {
+    for policy in [OnConflict::SkipSame, OnConflict::Overwrite] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2775)).unwrap();
+        let mut cut = store(dir.path(), policy);
+        land(&mut cut, "of a cut session/f", "f").unwrap();
+        drop(cut);
+        let mut store = store(dir.path(), policy);
+        land(&mut store, "d/deeper/f", "f").unwrap();
+        for name in ["d/deeper", "d", "of a cut session"] {
+            let metadata = Metadata { mode: Some(Mode::new(0o751)), mtime: Some(MtimeNs(7_000_000_000)) };
+            store.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
+            let there = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((there.mode() & 0o7777, there.mtime()), (0o2751, 7), "{name}, {policy:?}");
+        }
+        let unset = Metadata::default();
+        store.commit(vec![Item::Dir { path: path("no mode"), metadata: unset }]).remove(0).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("no mode")).unwrap().mode() & 0o7700, 0o2700);
+    }
 }

@@ -1,6 +1,6 @@
-//! Folders in which names were made, to be synced.
+//! Folders whose names have to be synced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -8,64 +8,69 @@ use rustix::io::Errno;
 use super::beneath::{Beneath, Folder};
 use super::commit::SYNC_ONE_BY_ONE;
 
-/// Each of them by its identity while they are few; beyond that their file systems, which are then synced as a whole.
-#[derive(Debug)]
-pub enum Touched {
-    Few(BTreeMap<(u64, u64), Arc<Folder>>),
-    Many(BTreeSet<u64>),
+/// Folders above those in which names are made, once for each: most of them have nothing to be synced. More than this lie
+/// on the way to few files only where somebody means to make work of it.
+const MAX_ABOVE: usize = 16;
+
+/// Each folder by itself, in the order in which they came, while they are few; beyond that their file systems, which are
+/// then synced as a whole.
+#[derive(Debug, Default)]
+pub struct Touched {
+    above: Vec<Arc<Folder>>,
+    changed: Vec<Arc<Folder>>,
+    devices: BTreeSet<u64>,
 }
 
-impl Default for Touched {
-    fn default() -> Self {
-        Touched::Few(BTreeMap::new())
-    }
+fn has(folders: &[Arc<Folder>], folder: &Folder) -> bool {
+    folders.iter().any(|other| other.identity() == folder.identity())
 }
 
 impl Touched {
     /// Names were made in a folder.
     pub fn add(&mut self, folder: &Arc<Folder>) {
-        match self {
-            Touched::Few(folders) if folders.contains_key(&folder.identity()) => {}
-            Touched::Few(folders) if folders.len() < SYNC_ONE_BY_ONE => {
-                folders.insert(folder.identity(), Arc::clone(folder));
-            }
-            Touched::Few(folders) => {
-                let others = folders.keys().map(|(device, _)| *device);
-                *self = Touched::Many(others.chain([folder.device]).collect());
-            }
-            Touched::Many(devices) => {
-                devices.insert(folder.device);
-            }
+        if has(&self.changed, folder) || self.devices.contains(&folder.device) {
+        } else if self.changed.len() < SYNC_ONE_BY_ONE {
+            self.above.retain(|other| other.identity() != folder.identity());
+            self.changed.push(Arc::clone(folder));
+        } else {
+            self.add_device(folder.device);
+        }
+    }
+
+    /// A folder was opened in this one, and somebody else may have made it without syncing its name.
+    pub fn add_above(&mut self, folder: &Arc<Folder>) {
+        if has(&self.changed, folder) || has(&self.above, folder) || self.devices.contains(&folder.device) {
+        } else if self.above.len() < MAX_ABOVE {
+            self.above.push(Arc::clone(folder));
+        } else {
+            self.add_device(folder.device);
+        }
+    }
+
+    fn add_device(&mut self, device: u64) {
+        self.devices.insert(device);
+        for folders in [&mut self.above, &mut self.changed] {
+            folders.retain(|folder| folder.device != device);
         }
     }
 
     /// All of this has to be synced, too.
     pub fn merge(&mut self, other: Touched) {
-        match (&mut *self, other) {
-            (_, Touched::Few(folders)) => folders.values().for_each(|folder| self.add(folder)),
-            (Touched::Many(own), Touched::Many(devices)) => own.extend(devices),
-            (Touched::Few(folders), Touched::Many(mut devices)) => {
-                devices.extend(folders.keys().map(|(device, _)| *device));
-                *self = Touched::Many(devices);
-            }
-        }
+        other.devices.into_iter().for_each(|device| self.add_device(device));
+        other.changed.iter().for_each(|folder| self.add(folder));
+        other.above.iter().for_each(|folder| self.add_above(folder));
     }
 
     /// Brings the names to stable storage.
     pub fn sync(&self, beneath: &Beneath) -> Result<(), Errno> {
-        match self {
-            Touched::Few(folders) => folders.values().try_for_each(|folder| folder.sync()),
-            Touched::Many(devices) => devices.iter().try_for_each(|device| beneath.sync_device(*device)),
-        }
+        self.devices.iter().try_for_each(|device| beneath.sync_device(*device))?;
+        self.above.iter().chain(&self.changed).try_for_each(|folder| folder.sync())
     }
 
     /// How many are synced one by one.
     #[cfg(test)]
     pub fn few(&self) -> usize {
-        match self {
-            Touched::Few(folders) => folders.len(),
-            Touched::Many(_) => 0,
-        }
+        self.above.len() + self.changed.len()
     }
 }
 
@@ -99,11 +104,33 @@ mod tests {
         assert_eq!(again.few(), SYNC_ONE_BY_ONE);
         again.add(&here[0]);
         again.add(&folder(std::path::Path::new("/proc")));
-        assert!(matches!(&again, Touched::Many(devices) if devices.len() == 2));
+        assert_eq!((again.devices.len(), again.few()), (1, 1), "one file system, and a folder of another");
         assert!(here.iter().all(|folder| Arc::strong_count(folder) == 1));
         let mut more = Touched::default();
         more.add(&here[0]);
         more.merge(again);
-        assert!(matches!(&more, Touched::Many(devices) if devices.len() == 2));
+        assert_eq!((more.devices.len(), more.few()), (1, 1));
+    }
+
+    #[test]
+    fn folders_above_do_not_make_many_of_few() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders: Vec<_> = (0..=MAX_ABOVE)
+            .map(|number| {
+                let path = dir.path().join(number.to_string());
+                std::fs::create_dir(&path).unwrap();
+                folder(&path)
+            })
+            .collect();
+        let mut touched = Touched::default();
+        for _ in 0..2 {
+            folders[1..].iter().for_each(|folder| touched.add_above(folder));
+        }
+        touched.add(&folders[1]);
+        assert_eq!((touched.above.len(), touched.changed.len()), (MAX_ABOVE - 1, 1), "once each");
+        folders[..2].iter().for_each(|folder| touched.add_above(folder));
+        assert_eq!((touched.few(), touched.devices.len()), (MAX_ABOVE + 1, 0));
+        touched.add_above(&folder(dir.path()));
+        assert_eq!((touched.few(), touched.devices.len()), (0, 1));
     }
 }

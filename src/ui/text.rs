@@ -38,11 +38,13 @@ pub const TAKEN: &str = "     to take them, the receiver has to be started with 
 
 /// `Unfinished: a.img, 9.6 GB of 10.7 GB are here, from 2 h ago, kept for 6 more days. ...`
 pub fn unfinished(left: &Unfinished) -> String {
-    let (name, age) = (Shown::new(&left.path), coarse(left.age));
-    let (there, size) = (DecimalBytes(left.there_bytes), DecimalBytes(left.size_bytes));
-    match left.is_removed {
-        true => format!("Removed what was left of {name}: {there} of {size}, from {age} ago."),
-        false => format!(
+    let (name, age, there) = (Shown::new(&left.path), coarse(left.age), DecimalBytes(left.there_bytes));
+    match left.size_bytes.map(DecimalBytes) {
+        None => format!("Removed {name}: {there} of a file in arrival, left by a crash {age} ago."),
+        Some(size) if left.is_removed => {
+            format!("Removed what was left of {name}: {there} of {size}, from {age} ago.")
+        }
+        Some(size) => format!(
             "Unfinished: {name}, {there} of {size} are here, from {age} ago, kept for {}. Sent again, it goes on there.",
             more_days(left.kept_for)
         ),
@@ -398,7 +400,7 @@ mod tests {
         for (hours, words) in [(167, "6 more days"), (47, "1 more day"), (23, "less than a day")] {
             let left = Unfinished {
                 path: b"big.tif".to_vec(),
-                size_bytes: 300_000_000,
+                size_bytes: Some(300_000_000),
                 there_bytes: 150_990_000,
                 age: Duration::from_secs(2),
                 kept_for: Duration::from_secs(hours * 3600),
@@ -410,6 +412,17 @@ mod tests {
             );
             assert_eq!(unfinished(&left), line);
         }
+        let left = Unfinished {
+            path: b"d/.ftx-0123456789abcdef-7".to_vec(),
+            size_bytes: None,
+            there_bytes: 150_990_000,
+            age: Duration::from_secs(25 * 3600),
+            kept_for: Duration::ZERO,
+            is_removed: true,
+        };
+        let line =
+            "Removed d/.ftx-0123456789abcdef-7: 150.99 MB of a file in arrival, left by a crash 25 h ago.";
+        assert_eq!(unfinished(&left), line);
     }
 
     #[test]

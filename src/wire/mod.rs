@@ -17,6 +17,8 @@ pub mod classic;
 pub mod dialect;
 pub mod frame;
 pub mod message;
+#[cfg(test)]
+mod pair;
 pub mod receiver;
 pub mod runs;
 pub mod sender;

@@ -519,17 +519,17 @@ impl ReceiverSession {
     /// The zeros are in place: in a fresh landing of the file's size, or in what is there already.
     pub fn holes_verified(&mut self, hole: &HoleHeader) -> Progressed {
         let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
-            return Progressed::Partly;
+            return Progressed::Unchanged;
         };
         let range = hole.part..hole.part + hole.parts;
         // On another connection it, or a part in it, may have come at the same time.
         let is_in = file.pending.range(range.clone()).next().is_some();
         if is_in || file.verified.contains_any(hole.part, hole.parts) {
-            return Progressed::Partly;
+            return Progressed::Unchanged;
         }
         // Damaged bytes were written there after the hole was announced; the part was asked for again.
         if !hole.must_clear && file.tries.range(range.clone()).next().is_some() {
-            return Progressed::Partly;
+            return Progressed::Unchanged;
         }
         file.tries.retain(|part, _| !range.contains(part));
         file.verified.insert_holes(hole.part, hole.parts);
@@ -541,7 +541,7 @@ impl ReceiverSession {
     pub fn part_verified(&mut self, header: &PartHeader) -> Progressed {
         // What was found out about an offer says nothing about a body.
         let Some(file) = self.files.get_mut(&header.id).filter(|file| file.is_about(header.is_offer)) else {
-            return Progressed::Partly;
+            return Progressed::Unchanged;
         };
         file.tries.remove(&header.part);
         file.pending.remove(&header.part);
@@ -551,7 +551,7 @@ impl ReceiverSession {
 
     fn verified_more(&mut self, id: EntryId, bytes: u64) -> Progressed {
         let Some(file) = self.files.get_mut(&id) else {
-            return Progressed::Partly;
+            return Progressed::Unchanged;
         };
         file.verified_bytes += bytes;
         if file.stage == FileStage::Bodies {

@@ -446,6 +446,7 @@ impl SenderSession {
         let mut already_there = Vec::new();
         let mut resumed = Vec::new();
         let mut unneeded = Vec::new();
+        let mut is_taken = false;
         for id in ids.iter().flatten() {
             let unexpected =
                 |what: &str| Err(WireError::protocol(format!("the receiver wants of entry {id} {what}")));
@@ -454,6 +455,7 @@ impl SenderSession {
                 Some(State::Other) => return unexpected("parts, but it is not a file"),
                 None => continue, // Given up here while the frame was on its way.
             };
+            is_taken = true;
             let last = file.layout.count() - 1;
             if std::mem::take(&mut file.is_unasked) {
                 match parts {
@@ -507,7 +509,9 @@ impl SenderSession {
             (false, _, _) => Event::AlreadyThere(already_there),
             (_, false, _) => Event::Resumed(resumed),
             (_, _, false) => Event::Unneeded(unneeded),
-            _ => Event::Wanted,
+            _ if is_taken => Event::Wanted,
+            // A receiver that repeats it for settled entries makes no progress.
+            _ => Event::Nothing,
         })
     }
 

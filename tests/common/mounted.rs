@@ -43,6 +43,15 @@ impl Mounted {
         None
     }
 
+    /// An ext4 in an image below `dir` whose inodes have no room for nanoseconds: all dates are whole seconds.
+    pub fn whole_seconds(dir: &Path, at: &Path) -> Option<Self> {
+        let image = dir.join("image");
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-I", "128"]).arg(&image).output();
+        let is_made = made.is_ok_and(|output| output.status.success());
+        is_made.then(|| Self::new(&["-t", "ext4", "-o", "loop"], &image, at)).flatten()
+    }
+
     /// A file system in memory, of so many bytes.
     pub fn memory(bytes: u64, at: &Path) -> Option<Self> {
         Self::new(&["-t", "tmpfs", "-o", &format!("size={bytes}")], Path::new("tmpfs"), at)

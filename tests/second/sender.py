@@ -55,11 +55,12 @@ IN_FLIGHT = wire.MAX_NAME_BYTES_IN_FLIGHT // (4096 + 4096)
 
 
 class Sender:
-    def __init__(self, connection, items, damage, only_entry):
+    def __init__(self, connection, items, damage, only_entry, cut):
         self.connection = connection
         self.items = collections.deque(items)
         self.damage = damage
         self.only_entry = only_entry
+        self.cut = cut
         self.announced = 0
         self.open = {}
         self.work = collections.deque()
@@ -103,6 +104,8 @@ class Sender:
             entry.update(wire.metadata(status))
             if file:
                 entry["size"] = file.size
+                identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                entry["state"] = wire.md5(repr(identity).encode())
             if entry["type"] == "link":
                 wire.write_bytes(entry, "target", os.readlink(path))
                 del entry["mode"]
@@ -140,6 +143,10 @@ class Sender:
             print(f"damaged part {part} of entry {id}")
             body = bytes([body[0] ^ 1]) + body[1:]
         self.connection.say(header, body)
+        if self.cut is not None:
+            self.cut -= 1
+            if self.cut == 0:
+                raise Breach("cut on purpose")
 
     def take(self, message):
         """What the receiver says; True when it was the last word."""
@@ -206,6 +213,7 @@ class Sender:
             raise Breach(f"entry {id}: kept at the wrong time")
         if first + len(digests) > wire.parts_of(file.size):
             raise Breach(f"entry {id} has no such parts")
+        print(f"kept {len(digests)} parts of entry {id} from part {first} on")
         for part, digest in enumerate(digests, first):
             if file.digests.setdefault(part, digest) != digest:
                 raise Breach(f"part {part} of entry {id} was kept with other content")
@@ -247,10 +255,10 @@ class Sender:
         self.work.appendleft(id)
 
 
-def main(port, roots, damage, only_entry):
+def main(port, roots, damage, only_entry, cut):
     connection = wire.Connection(socket.create_connection(("127.0.0.1", port), timeout=wire.SILENCE))
     try:
-        Sender(connection, walk(roots), damage, only_entry).run()
+        Sender(connection, walk(roots), damage, only_entry, cut).run()
     except (Breach, OSError) as error:
         wire.give_up(connection, "protocol", str(error))
         print(f"sender: {error}", file=sys.stderr)

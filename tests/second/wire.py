@@ -178,7 +178,7 @@ def check_name(raw):
     if not 1 <= len(raw) <= 4096 or len(components) > 128:
         return "the name is empty, too long or too deep"
     for component in components:
-        if component in (b"", b".", b"..") or len(component) > 255 or component.startswith(b".ftx-"):
+        if component in (b"", b".", b"..") or len(component) > 255 or component.lower().startswith(b".ftx-"):
             return "the name has a bad component"
     if b"\0" in raw or _is_odd(raw):
         return "the name holds a control character"

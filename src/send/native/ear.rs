@@ -188,7 +188,7 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
             for (id, bytes) in files {
                 if let Some(Announced::File { source, transferred, .. }) = state.announced.get_mut(&id) {
                     returned(shared, transferred.take_uncertain());
-                    transferred.there(bytes);
+                    state.kept_bytes += transferred.there(bytes);
                     let (path, size_bytes) = (source.name.as_bytes(), source.size_bytes);
                     shared.progress.event(Told::Resumed { path, bytes, size_bytes });
                 }

@@ -69,6 +69,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
         if !small.jobs.is_empty() {
             let jobs = std::mem::take(&mut small).jobs;
             let queue = if jobs[0].0.is_unasked { &unasked } else { &loaded };
+            wait_until_settled(shared, &jobs);
             whole::begin(shared, &jobs);
             if queue.send(loader.load_small(jobs)).is_err() {
                 return;
@@ -80,6 +81,7 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
             || large.is_full(MAX_WINDOW_PARTS, loader.window_bytes())
         {
             let jobs = std::mem::take(&mut large).jobs;
+            wait_until_settled(shared, &jobs);
             whole::begin(shared, &jobs);
             // One by one, for whichever connection is free.
             let parts = loader.load_large(jobs);
@@ -147,6 +149,15 @@ fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
     }
 }
 
+/// Waits until all of these files may be read ([`Source::unsettled_for`]), unless the session ends before.
+fn wait_until_settled(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
+    for (_, source) in jobs {
+        if let Some(left) = source.unsettled_for() {
+            shared.wait_for_outcome(left);
+        }
+    }
+}
+
 struct Loader<'a> {
     shared: &'a Shared<'a>,
     /// Buffers to use again: fresh memory costs the system more than reading a small file into it.
@@ -163,7 +174,8 @@ impl Loader<'_> {
 
     fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Batch {
         let mut bytes = self.spare.try_recv().unwrap_or_default();
-        let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum();
+        // One byte behind the last file, into which nothing may be read.
+        let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum::<usize>() + 1;
         // What is left in it from the last time is written over.
         if bytes.len() < room {
             bytes.resize(room, 0);
@@ -173,7 +185,7 @@ impl Loader<'_> {
         self.shared.reading.time(|| {
             for (job, source) in jobs {
                 let range = filled..filled + job.range.len as usize;
-                match source.read_whole(&mut bytes[range.clone()]) {
+                match source.read_whole(&mut bytes[range.start..=range.end]) {
                     Ok(()) => {
                         filled = range.end;
                         read.push((job, source, range));
@@ -230,17 +242,22 @@ impl Loader<'_> {
         };
         let mut loaded = Vec::with_capacity(opened.len() + holes.len());
         for (job, source, open, parts) in holes {
-            match open.check_unchanged() {
+            match open.check_end().and_then(|()| open.check_unchanged()) {
                 Ok(()) => {
                     let parts = self.shared.lock().session.take_holes(&job, parts);
                     // The writer says nothing of the digest: it is a constant.
-                    loaded.push(Loaded { job, md5: Md5::from([0; 16]), body: Body::Holes(parts), source });
+                    loaded.push(Loaded {
+                        job,
+                        md5: Md5::from([0; 16]),
+                        body: Body::Holes(parts, open),
+                        source,
+                    });
                 }
                 Err(error) => self.withdraw(job.entry, &error),
             }
         }
         for ((job, source, open), digest) in opened.into_iter().zip(digests) {
-            match digest.and_then(|md5| open.check_unchanged().map(|()| md5)) {
+            match digest.and_then(|md5| open.check_after(job.range).map(|()| md5)) {
                 Ok(md5) => {
                     let body = if job.wants_body { Body::File(open) } else { Body::Nothing };
                     loaded.push(Loaded { job, md5, body, source });
@@ -264,5 +281,31 @@ impl Loader<'_> {
 
     fn withdraw(&self, entry: EntryId, error: &ReadError) {
         self.shared.withdraw(&mut self.shared.lock(), entry, error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{announce, rewrite, with_shared};
+    use super::*;
+    use crossbeam_channel::never;
+    use std::fs;
+
+    /// The look after hashing. Of what is compared only the digest leaves, so that there is no later look.
+    #[test]
+    fn a_digest_counts_only_if_the_file_is_the_same_after_it_was_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, vec![7; 2 * PART_BYTES as usize]).unwrap();
+        with_shared(|shared| {
+            let source = announce(shared, &path, "offers");
+            let mut loader = Loader { shared, spare: never(), open: None, window: FIRST_WINDOW };
+            let next = || job_at_hand(shared).unwrap();
+            assert_eq!(loader.load_large(vec![next()]).len(), 1);
+            // The file stays open from one part to the next, so that there is no look when it is opened either.
+            rewrite(&source, &path);
+            assert!(loader.load_large(vec![next()]).is_empty());
+            assert!(shared.lock().announced.is_empty());
+        });
     }
 }

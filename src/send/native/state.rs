@@ -57,6 +57,8 @@ pub struct State {
     /// Entries in flight.
     pub announced: HashMap<EntryId, Announced>,
     pub summary: Summary,
+    /// See [`Remainder::kept_bytes`].
+    pub kept_bytes: u64,
     pub outcome: Option<Result<(), SendError>>,
     /// How long the receiver's first answer took, and whether it takes further connections.
     pub welcome: Option<(Duration, bool)>,
@@ -163,6 +165,7 @@ impl<'a> Shared<'a> {
             session: SenderSession::new(SessionId::new(random), left.last_session),
             announced: HashMap::new(),
             summary: Summary { confirmed: true, ..std::mem::take(&mut left.summary) },
+            kept_bytes: 0,
             outcome: None,
             welcome: None,
             is_closing: false,
@@ -371,6 +374,7 @@ impl<'a> Shared<'a> {
         left.announced_before += state.session.announced();
         left.last_session = Some(state.session.id());
         left.summary = state.summary;
+        left.kept_bytes += state.kept_bytes;
         state.outcome.unwrap_or(Err(SendError::Closed { unconfirmed }))
     }
 

@@ -12,6 +12,8 @@ pub struct Transferred {
     /// What the receiver had when this connection took the file up, and what when the run began.
     there_bytes: u64,
     resumed_bytes: u64,
+    /// The most that it ever had.
+    kept_bytes: u64,
     /// What a lost connection did, as long as nobody knows what has become of it.
     uncertain_bytes: u64,
 }
@@ -44,12 +46,15 @@ impl Transferred {
         std::mem::take(&mut self.body_bytes)
     }
 
-    /// The receiver has so much of the file.
-    pub fn there(&mut self, bytes: u64) {
+    /// The receiver has so much of the file. Returns by how much that is more than it ever had before.
+    pub fn there(&mut self, bytes: u64) -> u64 {
         self.there_bytes = bytes;
         if !self.was_lost() {
             self.resumed_bytes = bytes;
         }
+        let grown = bytes.saturating_sub(self.kept_bytes);
+        self.kept_bytes += grown;
+        grown
     }
 
     /// The connection is lost.
@@ -133,6 +138,16 @@ mod tests {
         file.lost();
         file.sent(20, 80);
         assert_eq!(file.account(100), Account { hole_bytes: 70, ..Account::default() });
+    }
+
+    #[test]
+    fn what_is_kept_grows_only_beyond_what_it_ever_was() {
+        let mut file = Transferred::default();
+        let grown = [100, 100, 50, 120, 0, 120, 130].map(|bytes| {
+            file.lost();
+            file.there(bytes)
+        });
+        assert_eq!(grown, [100, 0, 0, 20, 0, 0, 10]);
     }
 
     #[test]

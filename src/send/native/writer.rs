@@ -25,8 +25,8 @@ const GROUP_BYTES: u64 = 64 << 10;
 
 /// The last bytes of a body that comes out of a file wait for a last look at the file.
 const TAIL_BYTES: u64 = 64 << 10;
-/// So many bytes by chance have a digest that nobody expects.
-const UNGUESSABLE_BYTES: u64 = 16;
+/// So many random bytes in place of a changed file's last ones give the part another digest than it was announced with.
+const POISON_BYTES: u64 = 16;
 
 /// Parts that were loaded together.
 pub struct Batch {
@@ -51,8 +51,8 @@ pub enum Body {
     Bytes(Range<usize>),
     /// In the file: the kernel sends them from there.
     File(Arc<OpenSource>),
-    /// So many parts from this one on are nothing but zeros.
-    Holes(u64),
+    /// So many parts from this one on are nothing but zeros, in this file.
+    Holes(u64, Arc<OpenSource>),
 }
 
 /// What the first connection carries beside the parts that any may take.
@@ -171,7 +171,8 @@ fn write_group(
     let mut moved_bytes = 0;
     let mut state = shared.lock();
     for part in parts {
-        if let Body::File(file) = &part.body
+        // Before a body begins that would be of no use, and before holes go, which have no last bytes of their own.
+        if let Body::File(file) | Body::Holes(_, file) = &part.body
             && let Err(error) = file.check_unchanged()
         {
             shared.withdraw(&mut state, part.job.entry, &error);
@@ -200,7 +201,7 @@ fn write_group(
 fn frame(shared: &Shared<'_>, state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
     let Loaded { job, md5, body, source } = part;
     let goes = match body {
-        Body::Holes(parts) => state.session.hole_frame(job, *parts, frames),
+        Body::Holes(parts, _) => state.session.hole_frame(job, *parts, frames),
         _ => state.session.part_frame(job, *md5, frames),
     };
     if !goes {
@@ -209,7 +210,7 @@ fn frame(shared: &Shared<'_>, state: &mut State, part: &Loaded, frames: &mut Vec
     let (body_bytes, hole_bytes) = match body {
         Body::Nothing => (0, 0),
         Body::Bytes(_) | Body::File(_) => (job.range.len, 0),
-        Body::Holes(parts) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
+        Body::Holes(parts, _) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
     };
     if let Some(Announced::File { transferred, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
         if job.wants_body {
@@ -217,7 +218,7 @@ fn frame(shared: &Shared<'_>, state: &mut State, part: &Loaded, frames: &mut Vec
         }
         transferred.sent(body_bytes, hole_bytes);
         // That of a hole is a constant that nobody computed.
-        if !matches!(body, Body::Holes(_)) {
+        if !matches!(body, Body::Holes(..)) {
             *of_file = (source.size_bytes <= PART_BYTES).then_some(*md5);
         }
     }
@@ -239,12 +240,12 @@ fn write_body(
     part: &Loaded,
     bytes: &[u8],
 ) -> io::Result<()> {
-    if part.job.part == 0 && !matches!(part.body, Body::Holes(_)) {
+    if part.job.part == 0 && !matches!(part.body, Body::Holes(..)) {
         let size_bytes = part.source.size_bytes;
         shared.progress.event(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
     }
     match &part.body {
-        Body::Nothing | Body::Holes(_) => Ok(()),
+        Body::Nothing | Body::Holes(..) => Ok(()),
         Body::Bytes(range) => stream.write_all(&bytes[range.clone()]),
         Body::File(file) => {
             let mut moved_bytes = 0;
@@ -273,23 +274,120 @@ fn write_from_file(
     let before_tail = range.len.saturating_sub(TAIL_BYTES);
     let mut sent = stream.get_mut().send_file(file.file(), range.offset, before_tail, &mut moved)?;
     let unchanged = file.check_unchanged();
-    if sent == before_tail && (unchanged.is_ok() || range.len < UNGUESSABLE_BYTES) {
+    if sent == before_tail && unchanged.is_ok() {
         let tail = range.len - before_tail;
         sent += stream.get_mut().send_file(file.file(), range.offset + sent, tail, &mut moved)?;
     }
     // The receiver was promised so many bytes. It gets some that cannot have the digest, so that it does not take the
-    // file for whole before it hears that there is none.
+    // file for whole before it is told that there is none.
     let mut left = range.len - sent;
-    if left >= UNGUESSABLE_BYTES {
-        let mut unguessable = [0; UNGUESSABLE_BYTES as usize];
-        getrandom(&mut unguessable, GetRandomFlags::empty())?;
-        stream.write_all(&unguessable)?;
-        left -= UNGUESSABLE_BYTES;
+    if left >= POISON_BYTES || unchanged.is_err() {
+        let poison = poison(left, part.md5)?;
+        stream.write_all(&poison)?;
+        left -= poison.len() as u64;
         let error = unchanged.err().unwrap_or(ReadError::Changed);
         shared.withdraw(&mut shared.lock(), part.job.entry, &error);
         shared.speak();
     }
-    // Of so few bytes it asks again, and then the loader sees what happened.
+    // A file that shrank by so few bytes since the last look: the part is asked for again, unless they were zeros, and then
+    // the loader finds the change.
     io::copy(&mut io::repeat(0).take(left), stream)?;
     Ok(())
+}
+
+/// The first of `left` bytes, all that are missing of a part that was announced with `md5`. If they are so few that chance
+/// could meet the digest, they are the whole part: a tail is longer.
+fn poison(left: u64, md5: Md5) -> io::Result<Vec<u8>> {
+    if left >= POISON_BYTES {
+        let mut random = vec![0; POISON_BYTES as usize];
+        getrandom(&mut random, GetRandomFlags::empty())?;
+        return Ok(random);
+    }
+    let zeros = vec![0; left as usize];
+    Ok(if Md5::of(&zeros) == md5 { vec![1; left as usize] } else { zeros })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{announce, rewrite, with_shared};
+    use super::*;
+    use crate::digest::PartRange;
+    use crate::net::LastHeard;
+    use std::fs;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    /// What goes over a connection.
+    fn written(
+        shared: &Shared<'_>,
+        write: impl FnOnce(&mut BufWriter<PatientWriter>) -> io::Result<()>,
+    ) -> Vec<u8> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let heard = LastHeard::new(Duration::from_secs(60));
+        let writer = PatientWriter::new(stream, heard, shared.interrupt.clone());
+        let mut writer = BufWriter::new(writer);
+        write(&mut writer).and_then(|()| writer.flush()).unwrap();
+        drop(writer);
+        reading.join().unwrap().unwrap()
+    }
+
+    fn part(source: &Arc<Source>, len: u64, md5: Md5, body: Body) -> Loaded {
+        let range = PartRange { offset: 0, len };
+        let job = Job { entry: 0, part: 0, range, wants_body: true, is_unasked: false };
+        Loaded { job, md5, body, source: Arc::clone(source) }
+    }
+
+    /// The look before the body. A file that changes later is found by the next one.
+    #[test]
+    fn nothing_is_sent_of_a_file_that_has_changed_since_it_was_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for holes in [0, 2] {
+            fs::write(&path, "bytes").unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_len(2 * PART_BYTES).unwrap();
+            with_shared(|shared| {
+                let source = announce(shared, &path, "all");
+                let open = Arc::new(source.open().unwrap());
+                let body = || match holes {
+                    0 => Body::File(Arc::clone(&open)),
+                    parts => Body::Holes(parts, Arc::clone(&open)),
+                };
+                let parts = [part(&source, PART_BYTES, Md5::of(b""), body())];
+                rewrite(&source, &path);
+                let bytes = written(shared, |stream| write_group(shared, stream, &parts, &[]));
+                assert!(bytes.is_empty(), "{} bytes, {holes} holes", bytes.len());
+                assert!(shared.lock().announced.is_empty(), "{holes} holes");
+            });
+        }
+    }
+
+    /// The look before the last bytes of a body: whatever their number, the part does not have its digest.
+    #[test]
+    fn a_body_whose_file_has_changed_is_not_sent_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for (len, filler) in [(1, 0), (1, 7), (POISON_BYTES - 1, 0), (POISON_BYTES, 7), (2 * TAIL_BYTES, 7)] {
+            let content = vec![filler; len as usize];
+            fs::write(&path, &content).unwrap();
+            with_shared(|shared| {
+                let source = announce(shared, &path, "all");
+                let open = Arc::new(source.open().unwrap());
+                let part = part(&source, len, Md5::of(&content), Body::File(open));
+                let whole = written(shared, |stream| write_body(shared, stream, &part, &[]));
+                assert!(whole == content && !shared.lock().announced.is_empty(), "{len} bytes");
+                // With what it holds already: only its dates change.
+                rewrite(&source, &path);
+                let bytes = written(shared, |stream| write_body(shared, stream, &part, &[]));
+                assert_eq!(bytes.len() as u64, len);
+                assert_ne!(Md5::of(&bytes), part.md5, "{len} bytes");
+                assert!(shared.lock().announced.is_empty(), "{len} bytes");
+            });
+        }
+    }
 }

@@ -141,6 +141,8 @@ pub struct HoleHeader {
 /// What became of a file when one more of its parts was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progressed {
+    /// It counts for nothing: it was verified before, its file is settled, or the part was asked for again meanwhile.
+    Unchanged,
     /// More parts are to come.
     Partly,
     /// All parts are verified. The file counts as in commit until [`ReceiverSession::stored`] or

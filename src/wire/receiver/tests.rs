@@ -304,7 +304,7 @@ fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
     let early = hole(&mut session, 1, 2);
     let damaged = body(part(&mut session, "part", 0, 2, PART_BYTES).unwrap());
     assert_eq!(session.part_damaged(&damaged), Repair::Again);
-    assert_eq!(session.holes_verified(&early), Progressed::Partly);
+    assert_eq!(session.holes_verified(&early), Progressed::Unchanged);
     let late = hole(&mut session, 1, 3);
     assert!(late.must_clear, "the early one would have been refused as sent twice");
     assert!(matches!(session.holes_verified(&late), Progressed::Complete(_)));
@@ -341,7 +341,7 @@ fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
     let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
     let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };
     assert_eq!(session.holes_verified(&first), Progressed::Partly);
-    assert_eq!(session.holes_verified(&second), Progressed::Partly, "a part is missing");
+    assert_eq!(session.holes_verified(&second), Progressed::Unchanged, "a part is missing");
 }
 
 #[test]

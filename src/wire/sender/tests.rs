@@ -325,6 +325,21 @@ fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
     assert_eq!(session.next_job(), None, "once");
 }
 
+/// Otherwise a receiver that repeats itself would never be found to be stuck.
+#[test]
+fn a_want_for_entries_that_are_settled_is_no_event() {
+    let mut session = with_file(PART_BYTES);
+    let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
+    assert_eq!(session.handle(want), Ok(Event::Wanted));
+    send_all(&mut session);
+    session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).unwrap();
+    assert_eq!(session.handle(want), Ok(Event::Nothing));
+    assert_eq!(session.handle(want), Ok(Event::Nothing));
+    session.announce_file(&path(), PART_BYTES, false, None, Metadata::default());
+    let both = br#"{"ftx":"want","entries":[[0,1]],"parts":"all"}"#;
+    assert_eq!(session.handle(both), Ok(Event::Wanted), "one of them is in flight");
+}
+
 #[test]
 fn an_entry_that_failed_is_not_sent_any_more() {
     let mut session = with_file(1);

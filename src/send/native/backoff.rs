@@ -1,0 +1,76 @@
+//! How often, and after which pauses, a lost connection is opened again.
+
+use std::time::Duration;
+
+/// The first pause; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// After a session that lasted longer than this, the pauses begin with the first one again.
+const STEADY_TIME: Duration = Duration::from_secs(60);
+
+/// Counts the attempts to open a connection again.
+#[derive(Debug)]
+pub struct Backoff {
+    max_attempts: u32,
+    /// In a row, since the last session that made progress.
+    attempts: u32,
+    /// In a row, since the last session that lasted.
+    pauses: u32,
+}
+
+impl Backoff {
+    /// Gives up after so many attempts in a row without progress.
+    pub fn new(max_attempts: u32) -> Self {
+        Backoff { max_attempts, attempts: 0, pauses: 0 }
+    }
+
+    /// A session was lost.
+    pub fn on_session_end(&mut self, made_progress: bool, lasted: Duration) {
+        if made_progress {
+            self.attempts = 0;
+        }
+        if lasted > STEADY_TIME {
+            self.pauses = 0;
+        }
+    }
+
+    /// The attempts that were made in a row without progress.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The pause before the next attempt, which is counted; `None` if there are none left.
+    pub fn next_pause(&mut self) -> Option<Duration> {
+        if self.attempts >= self.max_attempts {
+            return None;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.pauses)).min(LONGEST_PAUSE);
+        self.attempts += 1;
+        self.pauses = self.pauses.saturating_add(1);
+        Some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_counted_while_there_is_no_progress_and_pauses_while_sessions_are_short() {
+        let mut backoff = Backoff::new(3);
+        let mut pause_ms = |made_progress, lasted_s| {
+            backoff.on_session_end(made_progress, Duration::from_secs(lasted_s));
+            (backoff.next_pause().map(|pause| pause.as_millis()), backoff.attempts())
+        };
+        assert_eq!(pause_ms(false, 1), (Some(500), 1));
+        assert_eq!(pause_ms(false, 1), (Some(1000), 2));
+        assert_eq!(pause_ms(true, 1), (Some(2000), 1), "a short session with progress keeps the pauses");
+        assert_eq!(pause_ms(false, 61), (Some(500), 2), "a long one without progress keeps the count");
+        assert_eq!(pause_ms(false, 1), (Some(1000), 3));
+        assert_eq!(pause_ms(false, 61), (None, 3));
+        for _ in 0..40 {
+            assert!(pause_ms(true, 1).0.is_some_and(|pause| pause <= LONGEST_PAUSE.as_millis()));
+        }
+        assert_eq!(Backoff::new(0).next_pause(), None);
+    }
+}
