@@ -238,7 +238,7 @@ enum CountedSender {
 pub struct LostSession {
     pub peer: SocketAddr,
     /// How it was lost.
-    pub error: RecvError,
+    pub error: Box<RecvError>,
     /// How long its sender has to reconnect, in all.
     pub wait: Duration,
     pub deadline: Instant,

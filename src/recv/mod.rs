@@ -425,7 +425,8 @@ impl Server {
             Err(error) if error.is_lost_connection() && desk.lock().may_come_back(id) => {
                 let wait = self.options.timeout.min(COME_BACK);
                 observer.lost(peer, &error, wait);
-                let lost = LostSession { peer, error, wait, deadline: Instant::now() + wait };
+                let deadline = Instant::now() + wait;
+                let lost = LostSession { peer, error: error.into(), wait, deadline };
                 match desk.update(|now| now.lose(id, lost)) {
                     Ok(()) => return Err(Elsewhere),
                     Err(lost) => Err(self.not_back(lost, desk)),
@@ -443,7 +444,7 @@ impl Server {
             desk.lock().interrupted = true;
             return RecvError::Interrupted;
         }
-        RecvError::NotBack { lost: Box::new(lost.error), wait: lost.wait }
+        RecvError::NotBack { lost: lost.error, wait: lost.wait }
     }
 
     /// Ends lost sessions whose sender does not reconnect in time, and connections that were told to go and are not gone in

@@ -217,7 +217,7 @@ fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
 }
 
 fn lost(deadline: Instant) -> LostSession {
-    LostSession { peer: ([10, 0, 0, 1], 1).into(), error: RecvError::Busy, wait: TIMEOUT, deadline }
+    LostSession { peer: ([10, 0, 0, 1], 1).into(), error: RecvError::Busy.into(), wait: TIMEOUT, deadline }
 }
 
 /// A session that counts, whose connection was lost.
