@@ -136,7 +136,7 @@ pub struct RecvArgs {
     /// The folder where things land; made if it is missing
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
-    /// End after one session, with a code that tells how it went
+    /// End after one session, with a code that tells how it went (a port scan is no session)
     ///
     /// If its connection is lost, its sender has 30 seconds to come back, or --timeout if that is less.
     #[arg(long, conflicts_with = "count")]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::bench::BenchError;
 use crate::config::UsageError;
-use crate::fault::Fault;
+use crate::fault::{Fault, in_words};
 use crate::net::NetError;
 use crate::plan::{PlanError, ReadError};
 use crate::progress::Summary;
@@ -77,7 +77,7 @@ impl From<&UsageError> for Explained {
 
 impl From<&io::Error> for Explained {
     fn from(error: &io::Error) -> Self {
-        Explained::new(error, Exit::Other, None)
+        Explained::new(&in_words(error), Exit::Other, None)
     }
 }
 
@@ -119,6 +119,7 @@ impl From<&SendError> for Explained {
             }
             SendError::StoredOther { .. } => (Exit::Digest, STORED_OTHER),
             SendError::Wire(error) => wire(error),
+            SendError::NoThread(_) => (Exit::Other, AGAIN),
             SendError::Interrupted | SendError::InterruptedEarly => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
@@ -168,7 +169,9 @@ impl From<&RecvError> for Explained {
                 (Exit::Timeout, GOES_ON)
             }
             RecvError::NotBack { lost, .. } => (Explained::from(&**lost).exit, GOES_ON),
-            RecvError::Busy | RecvError::GaveWay => (Exit::Refused, None),
+            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) => (Exit::Refused, None),
+            RecvError::NoSession(error) => return Explained::from(&**error),
+            RecvError::Panicked => (Exit::Other, None),
             RecvError::Interrupted => (Exit::Interrupted, None),
             RecvError::Digest { .. } => {
                 (Exit::Digest, Some("nothing of it was kept; it has to be sent again"))

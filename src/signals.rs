@@ -7,6 +7,9 @@
 //!
 //! No handler is installed: the signals are blocked in all threads and read from a descriptor. So no system call in
 //! the whole program ever ends early because of them.
+//!
+//! SIGXFSZ is blocked, too, and not read: a write beyond the limit on file sizes (`ulimit -f`) then fails with an error,
+//! which costs one file, where the signal would end the process with all its sessions.
 
 use std::fs;
 use std::io;
@@ -57,6 +60,7 @@ impl Signals {
             }
         }
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        SigSet::from(Signal::SIGXFSZ).thread_block()?;
         set.thread_block()?;
         let signals = Signals { bell: bell.clone(), caught: Arc::clone(&caught) };
         thread::Builder::new()

@@ -20,6 +20,9 @@ const PARTIAL: i32 = 23;
 const TIMEOUT: i32 = 30;
 const DIGEST: i32 = 40;
 
+/// No frame of a known dialect is complete: it is reported, and does not use up `--once`.
+const NO_SESSION: i32 = -1;
+
 const MD5_OF_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
 
 fn classic(json: &str) -> Vec<u8> {
@@ -80,7 +83,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("length 65,537", 65_537, "a header of 65537 bytes"),
         ("length big-endian", 66u32.swap_bytes(), "sent big-endian?"),
     ] {
-        add(what, [&length.to_le_bytes()[..], after_length].concat(), PROTOCOL, line);
+        add(what, [&length.to_le_bytes()[..], after_length].concat(), NO_SESSION, line);
     }
     let deep = format!(
         r#"{{"filename":"a","size":3,"md5":"{MD5_OF_ABC}","x":{}{}}}"#,
@@ -107,16 +110,16 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("no size", format!(r#"{{"filename":"a","md5":"{MD5_OF_ABC}"}}"#), "no file's size"),
         ("no md5", r#"{"filename":"a","size":3}"#.to_owned(), "no md5"),
     ] {
-        add(what, [classic(&json), b"abc".to_vec()].concat(), PROTOCOL, line);
+        add(what, [classic(&json), b"abc".to_vec()].concat(), NO_SESSION, line);
     }
     for size in ["3.0", "\"3\"", "-3", "9223372036854775808", "18446744073709551616", "null"] {
-        add(&format!("size {size}"), classic_file("a", size, MD5_OF_ABC, b"abc"), PROTOCOL, "header");
+        add(&format!("size {size}"), classic_file("a", size, MD5_OF_ABC, b"abc"), NO_SESSION, "header");
     }
     for digits in [&MD5_OF_ABC[1..], "900150983cd24fb0d6963f7d28e17f720"] {
         add(
             &format!("{} digits", digits.len()),
             classic_file("a", "3", digits, b"abc"),
-            PROTOCOL,
+            NO_SESSION,
             "32 hex digits",
         );
     }
@@ -148,9 +151,9 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
     );
     add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
     add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
-    add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), PROTOCOL, "speaks TLS");
-    add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), PROTOCOL, "speaks HTTP");
-    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), PROTOCOL, "bytes was announced");
+    add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), NO_SESSION, "speaks TLS");
+    add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), NO_SESSION, "speaks HTTP");
+    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), NO_SESSION, "bytes was announced");
     add(
         "an old version",
         {
@@ -249,7 +252,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
     for (what, session) in [("a join of no name", "zz"), ("a join of half a name", "00010203")] {
         let mut bytes = Vec::new();
         encode(Form::Native, format!(r#"{{"ftx":"join","session":"{session}"}}"#).as_bytes(), &mut bytes);
-        add(what, bytes, PROTOCOL, "session");
+        add(what, bytes, NO_SESSION, "session");
     }
     let md5 = r#"{"ftx":"measure","what":"md5","size":0}"#;
     add("measuring unasked", native(&[md5]), PROTOCOL, "out of place: measure");
@@ -306,9 +309,15 @@ fn bad_names() -> Vec<(&'static str, String)> {
 fn each_ends_with_its_code_and_a_line_and_leaves_nothing() {
     for (what, bytes, code, line) in cases() {
         let out = tempfile::tempdir().unwrap();
-        let receiver = Receiver::start(out.path(), &["--once"]);
+        let mut receiver = Receiver::start(out.path(), &["--once"]);
         say(&receiver, &bytes);
-        let ended = receiver.wait();
+        let ended = if code == NO_SESSION {
+            receiver.hear(line);
+            assert!(!receiver.has_ended(), "{what}");
+            receiver.kill_and_hear()
+        } else {
+            receiver.wait()
+        };
         assert_eq!(ended.code, code, "{what}: {ended:?}");
         assert!(ended.stderr.contains(line), "{what}: {:?}", ended.stderr);
         assert!(!ended.stderr.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{what}: escaped");
@@ -395,30 +404,22 @@ fn an_uppercase_digest_is_fine() {
 #[test]
 fn a_peer_that_begins_and_then_says_nothing_is_given_up() {
     let silent = "nothing was heard from the sender for 1 seconds";
-    for (begun, line) in [
-        (&b"\x10"[..], "a header from the sender was still not complete after 1 seconds"),
-        (&native(&[]), silent),
-        (&classic_file("a", "1000", MD5_OF_ABC, b"abc"), silent),
+    let unfinished = "a header from the sender was still not complete after 1 seconds";
+    for (begun, line, code) in [
+        (&b""[..], silent, NO_SESSION),
+        (b"\x10", unfinished, NO_SESSION),
+        (&native(&[]), silent, TIMEOUT),
+        (&classic_file("a", "1000", MD5_OF_ABC, b"abc"), silent, TIMEOUT),
     ] {
         let out = tempfile::tempdir().unwrap();
-        let receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
+        let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
         let mut stream = receiver.connect();
         stream.write_all(begun).unwrap();
-        let ended = receiver.wait();
-        assert_eq!(ended.code, TIMEOUT, "{ended:?}");
-        assert!(ended.stderr.contains(line), "{ended:?}");
+        receiver.hear(line);
+        let ended = if code == NO_SESSION { receiver.kill_and_hear() } else { receiver.wait() };
+        assert_eq!(ended.code, code, "{ended:?}");
         assert_eq!(names(out.path()), Vec::<String>::new());
     }
-}
-
-#[test]
-fn a_peer_that_connects_and_says_nothing_is_given_up() {
-    let out = tempfile::tempdir().unwrap();
-    let receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
-    let _silent = receiver.connect();
-    let ended = receiver.wait();
-    assert_eq!(ended.code, TIMEOUT, "{ended:?}");
-    assert_eq!(names(out.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -508,18 +509,18 @@ fn a_part_that_is_damaged_three_times_is_given_up() {
 fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
     let mut begun = native(&[]);
     begun.extend_from_slice(&60_000u32.to_le_bytes());
-    for begun in [begun, 60_000u32.to_le_bytes().to_vec()] {
+    // In a session, and before there is one.
+    for (begun, code) in [(begun, TIMEOUT), (60_000u32.to_le_bytes().to_vec(), NO_SESSION)] {
         let out = tempfile::tempdir().unwrap();
         let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
         let mut stream = receiver.connect();
         stream.write_all(&begun).unwrap();
         let mut written = 0;
-        common::until("the end of the receiver", || {
+        common::until("the end of the connection", || {
             written += usize::from(written < 50_000 && stream.write_all(b" ").is_ok());
-            receiver.has_ended()
+            receiver.has_said("still not complete after 1 seconds")
         });
-        let ended = receiver.wait();
-        assert_eq!(ended.code, TIMEOUT, "{ended:?}");
-        assert!(ended.stderr.contains("still not complete after 1 seconds"), "{ended:?}");
+        let ended = if code == NO_SESSION { receiver.kill_and_hear() } else { receiver.wait() };
+        assert_eq!(ended.code, code, "{ended:?}");
     }
 }

@@ -164,6 +164,24 @@ fn two_senders_at_the_same_time_do_not_disturb_each_other() {
 }
 
 #[test]
+fn a_whole_file_is_in_place_while_the_next_body_is_waited_for() {
+    let place = Place::with(&[("1 whole", 3 << 20), ("2 small", 10), ("3 slow", 1 << 20)]);
+    let receiver = place.ftx_recv(&["--once"]);
+    let mut client = place.start_client(&receiver, &place.sources(), &["--row", "--halfway"]);
+    assert_eq!(client.line_of_stdout(), "halfway");
+    let start = Instant::now();
+    while !(place.arrived("1 whole") && place.arrived("2 small")) {
+        assert!(start.elapsed() < Duration::from_secs(10), "they wait for the third one");
+        thread::yield_now();
+    }
+    assert!(!place.arrived("3 slow"));
+    client.answer("go on");
+    client.finish().succeeds();
+    receiver.finish().succeeds();
+    place.assert_all_arrived();
+}
+
+#[test]
 fn a_body_that_does_not_match_its_digest_leaves_nothing_behind() {
     for variant in VARIANTS {
         let place = Place::with(&[("bad", 100_000)]);

@@ -8,6 +8,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +21,7 @@ use common::{Ended, Receiver, names, send};
 use ftx::digest::PART_BYTES;
 use ftx::store::Origin;
 use ftx::units::MtimeNs;
+use ftx::wire::frame::{Form, encode};
 
 const PARTIAL: i32 = 23;
 
@@ -358,4 +361,44 @@ fn the_next_sender_is_served_after_all_of_them() {
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     assert_eq!(fs::read_to_string(out.join("good.txt")).unwrap(), "good");
     assert!(names(&out).iter().all(|name| !name.contains(".ftx-")), "{:?}", names(&out));
+}
+
+/// A health check, a port scan or a mistyped address must not take the place of the sender that is waited for.
+#[test]
+fn what_is_no_session_does_not_use_up_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    let frame = |form, json: &str| {
+        let mut bytes = Vec::new();
+        encode(form, json.as_bytes(), &mut bytes);
+        bytes
+    };
+    let join = r#"{"ftx":"join","session":"00000000000000000000000000000000"}"#;
+    let probes: [(&str, Vec<u8>); 10] = [
+        ("nothing", Vec::new()),
+        ("one byte", vec![66]),
+        ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()),
+        ("a length of zero", vec![0; 4]),
+        ("a part of a hello", frame(Form::Native, r#"{"ftx":"hello","version":1}"#)[..20].to_vec()),
+        ("a frame of another kind", frame(Form::Native, r#"{"ftx":"end","entries":0}"#)),
+        ("a connection of no session", frame(Form::Native, join)),
+        ("a classic header without a digest", frame(Form::Classic, r#"{"filename":"a","size":3}"#)),
+    ];
+    let mut receiver = Receiver::start(&out, &["--once"]);
+    for (what, bytes) in probes {
+        let mut stream = receiver.connect();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // A reset is an end as well.
+        let _ = stream.read_to_end(&mut Vec::new());
+        assert!(!receiver.has_ended(), "{what}");
+    }
+    assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
+    let ended = receiver.wait();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("the peer speaks HTTP"), "it is reported all the same: {ended:?}");
+    assert_eq!(names(&out), ["a"]);
 }

@@ -11,6 +11,7 @@
 //! becomes of the events: whoever moves bytes waits for it only in [`Lister::wait_for_room`], where nothing is locked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -130,17 +131,21 @@ impl<'a, W: Whole> Lister<'a, W> {
     }
 
     /// Runs a session with the lister's thread beside it, and returns when every file that is in place was told of.
-    pub fn beside<T>(&self, session: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread, and nothing was done.
+    pub fn beside<T>(&self, session: impl FnOnce() -> T) -> io::Result<T> {
         if !self.is_on {
-            return session();
+            return Ok(session());
         }
         thread::scope(|scope| {
-            scope.spawn(|| self.run());
+            thread::Builder::new().name("hasher".into()).spawn_scoped(scope, || self.run())?;
             let _close = OnDrop(|| {
                 self.lock().closed = Some(Instant::now());
                 self.changed.notify_all();
             });
-            session()
+            Ok(session())
         })
     }
 
@@ -442,7 +447,7 @@ mod tests {
     fn listed(session: impl FnOnce(&Lister<'_, Pattern>)) -> (Vec<(String, Option<Md5>)>, Vec<Fault>) {
         let notes = Notes::default();
         let lister = Lister::new(true, &notes);
-        lister.beside(|| session(&lister));
+        lister.beside(|| session(&lister)).unwrap();
         let faults = lister.undigested().into_keys().collect();
         drop(lister);
         let mut lines = notes.0.into_inner().unwrap();
@@ -536,7 +541,7 @@ mod tests {
         let notes = Notes::default();
         let lister = Lister::new(false, &notes);
         lister.begin(1, 1, 1, || unreachable!("nothing is hashed"));
-        lister.beside(|| lister.stored(1, b"a", None, None));
+        lister.beside(|| lister.stored(1, b"a", None, None)).unwrap();
         assert_eq!(notes.0.lock().unwrap()[..], [("a".to_owned(), None)]);
         let _: Lister<'_, Pattern> = lister;
     }

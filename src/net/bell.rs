@@ -76,12 +76,12 @@ impl Bell {
     ///
     /// # Errors
     ///
-    /// The system gives no second bell, and nothing was done.
+    /// The system gives no second bell or no thread, and nothing was done.
     pub fn beside<T>(&self, on_ring: impl FnOnce() + Send, work: impl FnOnce() -> T) -> io::Result<T> {
         let done = Bell::new()?;
-        Ok(thread::scope(|scope| {
+        thread::scope(|scope| {
             let ended = done.clone();
-            scope.spawn(move || {
+            thread::Builder::new().name("on-cancel".into()).spawn_scoped(scope, move || {
                 while !self.is_rung() && !ended.is_rung() {
                     if self.wait_either(&ended, None, None).is_err() {
                         return;
@@ -90,11 +90,11 @@ impl Bell {
                 if !ended.is_rung() {
                     on_ring();
                 }
-            });
+            })?;
             // However the work ends, nobody may wait for the bell any more.
             let _ended = RingOnDrop(done);
-            work()
-        }))
+            Ok(work())
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 
@@ -13,14 +13,14 @@ use super::native::{Clocks, Host, Speaker, lock};
 use super::sessions::MAX_JOINED;
 use super::verifier::Recheck;
 use super::whole::Whole;
-use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
+use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::fault::Fault;
 use crate::md5sum::Lister;
 use crate::net::Bell;
 use crate::progress::{Event, Progress};
 use crate::store::{
     Content, Digests, ExistingFile, Item, Kept, Landing, Origin, Record, Records, Room, Store, StoreError,
-    Written,
+    Written, check_size_limit,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -38,6 +38,8 @@ pub struct Arrivals<'a> {
     pub lister: &'a Lister<'a, Whole>,
     pub host: &'a Host<'a>,
     files: Mutex<Files>,
+    /// A landing was made, or could not be.
+    opened: Condvar,
     /// Parts whose bodies are coming in just now.
     in_transit: AtomicUsize,
     moved_bytes: AtomicU64,
@@ -93,6 +95,8 @@ impl Arrival {
 enum At {
     /// Nothing yet.
     Asked,
+    /// A thread makes its landing, which may take as long as the disk does, with nothing locked.
+    Opening,
     /// Some parts, in their landing.
     Landing(Landing),
     /// A file of that name and size that was there before, and whether it gives way if it is different.
@@ -113,10 +117,11 @@ impl<'a> Arrivals<'a> {
             lister: host.lister,
             host,
             files: Mutex::default(),
+            opened: Condvar::new(),
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
             clocks,
-            over: Bell::new().map_err(RecvError::Connection)?,
+            over: Bell::new().map_err(RecvError::NoThread)?,
             outcome: Mutex::default(),
         })
     }
@@ -196,9 +201,8 @@ impl<'a> Arrivals<'a> {
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
     pub fn take_up(&self, entry: FileEntry, kept: Kept, room: Option<Room>) -> Option<Recheck> {
         let (id, layout) = (entry.id, entry.layout);
-        let mut files = self.files();
-        let Some(written) = kept.landing.written().filter(|_| files.landings < MAX_LANDINGS / 2) else {
-            drop(files);
+        let may_land = self.files().landings < MAX_LANDINGS / 2;
+        let Some(written) = kept.landing.written().filter(|_| may_land) else {
             // What is kept is not gone on with: all of the file will be written.
             if let Some(room) = &room {
                 room.lands(None);
@@ -211,6 +215,7 @@ impl<'a> Arrivals<'a> {
         self.lister.begin(id, size_bytes, 0, || Whole::landed(Some(written.clone())));
         // Somebody may have cut it, and zeros at its end are nothing that anybody writes.
         let sized = if entry.is_sparse { kept.landing.make_sparse(size_bytes) } else { Ok(()) };
+        let mut files = self.files();
         files.by_id.insert(id, Arrival { room, ..Arrival::new(entry, At::Landing(kept.landing)) });
         files.landings += 1;
         drop(files);
@@ -296,7 +301,7 @@ impl<'a> Arrivals<'a> {
     pub fn existing(&self, id: EntryId) -> Option<Arc<ExistingFile>> {
         match &self.files().by_id.get(&id)?.at {
             At::Existing(file, _) => Some(Arc::clone(file)),
-            At::Asked | At::Landing(_) => None,
+            At::Asked | At::Opening | At::Landing(_) => None,
         }
     }
 
@@ -323,7 +328,8 @@ impl<'a> Arrivals<'a> {
                 self.lister.begin(id, size_bytes, size_bytes, || Whole::there(&file));
             }
             let item = Item::AlreadyThere { file, origin: Arrivals::origin(&entry) };
-            let complete = Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, item };
+            let complete =
+                Complete { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, last: None, item };
             self.hand_over(speaker, vec![complete]);
         }
     }
@@ -375,40 +381,70 @@ impl<'a> Arrivals<'a> {
     /// to it is zeros.
     pub fn land(&self, store: &mut Store, id: EntryId) -> Result<(Written, bool), StoreError> {
         let mut files = self.files();
-        let open = files.landings;
-        let Some(Arrival { entry, at, room, .. }) = files.by_id.get_mut(&id) else {
-            return Err(busy("it is not wanted any more"));
-        };
-        let written = |landing: &Landing| {
-            let written = landing.written().ok_or(StoreError::Exists { what: "a complete file" })?;
-            Ok((written, landing.is_fresh()))
-        };
-        match at {
-            At::Landing(landing) => written(landing),
-            At::Existing(..) => Err(busy("it was not asked for")),
-            At::Asked if open >= MAX_LANDINGS => Err(busy("too many files are in arrival at once")),
-            At::Asked => {
-                let landing = match Arrivals::origin(entry) {
-                    Some(origin) => store.land_parts(&entry.path, origin)?,
-                    None => store.land(&entry.path, entry.layout.size_bytes())?,
-                };
-                if entry.is_sparse {
-                    landing.make_sparse(entry.layout.size_bytes())?;
+        let (entry, room) = loop {
+            let open = files.landings;
+            let Some(Arrival { entry, at, room, .. }) = files.by_id.get_mut(&id) else {
+                return Err(busy("it is not wanted any more"));
+            };
+            match at {
+                At::Landing(landing) => return written(landing),
+                At::Existing(..) => return Err(busy("it was not asked for")),
+                // Another connection of the session has its first part.
+                At::Opening => files = self.opened.wait(files).unwrap_or_else(PoisonError::into_inner),
+                At::Asked if open >= MAX_LANDINGS => {
+                    return Err(busy("too many files are in arrival at once"));
                 }
-                let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
-                self.progress.event(Event::FileStarted { path, size_bytes });
+                At::Asked => {
+                    *at = At::Opening;
+                    let opening = (entry.clone(), room.take());
+                    files.landings += 1;
+                    break opening;
+                }
+            }
+        };
+        drop(files);
+        let made = make_landing(store, &entry);
+        if let Ok(landing) = &made {
+            let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
+            self.progress.event(Event::FileStarted { path, size_bytes });
+            room.iter().for_each(|room| room.lands(landing.written()));
+        }
+        self.landing_made(id, entry.layout.size_bytes(), room, made)
+    }
+
+    /// Puts a landing where the first part waits for it.
+    fn landing_made(
+        &self,
+        id: EntryId,
+        size_bytes: u64,
+        promised: Option<Room>,
+        made: Result<Landing, StoreError>,
+    ) -> Result<(Written, bool), StoreError> {
+        let mut files = self.files();
+        let landed = match (made, files.by_id.get_mut(&id)) {
+            (Ok(landing), Some(Arrival { at: at @ At::Opening, room, .. })) => {
+                *room = promised;
                 if size_bytes > PART_BYTES {
                     self.lister.begin(id, size_bytes, 0, || Whole::landed(landing.written()));
                 }
-                if let Some(room) = room {
-                    room.lands(landing.written());
-                }
-                let written = written(&landing);
+                let landed = written(&landing);
                 *at = At::Landing(landing);
-                files.landings += 1;
-                written
+                landed
             }
-        }
+            (Err(error), Some(Arrival { at: at @ At::Opening, .. })) => {
+                *at = At::Asked;
+                files.landings -= 1;
+                Err(error)
+            }
+            // It was withdrawn meanwhile.
+            (made, _) => {
+                drop(files);
+                made.into_iter().for_each(Landing::discard);
+                Err(busy("it is not wanted any more"))
+            }
+        };
+        self.opened.notify_all();
+        landed
     }
 
     /// Lands files whose verified bytes are all at hand, and hands them over together: thousands of small files shall
@@ -442,15 +478,13 @@ impl<'a> Arrivals<'a> {
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
         let mut speaker = self.speak();
-        match speaker.session.holes_verified(hole) {
-            // A journal that tells of them would be believed by the next session.
-            Progressed::Unchanged => return,
-            Progressed::Partly => self.unrecorded(hole.id, Record::Holes(hole.part, hole.parts)),
-            Progressed::Complete(digests) => self.complete(&mut speaker, hole.id, digests),
+        let progressed = speaker.session.holes_verified(hole);
+        if matches!(progressed, Progressed::Unchanged) {
+            return;
         }
         speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
-        drop(speaker);
-        self.lister.ready(hole.id, hole.range);
+        let record = Record::Holes(hole.part, hole.parts);
+        self.verified(speaker, hole.id, hole.range, record, progressed);
         self.progress.event(Event::Moved { bytes: hole.range.len });
     }
 
@@ -467,15 +501,9 @@ impl<'a> Arrivals<'a> {
     pub fn judge(&self, header: &PartHeader, actual: Md5) {
         let mut speaker = self.speak();
         if actual == header.md5 {
-            match speaker.session.part_verified(header) {
-                Progressed::Unchanged => return,
-                Progressed::Partly => self.unrecorded(header.id, Record::Part(header.part, actual)),
-                Progressed::Complete(digests) => self.complete(&mut speaker, header.id, digests),
-            }
-            drop(speaker);
-            // After the last part it is sealed by now: whoever has hashed all of it can tell whether it changed.
-            self.lister.ready(header.id, header.range);
-            return;
+            let progressed = speaker.session.part_verified(header);
+            let record = Record::Part(header.part, actual);
+            return self.verified(speaker, header.id, header.range, record, progressed);
         }
         match speaker.session.part_damaged(header) {
             Repair::Again => {
@@ -499,15 +527,34 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests) {
-        let Some(Arrival { entry, at: At::Landing(mut landing), resumed_bytes, .. }) = self.remove(id) else {
+    /// Part of a file is in place and verified; `record` tells so in its journal, if more is to come.
+    fn verified(
+        &self,
+        mut speaker: MutexGuard<'_, Speaker>,
+        id: EntryId,
+        range: PartRange,
+        record: Record,
+        progressed: Progressed,
+    ) {
+        match progressed {
+            // A journal that tells of it would be believed by the next session.
+            Progressed::Unchanged => {}
+            Progressed::Partly => {
+                self.unrecorded(id, record);
+                drop(speaker);
+                self.lister.ready(id, range);
+            }
+            Progressed::Complete(digests) => self.complete(&mut speaker, id, digests, range),
+        }
+    }
+
+    /// All parts are in, the last of them with this range. The committer sets mode and time, which may wait for the disk.
+    fn complete(&self, speaker: &mut Speaker, id: EntryId, digests: PartDigests, last: PartRange) {
+        let Some(Arrival { entry, at: At::Landing(landing), resumed_bytes, .. }) = self.remove(id) else {
             return;
         };
-        if let Err(error) = landing.seal(entry.metadata, entry.layout.size_bytes()) {
-            landing.discard();
-            return self.fail_now(speaker, &entry, &error);
-        }
-        self.hand_over(speaker, vec![complete_file(entry, resumed_bytes, landing, digests)]);
+        let complete = complete_file(entry, resumed_bytes, landing, digests);
+        self.hand_over(speaker, vec![Complete { last: Some(last), ..complete }]);
     }
 
     /// Has the committer make entries durable, and after them the folders and links that waited for them. The session
@@ -520,7 +567,15 @@ impl<'a> Arrivals<'a> {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
             };
-            complete.push(Complete { id, path, size_bytes: 0, resumed_bytes: 0, md5: None, item });
+            complete.push(Complete {
+                id,
+                path,
+                size_bytes: 0,
+                resumed_bytes: 0,
+                md5: None,
+                last: None,
+                item,
+            });
         }
         if !complete.is_empty() {
             // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
@@ -557,7 +612,7 @@ impl<'a> Arrivals<'a> {
     fn remove(&self, id: EntryId) -> Option<Arrival> {
         let mut files = self.files();
         let arrival = files.by_id.remove(&id)?;
-        files.landings -= usize::from(matches!(arrival.at, At::Landing(_)));
+        files.landings -= usize::from(matches!(arrival.at, At::Landing(_) | At::Opening));
         Some(arrival)
     }
 
@@ -590,7 +645,7 @@ impl<'a> Arrivals<'a> {
 /// when it is here.
 pub fn room(store: &mut Store, entry: &FileEntry, kept: Option<&Kept>) -> Result<Option<Room>, StoreError> {
     match entry.is_sparse {
-        true => Ok(None),
+        true => check_size_limit(entry.layout.size_bytes()).map(|()| None),
         false => store.room(&entry.path, entry.layout.size_bytes(), kept.map(|kept| &kept.landing)),
     }
 }
@@ -605,8 +660,27 @@ fn complete_file(entry: FileEntry, resumed_bytes: u64, landing: Landing, digests
         size_bytes: layout.size_bytes(),
         resumed_bytes,
         md5,
+        last: None,
         item: Item::File { landing, content, metadata },
     }
+}
+
+/// Makes the landing of a file, in which its parts are collected.
+fn make_landing(store: &mut Store, entry: &FileEntry) -> Result<Landing, StoreError> {
+    let landing = match Arrivals::origin(entry) {
+        Some(origin) => store.land_parts(&entry.path, origin)?,
+        None => store.land(&entry.path, entry.layout.size_bytes())?,
+    };
+    if entry.is_sparse {
+        landing.make_sparse(entry.layout.size_bytes())?;
+    }
+    Ok(landing)
+}
+
+/// The bytes of a landing, and whether all that was not written to it is zeros.
+fn written(landing: &Landing) -> Result<(Written, bool), StoreError> {
+    let written = landing.written().ok_or(StoreError::Exists { what: "a complete file" })?;
+    Ok((written, landing.is_fresh()))
 }
 
 fn busy(why: &'static str) -> StoreError {

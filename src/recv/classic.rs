@@ -1,33 +1,39 @@
 //! Classic senders: header dictionary and body, again and again. Nothing can be said back; a refused file closes the
 //! connection, which is the only thing such a sender can notice.
 
+use std::time::{Duration, Instant};
+
+use super::desk::{FREE_FOR_OTHERS, are_few_free};
 use super::input::Input;
 use super::{RecvError, shown};
 use crate::digest::Hasher;
+use crate::net;
 use crate::progress::{Event, Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{Content, Digests, Item, Placed, Store, StoreError};
 use crate::units::Metadata;
 use crate::wire::Form;
-use crate::wire::classic::{Header, parse_header};
+use crate::wire::classic::{ClassicError, Header, parse_header};
 
-/// Files that may wait to be made durable together.
+/// Files that may wait to be made durable together, and for how long.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 64 << 20;
+const BATCH_AGE: Duration = Duration::from_millis(250);
 
-/// Takes files until the sender closes the connection.
+/// Takes files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
     input: Input,
+    first: Result<Header, ClassicError>,
     store: Store,
     names: NamePolicy,
     progress: &dyn Progress,
 ) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
-    let mut session =
-        Session { input, store, progress, summary, last: None, batch: Vec::new(), batch_bytes: 0 };
-    let received = session.receive(names);
+    let batch = Batch { store, progress, summary, files: Vec::new(), bytes: 0, since: Instant::now() };
+    let mut session = Session { input, batch, last: None };
+    let received = session.receive(first, names);
     // What came whole before something broke is whole: it gets its name in any case.
-    let committed = session.commit();
+    let committed = session.batch.commit();
     match received.and(committed) {
         Ok(()) => session.input.close(),
         Err(error) => {
@@ -35,56 +41,66 @@ pub fn receive(
             return Err(error);
         }
     }
-    Ok(session.summary)
+    Ok(session.batch.summary)
 }
 
 struct Session<'a> {
     input: Input,
-    store: Store,
-    progress: &'a dyn Progress,
-    summary: Summary,
+    batch: Batch<'a>,
     last: Option<(Header, Item)>,
-    batch: Vec<(Header, Item)>,
-    batch_bytes: u64,
 }
 
 impl Session<'_> {
-    fn receive(&mut self, names: NamePolicy) -> Result<(), RecvError> {
+    fn receive(&mut self, first: Result<Header, ClassicError>, names: NamePolicy) -> Result<(), RecvError> {
+        self.file(first?)?;
         loop {
-            // A sender that keeps the connection open and waits for us shall not wait in vain.
-            if self.last.is_some() && !self.input.stirs() {
-                self.believe_last();
-                self.commit()?;
-            }
-            let Some(json) = self.input.frame_or_end(Form::Classic)? else {
-                self.believe_last();
-                return Ok(());
+            self.wait_for_header()?;
+            let batch = &mut self.batch;
+            let Some(json) = self.input.frame_or_end(Form::Classic, &mut || batch.commit_if_due())? else {
+                return self.believe_last();
             };
             let header = parse_header(json, names)?;
-            self.believe_last();
+            self.believe_last()?;
             self.file(header)?;
-            if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
-                self.commit()?;
+        }
+    }
+
+    /// Waits for the header behind a file. A sender that keeps the connection open and waits for its end must not wait in
+    /// vain: a moment of silence is enough.
+    fn wait_for_header(&mut self) -> Result<(), RecvError> {
+        let start = Instant::now();
+        while self.last.is_some() {
+            let limit = self.batch.commit_if_due()?.min(net::TICK.saturating_sub(start.elapsed()));
+            if self.input.stirs(limit) {
+                break;
+            }
+            if start.elapsed() >= net::TICK {
+                self.believe_last()?;
+                self.batch.commit()?;
             }
         }
+        Ok(())
     }
 
     /// A file is believed once the frame boundary behind it holds: a valid header, silence, or the end. A body that goes on
     /// is not the file that its header announced, even if the first bytes of it have the right digest.
-    fn believe_last(&mut self) {
-        self.batch.extend(self.last.take());
+    fn believe_last(&mut self) -> Result<(), RecvError> {
+        self.last.take().map_or(Ok(()), |file| self.batch.add(file))
     }
 
     fn file(&mut self, header: Header) -> Result<(), RecvError> {
         let name = header.path.to_string();
-        let path = header.path.as_bytes();
-        self.progress.event(Event::Planned { files: 1, bytes: header.size_bytes });
-        self.progress.event(Event::FileStarted { path, size_bytes: header.size_bytes });
-        let room = self
-            .store
-            .room(&header.path, header.size_bytes, None)
-            .map_err(|error| store_error(&name, error))?;
-        let landing = self.store.land(&header.path, header.size_bytes);
+        let (path, size_bytes) = (header.path.as_bytes(), header.size_bytes);
+        let progress = self.batch.progress;
+        progress.event(Event::Planned { files: 1, bytes: size_bytes });
+        progress.event(Event::FileStarted { path, size_bytes });
+        let store = &mut self.batch.store;
+        let room = store.room(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
+        if are_few_free(self.input.stream(), FREE_FOR_OTHERS) {
+            // Those that wait hold descriptors.
+            self.batch.commit()?;
+        }
+        let landing = self.batch.store.land(&header.path, size_bytes);
         let mut landing = landing.map_err(|error| store_error(&name, error))?;
         if let Some(room) = &room {
             room.lands(landing.written());
@@ -92,30 +108,66 @@ impl Session<'_> {
         let mut hasher = Hasher::new();
         let mut offset = 0;
         let mut written = Ok(());
-        self.input.whole_body(header.size_bytes, &name, |chunk| {
+        let take = |chunk: &[u8]| {
             hasher.update(chunk);
             if written.is_ok() {
                 written = landing.write_at(chunk, offset);
             }
             offset += chunk.len() as u64;
-            self.summary.moved_bytes += chunk.len() as u64;
-            self.progress.event(Event::Moved { bytes: chunk.len() as u64 });
-        })?;
+            progress.event(Event::Moved { bytes: chunk.len() as u64 });
+        };
+        // As long as its body does not come, it is what another session may need.
+        self.input.line().holds(1);
+        let batch = &mut self.batch;
+        let received = self.input.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
+        self.input.line().holds(0);
+        self.batch.summary.moved_bytes += offset;
+        received?;
         written.map_err(|error| store_error(&name, error))?;
         let actual = hasher.finish();
         if actual != header.md5 {
             return Err(RecvError::Digest { name, expected: header.md5, actual });
         }
-        landing.seal(Metadata::default(), header.size_bytes).map_err(|error| store_error(&name, error))?;
-        let content = Content { size_bytes: header.size_bytes, digests: Digests::Whole(actual) };
-        self.batch_bytes += header.size_bytes;
+        landing.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
+        let content = Content { size_bytes, digests: Digests::Whole(actual) };
         self.last = Some((header, Item::File { landing, content, metadata: Metadata::default() }));
         Ok(())
     }
+}
+
+/// Whole files that wait to be made durable together: not longer than [`BATCH_AGE`], whatever comes meanwhile.
+struct Batch<'a> {
+    store: Store,
+    progress: &'a dyn Progress,
+    summary: Summary,
+    files: Vec<(Header, Item)>,
+    bytes: u64,
+    /// Of the first of them.
+    since: Instant,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, file: (Header, Item)) -> Result<(), RecvError> {
+        if self.files.is_empty() {
+            self.since = Instant::now();
+        }
+        self.bytes += file.0.size_bytes;
+        self.files.push(file);
+        if self.files.len() >= BATCH_FILES || self.bytes >= BATCH_BYTES { self.commit() } else { Ok(()) }
+    }
+
+    /// Commits what has waited for long enough, and tells after how long it is to be called again.
+    fn commit_if_due(&mut self) -> Result<Duration, RecvError> {
+        if self.files.is_empty() {
+            return Ok(net::TICK);
+        }
+        let left = BATCH_AGE.saturating_sub(self.since.elapsed());
+        if left.is_zero() { self.commit().map(|()| net::TICK) } else { Ok(left) }
+    }
 
     fn commit(&mut self) -> Result<(), RecvError> {
-        self.batch_bytes = 0;
-        let (headers, items): (Vec<_>, Vec<_>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        self.bytes = 0;
+        let (headers, items): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files).into_iter().unzip();
         let mut first_error = Ok(());
         for (header, result) in headers.into_iter().zip(self.store.commit(items)) {
             match result {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::RecvError;
 use super::native::{Speaker, lock};
 use super::whole::Whole;
-use crate::digest::Md5;
+use crate::digest::{Md5, PartRange};
 use crate::md5sum::Lister;
 use crate::progress::{Event, Progress};
 use crate::relpath::RelPath;
@@ -31,6 +31,9 @@ pub struct Complete {
     pub resumed_bytes: u64,
     /// Of all of a file, where that is one part.
     pub md5: Option<Md5>,
+    /// What of a file was verified last: it is ready to be hashed once mode and time of the file are set, so that what has
+    /// hashed all of it can tell whether it changed.
+    pub last: Option<PartRange>,
     pub item: Item,
 }
 
@@ -79,17 +82,17 @@ fn commit_batch(
 ) -> Result<(), RecvError> {
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
-    for Complete { id, path, size_bytes, resumed_bytes, md5, item } in batch {
+    for Complete { id, path, size_bytes, resumed_bytes, md5, last, item } in batch {
         let (is_file, was_there) = (
             !matches!(item, Item::Dir { .. } | Item::Link { .. }),
             matches!(item, Item::AlreadyThere { .. }),
         );
-        labels.push((id, path, size_bytes, resumed_bytes, md5, is_file, was_there));
+        labels.push((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there));
         items.push(item);
     }
     let results = store.commit(items);
     let mut speaker = lock(speaker);
-    for ((id, path, size_bytes, resumed_bytes, md5, is_file, was_there), result) in
+    for ((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there), result) in
         labels.into_iter().zip(results)
     {
         match result {
@@ -117,6 +120,7 @@ fn commit_batch(
                         speaker.summary.count_new(size_bytes);
                         speaker.summary.resumed_bytes += resumed_bytes;
                     }
+                    last.iter().for_each(|range| lister.ready(id, *range));
                     let name = other_name.unwrap_or(&path);
                     lister.stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
                 } else {

@@ -3,7 +3,7 @@
 //! ```text
 //! accept ──▶ opening ──first frame understood──▶ served ──▶ gone
 //!               │                                  │
-//!               └──────────── gives way ───────────┴──────▶ gone
+//!               └──────────── gives way ───────────┴──────▶ gone, or cut after a second
 //! ```
 //!
 //! A connection whose first frame is not understood yet costs a thread and a descriptor and is worth nothing: when there
@@ -15,17 +15,24 @@
 //! Sessions also hold memory and descriptors, by the entries that they have in flight. Where those run short, the one that
 //! was idle with most of them for longest gives way. A sender comes back by itself and goes on where it was.
 //!
+//! Where sessions are counted, one whose connection was lost is an entry with a deadline until its sender reconnects: it holds
+//! no thread and no connection, and there are as many as there are places at most.
+//!
 //! Senders of the classic dialect cannot be told, and many of them are gone when what they sent is read. So no connection
 //! gives way whose first words wait to be read, and sessions of theirs that have sent anything wait for a place and keep it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, getrlimit};
 
+use super::RecvError;
 use super::failed::Failed;
 use super::line::Line;
 use crate::wire::{MAX_ENTRIES_IN_FLIGHT, SessionId};
@@ -60,13 +67,19 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
 /// And before any gives way.
 const MOST_ENTRIES: usize = 2 * MAX_ENTRIES;
-/// So long a session that gives way may take to say so.
+/// So long a connection that gives way may take to say so; after that it is cut.
 const LEAVING_TIME: Duration = Duration::from_secs(1);
 
 /// Descriptors that are kept for the program itself and for files that arrive.
 const KEPT_DESCRIPTORS: u64 = 144;
 /// Descriptors of a session beside its files: its connection, its bell, a pipe for each connection, folders.
 const SESSION_DESCRIPTORS: u64 = 8;
+
+/// Threads that are kept for the program itself.
+const KEPT_THREADS: u64 = 8;
+/// Threads of a session on one connection: those of `native`, one that waits for the end of the program, and the lister's.
+/// A further connection, which has a place like a session, has two.
+const SESSION_THREADS: u64 = 9;
 
 /// Who comes in finds this part of all descriptors, enough for its session and a file, if any idle session holds more.
 pub const FREE_FOR_SESSIONS: u64 = 16;
@@ -78,6 +91,36 @@ pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// How many threads this process may have: by its user's limit, and by those of its control groups less what they have.
+pub fn threads() -> u64 {
+    let of_user = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    of_user.min(threads_in_groups(&groups, Path::new("/sys/fs/cgroup")))
+}
+
+/// What the limits in these control groups and those above them leave, in either version of their file system below
+/// `root`; cgroups(7). A group that cannot be read has no limit.
+fn threads_in_groups(groups: &str, root: &Path) -> u64 {
+    let mut most = u64::MAX;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+        let root = match controllers {
+            "" => root.to_owned(),
+            _ if controllers.split(',').any(|controller| controller == "pids") => root.join("pids"),
+            _ => continue,
+        };
+        let group = root.join(group.trim_start_matches('/'));
+        for group in group.ancestors().take_while(|group| group.starts_with(&root)) {
+            let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+            if let Some(limit) = number("pids.max") {
+                most = most.min(limit.saturating_sub(number("pids.current").unwrap_or(0)));
+            }
+        }
+    }
+    most
+}
+
 /// Is less than this part of all descriptors free? The next one gets the least number that is.
 pub fn are_few_free(any: impl AsFd, part: u64) -> bool {
     let all = descriptors();
@@ -85,12 +128,15 @@ pub fn are_few_free(any: impl AsFd, part: u64) -> bool {
 }
 
 impl Limits {
-    /// For a process that may have so many descriptors.
-    pub fn for_descriptors(descriptors: u64) -> Self {
+    /// For a process that may have so many descriptors and threads.
+    pub fn new(descriptors: u64, threads: u64) -> Self {
         let between = |least: usize, number: u64, most: usize| (number as usize).clamp(least, most);
-        let openings = between(FEWEST.openings, descriptors / 8, MOST.openings);
-        let left = descriptors.saturating_sub(KEPT_DESCRIPTORS + openings as u64);
-        Limits { openings, served: between(FEWEST.served, left / SESSION_DESCRIPTORS, MOST.served) }
+        let openings = between(FEWEST.openings, descriptors.min(threads) / 8, MOST.openings);
+        // Each of them has one of either.
+        let left = |all: u64, kept: u64| all.saturating_sub(kept + openings as u64);
+        let by_descriptors = left(descriptors, KEPT_DESCRIPTORS) / SESSION_DESCRIPTORS;
+        let by_threads = left(threads, KEPT_THREADS) / SESSION_THREADS;
+        Limits { openings, served: between(FEWEST.served, by_descriptors.min(by_threads), MOST.served) }
     }
 
     /// All connections, and room for some that are on their way out.
@@ -102,6 +148,51 @@ impl Limits {
 /// There is no place for one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
+
+/// The desk, shared by all threads of the receiver.
+#[derive(Debug)]
+pub struct SharedDesk {
+    desk: Mutex<Desk>,
+    changed: Condvar,
+}
+
+impl SharedDesk {
+    pub fn new(desk: Desk) -> Self {
+        SharedDesk { desk: Mutex::new(desk), changed: Condvar::new() }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes it, and wakes the thread that enforces deadlines if there is a nearer one.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Desk) -> T) -> T {
+        let mut desk = self.lock();
+        let changed = change(&mut desk);
+        self.notify_of_deadline(&mut desk);
+        changed
+    }
+
+    fn notify_of_deadline(&self, desk: &mut Desk) {
+        if std::mem::take(&mut desk.has_new_deadline) {
+            self.notify();
+        }
+    }
+
+    /// Has all threads that wait look again.
+    pub fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits for [`SharedDesk::notify`], or until the time is up.
+    pub fn wait<'a>(&self, mut desk: MutexGuard<'a, Desk>, limit: Option<Duration>) -> MutexGuard<'a, Desk> {
+        self.notify_of_deadline(&mut desk);
+        match limit {
+            Some(limit) => self.changed.wait_timeout(desk, limit).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
 
 /// See the module's page.
 #[derive(Debug)]
@@ -122,13 +213,35 @@ pub struct Desk {
     closed: bool,
     /// Sessions that count and whose sender may come back, or has.
     counted: HashMap<SessionId, Counted>,
+    /// [`Desk::next_deadline`] may be nearer than it was.
+    has_new_deadline: bool,
 }
 
 #[derive(Debug)]
 struct Counted {
-    /// Is its sender here on another connection?
-    is_back: bool,
+    sender: CountedSender,
     failed: Failed,
+}
+
+/// The sender of a session that counts.
+#[derive(Debug)]
+enum CountedSender {
+    Connected,
+    /// Its connection was lost, and nothing is left of it here.
+    Lost(LostSession),
+    /// It has reconnected before the end of its first connection was noticed.
+    Back,
+}
+
+/// A session whose connection was lost and whose sender may still reconnect. It holds no thread and no connection.
+#[derive(Debug)]
+pub struct LostSession {
+    pub peer: SocketAddr,
+    /// How it was lost.
+    pub error: Box<RecvError>,
+    /// How long its sender has to reconnect, in all.
+    pub wait: Duration,
+    pub deadline: Instant,
 }
 
 #[derive(Debug)]
@@ -161,7 +274,10 @@ enum Stage {
     Served,
     /// Its session answers for it.
     Joined,
+    /// Told to go.
     Leaving,
+    /// It was not gone in time: its connection is closed, and its thread ends.
+    Cut,
 }
 
 /// Whom connections are counted for: an IPv4 address, or the 64 bits of an IPv6 address that tell the network, because a
@@ -198,6 +314,7 @@ impl Desk {
             interrupted: false,
             closed: false,
             counted: HashMap::new(),
+            has_new_deadline: false,
         }
     }
 
@@ -273,11 +390,6 @@ impl Desk {
         let held: Vec<usize> = served.map(|guest| guest.line.entries()).filter(|held| *held > 0).collect();
         let entries: usize = held.iter().sum();
         if entries > MAX_ENTRIES {
-            // Those that do not even take their last words are not waited for.
-            let is_late = |guest: &&Guest| {
-                guest.stage == Stage::Leaving && now.saturating_duration_since(guest.since) >= LEAVING_TIME
-            };
-            self.guests.values().filter(is_late).for_each(|guest| guest.line.cut());
             let (average, idle_time) = (entries / held.len(), self.idle_time);
             self.holder_gives_way(now, |guest| {
                 guest.line.entries() >= average
@@ -289,7 +401,9 @@ impl Desk {
     /// Descriptors run short: an idle session that holds some gives way.
     pub fn spare_descriptors(&mut self, now: Instant) {
         let idle_time = self.idle_time;
-        self.holder_gives_way(now, |guest| guest.line.entries() > 0 && guest.is_idle(idle_time));
+        self.holder_gives_way(now, |guest| {
+            guest.line.entries() > 0 && (guest.is_idle(idle_time) || guest.is_cut_off(idle_time))
+        });
     }
 
     /// Of the sessions that `may` go, the one that was idle with most entries in flight for longest gives way.
@@ -298,6 +412,7 @@ impl Desk {
         let held = |guest: &&mut Guest| guest.line.entries() as u128 * (1 + guest.line.idle().as_millis());
         if let Some(guest) = candidates.max_by_key(held) {
             guest.gives_way(now);
+            self.has_new_deadline = true;
         }
     }
 
@@ -332,26 +447,97 @@ impl Desk {
     /// `false` if one of that name counts already: names are random, and this sender has itself to blame.
     pub fn count(&mut self, id: SessionId, failed: Failed) -> bool {
         let is_new = !self.counted.contains_key(&id);
-        self.counted.entry(id).or_insert(Counted { is_back: false, failed });
+        self.counted.entry(id).or_insert(Counted { sender: CountedSender::Connected, failed });
         is_new
     }
 
     /// The sender of a session that counts is here on another connection, which takes over its part in `active`, and the
     /// record of what failed. `None` if there is no such session, or somebody has taken it over already.
     pub fn come_back(&mut self, id: SessionId) -> Option<Failed> {
-        let lost = self.counted.get_mut(&id).filter(|lost| !lost.is_back)?;
-        lost.is_back = true;
-        Some(lost.failed.clone())
+        let counted = self.counted.get_mut(&id)?;
+        match counted.sender {
+            CountedSender::Connected => {
+                counted.sender = CountedSender::Back;
+                Some(counted.failed.clone())
+            }
+            CountedSender::Lost(_) => self.counted.remove(&id).map(|counted| counted.failed),
+            CountedSender::Back => None,
+        }
     }
 
     /// Is there any use in waiting for the sender of this session?
     pub fn may_come_back(&self, id: SessionId) -> bool {
-        !self.closed && self.counted.get(&id).is_some_and(|lost| !lost.is_back)
+        let is_connected = |counted: &Counted| matches!(counted.sender, CountedSender::Connected);
+        !self.closed && self.counted.get(&id).is_some_and(is_connected)
+    }
+
+    /// A session that counts has lost its connection, and stays active until its sender is back or [`Desk::take_expired`]
+    /// gives it back. Given back at once if its sender is back already, or no session begins any more. Of too many, the one
+    /// whose deadline is next expires now.
+    pub fn lose(&mut self, id: SessionId, lost: LostSession) -> Result<(), LostSession> {
+        if !self.may_come_back(id) {
+            return Err(lost);
+        }
+        if let Some(counted) = self.counted.get_mut(&id) {
+            counted.sender = CountedSender::Lost(lost);
+        }
+        self.has_new_deadline = true;
+        let most = self.limits.served;
+        let mut lost: Vec<&mut LostSession> =
+            self.counted.values_mut().filter_map(|counted| counted.sender.lost_mut()).collect();
+        if lost.len() > most
+            && let Some(first) = lost.iter_mut().min_by_key(|lost| lost.deadline)
+        {
+            first.deadline = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Sessions whose sender did not reconnect in time, or cannot any more. They have ended.
+    pub fn take_expired(&mut self, now: Instant) -> Vec<LostSession> {
+        let closed = self.closed;
+        let expired = |counted: &Counted| matches!(&counted.sender, CountedSender::Lost(lost) if closed || lost.deadline <= now);
+        let expired: Vec<LostSession> = self
+            .counted
+            .extract_if(|_, counted| expired(counted))
+            .filter_map(|(_, counted)| match counted.sender {
+                CountedSender::Lost(lost) => Some(lost),
+                CountedSender::Connected | CountedSender::Back => None,
+            })
+            .collect();
+        self.active -= expired.len() as u64;
+        self.finished += expired.len() as u64;
+        expired
     }
 
     /// A session that counts is over; has its sender come back? Nobody can any more.
     pub fn is_back(&mut self, id: SessionId) -> bool {
-        self.counted.remove(&id).is_some_and(|lost| lost.is_back)
+        self.counted.remove(&id).is_some_and(|lost| matches!(lost.sender, CountedSender::Back))
+    }
+
+    /// Closes the connections of those that were told to go and are still here after [`LEAVING_TIME`], as where the peer
+    /// does not take the last words.
+    pub fn cut_late(&mut self, now: Instant) {
+        for guest in
+            self.guests.values_mut().filter(|guest| guest.leaves_until().is_some_and(|end| end <= now))
+        {
+            guest.stage = Stage::Cut;
+            guest.line.cut();
+        }
+    }
+
+    /// When there is something to do for [`Desk::take_expired`] or [`Desk::cut_late`].
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let lost = self.counted.values().filter_map(|counted| match &counted.sender {
+            CountedSender::Lost(lost) => Some(lost.deadline),
+            CountedSender::Connected | CountedSender::Back => None,
+        });
+        self.guests.values().filter_map(Guest::leaves_until).chain(lost).min()
+    }
+
+    /// Has the last connection ended, and none comes any more?
+    pub fn is_over(&self) -> bool {
+        self.closed && self.guests.is_empty()
     }
 
     /// Nobody is waited for who has not said what it wants, or who might come back.
@@ -379,6 +565,7 @@ impl Desk {
             return false;
         };
         guest.gives_way(Instant::now());
+        self.has_new_deadline = true;
         true
     }
 
@@ -389,7 +576,21 @@ impl Desk {
     }
 }
 
+impl CountedSender {
+    fn lost_mut(&mut self) -> Option<&mut LostSession> {
+        match self {
+            CountedSender::Lost(lost) => Some(lost),
+            CountedSender::Connected | CountedSender::Back => None,
+        }
+    }
+}
+
 impl Guest {
+    /// By when it has to be gone, if it was told to go.
+    fn leaves_until(&self) -> Option<Instant> {
+        (self.stage == Stage::Leaving).then(|| self.since + LEAVING_TIME)
+    }
+
     fn is_unserved(&self) -> bool {
         matches!(self.stage, Stage::Opening | Stage::Waiting)
     }
@@ -401,6 +602,11 @@ impl Guest {
     /// Has nothing come for so long, of a sender that can be told?
     fn is_idle(&self, time: Duration) -> bool {
         self.kind == Kind::Native && self.line.idle() >= time
+    }
+
+    /// Is it a classic session whose body has stopped for so long? Its sender is not done and cannot take it for done.
+    fn is_cut_off(&self, time: Duration) -> bool {
+        self.kind == Kind::Classic && self.line.idle() >= time && !self.line.has_unread()
     }
 
     fn gives_way(&mut self, now: Instant) {

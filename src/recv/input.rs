@@ -21,6 +21,13 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// three times in a row, and far too little to keep others out.
 const OPENING_TIME: Duration = Duration::from_secs(10);
 
+/// What is to be done while a connection is waited for: does what is due, and tells after how long something is again.
+pub type WhileWaiting<'a> = &'a mut dyn FnMut() -> Result<Duration, RecvError>;
+
+fn nothing() -> Result<Duration, RecvError> {
+    Ok(net::TICK)
+}
+
 /// One connection's bytes.
 #[derive(Debug)]
 pub struct Input {
@@ -78,11 +85,6 @@ impl Input {
         self.opening = None;
     }
 
-    /// Has more come than was taken? A sender that waits for no answer may have said it all and be gone.
-    pub fn has_unread(&self) -> bool {
-        !self.inbox.is_empty() || self.line.has_unread()
-    }
-
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -137,7 +139,7 @@ impl Input {
             if let Some(dialect) = dialect::detect(&self.inbox)? {
                 return Ok(Some(dialect));
             }
-            match self.fill_frame(&mut watch) {
+            match self.fill_frame(&mut watch, &mut nothing) {
                 Ok(true) => {}
                 Ok(false) | Err(RecvError::Truncated(_) | RecvError::Interrupted)
                     if self.inbox.is_empty() =>
@@ -150,12 +152,12 @@ impl Input {
         }
     }
 
-    /// Does anything more come within a moment, be it the end? Bytes that come are kept.
-    pub fn stirs(&mut self) -> bool {
+    /// Does anything more come within this time, be it the end? Bytes that come are kept.
+    pub fn stirs(&mut self, limit: Duration) -> bool {
         if !self.inbox.is_empty() {
             return true;
         }
-        match self.interrupt.wait(Some(self.stream().as_fd()), Some(net::TICK)) {
+        match self.interrupt.wait(Some(self.stream().as_fd()), Some(limit)) {
             Ok(Woken::Nothing) => false,
             // The end of this program, or what is wrong here: whoever reads next finds out.
             Ok(Woken::Bell) | Err(_) => true,
@@ -172,10 +174,14 @@ impl Input {
 
     /// Like [`Input::frame`], but silence, or a connection that is cut, is an end like any other where a frame could
     /// have begun: nothing is missing then.
-    pub fn frame_or_end(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
+    pub fn frame_or_end(
+        &mut self,
+        form: Form,
+        meanwhile: WhileWaiting<'_>,
+    ) -> Result<Option<&[u8]>, RecvError> {
         let mut watch = self.heard.frame_watch();
         while !self.inbox.has_frame(form).map_err(frame_error)? {
-            match self.fill_frame(&mut watch) {
+            match self.fill_frame(&mut watch, meanwhile) {
                 Ok(true) => {}
                 Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.inbox.is_empty() => {
                     return Ok(None);
@@ -202,7 +208,7 @@ impl Input {
             if self.inbox.has_frame(form).map_err(frame_error)? {
                 return self.inbox.next_frame(form).map_err(frame_error);
             }
-            if !self.fill_frame(&mut watch)? {
+            if !self.fill_frame(&mut watch, &mut nothing)? {
                 return if self.inbox.is_empty() {
                     Ok(None)
                 } else {
@@ -214,12 +220,19 @@ impl Input {
 
     /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
     pub fn body(&mut self, len: u64, name: &str, take: impl FnMut(&[u8])) -> Result<(), RecvError> {
-        self.take_body(len, name, |_| name.to_owned(), take)
+        self.take_body(len, name, |_| name.to_owned(), take, &mut nothing)
     }
 
     /// Like [`Input::body`], for one that is all there is of `name`: an early end tells how much is missing.
-    pub fn whole_body(&mut self, len: u64, name: &str, take: impl FnMut(&[u8])) -> Result<(), RecvError> {
-        self.take_body(len, name, |left| format!("{name}, {left} bytes before its end"), take)
+    pub fn whole_body(
+        &mut self,
+        len: u64,
+        name: &str,
+        take: impl FnMut(&[u8]),
+        meanwhile: WhileWaiting<'_>,
+    ) -> Result<(), RecvError> {
+        let cut = |left| format!("{name}, {left} bytes before its end");
+        self.take_body(len, name, cut, take, meanwhile)
     }
 
     fn take_body(
@@ -228,6 +241,7 @@ impl Input {
         name: &str,
         cut: impl Fn(u64) -> String,
         mut take: impl FnMut(&[u8]),
+        meanwhile: WhileWaiting<'_>,
     ) -> Result<(), RecvError> {
         // Whenever some of it is taken, it counts as heard: writing may have taken its time, and the peer is not to blame.
         let mut left = len;
@@ -245,7 +259,7 @@ impl Input {
             let room = left.min(CHUNK_BYTES as u64) as usize;
             let mut filled = 0;
             while filled < room {
-                self.wait_for_body()?;
+                self.wait_for_body(meanwhile)?;
                 match self.line.stream().read(&mut self.chunk[filled..room]) {
                     Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
                     Ok(count) => {
@@ -285,7 +299,7 @@ impl Input {
         });
         let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
-            self.wait_for_body()?;
+            self.wait_for_body(&mut nothing)?;
             match splicer.step(self.line.stream(), file, range.offset + done, range.len - done) {
                 Ok(Spliced { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
                 Ok(step) => {
@@ -321,13 +335,14 @@ impl Input {
     }
 
     /// Waits for more of a body, with a peer that is slow and not too slow.
-    fn wait_for_body(&mut self) -> Result<(), RecvError> {
+    fn wait_for_body(&mut self, meanwhile: WhileWaiting<'_>) -> Result<(), RecvError> {
         loop {
             if self.line.has_given_way() {
                 return Err(RecvError::GaveWay);
             }
+            let limit = self.do_meanwhile(meanwhile)?;
             let start = Instant::now();
-            let is_ready = self.is_ready()?;
+            let is_ready = self.is_ready(limit)?;
             if self.pace.is_too_slow(start.elapsed()) {
                 return Err(RecvError::TooSlow(self.pace.window()));
             }
@@ -339,11 +354,12 @@ impl Input {
     }
 
     /// Reads more of a frame; `false` at the end of the connection.
-    fn fill_frame(&mut self, watch: &mut FrameWatch) -> Result<bool, RecvError> {
+    fn fill_frame(&mut self, watch: &mut FrameWatch, meanwhile: WhileWaiting<'_>) -> Result<bool, RecvError> {
         loop {
             self.go_on()?;
             self.check_deadlines(watch)?;
-            if !self.is_ready()? {
+            let limit = self.do_meanwhile(meanwhile)?;
+            if !self.is_ready(limit)? {
                 self.check_deadlines(watch)?;
                 self.check_silence()?;
                 continue;
@@ -384,13 +400,24 @@ impl Input {
         if self.interrupt.is_rung() { Err(RecvError::Interrupted) } else { Ok(()) }
     }
 
+    /// Does what is due, and tells how long the next wait may be.
+    fn do_meanwhile(&mut self, meanwhile: WhileWaiting<'_>) -> Result<Duration, RecvError> {
+        let start = Instant::now();
+        let limit = meanwhile()?;
+        if start.elapsed() >= net::TICK {
+            // That took its time, and the peer is not to blame.
+            self.heard.now();
+        }
+        Ok(limit.min(net::TICK))
+    }
+
     /// Waits a moment for something to read, or the end, where a read might wait for it: only here the bell is heard.
-    fn is_ready(&self) -> Result<bool, RecvError> {
+    fn is_ready(&self, limit: Duration) -> Result<bool, RecvError> {
         self.go_on()?;
         if self.has_more {
             return Ok(true);
         }
-        let woken = self.interrupt.wait(Some(self.stream().as_fd()), Some(net::TICK));
+        let woken = self.interrupt.wait(Some(self.stream().as_fd()), Some(limit));
         match woken.map_err(RecvError::Connection)? {
             Woken::Bell => Err(RecvError::Interrupted),
             woken => Ok(woken == Woken::Ready),

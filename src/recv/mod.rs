@@ -15,11 +15,11 @@ mod sessions;
 mod verifier;
 mod whole;
 
-use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,12 @@ use crate::net::{self, Bell, Listener, NetError};
 use crate::progress::{Progress, Summary};
 use crate::relpath::NamePolicy;
 use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError, Unfinished};
-use crate::wire::classic::ClassicError;
+use crate::wire::classic::{ClassicError, Header, parse_header};
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Form, ReceiverSession, SessionId, WireError, receiver};
 
-use desk::{Desk, FREE_FOR_SESSIONS, Kind, Limits};
+use desk::{Desk, FREE_FOR_SESSIONS, Full, Kind, Limits, LostSession, SharedDesk};
+use failed::Failed;
 use input::Input;
 use line::Line;
 use native::{EndOnDrop, Host, every};
@@ -127,6 +128,15 @@ pub enum RecvError {
     /// The session delivered nothing when others needed its place, or what it held.
     #[error("the receiver has too many connections, and this one delivered nothing")]
     GaveWay,
+    /// The system gives no thread for it, or no descriptor to wake one.
+    #[error("the receiver has no thread left for one more session: {}", in_words(.0))]
+    NoThread(#[source] io::Error),
+    /// The program has a defect, which the standard error output describes.
+    #[error("the session ended by an internal error")]
+    Panicked,
+    /// It ended before a frame of a known dialect was complete.
+    #[error(transparent)]
+    NoSession(Box<RecvError>),
     /// Somebody wants this program to end.
     #[error("the receiver was interrupted")]
     Interrupted,
@@ -154,9 +164,12 @@ pub enum RecvError {
 }
 
 impl RecvError {
-    /// Did the receiver have no place for it? Then it was no session, whatever it would have been.
-    pub fn is_for_want_of_room(&self) -> bool {
-        matches!(self, RecvError::Busy | RecvError::GaveWay)
+    /// Was it no session that failed: was there no place for it, or did no sender of a known dialect begin one?
+    pub fn is_no_session(&self) -> bool {
+        matches!(
+            self,
+            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) | RecvError::NoSession(_)
+        )
     }
 
     /// May the sender be about to come back on another connection?
@@ -215,9 +228,15 @@ pub enum StartError {
     Root(#[from] RootError),
 }
 
-/// What a connection is for, told from its first bytes.
+/// What a connection is for, told from its first frame.
 enum Opening {
-    /// A native session.
+    Session(SessionOpening),
+    /// One more connection of a native session.
+    Join(SessionId),
+}
+
+/// The first frame of a session.
+enum SessionOpening {
     Native {
         /// The JSON of its first frame.
         hello: Vec<u8>,
@@ -226,11 +245,10 @@ enum Opening {
         /// The session whose connection its sender lost.
         continues: Option<SessionId>,
     },
-    /// One more connection of a native session.
-    Join(SessionId),
-    Classic,
-    Tls,
-    Http,
+    Classic {
+        /// Of its first file, or why that is refused.
+        header: Result<Header, ClassicError>,
+    },
 }
 
 impl Server {
@@ -258,15 +276,15 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<Ending> {
-        let desk = Mutex::new(Desk::new(Limits::for_descriptors(desk::descriptors()), self.options.timeout));
+        let limits = Limits::new(desk::descriptors(), desk::threads());
+        let desk = SharedDesk::new(Desk::new(limits, self.options.timeout));
         self.options.interrupt.beside(|| self.stop().ring(), || self.serve_all(&desk, observer))??;
-        let now = lock(&desk);
+        let now = desk.lock();
         let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
         Ok(if self.options.interrupt.is_rung() && cut { Ending::Interrupted } else { Ending::Served })
     }
 
-    fn serve_all(&self, desk: &Mutex<Desk>, observer: &dyn Observer) -> io::Result<()> {
-        let changed = Condvar::new();
+    fn serve_all(&self, desk: &SharedDesk, observer: &dyn Observer) -> io::Result<()> {
         let is_over = (Mutex::new(false), Condvar::new());
         let sweep = |is_first: bool| {
             let goes_on = || !*is_over.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,212 +296,266 @@ impl Server {
             // A folder that cannot be opened is for the first session to complain about.
             let _ = self.root.sweep(self.options.keep_unfinished, goes_on, tell);
         };
+        let named = |name: &str| thread::Builder::new().name(name.into());
         thread::scope(|scope| {
             let _over = EndOnDrop(&is_over);
+            let _close = OnDrop(|| {
+                desk.update(Desk::close);
+                desk.notify();
+            });
+            named("deadlines").spawn_scoped(scope, || self.enforce_deadlines(desk, observer))?;
             // Senders need not wait for it.
-            scope.spawn(|| {
+            named("sweep").spawn_scoped(scope, || {
                 sweep(true);
                 every(self.sweep, &is_over, || sweep(false));
-            });
-            let accepted = loop {
+            })?;
+            loop {
                 let exhausted = || {
-                    let mut now = lock(desk);
-                    now.make_room(Instant::now());
-                    now.spare_descriptors(Instant::now());
+                    desk.update(|now| {
+                        now.make_room(Instant::now());
+                        now.spare_descriptors(Instant::now());
+                    });
                 };
                 let (stream, peer) = match self.listener.accept(exhausted) {
                     Ok(Some(accepted)) => accepted,
-                    Ok(None) => break Ok(()),
-                    Err(error) => break Err(error),
+                    Ok(None) => return Ok(()),
+                    Err(error) => return Err(error),
                 };
                 let line = Line::new(stream);
-                let came = Instant::now();
-                let mut now = lock(desk);
-                let number = now.enter(line.clone(), peer.ip(), came);
-                // Whoever holds all that its session needs is idle by then, or at work and done at some time.
-                while came.elapsed() <= now.idle_time
-                    && desk::are_few_free(line.stream(), FREE_FOR_SESSIONS)
-                    && !self.options.interrupt.is_rung()
-                {
-                    now.spare_descriptors(Instant::now());
-                    now = changed.wait_timeout(now, RETRY).unwrap_or_else(PoisonError::into_inner).0;
-                }
+                let mut now = desk.lock();
+                let number = now.enter(line.clone(), peer.ip(), Instant::now());
                 while now.is_full() || now.is_crowded() {
                     if !now.is_crowded() || !now.make_room(Instant::now()) {
-                        now = changed.wait_timeout(now, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+                        now = desk.wait(now, Some(RETRY));
                     }
                 }
-                // Whoever had to go may be one that waits for its turn.
-                changed.notify_all();
                 drop(now);
-                let changed = &changed;
-                let served = thread::Builder::new().spawn_scoped(scope, move || {
+                // Whoever had to go may be one that waits for its turn.
+                desk.notify();
+                let served = named("session").spawn_scoped(scope, move || {
                     let _leave = OnDrop(|| {
-                        lock(desk).leave(number);
-                        changed.notify_all();
+                        desk.lock().leave(number);
+                        desk.notify();
                     });
-                    self.serve(line, number, peer, (desk, changed), observer);
+                    self.serve(line, number, peer, desk, observer);
                 });
                 if served.is_err() {
                     // No thread for it: it is closed, and others may make room for the next one.
-                    lock(desk).leave(number);
-                    lock(desk).make_room(Instant::now());
+                    desk.update(|now| {
+                        now.leave(number);
+                        now.make_room(Instant::now());
+                    });
                 }
-            };
-            lock(desk).close();
-            changed.notify_all();
-            accepted
+            }
         })
     }
 
-    /// One connection, to its end. One that says nothing at all, like a look whether the port is open, is no session.
-    fn serve(
+    /// One connection, to its end. A panic ends it and nothing else.
+    fn serve(&self, line: Line, number: u64, peer: SocketAddr, desk: &SharedDesk, observer: &dyn Observer) {
+        let serve = || self.serve_connection(line, number, peer, desk, observer);
+        if panic::catch_unwind(AssertUnwindSafe(serve)).is_err() {
+            observer.ended(peer, &Err(RecvError::Panicked));
+        }
+    }
+
+    /// A connection that sends nothing at all, as one that probes whether the port is open, is not reported; one whose first
+    /// bytes are no frame of a known dialect is reported, and is no session.
+    fn serve_connection(
         &self,
         line: Line,
         number: u64,
         peer: SocketAddr,
-        (desk, changed): (&Mutex<Desk>, &Condvar),
+        desk: &SharedDesk,
         observer: &dyn Observer,
     ) {
         let start = Instant::now();
         let input = Input::new(line.clone(), self.options.timeout, &self.options.interrupt);
-        let first = input.and_then(|mut input| Ok((open(&mut input)?, input)));
-        let first = match first {
-            Ok((None, _)) | Err(RecvError::GaveWay) => return,
-            Ok((Some(Opening::Join(session)), input)) => {
-                if let Err(refused) = self.sessions.join(session, input, || lock(desk).join(number)) {
+        let (opening, input) = match input.and_then(|mut input| Ok((self.open(&mut input)?, input))) {
+            Ok((Some(opening), input)) => (opening, input),
+            Ok((None, _)) | Err(RecvError::GaveWay | RecvError::Interrupted) => return,
+            Err(error) => return observer.ended(peer, &Err(RecvError::NoSession(error.into()))),
+        };
+        let opening = match opening {
+            Opening::Session(opening) => opening,
+            Opening::Join(session) => {
+                if let Err(refused) = self.sessions.join(session, input, || desk.lock().join(number)) {
                     let (input, error) = *refused;
                     native::refuse(&input, &error);
                 }
                 return;
             }
-            Ok((Some(opening), input)) => Ok((opening, input)),
-            Err(error) => Err(error),
         };
-        // Whoever speaks neither dialect gets no place, only an end.
-        let (kind, patience) = match &first {
-            // Who comes back waits for the place that its lost connection still has.
-            Ok((Opening::Native { continues: Some(lost), .. }, _)) if self.sessions.take_over(*lost) => {
-                (Some(Kind::Native), HANDED_OVER)
+        let mut session = match self.admit(&opening, &line, number, desk) {
+            Ok(Some(session)) => session,
+            Ok(None) => return,
+            Err(why) => {
+                opening.turn_away(&input, &why);
+                return observer.ended(peer, &Err(why));
             }
-            Ok((Opening::Native { .. }, _)) => (Some(Kind::Native), Duration::ZERO),
-            // Who cannot be told that there is no place waits for one.
-            Ok((Opening::Classic, input)) => {
-                if input.has_unread() {
-                    line.delivers(0);
+        };
+        let outcome = self.receive(opening, input, &session, observer.started(peer), desk);
+        let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
+        if matches!(outcome, Err(RecvError::Interrupted)) {
+            desk.lock().interrupted = true;
+        }
+        if matches!(&outcome, Err(error) if error.is_no_session()) {
+            session.end = End::NoSession;
+        }
+        let settled = match session.id {
+            Some(id) => self.wait_for_sender(id, peer, outcome, desk, observer),
+            None => Ok(outcome),
+        };
+        match settled {
+            Ok(outcome) => observer.ended(peer, &outcome),
+            Err(Elsewhere) => session.end = End::Elsewhere,
+        }
+    }
+
+    /// What becomes of a session that counts and has ended on this connection: it is taken over, or its sender has time to
+    /// reconnect, or this is its outcome.
+    fn wait_for_sender(
+        &self,
+        id: SessionId,
+        peer: SocketAddr,
+        outcome: Result<Summary, RecvError>,
+        desk: &SharedDesk,
+        observer: &dyn Observer,
+    ) -> Result<Result<Summary, RecvError>, Elsewhere> {
+        let outcome = match outcome {
+            Err(error) if error.is_lost_connection() && desk.lock().may_come_back(id) => {
+                let wait = self.options.timeout.min(COME_BACK);
+                observer.lost(peer, &error, wait);
+                let deadline = Instant::now() + wait;
+                let lost = LostSession { peer, error: error.into(), wait, deadline };
+                match desk.update(|now| now.lose(id, lost)) {
+                    Ok(()) => return Err(Elsewhere),
+                    Err(lost) => Err(self.not_back(lost, desk)),
                 }
-                (Some(Kind::Classic), Duration::MAX)
             }
-            _ => (None, Duration::ZERO),
+            outcome => outcome,
         };
-        let asked = Instant::now();
-        let mut now = lock(desk);
-        let is_full = |now: &mut Desk| kind.is_some_and(|kind| now.serve(number, kind).is_err());
-        let mut full = is_full(&mut now);
-        while full && asked.elapsed() < patience && !line.has_given_way() {
-            now.wait(number, asked);
-            now = changed.wait_timeout(now, net::TICK).unwrap_or_else(PoisonError::into_inner).0;
-            full = is_full(&mut now);
+        // If it is, what becomes of it is told when that session ends.
+        if desk.lock().is_back(id) { Err(Elsewhere) } else { Ok(outcome) }
+    }
+
+    /// How a session has ended whose sender did not reconnect.
+    fn not_back(&self, lost: LostSession, desk: &SharedDesk) -> RecvError {
+        if self.options.interrupt.is_rung() {
+            desk.lock().interrupted = true;
+            return RecvError::Interrupted;
         }
-        changed.notify_all();
-        let (session, continues) = match &first {
-            Ok((Opening::Native { session, continues, .. }, _)) => (*session, *continues),
-            _ => (None, None),
-        };
-        let continues = continues.filter(|_| !full && !line.has_given_way());
-        let taken_over = continues.and_then(|lost| now.come_back(lost));
-        // With a limit, no more sessions begin than may still be needed. Who takes one over begins none.
-        let may_begin = |now: &Desk| taken_over.is_some() || now.active < self.needed(now);
-        while !full && self.needed(&now) > 0 && !may_begin(&now) && !line.has_given_way() {
-            now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
-        }
-        if full || line.has_given_way() {
+        RecvError::NotBack { lost: lost.error, wait: lost.wait }
+    }
+
+    /// Ends lost sessions whose sender does not reconnect in time, and connections that were told to go and are not gone in
+    /// time; until the last connection has ended.
+    fn enforce_deadlines(&self, desk: &SharedDesk, observer: &dyn Observer) {
+        let mut now = desk.lock();
+        loop {
+            let at = Instant::now();
+            now.cut_late(at);
+            let expired = now.take_expired(at);
+            if expired.is_empty() {
+                if now.is_over() {
+                    return;
+                }
+                let limit = now.next_deadline().map(|deadline| deadline.saturating_duration_since(at));
+                now = desk.wait(now, limit);
+                continue;
+            }
+            if self.needed(&now) == 0 {
+                self.stop().ring();
+            }
             drop(now);
-            let why = if full { RecvError::Busy } else { RecvError::GaveWay };
-            if let Ok((opening, input)) = &first {
-                turn_away(opening, input, &why);
+            for lost in expired {
+                let peer = lost.peer;
+                observer.ended(peer, &Err(self.not_back(lost, desk)));
             }
-            return observer.ended(peer, &Err(why));
+            // Another session may begin.
+            desk.notify();
+            now = desk.lock();
+        }
+    }
+
+    /// Waits until a session may begin; `Ok(None)` if no further one is needed.
+    ///
+    /// # Errors
+    ///
+    /// There is no place for it, or there was one and it is needed for another session.
+    fn admit<'a>(
+        &'a self,
+        opening: &SessionOpening,
+        line: &Line,
+        number: u64,
+        desk: &'a SharedDesk,
+    ) -> Result<Option<ActiveSession<'a>>, RecvError> {
+        let (kind, patience) = match opening {
+            // A sender that reconnects waits for the place that its lost connection still has.
+            SessionOpening::Native { continues: Some(lost), .. } if self.sessions.take_over(*lost) => {
+                (Kind::Native, HANDED_OVER)
+            }
+            SessionOpening::Native { .. } => (Kind::Native, Duration::ZERO),
+            // A classic sender cannot be told that there is no place: it waits for one.
+            SessionOpening::Classic { .. } => {
+                line.delivers(0);
+                (Kind::Classic, Duration::MAX)
+            }
+        };
+        self.wait_for_descriptors(line, number, desk);
+        let asked = Instant::now();
+        let mut now = desk.lock();
+        let mut served = now.serve(number, kind);
+        while served.is_err() && asked.elapsed() < patience && !line.has_given_way() {
+            now.wait(number, asked);
+            now = desk.wait(now, Some(net::TICK));
+            served = now.serve(number, kind);
+        }
+        desk.notify();
+        served.map_err(|Full| RecvError::Busy)?;
+        if line.has_given_way() {
+            return Err(RecvError::GaveWay);
+        }
+        let (id, continues) = match opening {
+            SessionOpening::Native { session, continues, .. } => (*session, *continues),
+            SessionOpening::Classic { .. } => (None, None),
+        };
+        let taken_over = continues.and_then(|lost| now.come_back(lost));
+        // With a limit, no more sessions begin than may still be needed. One that takes over another begins none.
+        while taken_over.is_none()
+            && self.needed(&now) > 0
+            && now.active >= self.needed(&now)
+            && !line.has_given_way()
+        {
+            now = desk.wait(now, None);
+        }
+        if line.has_given_way() {
+            return Err(RecvError::GaveWay);
         }
         if self.needed(&now) == 0 {
-            return;
+            return Ok(None);
         }
         now.active += u64::from(taken_over.is_none());
         let failed = taken_over.unwrap_or_default();
         // Without a limit nobody waits for the end of any of them.
-        let session = session.filter(|_| self.options.sessions.is_some());
-        let session = session.filter(|id| now.count(*id, failed.clone()));
-        drop(now);
-        let counts = Cell::new(true);
-        let is_taken_over = Cell::new(false);
-        let _leave = OnDrop(|| {
-            let mut now = lock(desk);
-            if is_taken_over.get() || session.is_some_and(|id| now.is_back(id)) {
-                // It goes on elsewhere, and is counted there.
-                return;
-            }
-            now.active -= 1;
-            now.finished += u64::from(counts.get());
-            if self.needed(&now) == 0 {
-                self.stop().ring();
-            }
-        });
-        let progress = failed.beside(observer.started(peer), number);
-        let lister = Lister::new(self.options.whole_digests, &progress);
-        let may_join = || lock(desk).promise(number, MAX_JOINED);
-        let receive = || {
-            let limit_entries = || lock(desk).limit_entries(Instant::now());
-            let spare_descriptors = || lock(desk).spare_descriptors(Instant::now());
-            let host = Host {
-                sessions: &self.sessions,
-                progress: &progress,
-                lister: &lister,
-                limit_entries: &limit_entries,
-                spare_descriptors: &spare_descriptors,
-            };
-            let summary = first.and_then(|(opening, input)| self.speak(opening, input, may_join, &host))?;
-            Ok(Summary { elapsed: start.elapsed(), ..summary })
-        };
-        let interrupt = &self.options.interrupt;
-        let outcome = interrupt.beside(|| lister.hurry(), || lister.beside(receive));
-        let outcome = outcome.unwrap_or_else(|error| Err(RecvError::Connection(error)));
-        if matches!(outcome, Err(RecvError::Interrupted)) {
-            lock(desk).interrupted = true;
+        let id = id.filter(|_| self.options.sessions.is_some());
+        let id = id.filter(|id| now.count(*id, failed.clone()));
+        Ok(Some(ActiveSession { server: self, desk, number, id, failed, end: End::Counts }))
+    }
+
+    /// Where few descriptors are free, waits for idle sessions to release theirs. The wait is bounded: after `idle_time` a
+    /// session that holds descriptors is either idle, and can be evicted, or makes progress, and will release them.
+    fn wait_for_descriptors(&self, line: &Line, number: u64, desk: &SharedDesk) {
+        let start = Instant::now();
+        while start.elapsed() <= desk.lock().idle_time
+            && desk::are_few_free(line.stream(), FREE_FOR_SESSIONS)
+            && !line.has_given_way()
+            && !self.stop().is_rung()
+        {
+            let mut now = desk.lock();
+            now.wait(number, start);
+            now.spare_descriptors(Instant::now());
+            drop(desk.wait(now, Some(RETRY)));
         }
-        let mut outcome = outcome.map(|summary| {
-            let mut summary = Summary { undigested: lister.undigested(), ..summary };
-            failed.add_earlier(number, &mut summary);
-            summary
-        });
-        counts.set(!matches!(&outcome, Err(error) if error.is_for_want_of_room()));
-        drop(lister);
-        drop(progress);
-        if let Some(id) = session {
-            let mut now = lock(desk);
-            if let Err(error) = &outcome
-                && error.is_lost_connection()
-                && now.may_come_back(id)
-            {
-                let wait = self.options.timeout.min(COME_BACK);
-                now.leave(number);
-                drop(now);
-                observer.lost(peer, error, wait);
-                changed.notify_all();
-                let waits = |now: &mut Desk| now.may_come_back(id);
-                let waited = changed.wait_timeout_while(lock(desk), wait, waits);
-                now = waited.unwrap_or_else(PoisonError::into_inner).0;
-                now.interrupted |= interrupt.is_rung();
-                outcome = outcome.map_err(|lost| match interrupt.is_rung() {
-                    true => RecvError::Interrupted,
-                    false => RecvError::NotBack { lost: Box::new(lost), wait },
-                });
-            }
-            if now.is_back(id) {
-                // What becomes of it is told when that session ends.
-                return is_taken_over.set(true);
-            }
-        }
-        observer.ended(peer, &outcome);
     }
 
     /// How many more sessions have to end.
@@ -491,15 +563,55 @@ impl Server {
         self.options.sessions.map_or(u64::MAX, |wanted| wanted.saturating_sub(now.finished))
     }
 
+    /// Takes a session to its end, with the threads beside it that it needs.
+    fn receive(
+        &self,
+        opening: SessionOpening,
+        input: Input,
+        session: &ActiveSession<'_>,
+        progress: Box<dyn Progress + '_>,
+        desk: &SharedDesk,
+    ) -> Result<Summary, RecvError> {
+        let progress = session.failed.beside(progress, session.number);
+        let lister = Lister::new(self.options.whole_digests, &progress);
+        let mut unserved = Some((opening, input));
+        let receive = || {
+            let limit_entries = || desk.update(|now| now.limit_entries(Instant::now()));
+            let spare_descriptors = || desk.update(|now| now.spare_descriptors(Instant::now()));
+            let host = Host {
+                sessions: &self.sessions,
+                progress: &progress,
+                lister: &lister,
+                limit_entries: &limit_entries,
+                spare_descriptors: &spare_descriptors,
+            };
+            let may_join = || desk.lock().promise(session.number, MAX_JOINED);
+            unserved.take().map(|(opening, input)| self.speak(opening, input, may_join, &host))
+        };
+        let received = self.options.interrupt.beside(|| lister.hurry(), || lister.beside(receive));
+        let received = match received.flatten() {
+            Ok(received) => received.unwrap_or(Err(RecvError::Busy)),
+            Err(error) => Err(RecvError::NoThread(error)),
+        };
+        if let (Some((opening, input)), Err(error)) = (&unserved, &received) {
+            opening.turn_away(input, error);
+        }
+        received.map(|summary| {
+            let mut summary = Summary { undigested: lister.undigested(), ..summary };
+            session.failed.add_earlier(session.number, &mut summary);
+            summary
+        })
+    }
+
     fn speak(
         &self,
-        opening: Opening,
+        opening: SessionOpening,
         input: Input,
         may_join: impl FnOnce() -> bool,
         host: &Host<'_>,
     ) -> Result<Summary, RecvError> {
         match opening {
-            Opening::Native { hello, .. } => {
+            SessionOpening::Native { hello, .. } => {
                 let store = self.root.session(NewDirs::PrivateUntilAnnounced).map_err(RecvError::from);
                 let store = store.inspect_err(|error| native::refuse(&input, error))?;
                 let mut session = ReceiverSession::new(self.options.names);
@@ -508,51 +620,89 @@ impl Server {
                 }
                 native::receive(input, &hello, session, store, host)
             }
-            // Handed over before it came to this.
-            Opening::Join(_) => Ok(Summary::default()),
-            Opening::Classic => {
+            SessionOpening::Classic { header } => {
                 let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;
-                classic::receive(input, store, self.options.names, host.progress)
+                classic::receive(input, header, store, self.options.names, host.progress)
             }
-            Opening::Tls => {
+        }
+    }
+
+    /// What a connection is for; `None` if nothing came. One that is refused is closed, after an error in its dialect.
+    fn open(&self, input: &mut Input) -> Result<Option<Opening>, RecvError> {
+        let opening = match input.first() {
+            Ok(None) => return Ok(None),
+            Ok(Some(Dialect::Classic)) => open_classic(input, self.options.names)?,
+            Ok(Some(Dialect::Native)) => {
+                open_native(input).inspect_err(|error| native::refuse(input, error))?
+            }
+            Ok(Some(Dialect::Tls)) => {
                 input.close();
-                Err(RecvError::NotSpoken("TLS"))
+                return Err(RecvError::NotSpoken("TLS"));
             }
-            Opening::Http => {
-                // Whoever asked is not a sender; what becomes of the answer does not matter.
-                let mut stream = input.stream();
-                let _ = stream.write_all(HTTP_ANSWER);
+            Ok(Some(Dialect::Http)) => {
+                // It is not a sender; what becomes of the answer does not matter.
+                let _ = input.stream().write_all(HTTP_ANSWER);
                 input.close();
-                Err(RecvError::NotSpoken("HTTP"))
+                return Err(RecvError::NotSpoken("HTTP"));
             }
+            Err(RecvError::GaveWay) => return Err(RecvError::GaveWay),
+            Err(error) => {
+                input.close();
+                return Err(error);
+            }
+        };
+        input.opened();
+        Ok(Some(opening))
+    }
+}
+
+/// A session that counts as active until this is dropped.
+struct ActiveSession<'a> {
+    server: &'a Server,
+    desk: &'a SharedDesk,
+    /// Of its connection.
+    number: u64,
+    /// By which a sender that has lost its connection comes back, where sessions are counted.
+    id: Option<SessionId>,
+    failed: Failed,
+    end: End,
+}
+
+/// A session is not over: it goes on on another connection, or may.
+struct Elsewhere;
+
+/// What the end of a session counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// One more session has ended.
+    Counts,
+    /// There was no place for it: it was none.
+    NoSession,
+    /// It may go on on another connection, and is counted there, or when its sender does not reconnect in time.
+    Elsewhere,
+}
+
+impl Drop for ActiveSession<'_> {
+    fn drop(&mut self) {
+        let mut now = self.desk.lock();
+        if self.end == End::Elsewhere || self.id.is_some_and(|id| now.is_back(id)) {
+            return;
+        }
+        now.active -= 1;
+        now.finished += u64::from(self.end == End::Counts);
+        if self.server.needed(&now) == 0 {
+            self.server.stop().ring();
         }
     }
 }
 
-/// What a connection is for; `None` if it said nothing. One that is refused is closed, with last words in its dialect.
-fn open(input: &mut Input) -> Result<Option<Opening>, RecvError> {
-    let opening = match input.first() {
-        Ok(None) => return Ok(None),
-        Ok(Some(Dialect::Classic)) => Opening::Classic,
-        Ok(Some(Dialect::Tls)) => Opening::Tls,
-        Ok(Some(Dialect::Http)) => Opening::Http,
-        Ok(Some(Dialect::Native)) => open_native(input).inspect_err(|error| native::refuse(input, error))?,
-        Err(RecvError::GaveWay) => return Err(RecvError::GaveWay),
-        Err(error) => {
-            input.close();
-            return Err(error);
+impl SessionOpening {
+    /// Ends a connection for which there is no place, and says so where its dialect can.
+    fn turn_away(&self, input: &Input, why: &RecvError) {
+        match self {
+            SessionOpening::Native { .. } => native::refuse(input, why),
+            SessionOpening::Classic { .. } => input.reset(),
         }
-    };
-    input.opened();
-    Ok(Some(opening))
-}
-
-/// Ends a connection for which there is no place, and says so where its dialect has words for it.
-fn turn_away(opening: &Opening, input: &Input, why: &RecvError) {
-    match opening {
-        Opening::Native { .. } | Opening::Join(_) => native::refuse(input, why),
-        Opening::Classic => input.reset(),
-        Opening::Tls | Opening::Http => input.close(),
     }
 }
 
@@ -561,9 +711,22 @@ fn open_native(input: &mut Input) -> Result<Opening, RecvError> {
     Ok(match receiver::opening(first)? {
         receiver::Opening::Joins(session) => Opening::Join(session),
         receiver::Opening::Begins { session, continues } => {
-            Opening::Native { hello: first.to_vec(), session, continues }
+            Opening::Session(SessionOpening::Native { hello: first.to_vec(), session, continues })
         }
     })
+}
+
+fn open_classic(input: &mut Input, names: NamePolicy) -> Result<Opening, RecvError> {
+    let first = input.frame(Form::Classic)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+    let header = match parse_header(first, names) {
+        // A header of a sender, whose file is refused.
+        header @ (Ok(_) | Err(ClassicError::Name { .. })) => header,
+        Err(error) => {
+            input.reset();
+            return Err(error.into());
+        }
+    };
+    Ok(Opening::Session(SessionOpening::Classic { header }))
 }
 
 const HTTP_ANSWER: &[u8] =
@@ -579,10 +742,6 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A peer's text for a sentence.
 fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
     Shown::new(text).to_string()
@@ -594,6 +753,7 @@ mod tests {
     use crate::digest::PART_BYTES;
     use crate::relpath::RelPath;
     use crate::store::{Origin, Record};
+    use crate::wire::frame;
 
     #[test]
     fn what_a_sender_heals_with_another_connection_is_waited_for() {
@@ -633,13 +793,11 @@ mod tests {
         fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
     }
 
-    #[test]
-    fn what_becomes_too_old_goes_while_the_receiver_runs() {
-        let out = tempfile::tempdir().unwrap();
-        let options = Options {
+    fn options(out: &Path) -> Options {
+        Options {
             bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
             port: 0,
-            out: out.path().to_owned(),
+            out: out.to_owned(),
             on_conflict: OnConflict::SkipSame,
             names: NamePolicy::Strict,
             sessions: None,
@@ -648,8 +806,55 @@ mod tests {
             keep_unfinished: Duration::from_secs(3),
             whole_digests: false,
             interrupt: Bell::new().unwrap(),
-        };
-        let server = Server { sweep: Duration::from_millis(5), ..Server::start(options).unwrap() };
+        }
+    }
+
+    /// Panics when a session starts, and notes how sessions end.
+    struct Panics(Mutex<Vec<bool>>, Condvar);
+
+    impl Observer for Panics {
+        fn unfinished(&self, _: &Unfinished) {}
+
+        fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+            panic!("as the test wants it");
+        }
+
+        fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+
+        fn ended(&self, _: SocketAddr, outcome: &Result<Summary, RecvError>) {
+            self.0.lock().unwrap().push(matches!(outcome, Err(RecvError::Panicked)));
+            self.1.notify_all();
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_its_session_and_not_the_receiver() {
+        let out = tempfile::tempdir().unwrap();
+        let server = Server::start(options(out.path())).unwrap();
+        let panics = Panics(Mutex::default(), Condvar::new());
+        thread::scope(|scope| {
+            let running = scope.spawn(|| server.run(&panics));
+            let stop = OnDrop(|| server.options.interrupt.ring());
+            for count in 1..=2 {
+                let mut sender = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+                let mut hello = Vec::new();
+                frame::encode(Form::Native, br#"{"ftx":"hello","version":1}"#, &mut hello);
+                sender.write_all(&hello).unwrap();
+                let most = Duration::from_secs(10);
+                let ended = panics.0.lock().unwrap();
+                let ended = panics.1.wait_timeout_while(ended, most, |ended| ended.len() < count).unwrap().0;
+                assert_eq!(*ended, vec![true; count]);
+            }
+            drop(stop);
+            assert_eq!(running.join().expect("no panic").unwrap(), Ending::Interrupted);
+        });
+    }
+
+    #[test]
+    fn what_becomes_too_old_goes_while_the_receiver_runs() {
+        let out = tempfile::tempdir().unwrap();
+        let server =
+            Server { sweep: Duration::from_millis(5), ..Server::start(options(out.path())).unwrap() };
         let mut store = server.root.session(NewDirs::PrivateUntilAnnounced).unwrap();
         let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
         let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };

@@ -16,7 +16,7 @@
 
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
@@ -106,7 +106,7 @@ impl Speaker {
         }
         let fault = match error {
             RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => Fault::Timeout,
-            RecvError::Busy | RecvError::GaveWay => Fault::Busy,
+            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) => Fault::Busy,
             RecvError::Wire(WireError::Version { .. }) => Fault::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
             RecvError::Interrupted => Fault::Interrupted,
@@ -228,18 +228,18 @@ fn run(
 ) -> Result<Vec<Joined>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
-        scope.spawn(|| every(PULSE, &ended, || pulse(speaker)));
+        spawn(scope, "keepalive", || every(PULSE, &ended, || pulse(speaker)))?;
         // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
         let _end = EndOnDrop(&ended);
         let committing = store.another();
         let (complete, to_commit) = unbounded();
-        let committer = scope.spawn(|| {
+        let committer = spawn(scope, "committer", || {
             committer::commit(committing, speaker, to_commit, host.progress, &clocks.committing, host.lister)
-        });
+        })?;
         let arrivals = Arrivals::new(speaker, complete, clocks, host)?;
         let read_to_end = (Mutex::new(false), Condvar::new());
         let received = thread::scope(|scope| {
-            scope.spawn(|| every(CHECKPOINT, &read_to_end, || arrivals.checkpoint(false)));
+            spawn(scope, "checkpoint", || every(CHECKPOINT, &read_to_end, || arrivals.checkpoint(false)))?;
             let _end = EndOnDrop(&read_to_end);
             read_all(input, &store, &arrivals, entrance)
         });
@@ -262,17 +262,19 @@ fn read_all(
     entrance: Option<Entrance<'_>>,
 ) -> Result<Vec<Joined>, RecvError> {
     let parked = Mutex::new(Vec::new());
-    let (to_verifier, queues) = verifier::queues();
     let first = (input.heard().clone(), input.line().clone());
     thread::scope(|scope| {
-        scope.spawn(|| verifier::verify(arrivals, store.another(), queues));
+        // Owned here, so that the queues close however this ends: the threads that read them end with it.
+        let entrance = entrance;
+        let (to_verifier, queues) = verifier::queues();
+        spawn(scope, "verifier", || verifier::verify(arrivals, store.another(), queues))?;
         let (waiters, waiting) = unbounded();
         let decider = Decider::new(store.another(), arrivals, to_verifier.clone());
-        scope.spawn(|| decider::wait(decider, waiting));
+        spawn(scope, "decider", || decider::wait(decider, waiting))?;
         if let Some(entrance) = &entrance {
             let (queue, to_verifier, parked) = (entrance.queue(), to_verifier.clone(), &parked);
             let waiters = waiters.clone();
-            scope.spawn(move || {
+            spawn(scope, "joins", move || {
                 for mut joined in queue {
                     joined.input.share(&first);
                     let reader = Reader::new(
@@ -282,19 +284,30 @@ fn read_all(
                         waiters.clone(),
                         Place::Joined,
                     );
-                    scope.spawn(move || {
+                    let reading = spawn(scope, "reader", move || {
                         arrivals.end_if_failed(reader.read(&mut joined.input));
                         parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
                     });
+                    arrivals.end_if_failed(reading.map(drop));
                 }
-            });
+            })?;
         }
         let reader = Reader::new(store.another(), arrivals, to_verifier, waiters, Place::First);
         arrivals.end_if_failed(reader.read(input));
         // Nobody can join any more.
         drop(entrance);
-    });
+        Ok::<_, RecvError>(())
+    })?;
     arrivals.outcome().map(|()| parked.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Starts a thread of a session; where the system gives none, the session ends and its sender may come back.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, RecvError> {
+    thread::Builder::new().name(name.into()).spawn_scoped(scope, work).map_err(RecvError::NoThread)
 }
 
 /// Ends what [`every`] does.

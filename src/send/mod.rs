@@ -111,6 +111,9 @@ pub enum SendError {
     /// The receiver broke the protocol, or gave up.
     #[error("{}", told_by_receiver(.0))]
     Wire(#[from] WireError),
+    /// The system gives no thread, or no descriptor to wake one.
+    #[error("this machine has no thread left for the transfer: {}", in_words(.0))]
+    NoThread(#[source] io::Error),
     /// The receiver verified other bytes than were sent.
     #[error(
         "{name}: the receiver stored other content than was sent (its etag is {theirs}, the file's {ours})"
@@ -255,8 +258,8 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })
     };
-    let sent =
-        interrupt.beside(|| lister.hurry(), || lister.beside(session)).map_err(SendError::Connection)?;
+    let sent = interrupt.beside(|| lister.hurry(), || lister.beside(session));
+    let sent = sent.flatten().map_err(SendError::NoThread)?;
     match sent {
         Ok(summary) => Ok(Summary { undigested: lister.undigested(), ..summary }),
         // Whatever broke, this is why.

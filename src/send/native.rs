@@ -25,6 +25,7 @@ mod transferred;
 mod whole;
 mod writer;
 
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,7 +120,10 @@ pub fn send(
     let go_on = || !interrupt.is_rung() && !is_over.load(Ordering::Relaxed);
     thread::scope(|scope| {
         // Moved in, so that the queue closes when the walk ends. It need not wait for the connection.
-        scope.spawn(|| walk(roots, to_announcer, progress, go_on));
+        let walker = thread::Builder::new().name("walker".into());
+        walker
+            .spawn_scoped(scope, || walk(roots, to_announcer, progress, go_on))
+            .map_err(SendError::NoThread)?;
         let _end = EndOnDrop(&is_over);
         let found = found;
         let mut stream = (route.connect)()?;
@@ -191,22 +195,39 @@ fn attempt(
     let (used, spare) = bounded(loader::SPARE);
     let transfer = || {
         thread::scope(|scope| {
-            scope.spawn(|| loader::load(&shared, loaded, loaded_unasked, spare));
-            let hearing = scope.spawn(|| ear::listen(&shared, reading, &heard, &is_answered));
-            let joining = parts.clone();
-            let first = writer::First { words: spoken, unasked };
-            let writing = scope.spawn(|| writer::write(&shared, writer, Some(first), parts, &used));
+            let named = |name: &str| thread::Builder::new().name(name.into());
             let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
-            let used = &used;
-            scope.spawn(move || {
-                streams::grow(shared, stream, streams, |joined| {
-                    let (ear, writer) = joined.split(heard)?;
-                    let joining = joining.clone();
-                    scope.spawn(move || ear::listen_joined(shared, ear));
-                    scope.spawn(move || writer::write(shared, writer, None, joining, used));
-                    Ok(())
-                });
-            });
+            let (used, is_answered) = (&used, &is_answered);
+            let start = || {
+                named("loader")
+                    .spawn_scoped(scope, move || loader::load(shared, loaded, loaded_unasked, spare))?;
+                let hearing = named("ear")
+                    .spawn_scoped(scope, move || ear::listen(shared, reading, heard, is_answered))?;
+                let joining = parts.clone();
+                let first = writer::First { words: spoken, unasked };
+                let writing = named("writer")
+                    .spawn_scoped(scope, move || writer::write(shared, writer, Some(first), parts, used))?;
+                named("streams").spawn_scoped(scope, move || {
+                    streams::grow(shared, stream, streams, |joined| {
+                        let (ear, writer) = joined.split(heard)?;
+                        let joining = joining.clone();
+                        let writes = move || writer::write(shared, writer, None, joining, used);
+                        // Without a writer it carries nothing, and is closed with the session.
+                        named("ear").spawn_scoped(scope, move || ear::listen_joined(shared, ear))?;
+                        named("writer").spawn_scoped(scope, writes).map(drop)
+                    });
+                })?;
+                io::Result::Ok((hearing, writing))
+            };
+            let (hearing, writing) = match start() {
+                Ok(started) => started,
+                Err(error) => {
+                    // Those that were started end with the session.
+                    shared.end(Err(SendError::NoThread(error)));
+                    let _ = stream.shutdown(Shutdown::Both);
+                    return shared.hang_up();
+                }
+            };
             announce(shared, found, left, route.state_key);
             shared.wait_for_the_end(PULSE);
             if shared.give_up() {
@@ -228,7 +249,7 @@ fn attempt(
         // Not later: whoever would do it may wait for a disk.
         shared.give_up();
     };
-    interrupt.beside(interrupted, transfer).map_err(SendError::Connection)?;
+    interrupt.beside(interrupted, transfer).map_err(SendError::NoThread)?;
     let outcome = shared.into_outcome(left);
     if is_answered.into_inner() {
         left.was_answered = true;

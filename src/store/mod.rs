@@ -45,7 +45,7 @@ pub use journal::{Journal, Origin, Record, Records, Told, parse as parse_journal
 pub use landing::{Landing, Written};
 pub use occupant::{ExistingFile, Occupant};
 pub use partial::{Kept, LeftBehind, Unfinished};
-pub use room::Room;
+pub use room::{Room, check_size_limit};
 
 /// What to do when something is there already under the name of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,9 @@ impl StoreError {
             | StoreError::Blocked { .. } => Fault::Exists,
             StoreError::NoRoom { .. } => Fault::NoSpace,
             StoreError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoSpace,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                    Fault::NoSpace
+                }
                 io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
                 io::ErrorKind::PermissionDenied => Fault::Permission,
                 _ => Fault::FileIo,
@@ -147,6 +149,9 @@ fn why(error: &io::Error) -> String {
     match (error.kind(), Errno::from_io_error(error)) {
         (io::ErrorKind::StorageFull, _) => "no space left".into(),
         (io::ErrorKind::QuotaExceeded, _) => "the disk quota is used up".into(),
+        (io::ErrorKind::FileTooLarge, _) => {
+            "it is larger than a file may be there (file system, or ulimit -f)".into()
+        }
         (io::ErrorKind::ReadOnlyFilesystem, _) => "the file system is read-only".into(),
         (io::ErrorKind::PermissionDenied, _) => "no permission".into(),
         (_, Some(Errno::NOENT)) => "it, or the folder it belongs in, was removed meanwhile".into(),

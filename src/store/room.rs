@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::beneath::Folder;
 use super::landing::{Landing, Written};
@@ -128,6 +129,14 @@ impl Drop for Room {
     }
 }
 
+/// Checks a file of `size_bytes` against the limit on file sizes that this process has (`RLIMIT_FSIZE`).
+pub fn check_size_limit(size_bytes: u64) -> Result<(), StoreError> {
+    match getrlimit(Resource::Fsize).current {
+        Some(most) if size_bytes > most => Err(StoreError::io("create the file")(Errno::FBIG)),
+        _ => Ok(()),
+    }
+}
+
 impl Store {
     /// Promises room to a file of `size_bytes`, all of which will be written, or the rest of which if an earlier session
     /// left a landing; nothing is promised where that is little.
@@ -142,6 +151,7 @@ impl Store {
         size_bytes: u64,
         left: Option<&Landing>,
     ) -> Result<Option<Room>, StoreError> {
+        check_size_limit(size_bytes)?;
         let landing = left.and_then(Landing::written).map(Landed::new);
         let session = self.rooms.session;
         let mut promise = Promise { session, device: 0, size_bytes, landing };

@@ -275,8 +275,8 @@ impl Observer for Ui {
                 let explained = Explained::from(error);
                 let sentence = text::about(peer.ip(), error);
                 let exit = self.error(&Explained { sentence, ..explained });
-                // Whom there was no place for has not failed here: it was never a session.
-                if error.is_for_want_of_room() { Exit::Ok } else { exit }
+                // A connection that was no session has failed nothing here.
+                if error.is_no_session() { Exit::Ok } else { exit }
             }
         };
         self.failed(exit);

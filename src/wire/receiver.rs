@@ -137,7 +137,10 @@ pub fn opening(json: &[u8]) -> Result<Opening, WireError> {
     Ok(match Message::parse(json)? {
         Message::Join(Join { session }) => Opening::Joins(session),
         Message::Hello(Introduction { session, continues, .. }) => Opening::Begins { session, continues },
-        _ => Opening::Begins { session: None, continues: None },
+        Message::Error(Failure { entry: None, fault, message }) => {
+            return Err(WireError::PeerGaveUp { fault, message });
+        }
+        _ => return Err(WireError::protocol("the first header is not a hello")),
     })
 }
 

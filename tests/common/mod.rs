@@ -100,6 +100,17 @@ impl Receiver {
         }
     }
 
+    /// Has it said these words by now?
+    pub fn has_said(&mut self, words: &str) -> bool {
+        self.heard.extend(self.lines.try_iter());
+        self.heard.contains(words)
+    }
+
+    /// Has [`Receiver::hear`] wait for the next time.
+    pub fn forget_heard(&mut self) {
+        self.heard.clear();
+    }
+
     /// `127.0.0.1:PORT`
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -32,7 +32,7 @@ parser.add_argument("--pad", type=int, default=0, help="spaces after the diction
 parser.add_argument("--name", help="the name in the header of the last file")
 parser.add_argument("--md5", help="the digest in the header of the last file")
 parser.add_argument("--cut", type=int, default=0, help="leave out that many bytes at the end of the last body")
-parser.add_argument("--halfway", action="store_true", help="stop inside a body until a line comes on stdin")
+parser.add_argument("--halfway", action="store_true", help="stop inside the last body until a line comes on stdin")
 args = parser.parse_args()
 
 
@@ -63,7 +63,7 @@ def send_file(sock, path):
             time.sleep(0.0005)  # one segment for each byte
     else:
         sock.sendall(header)
-    if args.halfway:
+    if args.halfway and path == args.files[-1]:
         sock.sendall(body[: len(body) // 2])
         print("halfway", flush=True)
         sys.stdin.readline()

@@ -173,11 +173,36 @@ fn a_network_counts_as_one_address_and_loopback_as_itself() {
 }
 
 #[test]
-fn few_descriptors_make_few_places() {
-    assert_eq!(Limits::for_descriptors(u64::MAX), MOST);
-    assert_eq!(Limits::for_descriptors(4096), MOST);
-    assert_eq!(Limits::for_descriptors(512), Limits { openings: 64, served: 38 });
-    assert_eq!(Limits::for_descriptors(0), FEWEST);
+fn few_descriptors_or_threads_make_few_places() {
+    assert_eq!(Limits::new(u64::MAX, u64::MAX), MOST);
+    assert_eq!(Limits::new(4096, 4096), MOST);
+    assert_eq!(Limits::new(512, 4096), Limits { openings: 64, served: 38 });
+    assert_eq!(Limits::new(4096, 512), Limits { openings: 64, served: 48 });
+    assert_eq!(Limits::new(0, 4096), FEWEST);
+    assert_eq!(Limits::new(4096, 24), FEWEST);
+}
+
+#[test]
+fn the_tightest_control_group_limits_threads() {
+    let root = tempfile::tempdir().unwrap();
+    let group = |path: &str, max: &str, current: &str| {
+        let group = root.path().join(path);
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("pids.max"), max).unwrap();
+        fs::write(group.join("pids.current"), current).unwrap();
+    };
+    let threads = |groups: &str| threads_in_groups(groups, root.path());
+    group("user/inner", "max\n", "3\n");
+    assert_eq!(threads("0::/user/inner\n"), u64::MAX);
+    group("user", "100\n", "40\n");
+    assert_eq!(threads("0::/user/inner\n"), 60, "that of the group above");
+    group("pids/old", "50\n", "60\n");
+    assert_eq!(
+        threads("4:pids:/old\n3:cpu,pids:/old\n1:cpu:/user\n"),
+        0,
+        "the first version, above its limit"
+    );
+    assert_eq!(threads("1:cpu:/user\n2:name=systemd:/user\n0::/elsewhere\n"), u64::MAX);
 }
 
 #[test]
@@ -189,4 +214,89 @@ fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
     holder.holds(3);
     desk.spare_descriptors(Instant::now());
     assert!(holder.has_given_way() && !other.has_given_way());
+}
+
+fn lost(deadline: Instant) -> LostSession {
+    LostSession { peer: ([10, 0, 0, 1], 1).into(), error: RecvError::Busy.into(), wait: TIMEOUT, deadline }
+}
+
+/// A session that counts, whose connection was lost.
+fn lose(desk: &mut Desk, id: u8, deadline: Instant) -> SessionId {
+    let id = SessionId::new([id; 16]);
+    assert!(desk.count(id, Failed::default()));
+    desk.active += 1;
+    desk.lose(id, lost(deadline)).unwrap();
+    id
+}
+
+#[test]
+fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let (now, deadline) = (Instant::now(), Instant::now() + TIMEOUT);
+    let [first, second] = [1, 2].map(|id| lose(&mut desk, id, deadline));
+    assert_eq!(desk.next_deadline(), Some(deadline));
+    assert!(desk.take_expired(now).is_empty());
+    assert!(desk.come_back(first).is_some() && desk.come_back(first).is_none());
+    assert_eq!(desk.take_expired(deadline).len(), 1);
+    assert_eq!((desk.active, desk.finished), (1, 1), "the first goes on");
+    assert!(desk.come_back(second).is_none() && desk.next_deadline().is_none());
+    lose(&mut desk, 3, deadline);
+    desk.close();
+    assert_eq!(desk.take_expired(now).len(), 1, "no sender can reconnect any more");
+    assert!(desk.count(first, Failed::default()) && desk.lose(first, lost(deadline)).is_err());
+}
+
+#[test]
+fn of_too_many_lost_sessions_the_oldest_ends() {
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let deadline = Instant::now() + TIMEOUT;
+    let ids = 0..FEW.served as u8;
+    let ids: Vec<_> = ids.map(|id| lose(&mut desk, id, deadline + Duration::from_secs(id.into()))).collect();
+    assert!(desk.take_expired(Instant::now()).is_empty());
+    lose(&mut desk, 100, deadline + TIMEOUT);
+    assert_eq!(desk.take_expired(Instant::now()).len(), 1);
+    assert!(desk.come_back(ids[0]).is_none() && desk.come_back(ids[1]).is_some());
+}
+
+#[test]
+fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let line = Line::new(listener.accept().unwrap().0);
+    let mut desk = Desk::new(FEW, TIMEOUT);
+    let start = Instant::now();
+    desk.enter(line.clone(), ip(1), start);
+    assert!(desk.next_deadline().is_none());
+    assert!(desk.make_room(start + FIRST_WORDS_TIME));
+    let deadline = desk.next_deadline().expect("a deadline");
+    assert!(deadline <= Instant::now() + LEAVING_TIME);
+    desk.cut_late(start);
+    assert_eq!(desk.next_deadline(), Some(deadline), "it may still say why");
+    desk.cut_late(deadline);
+    assert!(desk.next_deadline().is_none());
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed");
+}
+
+#[test]
+fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
+    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peers = Vec::new();
+    let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
+        peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let line = Line::new(listener.accept().unwrap().0);
+        let number = desk.enter(line.clone(), ip(last), Instant::now());
+        desk.serve(number, Kind::Classic).unwrap();
+        line.delivers(0);
+        line
+    });
+    [&stopped, &comes].iter().for_each(|line| line.holds(1));
+    peers[1].write_all(b"more").unwrap();
+    while !comes.has_unread() {}
+    for _ in 0..3 {
+        desk.spare_descriptors(Instant::now());
+    }
+    assert!(stopped.has_given_way() && !comes.has_given_way() && !between_files.has_given_way());
 }
