@@ -47,11 +47,11 @@ pub struct Limits {
 }
 
 /// At most; a system with few descriptors has fewer.
-const MOST: Limits = Limits { openings: 64, served: 192 };
+pub const MOST: Limits = Limits { openings: 64, served: 192 };
 /// And always at least so many.
 const FEWEST: Limits = Limits { openings: 4, served: 2 };
 /// One address may have this part of those that are served.
-const ADDRESS_SHARE: usize = 2;
+pub const ADDRESS_SHARE: usize = 2;
 /// Further connections are promised to sessions as long as no more than this part of the places is taken or promised.
 const PROMISED_SHARE: usize = 2;
 
@@ -64,7 +64,7 @@ const PLACE_TIME: Duration = Duration::from_secs(2);
 /// A slow disk has a part read and hashed by then at either end, and has woken up.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 /// In flight in all sessions, before those that are idle give way: as many as four sessions may have, in about 75 MB.
-const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
+pub const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
 /// And before any gives way.
 const MOST_ENTRIES: usize = 2 * MAX_ENTRIES;
 /// So long a connection that gives way may take to say so; after that it is cut.

@@ -19,7 +19,7 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 
 /// How long a peer has until its first frame is understood, whatever trickles in: enough for a packet that is lost
 /// three times in a row, and far too little to keep others out.
-const OPENING_TIME: Duration = Duration::from_secs(10);
+pub const OPENING_TIME: Duration = Duration::from_secs(10);
 
 /// What is to be done while a connection is waited for: does what is due, and tells after how long something is again.
 pub type WhileWaiting<'a> = &'a mut dyn FnMut() -> Result<Duration, RecvError>;

@@ -7,6 +7,8 @@ mod decider;
 mod desk;
 mod failed;
 mod input;
+#[cfg(all(test, not(feature = "tiny-parts")))]
+mod limits;
 mod line;
 mod measure;
 mod native;
