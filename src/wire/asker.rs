@@ -160,6 +160,37 @@ mod tests {
     }
 
     #[test]
+    fn each_step_is_said_once_and_a_keepalive_only_after_the_welcome() {
+        let said = |session: &mut MeasureSession| -> Vec<Message> {
+            let mut inbox = crate::wire::Inbox::new();
+            inbox.push(&session.take_output());
+            let mut said = Vec::new();
+            while let Some(json) = inbox.next_frame(crate::wire::Form::Native).unwrap() {
+                said.push(Message::parse(json).unwrap());
+            }
+            said
+        };
+        let mut session = MeasureSession::new();
+        session.busy();
+        assert_eq!(said(&mut session), [Message::Hello(Introduction::ours(&[FEATURE_MEASURE], None))]);
+        session.handle(WELCOME).unwrap();
+        session.busy();
+        let measure = Measure { what: Measurable::Md5, size_bytes: 5 };
+        session.ask(measure);
+        assert_eq!(said(&mut session), [Message::Busy, Message::Measure(measure)]);
+        session.handle(br#"{"ftx":"measured","bytes":5,"ns":1}"#).unwrap();
+        session.end();
+        session.give_up(Fault::Timeout, "late");
+        let failure = Failure { entry: None, fault: Fault::Timeout, message: "late".into() };
+        assert_eq!(said(&mut session), [Message::End { entries: 0 }, Message::Error(failure)]);
+        // What the receiver was busy with is told in the receipt, and is nothing that was announced.
+        let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0,
+            "spent":{"disk_ms":1,"md5_ms":2,"network_ms":3}}"#;
+        assert_eq!(session.handle(receipt), Ok(Event::Receipt));
+        assert_eq!(said(&mut session), []);
+    }
+
+    #[test]
     fn a_receiver_that_cannot_measure_is_told_from_one_that_is_broken() {
         let mut session = MeasureSession::new();
         let old = session.handle(br#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#);
