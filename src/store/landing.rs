@@ -270,7 +270,9 @@ impl Landing {
     /// their handle; others have their name in a moment. A file system without locks is no hindrance.
     pub(super) fn lock(&self) {
         if let Some(bytes) = &self.file {
-            let _ = rustix::fs::flock(&bytes.file, FlockOperation::NonBlockingLockExclusive);
+            // One who looks whether it is in use has it for a moment only.
+            let lock = || rustix::fs::flock(&bytes.file, FlockOperation::LockExclusive);
+            let _ = rustix::io::retry_on_intr(lock);
         }
     }
 

@@ -172,6 +172,7 @@ pub fn create(
     hidden: &HiddenNames,
     umask: u32,
 ) -> Result<Landing, StoreError> {
+    let create_private = || landing::create(beneath, path, hidden, umask, None).inspect(Landing::lock);
     let (parent, final_name) = path.split();
     let (name, journal) = names(final_name, origin);
     let dir = beneath.open_or_make(parent)?;
@@ -185,14 +186,14 @@ pub fn create(
     let made = beneath.sparing(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
     let Ok(file) = made else {
         // Another session is at work on it, or somebody put something else there.
-        return landing::create(beneath, path, hidden, umask, None);
+        return create_private();
     };
     let stat = rustix::fs::fstat(&file).map_err(StoreError::io("look at the file in arrival"))?;
     // Who looks at it just now has it for a moment only. A file system without locks is no hindrance.
     let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
     if !is_named(&dir, &name, &stat) {
         // Another session looked first, found nothing in it, and removed it.
-        return landing::create(beneath, path, hidden, umask, None);
+        return create_private();
     }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
     let journal =
@@ -480,26 +481,26 @@ mod tests {
     #[test]
     fn what_is_in_arrival_stays_whatever_the_clock_says() {
         let dir = tempfile::tempdir().unwrap();
-        let (_root, store) = open(dir.path());
         // Another process: it knows what is locked and nothing else.
         let (_other_root, other) = open(dir.path());
-        let (_sessions_root, mut session) = open(dir.path());
+        let (sessions_root, mut session) = open(dir.path());
         let (small, large) =
             (session.land(&path("a"), 5).unwrap(), session.land(&path("b"), 2 << 20).unwrap());
         let parts = session.land_parts(&path("c"), origin(7)).unwrap();
+        // The name is in use: this one is private.
+        let same_parts = session.land_parts(&path("c"), origin(7)).unwrap();
         let (small_name, count) = (small.name().to_owned(), names(dir.path()).len());
-        let sweeper = _sessions_root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let sweeper = sessions_root.session(NewDirs::PrivateUntilAnnounced).unwrap();
         assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
         assert_eq!(names(dir.path()).len(), count);
         assert_eq!(swept(&other, dir.path(), LATER, Duration::ZERO), [(small_name, true)]);
-        drop((small, large, parts));
+        drop((small, large, parts, same_parts));
         // A session that is over has nothing in arrival: what has its name is left from it.
         let left = session.hidden.next();
         fs::write(dir.path().join(&*left), "").unwrap();
         assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
         drop(session);
         assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), [(left.into(), true)]);
-        drop(store);
     }
 
     #[test]
