@@ -442,6 +442,8 @@ struct Case<'a> {
     /// Everything that was ever put or sent under a name.
     offered: BTreeMap<String, Vec<Version>>,
     last: Option<Outcome>,
+    /// What was sent in sessions that were cut.
+    cut: BTreeMap<String, Vec<Version>>,
     stored: u64,
 }
 
@@ -530,6 +532,13 @@ impl Case<'_> {
         if rival.is_none() && outcome.has_receipt {
             self.check_dirs(&outcome);
         }
+        let cut = [
+            (!outcome.has_receipt, self.files.clone()),
+            (rival.is_some_and(|rival| !rival.has_receipt), rivals),
+        ];
+        for (name, version) in cut.into_iter().filter(|(is_cut, _)| *is_cut).flat_map(|(_, files)| files) {
+            self.cut.entry(name).or_default().push(version);
+        }
         self.stored += outcome.stored.len() as u64;
         self.last = Some(outcome);
     }
@@ -546,10 +555,19 @@ impl Case<'_> {
             let places = self.places(name);
             let place = places.iter().find(|place| version.is_in(place));
             // The other session may have been cut before it learnt that its file was stored.
-            let is_replaced = self.policy == OnConflict::Overwrite
-                && other_files.get(name).is_some_and(|other| other.is_in(&self.path(name)));
+            // And one that was cut in an earlier round may still put in place what had come whole.
+            let mut others =
+                other_files.get(name).into_iter().chain(self.cut.get(name).into_iter().flatten());
+            let is_replaced =
+                self.policy == OnConflict::Overwrite && others.any(|other| other.is_in(&self.path(name)));
             let Some(place) = place else {
-                assert!(is_replaced, "{name} was stored and is not there: {version:?}");
+                let there = common::names(self.out);
+                assert!(
+                    is_replaced,
+                    "{name} was stored and is not there ({:?}, {there:?}): {version:?}; {outcome:?}; the other session: {:?}",
+                    self.policy,
+                    other_files.get(name)
+                );
                 continue;
             };
             // Two sessions may have brought the same bytes with other rights.
@@ -619,6 +637,10 @@ impl Case<'_> {
             let names: Vec<String> = self.files.keys().cloned().collect();
             let name = self.random.pick(&names).clone();
             let version = self.version(&name);
+            // What was hashed of it is of no use for another state.
+            if let Some(last) = &mut self.last {
+                last.digests.remove(&name);
+            }
             self.files.insert(name, version);
         }
         if self.random.below(3) == 0 {
@@ -697,6 +719,7 @@ fn case(seed: u64) -> u64 {
         foreign_dirs: BTreeMap::new(),
         offered: NAMES.iter().map(|name| ((*name).to_owned(), Vec::new())).collect(),
         last: None,
+        cut: BTreeMap::new(),
         stored: 0,
     };
     case.furnish();
