@@ -1,6 +1,6 @@
 //! A log, pager or terminal that is not read any more holds up neither a session nor the ones after it.
 //!
-//! It fails if a line is printed by a thread that somebody else waits for.
+//! It fails if a line is printed by a thread that other work waits for.
 
 mod common;
 

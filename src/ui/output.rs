@@ -161,7 +161,7 @@ impl Output {
         let output = self.clone();
         let thread = thread::Builder::new().name("output".into()).spawn(move || output.write_all(IDLE_TIME));
         if thread.is_err() {
-            // The system is short of threads: then whoever has something to print writes it.
+            // The system is short of threads: the one that prints writes by itself.
             self.write_all(Duration::ZERO);
         }
     }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_holds_nobody_up_and_what_is_left_out_is_counted() {
+    fn what_is_not_read_blocks_no_thread_and_what_is_left_out_is_counted() {
         let output = Output::new(write_when_read);
         let line = |number: usize| format!("{number:01023}\n").into_bytes();
         let print = |number, when_full| {

@@ -65,7 +65,7 @@ impl Screen {
             Stream::Stdout => &self.stdout,
             Stream::Stderr => &self.stderr,
         };
-        // Not while the bars are suspended: nobody else could draw.
+        // Not while the bars are suspended: no other thread could draw.
         output.wait_for_room(when_full);
         if self.has_bars {
             self.multi.suspend(|| output.line(stream, line));
