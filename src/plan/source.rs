@@ -57,8 +57,8 @@ impl State {
             device: stat.st_dev,
             inode: stat.st_ino,
             size_bytes: stat.st_size as u64,
-            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
     }
 
@@ -166,7 +166,7 @@ impl Source {
 pub fn travelling(stat: &Stat) -> Metadata {
     Metadata {
         mode: Some(Mode::new(stat.st_mode)),
-        mtime: MtimeNs::from_parts(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        mtime: MtimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec as i64),
     }
 }
 

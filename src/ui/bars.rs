@@ -1,15 +1,14 @@
 //! Progress bars: one for the whole session, the file in work under it.
 
-use std::fmt;
-use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle, TermLike};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::Ui;
 use super::list::SessionLines;
+use super::screen::columns;
 use super::text;
 use crate::escape::Shown;
 use crate::md5sum;
@@ -21,9 +20,6 @@ const FILE: &str = "          {wide_msg}";
 /// What the prefix takes at least, and the bar.
 const PREFIX_COLUMNS: usize = 9;
 const BAR_COLUMNS: usize = 6;
-/// Of a terminal that does not tell, and of a log.
-const USUAL_COLUMNS: u16 = 80;
-const LOG_COLUMNS: u16 = 100;
 
 /// How often the bars are brought up to date. Thousands of files a second would cost more to show than to send.
 const REFRESH: Duration = Duration::from_millis(50);
@@ -55,8 +51,8 @@ pub struct Bars<'a> {
 impl<'a> Bars<'a> {
     pub(super) fn new(ui: &'a Ui, title: &str) -> Self {
         // A bar of no length would be full.
-        let overall = ui.multi.add(ProgressBar::new(1));
-        let file = ui.multi.insert_after(&overall, ProgressBar::new(0));
+        let overall = ui.screen.multi().add(ProgressBar::new(1));
+        let file = ui.screen.multi().insert_after(&overall, ProgressBar::new(0));
         let style = |template| {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
         };
@@ -106,7 +102,7 @@ impl<'a> Bars<'a> {
                 && is_all(&self.bytes_done, &self.bytes_planned)
                 && is_all(&self.files_done, &self.files_planned)
         };
-        if self.ui.has_bars && (self.shown.is_due() || is_last()) {
+        if self.ui.screen.has_bars() && (self.shown.is_due() || is_last()) {
             self.show();
         }
     }
@@ -155,18 +151,6 @@ fn fitting(parts: &[String], columns: usize, prefix: usize) -> String {
     let room = columns.saturating_sub(prefix + 1 + BAR_COLUMNS + 1);
     let lines = (1..=parts.len()).rev().map(|count| parts[..count].join("  "));
     lines.into_iter().find(|line| line.chars().count() <= room).unwrap_or_default()
-}
-
-/// Of what the bars are drawn on.
-fn columns() -> u16 {
-    if !io::stderr().is_terminal() {
-        return LOG_COLUMNS;
-    }
-    rustix::termios::tcgetwinsize(io::stderr())
-        .map(|size| size.ws_col)
-        .ok()
-        .filter(|columns| *columns > 0)
-        .unwrap_or(USUAL_COLUMNS)
 }
 
 /// Says that it is time for something, once in a while, the first time at once.
@@ -218,7 +202,7 @@ impl Progress for Bars<'_> {
                 self.refresh();
             }
             Event::FileStarted { path, size_bytes } => {
-                if self.ui.has_bars && (size_bytes >= LARGE_BYTES || self.named.is_due()) {
+                if self.ui.screen.has_bars() && (size_bytes >= LARGE_BYTES || self.named.is_due()) {
                     self.file.set_message(Shown::new(path).to_string());
                 }
             }
@@ -300,53 +284,9 @@ impl Drop for Bars<'_> {
     fn drop(&mut self) {
         self.file.finish_and_clear();
         self.overall.finish_and_clear();
-        self.ui.multi.remove(&self.file);
-        self.ui.multi.remove(&self.overall);
+        self.ui.screen.multi().remove(&self.file);
+        self.ui.screen.multi().remove(&self.overall);
         self.ui.session_over(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-/// `--progress always` without a terminal: lines without cursor movements, for logs.
-#[derive(Debug)]
-pub struct PlainTerm;
-
-impl fmt::Display for PlainTerm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("plain")
-    }
-}
-
-impl TermLike for PlainTerm {
-    fn width(&self) -> u16 {
-        LOG_COLUMNS
-    }
-    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_line(&self, line: &str) -> io::Result<()> {
-        self.write_str(line)
-    }
-    fn write_str(&self, text: &str) -> io::Result<()> {
-        let text = text.trim();
-        if !text.is_empty() {
-            super::print_line(&mut io::stderr(), text);
-        }
-        Ok(())
-    }
-    fn clear_line(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -354,16 +294,14 @@ impl TermLike for PlainTerm {
 mod tests {
     use super::*;
     use crate::ui::closing::Closing;
-    use crate::ui::{Exit, Lists};
-    use indicatif::{MultiProgress, ProgressDrawTarget};
+    use crate::ui::{Exit, Lists, Screen};
 
     fn ui() -> Ui {
-        let multi = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        let closing = Closing::new(multi.clone(), true, true);
+        let screen = Screen::new(true);
+        screen.clear_bars();
         Ui {
-            closing,
-            multi,
-            has_bars: true,
+            closing: Closing::new(screen.clone(), true),
+            screen,
             quiet: true,
             lists: Lists::default(),
             exit: Mutex::new(Exit::Ok),

@@ -4,17 +4,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use indicatif::{MultiProgress, ProgressDrawTarget};
-
-use super::{complain, text};
+use super::output::{Stream, WhenFull};
+use super::screen::Screen;
+use super::text;
 use crate::escape::Shown;
 use crate::progress::Event;
 
 /// Says it, once, from whichever thread gets to it.
 #[derive(Clone, Debug)]
 pub struct Closing {
-    multi: MultiProgress,
-    has_bars: bool,
+    screen: Screen,
     quiet: bool,
     tally: Arc<Tally>,
 }
@@ -124,8 +123,8 @@ impl Tally {
 }
 
 impl Closing {
-    pub(super) fn new(multi: MultiProgress, has_bars: bool, quiet: bool) -> Self {
-        Closing { multi, has_bars, quiet, tally: Arc::default() }
+    pub(super) fn new(screen: Screen, quiet: bool) -> Self {
+        Closing { screen, quiet, tally: Arc::default() }
     }
 
     pub(super) fn tally(&self) -> &Tally {
@@ -139,20 +138,21 @@ impl Closing {
     /// Says it, if nobody has.
     pub fn say(&self) {
         if !self.tally.is_said.swap(true, Ordering::SeqCst) && !self.is_usual() {
-            complain(&self.multi, self.has_bars, &format!("ftx: {}", self.tally.sentence()));
+            let line = format!("ftx: {}", self.tally.sentence());
+            self.screen.line(Stream::Stderr, &line, WhenFull::LeaveOut);
         }
     }
 
-    /// The process ends now: clears the screen, and says it with the reason.
+    /// The process ends now: clears the screen, and says it with the reason. Returns when all of that is written.
     pub fn cut_short(&self, why: CutShort) {
-        let _ = self.multi.clear();
-        self.multi.set_draw_target(ProgressDrawTarget::hidden());
+        self.screen.clear_bars();
         self.say();
         let why = match why {
             CutShort::Asked => "ended at once",
             CutShort::Stuck => "ended without waiting any longer for the disk, the network or the screen",
         };
-        complain(&self.multi, false, &format!("     {why}"));
+        self.screen.line(Stream::Stderr, &format!("     {why}"), WhenFull::LeaveOut);
+        self.screen.flush_errors();
     }
 
     /// A receiver ends that way every day: no reason to say so where only errors are wanted.

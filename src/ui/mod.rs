@@ -1,18 +1,21 @@
-//! The only box that prints. Results go to standard output, everything else to standard error.
+//! The only box that prints. Results go to standard output, everything else to standard error, and all of it but the lists
+//! of `--md5sum` by way of [`output`].
 
 mod bars;
 mod closing;
 mod list;
 mod manifest;
+mod output;
+mod screen;
 mod text;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::{self, Report};
 use crate::cli::{CommonArgs, ListArgs, ProgressWhen};
@@ -26,14 +29,15 @@ use crate::store::Unfinished;
 
 use bars::Bars;
 use list::{Lists, SessionLines};
+use output::{Stream, WhenFull};
+use screen::Screen;
 
 pub use closing::{Closing, CutShort, Role};
 pub use manifest::{Earlier, ManifestError};
 
 /// Screen and logs of one program run.
 pub struct Ui {
-    multi: MultiProgress,
-    has_bars: bool,
+    screen: Screen,
     quiet: bool,
     lists: Lists,
     closing: Closing,
@@ -49,18 +53,10 @@ impl Ui {
             ProgressWhen::Always => true,
             ProgressWhen::Never => false,
         };
-        let target = if !has_bars {
-            ProgressDrawTarget::hidden()
-        } else if std::io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::term_like_with_hz(Box::new(bars::PlainTerm), 2)
-        };
-        let multi = MultiProgress::with_draw_target(target);
+        let screen = Screen::new(has_bars);
         Ui {
-            closing: Closing::new(multi.clone(), has_bars, args.quiet),
-            multi,
-            has_bars,
+            closing: Closing::new(screen.clone(), args.quiet),
+            screen,
             quiet: args.quiet,
             lists: Lists::default(),
             exit: Mutex::new(Exit::Ok),
@@ -97,10 +93,12 @@ impl Ui {
         }
         let line = line();
         self.lists.collect(&line, collected);
-        // Bars are only in the way where both are on the screen. Where they are not, nothing that draws may wait for
-        // whoever reads the list.
-        let printed = if self.has_bars && std::io::stdout().is_terminal() {
-            self.multi.suspend(|| self.lists.print(&line))
+        // Bars are only in the way where both are on a terminal. Where they are not, a session waits for the reader of its
+        // list, and nothing that draws does.
+        let printed = if self.screen.has_bars() && self.lists.own_stdout() && std::io::stdout().is_terminal()
+        {
+            self.screen.print(Stream::Stdout, line, WhenFull::Wait);
+            Ok(())
         } else {
             self.lists.print(&line)
         };
@@ -117,7 +115,7 @@ impl Ui {
 
     fn listed(&self, listed: Result<(), ManifestError>) {
         if let Err(error) = listed {
-            self.failed(self.error(&Explained::from(&error)));
+            self.failed(self.explain(&Explained::from(&error), WhenFull::LeaveOut));
         }
     }
 
@@ -138,15 +136,14 @@ impl Ui {
 
     /// Something a person has to know, even with `--quiet`.
     fn complain(&self, line: &str) {
-        complain(&self.multi, self.has_bars, line);
+        self.screen.line(Stream::Stderr, line, WhenFull::LeaveOut);
     }
 
     /// A result, on standard output, unless that belongs to a list.
-    fn result(&self, line: &str) {
-        if self.lists.own_stdout() {
-            self.note(line);
-        } else if !self.quiet {
-            self.multi.suspend(|| print_line(&mut std::io::stdout(), line));
+    fn result(&self, line: &str, when_full: WhenFull) {
+        if !self.quiet {
+            let stream = if self.lists.own_stdout() { Stream::Stderr } else { Stream::Stdout };
+            self.screen.line(stream, line, when_full);
         }
     }
 
@@ -157,7 +154,7 @@ impl Ui {
 
     /// A moving sign for work without a measure.
     pub fn spinner(&self, words: &str) -> ProgressBar {
-        let spinner = self.multi.add(ProgressBar::new_spinner().with_message(words.to_owned()));
+        let spinner = self.screen.multi().add(ProgressBar::new_spinner().with_message(words.to_owned()));
         spinner.set_style(
             ProgressStyle::with_template("{spinner} {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
@@ -188,7 +185,7 @@ impl Ui {
 
     /// The closing line of a sender.
     pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
-        self.result(&text::sent(summary, host));
+        self.result(&text::sent(summary, host), WhenFull::Wait);
         if summary.failures.contains_key(&Fault::Exists) {
             self.note(text::TAKEN);
         }
@@ -214,14 +211,19 @@ impl Ui {
 
     /// The table of `ftx bench`, and the sentence under it.
     pub fn bench(&self, options: &bench::Options, report: &Report) {
-        text::bench(options, report).iter().for_each(|line| self.result(line));
+        text::bench(options, report).iter().for_each(|line| self.result(line, WhenFull::Wait));
     }
 
     /// An error: the sentence, then what can be done about it.
     pub fn error(&self, explained: &Explained) -> Exit {
-        self.complain(&format!("ftx: {}", explained.sentence));
-        if let Some(advice) = explained.advice {
-            self.complain(&format!("     {advice}"));
+        self.explain(explained, WhenFull::Wait)
+    }
+
+    fn explain(&self, explained: &Explained, when_full: WhenFull) -> Exit {
+        let sentence = format!("ftx: {}", explained.sentence);
+        let advice = explained.advice.map(|advice| format!("     {advice}"));
+        for line in [Some(sentence), advice].iter().flatten() {
+            self.screen.line(Stream::Stderr, line, when_full);
         }
         explained.exit
     }
@@ -232,20 +234,11 @@ impl Ui {
     }
 }
 
-fn complain(multi: &MultiProgress, has_bars: bool, line: &str) {
-    if has_bars {
-        multi.suspend(|| print_line(&mut std::io::stderr(), line));
-    } else {
-        print_line(&mut std::io::stderr(), line);
+/// Nothing that was to be printed is lost when the program ends.
+impl Drop for Ui {
+    fn drop(&mut self) {
+        self.screen.flush();
     }
-}
-
-/// Prints, if anybody still reads: a transfer does not fail because its log did. Foreign text is escaped where it is put
-/// into a line; this is for the place that forgets it.
-fn print_line(out: &mut impl Write, line: &str) {
-    // Whole, because standard error is not buffered.
-    let line = format!("{}\n", Shown::new(line));
-    let _ = out.write_all(line.as_bytes());
 }
 
 /// The receiver's sessions.
@@ -266,7 +259,7 @@ impl Observer for Ui {
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
         let exit = match outcome {
             Ok(summary) => {
-                self.result(&text::received(summary, peer.ip()));
+                self.result(&text::received(summary, peer.ip()), WhenFull::LeaveOut);
                 exit_of_summary(summary)
             }
             // Of the end of this program another line tells.
@@ -274,7 +267,7 @@ impl Observer for Ui {
             Err(error) => {
                 let explained = Explained::from(error);
                 let sentence = text::about(peer.ip(), error);
-                let exit = self.error(&Explained { sentence, ..explained });
+                let exit = self.explain(&Explained { sentence, ..explained }, WhenFull::LeaveOut);
                 // A connection that was no session has failed nothing here.
                 if error.is_no_session() { Exit::Ok } else { exit }
             }

@@ -510,9 +510,8 @@ fn two_ends_that_meet_in_memory_agree_whatever_happens_between_them() {
     for seed in 0.. {
         let case = std::panic::catch_unwind(|| run(seed));
         let (more, files) = case.unwrap_or_else(|panic| {
-            // Which one it was, beside what it said.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("seed {seed}\n").as_bytes());
-            std::panic::resume_unwind(panic)
+            let said = panic.downcast_ref::<String>().cloned();
+            panic!("seed {seed}: {}", said.unwrap_or_else(|| "see above".to_owned()))
         });
         (sessions, stored) = (sessions + more, stored + files);
         if sessions >= 10_000 {
