@@ -137,7 +137,7 @@ fn a_receiver_shows_nothing_of_a_hostile_sender_as_it_is() {
         let _ = stream.write_all(said);
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
-        assert_safe("the receiver", &receiver.wait(), &String::from_utf8_lossy(said));
+        assert_safe("the receiver", &receiver.wait_or_end(), &String::from_utf8_lossy(said));
     });
     figures(&format!("hostile senders: {} rounds", cases.len()));
 }

@@ -144,9 +144,18 @@ impl Receiver {
         self.wait()
     }
 
+    /// Waits for a receiver with `--once`; one that has no connection any more has met no session, and is ended.
+    pub fn wait_or_end(mut self) -> Ended {
+        until("the end of the connection", || self.has_ended() || self.sockets() <= 1);
+        if !self.has_ended() {
+            rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+        }
+        self.wait()
+    }
+
     /// Its connections, and the socket on which it listens.
     pub fn sockets(&self) -> usize {
-        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())).unwrap();
+        let Ok(fds) = fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())) else { return 0 };
         // One that is closed meanwhile is none.
         let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
