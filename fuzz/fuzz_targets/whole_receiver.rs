@@ -241,7 +241,8 @@ fn files(root: &Path) -> Vec<PathBuf> {
 }
 
 fn is_hidden(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str().as_encoded_bytes().to_ascii_lowercase().starts_with(b".ftx-"))
+    path.components()
+        .any(|part| part.as_os_str().as_encoded_bytes().to_ascii_lowercase().starts_with(b".ftx-"))
 }
 
 /// The longest that a receiver may take for anything.
