@@ -1,5 +1,5 @@
 //! The only box that prints. Results go to standard output, everything else to standard error, and all of it but the lists
-//! of `--md5sum` by way of [`output`].
+//! of `--md5sum` by way of `output`.
 
 mod bars;
 mod closing;
