@@ -111,17 +111,24 @@ impl Version {
 
     /// Does a file hold just this?
     fn is_in(&self, path: &Path) -> bool {
-        let Ok(mut file) = fs::File::open(path) else { return false };
-        if file.metadata().unwrap().len() != self.size as u64 {
-            return false;
+        self.found_in(path).is_some()
+    }
+
+    /// The metadata of a file that holds just this: of the very file that was read, whatever has its name by then.
+    fn found_in(&self, path: &Path) -> Option<fs::Metadata> {
+        let mut file = fs::File::open(path).ok()?;
+        let metadata = file.metadata().unwrap();
+        if metadata.len() != self.size as u64 {
+            return None;
         }
         let mut buffer = vec![0; self.size.min(PART)];
-        (0..self.layout().count()).all(|index| {
+        let is_whole = (0..self.layout().count()).all(|index| {
             let (bytes, _) = self.part(index);
             let buffer = &mut buffer[..bytes.len()];
             file.read_exact(buffer).unwrap();
             buffer == &bytes[..]
-        })
+        });
+        is_whole.then_some(metadata)
     }
 
     fn write(&self, path: &Path) {
@@ -553,14 +560,14 @@ impl Case<'_> {
         for (name, was_there) in &outcome.stored {
             let version = &files[name];
             let places = self.places(name);
-            let place = places.iter().find(|place| version.is_in(place));
+            let found = places.iter().find_map(|place| version.found_in(place));
             // The other session may have been cut before it learnt that its file was stored.
             // And one that was cut in an earlier round may still put in place what had come whole.
             let mut others =
                 other_files.get(name).into_iter().chain(self.cut.get(name).into_iter().flatten());
             let is_replaced =
                 self.policy == OnConflict::Overwrite && others.any(|other| other.is_in(&self.path(name)));
-            let Some(place) = place else {
+            let Some(metadata) = found else {
                 let there = common::names(self.out);
                 assert!(
                     is_replaced,
@@ -571,7 +578,6 @@ impl Case<'_> {
                 continue;
             };
             // Two sessions may have brought the same bytes with other rights.
-            let metadata = fs::metadata(place).unwrap();
             let digests = |version: &Version| -> Vec<Md5> {
                 (0..version.layout().count()).map(|part| version.part(part).1).collect()
             };

@@ -403,12 +403,14 @@ impl<'a> Arrivals<'a> {
             }
         };
         drop(files);
+        let opening = OpeningGuard { arrivals: self, id };
         let made = make_landing(store, &entry);
         if let Ok(landing) = &made {
             let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
             self.progress.event(Event::FileStarted { path, size_bytes });
             room.iter().for_each(|room| room.lands(landing.written()));
         }
+        drop(opening);
         self.landing_made(id, entry.layout.size_bytes(), room, made)
     }
 
@@ -638,6 +640,20 @@ impl<'a> Arrivals<'a> {
         self.hand_over_others(speaker);
         self.progress.event(Event::FileDropped { remaining_bytes });
         self.progress.event(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
+    }
+}
+
+/// A thread that panics while it makes a landing must not leave others waiting for it.
+struct OpeningGuard<'a, 'b> {
+    arrivals: &'a Arrivals<'b>,
+    id: EntryId,
+}
+
+impl Drop for OpeningGuard<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.arrivals.landing_made(self.id, 0, None, Err(busy("it could not be made")));
+        }
     }
 }
 

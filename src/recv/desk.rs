@@ -359,9 +359,10 @@ impl Desk {
         })
     }
 
-    /// A session begins.
+    /// A session begins; not on a connection that was told to go.
     pub fn serve(&mut self, number: u64, kind: Kind) -> Result<(), Full> {
-        let Some(address) = self.guests.get(&number).map(|guest| guest.address) else {
+        let stays = |guest: &&Guest| guest.stage != Stage::Leaving;
+        let Some(address) = self.guests.get(&number).filter(stays).map(|guest| guest.address) else {
             return Err(Full);
         };
         for (whose, limit) in [(Some(address), share(self.limits.served)), (None, self.limits.served)] {
@@ -438,7 +439,8 @@ impl Desk {
 
     /// A connection belongs to a session, which has a place for it.
     pub fn join(&mut self, number: u64) {
-        if let Some(guest) = self.guests.get_mut(&number) {
+        // One that was told to go still has to be gone in time.
+        if let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.stage != Stage::Leaving) {
             guest.stage = Stage::Joined;
         }
     }

@@ -513,10 +513,10 @@ impl Server {
             served = now.serve(number, kind);
         }
         desk.notify();
-        served.map_err(|Full| RecvError::Busy)?;
         if line.has_given_way() {
             return Err(RecvError::GaveWay);
         }
+        served.map_err(|Full| RecvError::Busy)?;
         let (id, continues) = match opening {
             SessionOpening::Native { session, continues, .. } => (*session, *continues),
             SessionOpening::Classic { .. } => (None, None),

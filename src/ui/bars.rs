@@ -266,7 +266,7 @@ impl Progress for Bars<'_> {
             }
             Event::NoStateKey { reason } => self.ui.note(&format!(
                 "If this run is cut, large files start from their beginning: the key that a later run needs cannot be kept in \
-                 ~/.local/state/ftx ({})",
+                 the folder for states, XDG_STATE_HOME or ~/.local/state ({})",
                 Shown::new(reason)
             )),
             Event::Waiting { path } => {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::frame::{self, Form};
 use super::runs::Runs;
@@ -90,7 +90,7 @@ pub struct Introduction {
     pub version: u32,
     /// Optional abilities: in `hello` those the sender would use, unknown ones are ignored; in `welcome` those of them
     /// that the session has.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_missing")]
     pub features: Vec<String>,
     /// In `hello`: the session, for further connections to join it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ pub struct Introduction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<SessionId>,
     /// Program and version, for logs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_missing")]
     pub agent: String,
 }
 
@@ -232,7 +232,12 @@ pub struct Hole {
     /// How many parts.
     pub parts: u64,
     /// It stands for offers: one that comes after the receiver has decided to have the bodies is of no use.
-    #[serde(rename = "offer", default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "offer",
+        default,
+        deserialize_with = "null_is_missing",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub is_offer: bool,
 }
 
@@ -359,7 +364,7 @@ pub struct Measured {
     #[serde(rename = "ns")]
     pub elapsed_ns: u64,
     /// What was written went to a file system in memory: there is no disk.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_is_missing", skip_serializing_if = "std::ops::Not::not")]
     pub memory: bool,
 }
 
@@ -391,6 +396,13 @@ pub enum MessageError {
         /// The kind.
         kind: String,
     },
+}
+
+/// An optional key whose value is `null` counts as missing.
+fn null_is_missing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    value: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -427,7 +439,7 @@ struct RawEntry<'a> {
     filename_hex: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_is_missing", skip_serializing_if = "std::ops::Not::not")]
     sparse: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     state: Option<Cow<'a, str>>,

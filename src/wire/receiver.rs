@@ -429,14 +429,13 @@ impl ReceiverSession {
             return Ok(Event::Nothing);
         };
         let is_offer = match file.stage {
-            // It was on its way when the receiver had seen enough.
-            FileStage::Bodies if was_offered => return Ok(Event::Nothing),
+            FileStage::Bodies if was_offered => None,
             // Only the landing of a sparse file begins as zeros.
             FileStage::Bodies if !file.entry.is_sparse => {
                 return unexpected("the file was not announced as sparse");
             }
-            FileStage::Bodies => false,
-            FileStage::Offers => true,
+            FileStage::Bodies => Some(false),
+            FileStage::Offers => Some(true),
             FileStage::Undecided => return unexpected("sent unasked"),
         };
         let last = parts.checked_sub(1).and_then(|more| part.checked_add(more));
@@ -447,6 +446,8 @@ impl ReceiverSession {
         if last.len != PART_BYTES {
             return unexpected("not a whole part");
         }
+        // One that was offered and on its way when the receiver had seen enough.
+        let Some(is_offer) = is_offer else { return Ok(Event::Nothing) };
         let is_in = file.pending.range(part..part + parts).next().is_some();
         if is_in || file.verified.contains_any(part, parts) {
             return unexpected("sent twice");

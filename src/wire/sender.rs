@@ -556,15 +556,17 @@ impl SenderSession {
         };
         match parts {
             KeptParts::Digests(digests) => {
+                // First all of them are compared: what is counted below stays counted until the file is settled.
+                let differs =
+                    |(part, md5): (u64, &Md5)| file.digests.get(part).is_some_and(|known| known != *md5);
+                if (first..).zip(&digests).any(differs) {
+                    return Ok(Event::KeptOther(id));
+                }
                 for (part, md5) in (first..).zip(digests) {
-                    match file.digests.get(part) {
-                        Some(known) if known != md5 => return Ok(Event::KeptOther(id)),
-                        None if kept_in_flight < MAX_KEPT_IN_FLIGHT => {
-                            file.digests.insert(part, md5);
-                            file.kept += 1;
-                            kept_in_flight += 1;
-                        }
-                        _ => {}
+                    if file.digests.get(part).is_none() && kept_in_flight < MAX_KEPT_IN_FLIGHT {
+                        file.digests.insert(part, md5);
+                        file.kept += 1;
+                        kept_in_flight += 1;
                     }
                 }
             }

@@ -267,9 +267,12 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
     let line = Line::new(listener.accept().unwrap().0);
     let mut desk = Desk::new(FEW, TIMEOUT);
     let start = Instant::now();
-    desk.enter(line.clone(), ip(1), start);
+    let number = desk.enter(line.clone(), ip(1), start);
     assert!(desk.next_deadline().is_none());
     assert!(desk.make_room(start + FIRST_WORDS_TIME));
+    // It gets no place any more, and no other way to stay.
+    assert_eq!(desk.serve(number, Kind::Native), Err(Full));
+    desk.join(number);
     let deadline = desk.next_deadline().expect("a deadline");
     assert!(deadline <= Instant::now() + LEAVING_TIME);
     desk.cut_late(start);

@@ -142,3 +142,30 @@ proptest! {
         prop_assert_eq!(there_and_back(&part), part);
     }
 }
+
+#[test]
+fn an_optional_key_that_is_null_is_missing() {
+    for (with_null, without) in [
+        (
+            r#"{"ftx":"hello","version":1,"features":null,"session":null,"continues":null,"agent":null}"#,
+            r#"{"ftx":"hello","version":1}"#,
+        ),
+        (
+            r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":1,"sparse":null,"state":null,"mode":null}"#,
+            r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":1}"#,
+        ),
+        (
+            r#"{"ftx":"hole","entry":0,"part":0,"parts":1,"offer":null}"#,
+            r#"{"ftx":"hole","entry":0,"part":0,"parts":1}"#,
+        ),
+        (
+            r#"{"ftx":"kept","entry":0,"part":0,"md5":null,"zeros":1}"#,
+            r#"{"ftx":"kept","entry":0,"part":0,"zeros":1}"#,
+        ),
+        (r#"{"ftx":"stored","entries":[[0,0]],"etags":null}"#, r#"{"ftx":"stored","entries":[[0,0]]}"#),
+        (r#"{"ftx":"measured","bytes":1,"ns":1,"memory":null}"#, r#"{"ftx":"measured","bytes":1,"ns":1}"#),
+    ] {
+        assert_eq!(Message::parse(with_null.as_bytes()), Message::parse(without.as_bytes()), "{with_null}");
+        assert!(Message::parse(without.as_bytes()).is_ok(), "{without}");
+    }
+}

@@ -129,6 +129,15 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
         assert!(session.withdraw(0, Fault::Digest, ""));
         assert_eq!(kept(&mut session, part, told), Ok(Event::Nothing), "given up");
     }
+    // One that is not known, and behind it one that differs: nothing of the frame counts, and nothing is uncounted.
+    let mut session = comparing(size);
+    let mut digests = PartDigests::new();
+    digests.insert(1, Md5::of(b"b"));
+    session.set_digests(0, digests);
+    let told = serde_json::json!({"md5": [digest(b"a"), digest(b"x")]});
+    assert_eq!(kept(&mut session, 0, told), Ok(Event::KeptOther(0)));
+    assert!(session.withdraw(0, Fault::Digest, ""));
+    assert_eq!(session.kept, 0);
     // What of it nothing was said has no etag here, and any is taken.
     let mut session = comparing(size);
     session.handle(want).unwrap();
