@@ -332,7 +332,7 @@ impl Server {
                     }
                 }
                 drop(now);
-                // Whoever had to go may be one that waits for its turn.
+                // The evicted connection may be one that waits in another thread.
                 desk.notify();
                 let served = named("session").spawn_scoped(scope, move || {
                     let _leave = OnDrop(|| {

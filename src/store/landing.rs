@@ -52,7 +52,7 @@ pub struct Landing {
     is_fresh: bool,
 }
 
-/// Names in [`RESERVED_PREFIX`] that nobody can guess: `.ftx-<16 hex digits>-<number>`, with the same digits for all
+/// Names in [`RESERVED_PREFIX`] that cannot be guessed: `.ftx-<16 hex digits>-<number>`, with the same digits for all
 /// clones. Until the last of these is dropped, the files are known to be in use.
 #[derive(Clone, Debug)]
 pub struct HiddenNames(Arc<Session>);

@@ -1,10 +1,10 @@
 //! Landings that outlive their session, so that the next one can go on where it was cut.
 //!
 //! The landing of a file of several parts has a name that follows from the file's and from its state at the sender, and a
-//! [`Journal`] beside it. Whoever opens it holds a lock on it. A second session that brings the same state of the file
+//! [`Journal`] beside it. The session that opens it holds a lock on it. A second session that brings the same state of the file
 //! meanwhile waits for it: most likely it is the same sender, come again while the first session still brings to the disk
 //! what it has. Another state has a landing of its own: what one sender announces neither uses nor removes what is kept
-//! for another one. What nobody comes back for is removed after a time, and only then.
+//! for another one. What is not resumed is removed after a time, and only then.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
