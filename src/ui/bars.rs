@@ -265,8 +265,8 @@ impl Progress for Bars<'_> {
                 self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
             }
             Event::NoStateKey { reason } => self.ui.note(&format!(
-                "If this run is cut, large files start from their beginning: the key that a later run needs cannot be kept in \
-                 the folder for states, XDG_STATE_HOME or ~/.local/state ({})",
+                "A later run cannot resume large files of this one: no key can be kept in XDG_STATE_HOME or \
+                 ~/.local/state ({})",
                 Shown::new(reason)
             )),
             Event::Waiting { path } => {
