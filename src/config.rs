@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::bench;
 use crate::cli::{BenchArgs, ClassicHow, Conflict, RecvArgs, SendArgs};
-use crate::escape::Shown;
-use crate::net::{AddressError, Bell};
+use crate::escape::Escaped;
+use crate::net::{AddressError, CancelToken};
 use crate::relpath::NamePolicy;
 use crate::store::OnConflict;
 use crate::wire::MAX_MEASURE_BYTES;
@@ -30,8 +30,8 @@ pub enum UsageError {
 }
 
 /// The options of `ftx send`.
-pub fn send_options(args: &SendArgs, interrupt: Bell) -> Result<send::Options, UsageError> {
-    let shown = |text: &std::ffi::OsStr| Shown::new(text.as_bytes()).to_string();
+pub fn send_options(args: &SendArgs, interrupt: CancelToken) -> Result<send::Options, UsageError> {
+    let shown = |text: &std::ffi::OsStr| Escaped::new(text.as_bytes()).to_string();
     let (host, paths) = match &args.paths_and_host[..] {
         [paths @ .., host] if !paths.is_empty() => (host, paths),
         [only, ..] => return Err(UsageError::NoHost(shown(only))),
@@ -51,12 +51,12 @@ pub fn send_options(args: &SendArgs, interrupt: Bell) -> Result<send::Options, U
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
         whole_digests: args.list.is_wanted(),
-        interrupt,
+        cancel: interrupt,
     })
 }
 
 /// The options of `ftx recv`.
-pub fn recv_options(args: &RecvArgs, interrupt: Bell) -> recv::Options {
+pub fn recv_options(args: &RecvArgs, interrupt: CancelToken) -> recv::Options {
     recv::Options {
         bind: args.bind,
         port: args.port,
@@ -72,19 +72,19 @@ pub fn recv_options(args: &RecvArgs, interrupt: Bell) -> recv::Options {
         timeout: Duration::from_secs(args.common.timeout),
         keep_unfinished: Duration::from_secs(u64::from(args.keep_unfinished) * 24 * 60 * 60),
         whole_digests: args.list.is_wanted(),
-        interrupt,
+        cancel: interrupt,
     }
 }
 
 /// The options of `ftx bench`.
-pub fn bench_options(args: &BenchArgs, interrupt: Bell) -> bench::Options {
+pub fn bench_options(args: &BenchArgs, interrupt: CancelToken) -> bench::Options {
     bench::Options {
         host: args.host.clone(),
         port: args.port,
         dir: args.dir.clone(),
         size_bytes: args.size,
         timeout: Duration::from_secs(args.common.timeout),
-        interrupt,
+        cancel: interrupt,
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     fn send(words: &[&str]) -> Result<send::Options, UsageError> {
         let words = ["ftx", "send"].iter().chain(words);
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Send(args) => send_options(&args, Bell::new().unwrap()),
+            Command::Send(args) => send_options(&args, CancelToken::new().unwrap()),
             other => panic!("not send: {other:?}"),
         }
     }

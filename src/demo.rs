@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Exit, Explained};
-use crate::measure::Noise;
-use crate::net::{Bell, HostPort};
-use crate::progress::{Progress, Summary};
+use crate::measure::PseudoRandom;
+use crate::net::{CancelToken, HostPort};
+use crate::progress::{Reporter, Summary};
 use crate::recv::{Observer, RecvError, Server, StartError};
 use crate::relpath::NamePolicy;
-use crate::scrap::Scrap;
+use crate::scrap::TempDirGuard;
 use crate::store::{OnConflict, Unfinished};
 use crate::ui::Ui;
 use crate::{recv, send};
@@ -22,17 +22,17 @@ const SMALL_FILES: u64 = 300;
 const LARGE_BYTES: u64 = 256 << 20;
 
 /// Sends `path`, or a sample, from this machine to itself; `None` if it was interrupted before it came to its end.
-pub fn run(path: Option<&Path>, timeout: Duration, interrupt: &Bell, ui: &Ui) -> Option<Exit> {
+pub fn run(path: Option<&Path>, timeout: Duration, interrupt: &CancelToken, ui: &Ui) -> Option<Exit> {
     match try_run(path, timeout, interrupt, ui) {
         Ok(exit) => Some(exit),
-        Err(_) if interrupt.is_rung() => None,
+        Err(_) if interrupt.is_cancelled() => None,
         Err(explained) => Some(ui.error(&explained)),
     }
 }
 
-fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &Bell, ui: &Ui) -> Result<Exit, Explained> {
+fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &CancelToken, ui: &Ui) -> Result<Exit, Explained> {
     let explain = |error: io::Error| Explained::from(&error);
-    let folder = Scrap::new("ftx-demo-", None).map_err(explain)?;
+    let folder = TempDirGuard::new("ftx-demo-", None).map_err(explain)?;
     let path = match path {
         Some(path) => path.to_owned(),
         None => {
@@ -59,9 +59,9 @@ fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &Bell, ui: &Ui) ->
         timeout,
         retries: Some(0),
         whole_digests: false,
-        interrupt: interrupt.clone(),
+        cancel: interrupt.clone(),
     };
-    let sent = beside(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
+    let sent = run_with_receiver(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
     let sent = sent.map_err(explain)?.map_err(|error| Explained::from(&error))?;
     let exit = ui.sent(&sent, "the other end");
     match ui.first_failure() {
@@ -79,7 +79,7 @@ pub fn receiver(
     out: PathBuf,
     sessions: Option<u64>,
     timeout: Duration,
-    interrupt: &Bell,
+    interrupt: &CancelToken,
 ) -> Result<Server, StartError> {
     Server::start(recv::Options {
         bind: Some(Ipv4Addr::LOCALHOST.into()),
@@ -91,7 +91,7 @@ pub fn receiver(
         timeout,
         keep_unfinished: Duration::MAX,
         whole_digests: false,
-        interrupt: interrupt.clone(),
+        cancel: interrupt.clone(),
     })
 }
 
@@ -100,7 +100,7 @@ pub fn receiver(
 /// # Errors
 ///
 /// What made the server stop serving.
-pub fn beside<T>(server: &Server, observer: &dyn Observer, other_end: impl FnOnce() -> T) -> io::Result<T> {
+pub fn run_with_receiver<T>(server: &Server, observer: &dyn Observer, other_end: impl FnOnce() -> T) -> io::Result<T> {
     thread::scope(|scope| {
         let serving = scope.spawn(|| server.run(observer));
         let done = {
@@ -115,11 +115,11 @@ pub fn beside<T>(server: &Server, observer: &dyn Observer, other_end: impl FnOnc
 }
 
 /// Whatever becomes of the other end, the server must not wait for ever.
-struct StopOnDrop(Bell);
+struct StopOnDrop(CancelToken);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.cancel();
     }
 }
 
@@ -129,7 +129,7 @@ struct Receiver<'a>(&'a Ui);
 impl Observer for Receiver<'_> {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
         Box::new(self.0.session("receiving"))
     }
 
@@ -142,8 +142,8 @@ impl Observer for Receiver<'_> {
     }
 }
 
-fn make_sample(root: &Path, interrupt: &Bell) -> io::Result<PathBuf> {
-    let mut noise = Noise::default();
+fn make_sample(root: &Path, interrupt: &CancelToken) -> io::Result<PathBuf> {
+    let mut noise = PseudoRandom::default();
     for number in 0..SMALL_FILES {
         let dir = root.join(format!("small/{:02}", number % 12));
         fs::create_dir_all(&dir)?;
@@ -154,10 +154,10 @@ fn make_sample(root: &Path, interrupt: &Bell) -> io::Result<PathBuf> {
     Ok(root.to_owned())
 }
 
-fn write(noise: &mut Noise, path: &Path, bytes: u64, interrupt: &Bell) -> io::Result<()> {
+fn write(noise: &mut PseudoRandom, path: &Path, bytes: u64, interrupt: &CancelToken) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for _ in 0..bytes / 8 {
-        if interrupt.is_rung() {
+        if interrupt.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         file.write_all(&noise.next_u64().to_le_bytes())?;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::bench::BenchError;
 use crate::config::UsageError;
-use crate::fault::{Fault, in_words};
+use crate::fault::{ErrorCode, in_words};
 use crate::net::NetError;
-use crate::plan::{PlanError, ReadError};
+use crate::plan::{SourceError, ReadError};
 use crate::progress::Summary;
 use crate::recv::{RecvError, StartError};
 use crate::send::SendError;
@@ -82,44 +82,44 @@ impl From<&io::Error> for Explained {
 }
 
 /// What can be done about a session that was cut.
-const AGAIN: Option<&str> =
+const ADVICE_SEND_AGAIN: Option<&str> =
     Some("send the same again to go on: what is stored is skipped, and half a file goes on where it was");
 /// And about a receiver that verified something else.
-const STORED_OTHER: Option<&str> =
+const ADVICE_STORED_OTHER: Option<&str> =
     Some("remove the file at the receiver and send it again; its memory or its disk may be failing");
 /// And about a port where somebody else may listen.
-const WHO_IS_THERE: Option<&str> = Some("is it `ftx recv` that listens there? Is the port right?");
+const ADVICE_CHECK_RECEIVER: Option<&str> = Some("is it `ftx recv` that listens there? Is the port right?");
 
 /// What a receiver keeps of one.
-const GOES_ON: Option<&str> = Some("what is complete is in place; whoever sends the same again goes on");
+const ADVICE_KEEPS_PROGRESS: Option<&str> = Some("what is complete is in place; whoever sends the same again goes on");
 
 impl From<&SendError> for Explained {
     fn from(error: &SendError) -> Self {
         let (exit, advice) = match error {
-            SendError::Plan(PlanError::Unreadable { .. }) => (Exit::FileIo, Some("nothing was sent")),
-            SendError::Plan(PlanError::Nameless { .. }) => {
+            SendError::Plan(SourceError::Unreadable { .. }) => (Exit::FileIo, Some("nothing was sent")),
+            SendError::Plan(SourceError::Nameless { .. }) => {
                 (Exit::Usage, Some("name the folders in it instead"))
             }
-            SendError::Plan(PlanError::SameName { .. }) => {
+            SendError::Plan(SourceError::SameName { .. }) => {
                 (Exit::Usage, Some("send them one after the other"))
             }
-            SendError::Plan(PlanError::Name { .. }) => (Exit::Usage, Some("rename it")),
+            SendError::Plan(SourceError::Name { .. }) => (Exit::Usage, Some("rename it")),
             SendError::Net(error) => net(error),
             SendError::Connection(_) | SendError::Closed { .. } | SendError::Lost { .. } => {
-                (Exit::Connection, AGAIN)
+                (Exit::Connection, ADVICE_SEND_AGAIN)
             }
-            SendError::NoAnswer { .. } => (Exit::Connection, WHO_IS_THERE),
-            SendError::NeverAnswered { .. } => (Exit::Timeout, WHO_IS_THERE),
+            SendError::NoAnswer { .. } => (Exit::Connection, ADVICE_CHECK_RECEIVER),
+            SendError::NeverAnswered { .. } => (Exit::Timeout, ADVICE_CHECK_RECEIVER),
             SendError::NotFtx { .. } => (Exit::Protocol, Some("is the port right?")),
-            SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_) => {
-                (Exit::Timeout, AGAIN)
+            SendError::Silent(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
+                (Exit::Timeout, ADVICE_SEND_AGAIN)
             }
-            SendError::Wire(WireError::PeerGaveUp { fault: fault @ Fault::Interrupted, .. }) => {
-                (exit_of(*fault), AGAIN)
+            SendError::Wire(WireError::PeerGaveUp { fault: fault @ ErrorCode::Interrupted, .. }) => {
+                (exit_of(*fault), ADVICE_SEND_AGAIN)
             }
-            SendError::StoredOther { .. } => (Exit::Digest, STORED_OTHER),
+            SendError::StoredOther { .. } => (Exit::Digest, ADVICE_STORED_OTHER),
             SendError::Wire(error) => wire(error),
-            SendError::NoThread(_) => (Exit::Other, AGAIN),
+            SendError::NoThread(_) => (Exit::Other, ADVICE_SEND_AGAIN),
             SendError::Interrupted | SendError::InterruptedEarly => (Exit::Interrupted, None),
             SendError::ClassicClosed { .. } => {
                 (Exit::Connection, Some("the receiver's own messages say why"))
@@ -156,7 +156,7 @@ impl From<&BenchError> for Explained {
 impl From<&RecvError> for Explained {
     fn from(error: &RecvError) -> Self {
         let (exit, advice) = match error {
-            RecvError::Dialect(_) | RecvError::NotSpoken(_) => {
+            RecvError::Dialect(_) | RecvError::UnsupportedDialect(_) => {
                 (Exit::Protocol, Some("files are sent here with: ftx send PATH... HOST"))
             }
             RecvError::Wire(error) => wire(error),
@@ -164,12 +164,12 @@ impl From<&RecvError> for Explained {
             RecvError::Classic(_) => {
                 (Exit::Protocol, Some("docs/protocol.md describes the header dictionary"))
             }
-            RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, GOES_ON),
-            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => {
-                (Exit::Timeout, GOES_ON)
+            RecvError::Truncated(_) | RecvError::Connection(_) => (Exit::Connection, ADVICE_KEEPS_PROGRESS),
+            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
+                (Exit::Timeout, ADVICE_KEEPS_PROGRESS)
             }
-            RecvError::NotBack { lost, .. } => (Explained::from(&**lost).exit, GOES_ON),
-            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) => (Exit::Refused, None),
+            RecvError::ReconnectTimeout { lost, .. } => (Explained::from(&**lost).exit, ADVICE_KEEPS_PROGRESS),
+            RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) => (Exit::Refused, None),
             RecvError::NoSession(error) => return Explained::from(&**error),
             RecvError::Panicked => (Exit::Other, None),
             RecvError::Interrupted => (Exit::Interrupted, None),
@@ -178,8 +178,8 @@ impl From<&RecvError> for Explained {
             }
             RecvError::Root(_) => (Exit::FileIo, None),
             RecvError::Store { error, .. } => match error.fault() {
-                Fault::NoSpace => (Exit::NoSpace, None),
-                Fault::Exists => (Exit::Partial, Some("--on-conflict overwrite or rename would take it")),
+                ErrorCode::NoSpace => (Exit::NoSpace, None),
+                ErrorCode::Exists => (Exit::Partial, Some("--on-conflict overwrite or rename would take it")),
                 _ => (Exit::FileIo, None),
             },
         };
@@ -239,29 +239,29 @@ fn wire(error: &WireError) -> (Exit, Option<&'static str>) {
         WireError::NoFeature { .. } => {
             (Exit::Refused, Some("update ftx there, or run `ftx bench` on that machine, without a host"))
         }
-        WireError::PeerGaveUp { fault: Fault::Busy, .. } => (Exit::Refused, Some("send it again later")),
+        WireError::PeerGaveUp { fault: ErrorCode::Busy, .. } => (Exit::Refused, Some("send it again later")),
         WireError::PeerGaveUp { fault, .. } => (exit_of(*fault), None),
         WireError::Version { .. } => {
             (Exit::Protocol, Some("update ftx on the machine that has the older one"))
         }
-        WireError::Etag { .. } => (Exit::Digest, STORED_OTHER),
+        WireError::Etag { .. } => (Exit::Digest, ADVICE_STORED_OTHER),
         WireError::Frame(_) | WireError::Message(_) | WireError::Protocol(_) => (Exit::Protocol, None),
     }
 }
 
-fn exit_of(fault: Fault) -> Exit {
+fn exit_of(fault: ErrorCode) -> Exit {
     match fault {
-        Fault::Exists | Fault::Name | Fault::LeftOut => Exit::Partial,
-        Fault::SourceChanged => Exit::SourceChanged,
-        Fault::Digest => Exit::Digest,
-        Fault::NoSpace => Exit::NoSpace,
-        Fault::FileIo | Fault::ReadOnly | Fault::Permission => Exit::FileIo,
-        Fault::Protocol | Fault::Version => Exit::Protocol,
-        Fault::Timeout => Exit::Timeout,
+        ErrorCode::Exists | ErrorCode::Name | ErrorCode::LeftOut => Exit::Partial,
+        ErrorCode::SourceChanged => Exit::SourceChanged,
+        ErrorCode::Digest => Exit::Digest,
+        ErrorCode::NoSpace => Exit::NoSpace,
+        ErrorCode::FileIo | ErrorCode::ReadOnly | ErrorCode::Permission => Exit::FileIo,
+        ErrorCode::Protocol | ErrorCode::Version => Exit::Protocol,
+        ErrorCode::Timeout => Exit::Timeout,
         // It was not this program that was interrupted: to it, the connection ended early.
-        Fault::Connection | Fault::Interrupted => Exit::Connection,
-        Fault::Refused | Fault::Busy => Exit::Refused,
-        Fault::Other => Exit::Other,
+        ErrorCode::Connection | ErrorCode::Interrupted => Exit::Connection,
+        ErrorCode::Refused | ErrorCode::Busy => Exit::Refused,
+        ErrorCode::Other => Exit::Other,
     }
 }
 
@@ -271,7 +271,7 @@ pub fn exit_of_summary(summary: &Summary) -> Exit {
     let mut faults = summary.failures.keys();
     match (faults.next(), faults.next()) {
         (None, _) => summary.undigested.keys().next().map_or(Exit::Ok, |fault| exit_of(*fault)),
-        (Some(fault @ (Fault::SourceChanged | Fault::Digest | Fault::NoSpace)), None) => exit_of(*fault),
+        (Some(fault @ (ErrorCode::SourceChanged | ErrorCode::Digest | ErrorCode::NoSpace)), None) => exit_of(*fault),
         _ => Exit::Partial,
     }
 }
@@ -282,21 +282,21 @@ mod tests {
 
     #[test]
     fn a_session_ends_with_what_its_failures_have_in_common() {
-        let with = |faults: &[Fault]| {
+        let with = |faults: &[ErrorCode]| {
             let mut summary = Summary::default();
             faults.iter().for_each(|fault| summary.count_failure(*fault));
             exit_of_summary(&summary)
         };
         assert_eq!(with(&[]), Exit::Ok);
-        assert_eq!(with(&[Fault::SourceChanged, Fault::SourceChanged]), Exit::SourceChanged);
-        assert_eq!(with(&[Fault::NoSpace]), Exit::NoSpace);
-        assert_eq!(with(&[Fault::Digest]), Exit::Digest);
-        assert_eq!(with(&[Fault::Exists]), Exit::Partial);
-        assert_eq!(with(&[Fault::LeftOut]), Exit::Partial);
-        assert_eq!(with(&[Fault::SourceChanged, Fault::LeftOut]), Exit::Partial);
+        assert_eq!(with(&[ErrorCode::SourceChanged, ErrorCode::SourceChanged]), Exit::SourceChanged);
+        assert_eq!(with(&[ErrorCode::NoSpace]), Exit::NoSpace);
+        assert_eq!(with(&[ErrorCode::Digest]), Exit::Digest);
+        assert_eq!(with(&[ErrorCode::Exists]), Exit::Partial);
+        assert_eq!(with(&[ErrorCode::LeftOut]), Exit::Partial);
+        assert_eq!(with(&[ErrorCode::SourceChanged, ErrorCode::LeftOut]), Exit::Partial);
         let undigested = |fault| Summary { undigested: [(fault, 1)].into(), ..Summary::default() };
-        assert_eq!(exit_of_summary(&undigested(Fault::SourceChanged)), Exit::SourceChanged);
-        assert_eq!(exit_of_summary(&undigested(Fault::FileIo)), Exit::FileIo);
+        assert_eq!(exit_of_summary(&undigested(ErrorCode::SourceChanged)), Exit::SourceChanged);
+        assert_eq!(exit_of_summary(&undigested(ErrorCode::FileIo)), Exit::FileIo);
     }
 
     #[test]

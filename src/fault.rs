@@ -5,7 +5,7 @@ use std::io;
 
 /// A stable reason. The spelling of [`Fault::as_str`] is part of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fault {
+pub enum ErrorCode {
     /// Something else than the entry is there already, or the same and the policy is `error`.
     Exists,
     /// The name, or the target of a link, is not acceptable to the receiver.
@@ -42,25 +42,25 @@ pub enum Fault {
     Other,
 }
 
-impl Fault {
-    const SPELLINGS: [(Fault, &'static str); 17] = [
-        (Fault::Exists, "exists"),
-        (Fault::Name, "name"),
-        (Fault::LeftOut, "left-out"),
-        (Fault::SourceChanged, "source-changed"),
-        (Fault::Digest, "digest"),
-        (Fault::NoSpace, "no-space"),
-        (Fault::ReadOnly, "read-only"),
-        (Fault::Permission, "permission"),
-        (Fault::FileIo, "file-io"),
-        (Fault::Protocol, "protocol"),
-        (Fault::Version, "version"),
-        (Fault::Timeout, "timeout"),
-        (Fault::Connection, "connection"),
-        (Fault::Refused, "refused"),
-        (Fault::Interrupted, "interrupted"),
-        (Fault::Busy, "busy"),
-        (Fault::Other, "other"),
+impl ErrorCode {
+    const SPELLINGS: [(ErrorCode, &'static str); 17] = [
+        (ErrorCode::Exists, "exists"),
+        (ErrorCode::Name, "name"),
+        (ErrorCode::LeftOut, "left-out"),
+        (ErrorCode::SourceChanged, "source-changed"),
+        (ErrorCode::Digest, "digest"),
+        (ErrorCode::NoSpace, "no-space"),
+        (ErrorCode::ReadOnly, "read-only"),
+        (ErrorCode::Permission, "permission"),
+        (ErrorCode::FileIo, "file-io"),
+        (ErrorCode::Protocol, "protocol"),
+        (ErrorCode::Version, "version"),
+        (ErrorCode::Timeout, "timeout"),
+        (ErrorCode::Connection, "connection"),
+        (ErrorCode::Refused, "refused"),
+        (ErrorCode::Interrupted, "interrupted"),
+        (ErrorCode::Busy, "busy"),
+        (ErrorCode::Other, "other"),
     ];
 
     /// The spelling on the wire.
@@ -73,11 +73,11 @@ impl Fault {
         Self::SPELLINGS
             .iter()
             .find(|(_, spelling)| *spelling == text)
-            .map_or(Fault::Other, |(fault, _)| *fault)
+            .map_or(ErrorCode::Other, |(fault, _)| *fault)
     }
 }
 
-impl Display for Fault {
+impl Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn spellings_go_both_ways() {
-        for (fault, text) in Fault::SPELLINGS {
+        for (fault, text) in ErrorCode::SPELLINGS {
             assert_eq!(fault.as_str(), text);
-            assert_eq!(Fault::from_wire(text), fault);
+            assert_eq!(ErrorCode::from_wire(text), fault);
         }
-        assert_eq!(Fault::from_wire("from-the-future"), Fault::Other);
+        assert_eq!(ErrorCode::from_wire("from-the-future"), ErrorCode::Other);
     }
 }

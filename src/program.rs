@@ -9,10 +9,10 @@ use crate::cli::{BenchArgs, Cli, Command, CommonArgs, DemoArgs, RecvArgs, SendAr
 use crate::config::{bench_options, recv_options, send_options};
 use crate::demo;
 use crate::error::{Exit, Explained};
-use crate::recv::{Ending, Server};
+use crate::recv::{StopReason, Server};
 use crate::send::{self, SendError};
 use crate::signals::Signals;
-use crate::ui::{Earlier, Role, Ui};
+use crate::ui::{WriteMode, Role, Ui};
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
@@ -27,17 +27,17 @@ pub fn run() -> Exit {
 /// Signals first: what they end must not have begun.
 fn with_signals(args: &CommonArgs, command: impl FnOnce(Ui, &Signals) -> Exit) -> Exit {
     let ui = Ui::new(args);
-    match Signals::catch(ui.closing()) {
+    match Signals::install(ui.interrupt_notice()) {
         Ok(signals) => command(ui, &signals),
         Err(error) => ui.error(&Explained::from(&error)),
     }
 }
 
 fn send(args: &SendArgs, mut ui: Ui, signals: &Signals) -> Exit {
-    if let Err(error) = ui.open_lists(&args.list, Earlier::Replaced) {
+    if let Err(error) = ui.open_lists(&args.list, WriteMode::Replace) {
         return ui.error(&Explained::from(&error));
     }
-    let options = match send_options(args, signals.bell()) {
+    let options = match send_options(args, signals.cancel_token()) {
         Ok(options) => options,
         Err(error) => return ui.error(&Explained::from(&error)),
     };
@@ -58,10 +58,10 @@ fn send(args: &SendArgs, mut ui: Ui, signals: &Signals) -> Exit {
 
 fn recv(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> Exit {
     raise_descriptor_limit();
-    if let Err(error) = ui.open_lists(&args.list, Earlier::Kept) {
+    if let Err(error) = ui.open_lists(&args.list, WriteMode::Append) {
         return ui.error(&Explained::from(&error));
     }
-    let server = match Server::start(recv_options(args, signals.bell())) {
+    let server = match Server::start(recv_options(args, signals.cancel_token())) {
         Ok(server) => server,
         Err(error) => return ui.error(&Explained::from(&error)),
     };
@@ -71,20 +71,20 @@ fn recv(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> Exit {
         server.run(&ui)
     });
     match served {
-        Ok(Ending::Served) => ui.first_failure(),
-        Ok(Ending::Interrupted) => ui.interrupted(signals.exit()),
+        Ok(StopReason::Served) => ui.first_failure(),
+        Ok(StopReason::Interrupted) => ui.interrupted(signals.exit()),
         Err(error) => ui.error(&Explained::from(&error)),
     }
 }
 
 fn bench(args: &BenchArgs, ui: Ui, signals: &Signals) -> Exit {
     // The only error that is left to explain here.
-    bench::run(&bench_options(args, signals.bell()), &ui).unwrap_or_else(|_| ui.interrupted(signals.exit()))
+    bench::run(&bench_options(args, signals.cancel_token()), &ui).unwrap_or_else(|_| ui.interrupted(signals.exit()))
 }
 
 fn demo(args: &DemoArgs, ui: Ui, signals: &Signals) -> Exit {
     let timeout = Duration::from_secs(args.common.timeout);
-    let ended = demo::run(args.path.as_deref(), timeout, &signals.bell(), &ui);
+    let ended = demo::run(args.path.as_deref(), timeout, &signals.cancel_token(), &ui);
     ended.unwrap_or_else(|| ui.interrupted(signals.exit()))
 }
 

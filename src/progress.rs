@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::digest::Md5;
-use crate::fault::Fault;
-use crate::spent::Limit;
+use crate::fault::ErrorCode;
+use crate::spent::Bottleneck;
 
 /// Listens to one session.
-pub trait Progress: Send + Sync {
+pub trait Reporter: Send + Sync {
     /// Something happened.
-    fn event(&self, event: Event<'_>);
+    fn report(&self, event: Event<'_>);
 }
 
 /// One thing that happened in a session. Names are raw bytes of the peer's or the disk's: escape before showing.
@@ -33,7 +33,7 @@ pub enum Event<'a> {
         size_bytes: u64,
     },
     /// Bytes of a body moved.
-    Moved {
+    Transferred {
         /// How many.
         bytes: u64,
     },
@@ -56,11 +56,11 @@ pub enum Event<'a> {
         there_bytes: Option<u64>,
     },
     /// A file is in place, but its MD5, which was asked for, could not be taken.
-    Undigested {
+    DigestUnavailable {
         /// Its relative path.
         path: &'a [u8],
         /// The stable reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// A sentence.
         reason: &'a str,
     },
@@ -79,7 +79,7 @@ pub enum Event<'a> {
         /// Its name.
         name: &'a [u8],
         /// The stable reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// A sentence; may hold a peer's text.
         reason: &'a str,
     },
@@ -103,7 +103,7 @@ pub enum Event<'a> {
         pause: Duration,
     },
     /// Bytes that moved in vain: they were lost or damaged, or were there already.
-    Returned {
+    Undone {
         /// How many.
         bytes: u64,
     },
@@ -128,10 +128,10 @@ pub enum Event<'a> {
 
 /// Listens to nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Silent;
+pub struct NullReporter;
 
-impl Progress for Silent {
-    fn event(&self, _: Event<'_>) {}
+impl Reporter for NullReporter {
+    fn report(&self, _: Event<'_>) {}
 }
 
 /// How a session went, once it ended.
@@ -162,20 +162,20 @@ pub struct Summary {
     /// Stages that were measured for the peer; such a session moves nothing.
     pub measures: u64,
     /// Entries that did not arrive, by reason.
-    pub failures: BTreeMap<Fault, u64>,
+    pub failures: BTreeMap<ErrorCode, u64>,
     /// Files that are in place, but whose MD5 could not be taken, by reason.
-    pub undigested: BTreeMap<Fault, u64>,
+    pub undigested: BTreeMap<ErrorCode, u64>,
     /// From the first frame to the last word.
     pub elapsed: Duration,
     /// What it spent its time on, if it is known.
-    pub limit: Option<Limit>,
+    pub limit: Option<Bottleneck>,
     /// Does a receipt or a matching digest vouch for every file? A classic sender hears nothing back.
     pub confirmed: bool,
 }
 
 impl Summary {
     /// Counts an entry that did not arrive.
-    pub fn count_failure(&mut self, fault: Fault) {
+    pub fn count_failure(&mut self, fault: ErrorCode) {
         *self.failures.entry(fault).or_default() += 1;
     }
 

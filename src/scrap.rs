@@ -8,13 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 
 /// All that there are now. A process ends once, and then nobody is left to hand them to whoever ends it.
-static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static LIVE_DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A folder of our own, removed with everything in it when this is dropped.
 #[derive(Debug)]
-pub struct Scrap(TempDir);
+pub struct TempDirGuard(TempDir);
 
-impl Scrap {
+impl TempDirGuard {
     /// Makes one whose name begins with `prefix`: in `parent`, or where the system wants such things.
     pub fn new(prefix: &str, parent: Option<&Path>) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
@@ -24,7 +24,7 @@ impl Scrap {
             None => builder.tempdir(),
         }?;
         folders().push(folder.path().to_owned());
-        Ok(Scrap(folder))
+        Ok(TempDirGuard(folder))
     }
 
     /// Where it is.
@@ -33,7 +33,7 @@ impl Scrap {
     }
 }
 
-impl Drop for Scrap {
+impl Drop for TempDirGuard {
     fn drop(&mut self) {
         folders().retain(|folder| folder != self.0.path());
     }
@@ -50,5 +50,5 @@ pub fn remove_all() {
 }
 
 fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
-    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+    LIVE_DIRS.lock().unwrap_or_else(PoisonError::into_inner)
 }

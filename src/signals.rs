@@ -23,22 +23,22 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Exit;
-use crate::net::Bell;
+use crate::net::CancelToken;
 use crate::scrap;
-use crate::ui::{Closing, CutShort};
+use crate::ui::{InterruptNotice, ForcedExit};
 
 /// What an end in good order may take.
 const GRACE: Duration = Duration::from_millis(750);
 /// What the last line may take after that: whoever reads it may be stuck, too.
-const LAST_LINE: Duration = Duration::from_millis(150);
+const NOTICE_TIMEOUT: Duration = Duration::from_millis(150);
 /// The same signal again within this time is the same keystroke: a terminal sends it to all of a job, and programs such
 /// as `timeout` and many a script's wrapper pass it on to the one that they run.
-const ECHO: Duration = Duration::from_millis(100);
+const DUPLICATE_SIGNAL_WINDOW: Duration = Duration::from_millis(100);
 
 /// The signals of this process, from now on.
 #[derive(Debug)]
 pub struct Signals {
-    bell: Bell,
+    cancel: CancelToken,
     caught: Arc<OnceLock<Exit>>,
 }
 
@@ -49,8 +49,8 @@ impl Signals {
     /// # Errors
     ///
     /// The system has no descriptors or threads to give.
-    pub fn catch(closing: Closing) -> io::Result<Self> {
-        let bell = Bell::new()?;
+    pub fn install(closing: InterruptNotice) -> io::Result<Self> {
+        let bell = CancelToken::new()?;
         let caught = Arc::new(OnceLock::new());
         let ignored = ignored();
         let mut set = SigSet::empty();
@@ -62,7 +62,7 @@ impl Signals {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         SigSet::from(Signal::SIGXFSZ).thread_block()?;
         set.thread_block()?;
-        let signals = Signals { bell: bell.clone(), caught: Arc::clone(&caught) };
+        let signals = Signals { cancel: bell.clone(), caught: Arc::clone(&caught) };
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || watch(&fd, &bell, &caught, &closing))
@@ -73,8 +73,8 @@ impl Signals {
     }
 
     /// Rung when the program is to end.
-    pub fn bell(&self) -> Bell {
-        self.bell.clone()
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
     }
 
     /// The exit code of a program that was ended.
@@ -90,20 +90,20 @@ fn ignored() -> u64 {
     line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn watch(fd: &SignalFd, bell: &Bell, caught: &OnceLock<Exit>, closing: &Closing) {
+fn watch(fd: &SignalFd, bell: &CancelToken, caught: &OnceLock<Exit>, closing: &InterruptNotice) {
     let Some(exit) = next(fd, None) else { return };
     let _ = caught.set(exit);
     let begun = Instant::now();
-    bell.ring();
+    bell.cancel();
     let cut_short = loop {
         match next(fd, Some(GRACE.saturating_sub(begun.elapsed()))) {
-            Some(_) if begun.elapsed() < ECHO => {}
-            Some(_) => break CutShort::Asked,
-            None if begun.elapsed() >= GRACE => break CutShort::Stuck,
+            Some(_) if begun.elapsed() < DUPLICATE_SIGNAL_WINDOW => {}
+            Some(_) => break ForcedExit::SecondSignal,
+            None if begun.elapsed() >= GRACE => break ForcedExit::Timeout,
             None => {}
         }
     };
-    end_now(exit, closing, cut_short);
+    force_exit(exit, closing, cut_short);
 }
 
 /// Waits for a signal, and tells the exit code that belongs to it; `None` when the time is up.
@@ -125,16 +125,16 @@ fn next(fd: &SignalFd, limit: Option<Duration>) -> Option<Exit> {
 
 /// Ends the process, whatever its other threads wait for: a disk, a resolver, a reader of our messages.
 #[allow(clippy::exit)] // The one place beside `main`: nobody else is left who could return to it.
-fn end_now(exit: Exit, closing: &Closing, cut_short: CutShort) -> ! {
+fn force_exit(exit: Exit, closing: &InterruptNotice, cut_short: ForcedExit) -> ! {
     let (done, finished) = mpsc::channel();
     let last = closing.clone();
     let thread = thread::Builder::new().spawn(move || {
         scrap::remove_all();
-        last.cut_short(cut_short);
+        last.forced_exit(cut_short);
         let _ = done.send(());
     });
     if thread.is_ok() {
-        let _ = finished.recv_timeout(LAST_LINE);
+        let _ = finished.recv_timeout(NOTICE_TIMEOUT);
     }
     std::process::exit(exit as i32)
 }

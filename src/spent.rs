@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// Adds up the time that threads spend on one thing.
 #[derive(Debug, Default)]
-pub struct Clock(AtomicU64);
+pub struct Stopwatch(AtomicU64);
 
-impl Clock {
+impl Stopwatch {
     /// Does `work` and counts how long it took.
     pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
@@ -34,7 +34,7 @@ impl Clock {
 /// threads work side by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Spent {
+pub struct BusyTime {
     /// Reading, writing, naming and syncing files.
     pub disk_ms: u64,
     /// Digests.
@@ -62,16 +62,16 @@ pub enum Stage {
 
 /// The stage that was busy for the greatest share of the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct Bottleneck {
     /// Which.
     pub stage: Stage,
     /// The share of the time, 0 to 100.
     pub percent: u8,
 }
 
-impl Limit {
+impl Bottleneck {
     /// As the sender sees it, after a transfer that took `elapsed`; `None` where nothing took a measurable time.
-    pub fn of_sender(sender: Spent, receiver: Spent, elapsed: Duration) -> Option<Limit> {
+    pub fn of_sender(sender: BusyTime, receiver: BusyTime, elapsed: Duration) -> Option<Bottleneck> {
         // A connection holds the transfer up while the sender cannot get rid of bytes and the receiver has none.
         let network_ms = sender.network_ms.min(receiver.network_ms);
         let stages = [
@@ -85,7 +85,7 @@ impl Limit {
     }
 
     /// As the receiver sees it.
-    pub fn of_receiver(receiver: Spent, elapsed: Duration) -> Option<Limit> {
+    pub fn of_receiver(receiver: BusyTime, elapsed: Duration) -> Option<Bottleneck> {
         let stages = [
             (Stage::Arrival, receiver.network_ms),
             (Stage::ReceiversDisk, receiver.disk_ms),
@@ -95,13 +95,13 @@ impl Limit {
     }
 }
 
-fn longest(stages: &[(Stage, u64)], elapsed: Duration) -> Option<Limit> {
+fn longest(stages: &[(Stage, u64)], elapsed: Duration) -> Option<Bottleneck> {
     let &(stage, ms) = stages.iter().max_by_key(|(_, ms)| *ms).filter(|(_, ms)| *ms > 0)?;
     let percent = u128::from(ms) * 100 / elapsed.as_millis().max(1);
-    Some(Limit { stage, percent: percent.min(100) as u8 })
+    Some(Bottleneck { stage, percent: percent.min(100) as u8 })
 }
 
-impl Display for Limit {
+impl Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.stage {
             Stage::SendersDisk => "the sender's disk",
@@ -121,16 +121,16 @@ mod tests {
 
     #[test]
     fn the_longest_stage_limits() {
-        let sender = Spent { disk_ms: 100, md5_ms: 50, network_ms: 900 };
-        let slow_disk = Spent { disk_ms: 710, md5_ms: 60, network_ms: 80 };
-        let limit = |receiver| Limit::of_sender(sender, receiver, Duration::from_secs(1));
+        let sender = BusyTime { disk_ms: 100, md5_ms: 50, network_ms: 900 };
+        let slow_disk = BusyTime { disk_ms: 710, md5_ms: 60, network_ms: 80 };
+        let limit = |receiver| Bottleneck::of_sender(sender, receiver, Duration::from_secs(1));
         assert_eq!(limit(slow_disk).unwrap().to_string(), "the receiver's disk, 71 % of the time");
-        let waits = Spent { disk_ms: 10, md5_ms: 10, network_ms: 850 };
-        assert_eq!(limit(waits), Some(Limit { stage: Stage::Network, percent: 85 }));
-        let sees = Limit::of_receiver(waits, Duration::from_secs(1)).unwrap();
+        let waits = BusyTime { disk_ms: 10, md5_ms: 10, network_ms: 850 };
+        assert_eq!(limit(waits), Some(Bottleneck { stage: Stage::Network, percent: 85 }));
+        let sees = Bottleneck::of_receiver(waits, Duration::from_secs(1)).unwrap();
         assert_eq!(sees.stage, Stage::Arrival);
-        assert_eq!(Limit::of_sender(Spent::default(), Spent::default(), Duration::ZERO), None);
-        let liar = Spent { disk_ms: u64::MAX, ..Spent::default() };
+        assert_eq!(Bottleneck::of_sender(BusyTime::default(), BusyTime::default(), Duration::ZERO), None);
+        let liar = BusyTime { disk_ms: u64::MAX, ..BusyTime::default() };
         assert_eq!(limit(liar).unwrap().percent, 100, "a peer's numbers cannot be trusted to make sense");
     }
 }

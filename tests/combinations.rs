@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 
 use common::proofs::{Chance, each, figures, rounds};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
-use ftx::fault::Fault;
-use ftx::net::Bell;
-use ftx::progress::{Progress, Silent, Summary};
+use ftx::fault::ErrorCode;
+use ftx::net::CancelToken;
+use ftx::progress::{Reporter, NullReporter, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::store::{OnConflict, Unfinished};
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::sender::{Event, Job};
-use ftx::wire::{EntryId, Form, Inbox, SenderSession, SessionId};
+use ftx::wire::{EntryId, Framing, FrameBuffer, SenderSession, SessionId};
 use rustix::fs::{FlockOperation, flock};
 
 const PART: usize = PART_BYTES as usize;
@@ -175,7 +175,7 @@ struct Outcome {
     /// Files by their names, and whether they were there already.
     stored: BTreeMap<String, bool>,
     dirs: BTreeSet<String>,
-    failed: BTreeMap<String, (Fault, String)>,
+    failed: BTreeMap<String, (ErrorCode, String)>,
     has_receipt: bool,
     /// What a process that goes on with it knows.
     id: Option<SessionId>,
@@ -200,9 +200,9 @@ struct Sender<'a> {
 struct Cut;
 
 fn frames(mut stream: TcpStream, to: &mpsc::Sender<Option<Vec<u8>>>) {
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             if to.send(Some(json.to_vec())).is_err() {
                 return;
             }
@@ -318,7 +318,7 @@ impl<'a> Sender<'a> {
             if at < hello {
                 let json = [&output[4..at], &output[at + 8..4 + hello]].concat();
                 let mut frame = Vec::new();
-                ftx::wire::frame::encode(Form::Native, &json, &mut frame);
+                ftx::wire::frame::encode(Framing::Native, &json, &mut frame);
                 output.splice(..hello + 8, frame);
             }
         }
@@ -375,8 +375,8 @@ impl<'a> Sender<'a> {
     fn send(&mut self, job: &Job) -> Result<(), Cut> {
         let version = self.entries[&job.entry].1.expect("only files have parts");
         if !job.is_unasked && self.is_one_of(self.plan.withdraw) {
-            if self.session.withdraw(job.entry, Fault::SourceChanged, "changed") {
-                let reason = (Fault::SourceChanged, String::new());
+            if self.session.withdraw(job.entry, ErrorCode::SourceChanged, "changed") {
+                let reason = (ErrorCode::SourceChanged, String::new());
                 self.outcome.failed.insert(self.name(job.entry), reason);
             }
             return Ok(());
@@ -429,8 +429,8 @@ struct Unseen;
 
 impl Observer for Unseen {
     fn unfinished(&self, _: &Unfinished) {}
-    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
-        Box::new(Silent)
+    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+        Box::new(NullReporter)
     }
     fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
     fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
@@ -712,7 +712,7 @@ fn case(seed: u64) -> u64 {
         timeout: Duration::from_secs(60),
         keep_unfinished: Duration::from_secs(3600),
         whole_digests: false,
-        interrupt: Bell::new().unwrap(),
+        cancel: CancelToken::new().unwrap(),
     };
     let server = Server::start(options).unwrap();
     let mut case = Case {
@@ -742,8 +742,8 @@ fn case(seed: u64) -> u64 {
         let last = case.last.as_ref().unwrap();
         assert!(last.has_receipt, "the last session has no faults, and did not end");
         // A name that is taken is the one reason not to store anything then.
-        let faults: BTreeSet<Fault> = last.failed.values().map(|(fault, _)| *fault).collect();
-        assert!(faults.iter().all(|fault| *fault == Fault::Exists), "{:?}", last.failed);
+        let faults: BTreeSet<ErrorCode> = last.failed.values().map(|(fault, _)| *fault).collect();
+        assert!(faults.iter().all(|fault| *fault == ErrorCode::Exists), "{:?}", last.failed);
         drop(stop);
         serving.join().unwrap();
     });
@@ -754,11 +754,11 @@ fn case(seed: u64) -> u64 {
 }
 
 /// A case that fails must not leave its receiver, for which the others would wait.
-struct StopOnDrop(Bell);
+struct StopOnDrop(CancelToken);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.cancel();
     }
 }
 

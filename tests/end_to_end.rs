@@ -12,9 +12,9 @@ use std::thread;
 use common::raw::Raw;
 use common::{Receiver, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::{EntryKind, Wanted};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::message::{EntryKind, WantedParts};
+use ftx::wire::{FrameBuffer, Message};
 use serde_json::json;
 
 const PART: usize = PART_BYTES as usize;
@@ -22,13 +22,13 @@ const PART: usize = PART_BYTES as usize;
 /// A receiver that says what a test wants it to say.
 struct FakeReceiver {
     stream: TcpStream,
-    inbox: Inbox,
+    inbox: FrameBuffer,
 }
 
 impl FakeReceiver {
     /// Takes a connection as far as its only entry.
     fn accept(listener: &TcpListener) -> (Self, Message) {
-        let mut fake = FakeReceiver { stream: listener.accept().unwrap().0, inbox: Inbox::new() };
+        let mut fake = FakeReceiver { stream: listener.accept().unwrap().0, inbox: FrameBuffer::new() };
         assert!(matches!(fake.next(), Message::Hello(_)));
         fake.say(&json!({"ftx": "welcome", "version": 1, "features": ["etags"]}));
         let entry = fake.next();
@@ -38,14 +38,14 @@ impl FakeReceiver {
 
     fn say(&mut self, json: &serde_json::Value) {
         let mut bytes = Vec::new();
-        encode(Form::Native, json.to_string().as_bytes(), &mut bytes);
+        encode(Framing::Native, json.to_string().as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
     /// The next frame, signs of life left aside.
     fn next(&mut self) -> Message {
         loop {
-            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+            if let Some(json) = self.inbox.next_frame(Framing::Native).unwrap() {
                 match Message::parse(json).unwrap() {
                     Message::Busy => continue,
                     message => return message,
@@ -117,7 +117,7 @@ fn what_is_kept_at_a_receiver_is_discarded_when_the_sender_knows_better() {
     };
     let mut raw = begin();
     let parts = vec![7; PART];
-    assert!(matches!(raw.hear(), Some(Message::Want { parts: Wanted::All, .. })));
+    assert!(matches!(raw.hear(), Some(Message::Want { parts: WantedParts::All, .. })));
     raw.say(
         &json!({"ftx": "part", "entry": 0, "part": 0, "size": PART, "md5": Md5::of(&parts).to_string()})
             .to_string(),
@@ -141,7 +141,7 @@ fn what_is_kept_at_a_receiver_is_discarded_when_the_sender_knows_better() {
     raw.say(r#"{"ftx":"end","entries":1}"#);
     while !matches!(raw.hear(), Some(Message::Receipt(_))) {}
     assert_eq!(names(out.path()), [""; 0]);
-    assert!(matches!(begin().hear(), Some(Message::Want { parts: Wanted::All, .. })), "it begins anew");
+    assert!(matches!(begin().hear(), Some(Message::Want { parts: WantedParts::All, .. })), "it begins anew");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn offering(receiver: &Receiver) -> Raw {
     raw.say(&entry.to_string());
     raw.say(r#"{"ftx":"end","entries":1}"#);
     assert!(matches!(raw.hear(), Some(Message::Welcome(_))));
-    assert!(matches!(raw.hear(), Some(Message::Want { parts: Wanted::Offers, .. })));
+    assert!(matches!(raw.hear(), Some(Message::Want { parts: WantedParts::Offers, .. })));
     raw
 }
 

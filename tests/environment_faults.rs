@@ -13,9 +13,9 @@ use common::proofs::{Attached, can_trace};
 use common::raw::{Entry, Raw};
 use common::{Ended, FTX, Receiver, listing, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::Fault;
+use ftx::fault::ErrorCode;
 use ftx::wire::Message;
-use ftx::wire::message::Wanted;
+use ftx::wire::message::WantedParts;
 use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::json;
 
@@ -71,20 +71,20 @@ fn a_file_that_meets_the_size_limit_when_it_is_written_fails_alone() {
     while !matches!(raw.hear(), Some(Message::Want { .. })) {}
     // It was no limit when the file was announced.
     limit(&receiver, Resource::Fsize, MIB);
-    raw.answer(0, &large, &Wanted::All);
+    raw.answer(0, &large, &WantedParts::All);
     let failure = loop {
         match raw.hear().expect("an error for the file") {
             Message::Error(failure) => break failure,
             message => assert!(!matches!(message, Message::Stored { .. }), "{message:?}"),
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(0), Fault::NoSpace), "{failure:?}");
+    assert_eq!((failure.entry, failure.fault), (Some(0), ErrorCode::NoSpace), "{failure:?}");
     // Both sessions go on, each with a file that fits.
     raw.say(&entries[1].clone().with("entry", 1).json.to_string());
-    raw.answer(1, &small, &Wanted::All);
+    raw.answer(1, &small, &WantedParts::All);
     raw.say(&json!({"ftx": "end", "entries": 2}).to_string());
     other.say(&Entry::file("other", &small).with("entry", 0).json.to_string());
-    other.answer(0, &small, &Wanted::All);
+    other.answer(0, &small, &WantedParts::All);
     other.say(&json!({"ftx": "end", "entries": 1}).to_string());
     for (session, stored) in [(&mut raw, 1), (&mut other, 1)] {
         let receipt = loop {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use common::raw::Raw;
 use common::{Receiver, end, listing, send, start_send_with, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::{FrameBuffer, Message};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -33,7 +33,7 @@ fn raise_descriptor_limit() {
 
 fn frame(json: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Native, json.as_bytes(), &mut bytes);
+    encode(Framing::Native, json.as_bytes(), &mut bytes);
     bytes
 }
 
@@ -223,7 +223,7 @@ fn a_crowd_from_the_senders_own_address_keeps_it_out_neither() {
 /// A native sender that has delivered a part of its file and is not done.
 fn working(receiver: &Receiver) -> TcpStream {
     let mut stream = receiver.connect();
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     stream.write_all(&hello()).unwrap();
     stream
         .write_all(&frame(r#"{"ftx":"entry","entry":0,"type":"file","filename":"long","size":2}"#))
@@ -234,9 +234,9 @@ fn working(receiver: &Receiver) -> TcpStream {
     stream
 }
 
-fn hear(stream: &mut TcpStream, inbox: &mut Inbox, mut is_wanted: impl FnMut(&Message) -> bool) -> Message {
+fn hear(stream: &mut TcpStream, inbox: &mut FrameBuffer, mut is_wanted: impl FnMut(&Message) -> bool) -> Message {
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let message = Message::parse(json).unwrap();
             if is_wanted(&message) {
                 return message;
@@ -469,7 +469,7 @@ fn a_receiver_without_descriptors_does_not_spin_and_serves_the_next_one() {
 fn what_trickles_is_given_up() {
     let mut body = Vec::new();
     let header = format!(r#"{{"filename":"a","size":100000,"md5":"{}"}}"#, Md5::of(b""));
-    encode(Form::Classic, header.as_bytes(), &mut body);
+    encode(Framing::Classic, header.as_bytes(), &mut body);
     let unfinished = "a header from the sender was still not complete after 1 seconds";
     for (first, trickle, line, is_session) in [
         (&60_000u32.to_le_bytes()[..], b" ", unfinished, false),

@@ -13,8 +13,8 @@ use common::proofs::Chance;
 use common::proxy::{Place, Proxy, Then, Way};
 use common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
-use ftx::wire::Inbox;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::FrameBuffer;
+use ftx::wire::frame::{Framing, encode};
 
 /// A file that is quick to make and long to send: one byte of data in every part, holes around it.
 fn make_large(path: &std::path::Path, gibibytes: u64) {
@@ -117,11 +117,11 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
 
 /// Reads frames of a sender until one is of this kind.
 fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let start = Instant::now();
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             if json.starts_with(format!(r#"{{"ftx":"{kind}""#).as_bytes()) {
                 return;
             }
@@ -142,7 +142,7 @@ fn a_sender_gives_signs_of_life_however_much_it_hears() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let (host, thread) = fake_receiver(&[WELCOME], |mut stream| {
         let mut busy = Vec::new();
-        encode(Form::Native, br#"{"ftx":"busy"}"#, &mut busy);
+        encode(Framing::Native, br#"{"ftx":"busy"}"#, &mut busy);
         hear(&mut stream, "busy", |stream| stream.write_all(&busy).unwrap());
     });
     assert_eq!(send(&[], &[&file], &host).code, 10);

@@ -19,9 +19,9 @@ use common::proxy::{Proxy, Then};
 use common::raw::{Entry, Settled, transfer};
 use common::{Ended, Receiver, names, send};
 use ftx::digest::PART_BYTES;
-use ftx::store::Origin;
+use ftx::store::SourceVersion;
 use ftx::units::MtimeNs;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 
 const PARTIAL: i32 = 23;
 
@@ -280,7 +280,7 @@ fn staged_name(source: &Path) -> String {
     });
     assert_eq!(send(&[], &[source], &proxy.host()).code, 0);
     let entry = entry.recv().unwrap();
-    let origin = Origin {
+    let origin = SourceVersion {
         size_bytes: entry["size"].as_u64().unwrap(),
         mtime: Some(MtimeNs(entry["mtime_ns"].as_i64().unwrap())),
         state: entry["state"].as_str().unwrap().parse().unwrap(),
@@ -382,10 +382,10 @@ fn what_is_no_session_does_not_use_up_once() {
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()),
         ("a length of zero", vec![0; 4]),
-        ("a part of a hello", frame(Form::Native, r#"{"ftx":"hello","version":1}"#)[..20].to_vec()),
-        ("a frame of another kind", frame(Form::Native, r#"{"ftx":"end","entries":0}"#)),
-        ("a connection of no session", frame(Form::Native, join)),
-        ("a classic header without a digest", frame(Form::Classic, r#"{"filename":"a","size":3}"#)),
+        ("a part of a hello", frame(Framing::Native, r#"{"ftx":"hello","version":1}"#)[..20].to_vec()),
+        ("a frame of another kind", frame(Framing::Native, r#"{"ftx":"end","entries":0}"#)),
+        ("a connection of no session", frame(Framing::Native, join)),
+        ("a classic header without a digest", frame(Framing::Classic, r#"{"filename":"a","size":3}"#)),
     ];
     let mut receiver = Receiver::start(&out, &["--once"]);
     for (what, bytes) in probes {

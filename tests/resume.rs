@@ -18,8 +18,8 @@ use common::proxy::{Place, Proxy, Then, Way};
 use common::raw::Raw;
 use common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
-use ftx::wire::message::Wanted;
-use ftx::wire::runs::Runs;
+use ftx::wire::message::WantedParts;
+use ftx::wire::runs::IdRanges;
 
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;
@@ -449,9 +449,9 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
         (peer, wanted)
     };
     let hole = |parts: u64| format!(r#"{{"ftx":"hole","entry":0,"part":0,"parts":{parts}}}"#);
-    let rest = Wanted::Parts(Runs::one(parts - 1));
+    let rest = WantedParts::Parts(IdRanges::one(parts - 1));
     let (mut peer, all) = announce();
-    assert_eq!(all, Wanted::All);
+    assert_eq!(all, WantedParts::All);
     peer.say(&hole(parts - 1));
     drop(peer);
     until("the journal", || {
@@ -480,15 +480,15 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     assert_eq!(fs::metadata(out.path().join("f")).unwrap().len(), parts * PART);
     // What is there is compared with what is offered.
     let (mut peer, offers) = announce();
-    assert_eq!(offers, Wanted::Offers);
+    assert_eq!(offers, WantedParts::Offers);
     peer.say(&hole(parts));
-    assert_eq!(wanted(&mut peer), Wanted::None);
+    assert_eq!(wanted(&mut peer), WantedParts::None);
     assert!(matches!(peer.hear(), Some(Message::Stored { .. })));
     receiver.kill();
 }
 
 /// What a receiver wants of an entry. One that has lost itself in something says nothing but that it is busy.
-fn wanted(peer: &mut Raw) -> Wanted {
+fn wanted(peer: &mut Raw) -> WantedParts {
     loop {
         match peer.hear().expect("an answer") {
             Message::Want { parts, .. } => return parts,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::proofs::{assert_nothing_or_whole, contents, is_landing, not_run};
 use common::{Ended, FTX, Receiver, end, names, pid, send, until};
 use ftx::digest::PART_BYTES;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Each signal, and the exit code that belongs to it.
@@ -90,7 +90,7 @@ fn small_files(dir: &Path, count: usize) -> PathBuf {
 
 fn frames(json: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    json.iter().for_each(|json| encode(Form::Native, json.as_bytes(), &mut bytes));
+    json.iter().for_each(|json| encode(Framing::Native, json.as_bytes(), &mut bytes));
     bytes
 }
 

@@ -16,9 +16,9 @@ use common::proxy::{Place, Proxy, Then};
 use common::raw::Raw;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::Fault;
+use ftx::fault::ErrorCode;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{NewDirs, OnConflict, Origin, Record, Root};
+use ftx::store::{ImplicitDirs, OnConflict, SourceVersion, Record, LocalDestination};
 use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;
@@ -401,7 +401,7 @@ fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_ma
             _ => continue,
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(1), Fault::Exists), "{failure:?}");
+    assert_eq!((failure.entry, failure.fault), (Some(1), ErrorCode::Exists), "{failure:?}");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_ne!(mode(&dir.path().join("aside")), 0o777);
     assert_ne!(mode(&elsewhere), 0o777);
@@ -417,11 +417,11 @@ fn what_is_too_old_is_removed_on_the_file_system_of_the_folder_alone() {
     let Some(_mounted) = Mounted::memory(16 * MIB, &out.join("disk")) else {
         return not_run("a sweep that stays on its file system", "needs the right to mount");
     };
-    let root = Root::open(&out, OnConflict::SkipSame).unwrap();
-    let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+    let root = LocalDestination::open(&out, OnConflict::SkipSame).unwrap();
+    let mut store = root.session(ImplicitDirs::Private).unwrap();
     for name in ["here", "disk/there"] {
         let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
-        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
+        let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
         let landing = store.land_parts(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();

@@ -14,7 +14,7 @@ use common::raw::Raw;
 use common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::digest::Md5;
 use ftx::wire::Message;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 
 const CONNECTION: i32 = 10;
 const PROTOCOL: i32 = 12;
@@ -211,7 +211,7 @@ fn a_connection_that_comes_too_late_does_not_fail_the_session() {
     };
     let say = |stream: &mut TcpStream, json: &str| {
         let mut bytes = Vec::new();
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
         stream.write_all(&bytes).unwrap();
     };
     let mut first = accept_and_hear(&[r#""ftx":"end""#, "xyzzy"]);
@@ -221,7 +221,7 @@ fn a_connection_that_comes_too_late_does_not_fail_the_session() {
         r#"{"ftx":"welcome","version":1,"features":["streams"]}"#,
         r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
     ] {
-        encode(Form::Native, json.as_bytes(), &mut words);
+        encode(Framing::Native, json.as_bytes(), &mut words);
     }
     first.write_all(&words).unwrap();
     let mut second = accept_and_hear(&[r#""ftx":"join""#]);

@@ -16,8 +16,8 @@ use std::thread;
 
 use common::proofs::{Chance, each, figures, rounds};
 use common::{Ended, FTX, Receiver, send};
-use ftx::wire::Inbox;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::FrameBuffer;
+use ftx::wire::frame::{Framing, encode};
 use serde_json::{Value, json};
 
 /// Begins what an attacker would write on a line of his own.
@@ -73,7 +73,7 @@ fn assert_safe(who: &str, ended: &Ended, said: &dyn std::fmt::Debug) {
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
 
-fn frames(form: Form, jsons: &[Value]) -> Vec<u8> {
+fn frames(form: Framing, jsons: &[Value]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for json in jsons {
         encode(form, json.to_string().as_bytes(), &mut bytes);
@@ -91,11 +91,11 @@ fn sender_says(chance: &mut Chance) -> Vec<u8> {
         0 => {
             let name = maybe(chance, "a");
             let mut bytes =
-                frames(Form::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(chance, md5)})]);
+                frames(Framing::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(chance, md5)})]);
             bytes.extend_from_slice(b"abc");
             return bytes;
         }
-        1 => return frames(Form::Classic, &[json!({hostile(chance): hostile(chance)})]),
+        1 => return frames(Framing::Classic, &[json!({hostile(chance): hostile(chance)})]),
         2 => return hostile(chance).into_bytes(),
         3 => said.push(json!({"ftx": hostile(chance)})),
         4 => said.push(json!({"ftx": "error", "code": maybe(chance, "other"), "message": hostile(chance)})),
@@ -121,7 +121,7 @@ fn sender_says(chance: &mut Chance) -> Vec<u8> {
             said.push(json!({"ftx": "end", "entries": 4}));
         }
     }
-    frames(Form::Native, &said)
+    frames(Framing::Native, &said)
 }
 
 #[test]
@@ -163,13 +163,13 @@ fn receiver_says(chance: &mut Chance) -> [Vec<u8>; 2] {
             (welcome, vec![failed, receipt])
         }
     };
-    [frames(Form::Native, &[first]), frames(Form::Native, &then)]
+    [frames(Framing::Native, &[first]), frames(Framing::Native, &then)]
 }
 
 /// Reads frames until one of this kind; `false` if the sender went away.
-fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
+fn hear(stream: &mut TcpStream, inbox: &mut FrameBuffer, kind: &str) -> bool {
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let frame: Value = serde_json::from_slice(json).unwrap();
             if frame["ftx"] == kind {
                 return true;
@@ -203,7 +203,7 @@ fn a_sender_shows_nothing_of_a_hostile_receiver_as_it_is() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut inbox = Inbox::new();
+                let mut inbox = FrameBuffer::new();
                 if hear(&mut stream, &mut inbox, "hello") && stream.write_all(first).is_ok() {
                     // A receipt is only believed after the end.
                     let heard = then.is_empty() || hear(&mut stream, &mut inbox, "end");

@@ -11,15 +11,15 @@ use std::path::Path;
 use common::raw::{Entry, Raw};
 use common::{Receiver, end, start_send_with};
 use ftx::digest::Md5;
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::Wanted;
-use ftx::wire::{Inbox, Message, SMALL_FILE_BYTES};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::message::WantedParts;
+use ftx::wire::{FrameBuffer, Message, SMALL_FILE_BYTES};
 use serde_json::{Value, json};
 
 /// The sender's end of the conversation, as a receiver that answers when the test wants it to.
 struct Silent {
     stream: std::net::TcpStream,
-    inbox: Inbox,
+    inbox: FrameBuffer,
     /// Names by number, and the bodies that came.
     names: BTreeMap<u64, String>,
     bodies: BTreeMap<String, Vec<u8>>,
@@ -28,13 +28,13 @@ struct Silent {
 impl Silent {
     fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().unwrap();
-        Silent { stream, inbox: Inbox::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
+        Silent { stream, inbox: FrameBuffer::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
     }
 
     /// The kind of the next frame that is no sign of life; notes entries and bodies.
     fn hear(&mut self) -> String {
         loop {
-            let frame = self.inbox.next_frame(Form::Native).unwrap().map(<[u8]>::to_vec);
+            let frame = self.inbox.next_frame(Framing::Native).unwrap().map(<[u8]>::to_vec);
             let Some(json) = frame else {
                 let count = self.stream.read(self.inbox.space()).unwrap();
                 assert!(count > 0, "the sender went");
@@ -69,7 +69,7 @@ impl Silent {
 
     fn say(&mut self, frame: &Value) {
         let mut bytes = Vec::new();
-        encode(Form::Native, frame.to_string().as_bytes(), &mut bytes);
+        encode(Framing::Native, frame.to_string().as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
@@ -144,7 +144,7 @@ fn a_receiver_takes_small_files_unasked_and_compares_them_with_what_is_there() {
     let mut raw = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
     for (id, entry) in entries.iter().enumerate() {
         raw.say(&entry.clone().with("entry", id).json.to_string());
-        raw.answer(id as u64, &entry.content, &Wanted::All);
+        raw.answer(id as u64, &entry.content, &WantedParts::All);
     }
     raw.say(&json!({"ftx": "end", "entries": entries.len()}).to_string());
     let mut failed = Vec::new();

@@ -6,16 +6,16 @@ use crate::digest::PartRange;
 
 /// The bytes from the start of a file to its first gap.
 #[derive(Debug, Default)]
-pub struct Front {
+pub struct ContiguousPrefix {
     bytes: u64,
     /// What is there behind the gap: offset and length.
     ahead: BTreeMap<u64, u64>,
 }
 
-impl Front {
+impl ContiguousPrefix {
     /// So many bytes are there.
     pub fn at(bytes: u64) -> Self {
-        Front { bytes, ahead: BTreeMap::new() }
+        ContiguousPrefix { bytes, ahead: BTreeMap::new() }
     }
 
     /// How many are there without a gap.
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_front_stops_at_the_first_gap() {
-        let mut front = Front::default();
+        let mut front = ContiguousPrefix::default();
         for (offset, len, bytes) in [(8, 8, 0), (32, 4, 0), (0, 8, 16), (0, 8, 16), (16, 16, 36)] {
             front.add(PartRange { offset, len });
             assert_eq!(front.bytes(), bytes, "after {offset}");

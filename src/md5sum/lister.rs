@@ -16,28 +16,28 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::front::Front;
-use super::{Unread, Whole};
+use super::front::ContiguousPrefix;
+use super::{DigestUnavailable, HashInput};
 use crate::digest::{Md5, Message, PartRange, lane_count, update_many};
-use crate::fault::Fault;
-use crate::progress::{Event, Progress};
+use crate::fault::ErrorCode;
+use crate::progress::{Event, Reporter};
 
 /// Files that may wait to be told of.
-const ROOM_LINES: usize = 1024;
+const MAX_PENDING_LINES: usize = 1024;
 /// Large files that may be all there and not hashed yet; each may hold a descriptor.
-const ROOM_FILES: usize = 64;
+const MAX_PENDING_FILES: usize = 64;
 /// Bytes of each file in work at a time. Sixteen of these stay in a core's second-level cache.
 const SLICE_BYTES: usize = 64 << 10;
 /// Slices of each file in a turn, before new ones join.
-const SLICES_A_TURN: usize = 16;
+const SLICES_PER_TURN: usize = 16;
 /// Hashing that goes on for so long after everything has moved is shown.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 /// And then again every so often.
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// See the module's page. Switched off, it tells of a file as soon as it is stored, with the digest if that is known.
-pub struct Lister<'a, W> {
-    progress: &'a dyn Progress,
+pub struct FileHasher<'a, W> {
+    progress: &'a dyn Reporter,
     is_on: bool,
     state: Mutex<State<W>>,
     changed: Condvar,
@@ -48,7 +48,7 @@ struct State<W> {
     told: VecDeque<Line>,
     /// Files to be hashed, in the order of their announcement.
     files: BTreeMap<u64, Pending<W>>,
-    undigested: BTreeMap<Fault, u64>,
+    undigested: BTreeMap<ErrorCode, u64>,
     /// Since when nothing new comes.
     closed: Option<Instant>,
     /// Nobody hashes any more.
@@ -60,7 +60,7 @@ struct State<W> {
 /// A file that is in place.
 struct Line {
     stored: Stored,
-    digest: Result<Md5, Unread>,
+    digest: Result<Md5, DigestUnavailable>,
 }
 
 struct Stored {
@@ -71,10 +71,10 @@ struct Stored {
 /// A file that is not in place yet, or not hashed.
 struct Pending<W> {
     size_bytes: u64,
-    front: Front,
+    front: ContiguousPrefix,
     /// Taken out while it is hashed.
     work: Option<Work<W>>,
-    digest: Option<Result<Md5, Unread>>,
+    digest: Option<Result<Md5, DigestUnavailable>>,
     stored: Option<Stored>,
 }
 
@@ -101,24 +101,24 @@ impl<W> Pending<W> {
 }
 
 /// A file's turn in the lanes.
-struct Turn<W> {
+struct HashSlice<W> {
     id: u64,
     size_bytes: u64,
     ready_bytes: u64,
     work: Work<W>,
-    failure: Option<Unread>,
+    failure: Option<DigestUnavailable>,
 }
 
 enum Step<W> {
     Tell(VecDeque<Line>),
-    Hash(Vec<Turn<W>>),
+    Hash(Vec<HashSlice<W>>),
     Show { remaining_bytes: u64 },
     End,
 }
 
-impl<'a, W: Whole> Lister<'a, W> {
+impl<'a, W: HashInput> FileHasher<'a, W> {
     /// A lister that takes every file's MD5 if `is_on`, and costs nothing otherwise.
-    pub fn new(is_on: bool, progress: &'a dyn Progress) -> Self {
+    pub fn new(is_on: bool, progress: &'a dyn Reporter) -> Self {
         let state = State {
             told: VecDeque::new(),
             files: BTreeMap::new(),
@@ -127,7 +127,7 @@ impl<'a, W: Whole> Lister<'a, W> {
             is_gone: false,
             in_a_hurry: false,
         };
-        Lister { progress, is_on, state: Mutex::new(state), changed: Condvar::new() }
+        FileHasher { progress, is_on, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Runs a session with the lister's thread beside it, and returns when every file that is in place was told of.
@@ -135,13 +135,13 @@ impl<'a, W: Whole> Lister<'a, W> {
     /// # Errors
     ///
     /// The system gives no thread, and nothing was done.
-    pub fn beside<T>(&self, session: impl FnOnce() -> T) -> io::Result<T> {
+    pub fn run_with<T>(&self, session: impl FnOnce() -> T) -> io::Result<T> {
         if !self.is_on {
             return Ok(session());
         }
         thread::scope(|scope| {
             thread::Builder::new().name("hasher".into()).spawn_scoped(scope, || self.run())?;
-            let _close = OnDrop(|| {
+            let _close = DropGuard(|| {
                 self.lock().closed = Some(Instant::now());
                 self.changed.notify_all();
             });
@@ -150,26 +150,26 @@ impl<'a, W: Whole> Lister<'a, W> {
     }
 
     /// The program is to end: nobody waits for digests any more. What is in place is still told of.
-    pub fn hurry(&self) {
+    pub fn stop_waiting(&self) {
         self.lock().in_a_hurry = true;
         self.changed.notify_all();
     }
 
     /// The files whose MD5 could not be taken, by reason.
-    pub fn undigested(&self) -> BTreeMap<Fault, u64> {
+    pub fn on_unavailable(&self) -> BTreeMap<ErrorCode, u64> {
         self.lock().undigested.clone()
     }
 
     /// A file of several parts is under way, and so many bytes from its start on can be read. Begins to hash it; a
     /// second call does nothing.
-    pub fn begin(&self, id: u64, size_bytes: u64, ready_bytes: u64, whole: impl FnOnce() -> W) {
+    pub fn on_start(&self, id: u64, size_bytes: u64, ready_bytes: u64, whole: impl FnOnce() -> W) {
         if !self.is_on {
             return;
         }
         let mut state = self.lock();
         state.files.entry(id).or_insert_with(|| Pending {
             size_bytes,
-            front: Front::at(ready_bytes),
+            front: ContiguousPrefix::at(ready_bytes),
             work: Some(Work { whole: whole(), message: Message::new(), done_bytes: 0 }),
             digest: None,
             stored: None,
@@ -178,7 +178,7 @@ impl<'a, W: Whole> Lister<'a, W> {
     }
 
     /// More of a file can be read.
-    pub fn ready(&self, id: u64, range: PartRange) {
+    pub fn on_available(&self, id: u64, range: PartRange) {
         if !self.is_on {
             return;
         }
@@ -190,9 +190,9 @@ impl<'a, W: Whole> Lister<'a, W> {
 
     /// A file is in place under `path`. It is told of at once if its MD5 is known or was not asked for, and otherwise
     /// when it is hashed.
-    pub fn stored(&self, id: u64, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
+    pub fn on_stored(&self, id: u64, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
         if !self.is_on {
-            return self.progress.event(Event::FileDone { path, md5, there_bytes });
+            return self.progress.report(Event::FileDone { path, md5, there_bytes });
         }
         let mut state = self.lock();
         let stored = Stored { path: path.into(), there_bytes };
@@ -203,7 +203,7 @@ impl<'a, W: Whole> Lister<'a, W> {
                 state.told.push_back(Line { stored, digest: Ok(md5) });
             }
             (None, None) => {
-                let digest = Err(Unread { fault: Fault::Other, reason: "it was not read".into() });
+                let digest = Err(DigestUnavailable { fault: ErrorCode::Other, reason: "it was not read".into() });
                 state.told.push_back(Line { stored, digest });
             }
         }
@@ -212,7 +212,7 @@ impl<'a, W: Whole> Lister<'a, W> {
     }
 
     /// A file will not arrive.
-    pub fn dropped(&self, id: u64) {
+    pub fn on_dropped(&self, id: u64) {
         if self.is_on {
             self.lock().files.remove(&id);
             self.changed.notify_all();
@@ -235,7 +235,7 @@ impl<'a, W: Whole> Lister<'a, W> {
     }
 
     fn run(&self) {
-        let _gone = OnDrop(|| {
+        let _gone = DropGuard(|| {
             self.lock().is_gone = true;
             self.changed.notify_all();
         });
@@ -243,9 +243,9 @@ impl<'a, W: Whole> Lister<'a, W> {
         let mut shown = Instant::now();
         loop {
             match self.next_step(&mut shown) {
-                Step::Tell(lines) => lines.into_iter().for_each(|line| self.tell(line)),
+                Step::Tell(lines) => lines.into_iter().for_each(|line| self.report(line)),
                 Step::Hash(turns) => self.hash(turns, &mut buffer),
-                Step::Show { remaining_bytes } => self.progress.event(Event::Digesting { remaining_bytes }),
+                Step::Show { remaining_bytes } => self.progress.report(Event::Digesting { remaining_bytes }),
                 Step::End => return,
             }
         }
@@ -262,7 +262,7 @@ impl<'a, W: Whole> Lister<'a, W> {
             if let Some(since) = state.closed {
                 // What is not in place by now will never be.
                 state.files.retain(|_, pending| pending.stored.is_some());
-                if since.elapsed() >= PATIENCE && shown.elapsed() >= REFRESH && !state.files.is_empty() {
+                if since.elapsed() >= MAX_WAIT && shown.elapsed() >= REFRESH && !state.files.is_empty() {
                     *shown = Instant::now();
                     let remaining_bytes = state.files.values().map(Pending::remaining_bytes).sum();
                     return Step::Show { remaining_bytes };
@@ -278,28 +278,28 @@ impl<'a, W: Whole> Lister<'a, W> {
                 };
                 // In place, and yet not all of it was ever called ready: not to be waited for.
                 let (fault, reason) = match state.in_a_hurry {
-                    true => (Fault::Interrupted, "the program was interrupted before its MD5 was taken"),
-                    false => (Fault::Other, "the session ended before it could be read"),
+                    true => (ErrorCode::Interrupted, "the program was interrupted before its MD5 was taken"),
+                    false => (ErrorCode::Other, "the session ended before it could be read"),
                 };
-                state.digested(id, Err(Unread { fault, reason: reason.into() }));
+                state.digested(id, Err(DigestUnavailable { fault, reason: reason.into() }));
                 continue;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn tell(&self, Line { stored: Stored { path, there_bytes }, digest }: Line) {
+    fn report(&self, Line { stored: Stored { path, there_bytes }, digest }: Line) {
         let md5 = digest.as_ref().ok().copied();
-        self.progress.event(Event::FileDone { path: &path, md5, there_bytes });
-        if let Err(Unread { fault, reason }) = digest {
+        self.progress.report(Event::FileDone { path: &path, md5, there_bytes });
+        if let Err(DigestUnavailable { fault, reason }) = digest {
             *self.lock().undigested.entry(fault).or_default() += 1;
-            self.progress.event(Event::Undigested { path: &path, fault, reason: &reason });
+            self.progress.report(Event::DigestUnavailable { path: &path, fault, reason: &reason });
         }
     }
 
-    fn hash(&self, mut turns: Vec<Turn<W>>, buffer: &mut Vec<u8>) {
+    fn hash(&self, mut turns: Vec<HashSlice<W>>, buffer: &mut Vec<u8>) {
         buffer.resize(buffer.len().max(turns.len() * SLICE_BYTES), 0);
-        for _ in 0..SLICES_A_TURN {
+        for _ in 0..SLICES_PER_TURN {
             let mut work = Vec::with_capacity(turns.len());
             for (turn, slice) in turns.iter_mut().zip(buffer.chunks_exact_mut(SLICE_BYTES)) {
                 let Work { whole, message, done_bytes } = &mut turn.work;
@@ -321,15 +321,15 @@ impl<'a, W: Whole> Lister<'a, W> {
             update_many(&mut work);
         }
         for turn in turns {
-            self.end_turn(turn);
+            self.finish_slice(turn);
         }
     }
 
-    fn end_turn(&self, Turn { id, size_bytes, mut work, failure, .. }: Turn<W>) {
+    fn finish_slice(&self, HashSlice { id, size_bytes, mut work, failure, .. }: HashSlice<W>) {
         let digest = match failure {
             Some(failure) => Some(Err(failure)),
             None if work.done_bytes < size_bytes => None,
-            None => Some(work.whole.check().map(|()| Md5::from(work.message.clone()))),
+            None => Some(work.whole.check_unchanged().map(|()| Md5::from(work.message.clone()))),
         };
         let mut state = self.lock();
         match digest {
@@ -349,22 +349,22 @@ impl<W> State<W> {
     fn has_room(&self) -> bool {
         self.is_gone
             || self.in_a_hurry
-            || self.told.len() < ROOM_LINES
-                && (self.files.len() < ROOM_FILES
-                    || self.files.values().filter(|pending| pending.is_backlog()).count() < ROOM_FILES)
+            || self.told.len() < MAX_PENDING_LINES
+                && (self.files.len() < MAX_PENDING_FILES
+                    || self.files.values().filter(|pending| pending.is_backlog()).count() < MAX_PENDING_FILES)
     }
 
     /// As many files as there are lanes, the oldest first, so that they are done with soon.
-    fn take_turns(&mut self) -> Vec<Turn<W>> {
+    fn take_turns(&mut self) -> Vec<HashSlice<W>> {
         let waiting = self.files.iter_mut().filter(|(_, pending)| pending.has_turn());
         let turns = waiting.take(lane_count()).filter_map(|(id, pending)| {
             let (size_bytes, ready_bytes) = (pending.size_bytes, pending.front.bytes());
-            Some(Turn { id: *id, size_bytes, ready_bytes, work: pending.work.take()?, failure: None })
+            Some(HashSlice { id: *id, size_bytes, ready_bytes, work: pending.work.take()?, failure: None })
         });
         turns.collect()
     }
 
-    fn digested(&mut self, id: u64, digest: Result<Md5, Unread>) {
+    fn digested(&mut self, id: u64, digest: Result<Md5, DigestUnavailable>) {
         if let Some(pending) = self.files.get_mut(&id) {
             pending.work = None;
             pending.digest = Some(digest);
@@ -383,9 +383,9 @@ impl<W> State<W> {
 }
 
 /// Runs a closure at the end of a scope, however it ends.
-struct OnDrop<F: FnMut()>(F);
+struct DropGuard<F: FnMut()>(F);
 
-impl<F: FnMut()> Drop for OnDrop<F> {
+impl<F: FnMut()> Drop for DropGuard<F> {
     fn drop(&mut self) {
         self.0();
     }
@@ -412,21 +412,21 @@ mod tests {
         }
     }
 
-    fn unread(fault: Fault) -> Unread {
-        Unread { fault, reason: "for the test".into() }
+    fn unread(fault: ErrorCode) -> DigestUnavailable {
+        DigestUnavailable { fault, reason: "for the test".into() }
     }
 
-    impl Whole for Pattern {
-        fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Unread> {
+    impl HashInput for Pattern {
+        fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable> {
             if offset + buffer.len() as u64 > self.fails_at {
-                return Err(unread(Fault::FileIo));
+                return Err(unread(ErrorCode::FileIo));
             }
             (offset..).zip(buffer).for_each(|(offset, byte)| *byte = Pattern::byte(offset));
             Ok(())
         }
 
-        fn check(&mut self) -> Result<(), Unread> {
-            if self.changed { Err(unread(Fault::SourceChanged)) } else { Ok(()) }
+        fn check_unchanged(&mut self) -> Result<(), DigestUnavailable> {
+            if self.changed { Err(unread(ErrorCode::SourceChanged)) } else { Ok(()) }
         }
     }
 
@@ -436,19 +436,19 @@ mod tests {
     #[derive(Default)]
     struct Notes(Mutex<Vec<(String, Option<Md5>)>>);
 
-    impl Progress for Notes {
-        fn event(&self, event: Event<'_>) {
+    impl Reporter for Notes {
+        fn report(&self, event: Event<'_>) {
             if let Event::FileDone { path, md5, .. } = event {
                 self.0.lock().unwrap().push((String::from_utf8(path.to_vec()).unwrap(), md5));
             }
         }
     }
 
-    fn listed(session: impl FnOnce(&Lister<'_, Pattern>)) -> (Vec<(String, Option<Md5>)>, Vec<Fault>) {
+    fn listed(session: impl FnOnce(&FileHasher<'_, Pattern>)) -> (Vec<(String, Option<Md5>)>, Vec<ErrorCode>) {
         let notes = Notes::default();
-        let lister = Lister::new(true, &notes);
-        lister.beside(|| session(&lister)).unwrap();
-        let faults = lister.undigested().into_keys().collect();
+        let lister = FileHasher::new(true, &notes);
+        lister.run_with(|| session(&lister)).unwrap();
+        let faults = lister.on_unavailable().into_keys().collect();
         drop(lister);
         let mut lines = notes.0.into_inner().unwrap();
         lines.sort();
@@ -462,8 +462,8 @@ mod tests {
         let (lines, faults) = listed(|lister| {
             for (id, size) in (0..).zip(&sizes) {
                 lister.wait_for_room();
-                lister.begin(id, *size, *size, GOOD);
-                lister.stored(id, format!("{id:02}").as_bytes(), None, None);
+                lister.on_start(id, *size, *size, GOOD);
+                lister.on_stored(id, format!("{id:02}").as_bytes(), None, None);
             }
         });
         let expected: Vec<_> = (0..)
@@ -479,13 +479,13 @@ mod tests {
         let size = 2 * PART_BYTES + 7;
         let ranges = [(2 * PART_BYTES, 7), (PART_BYTES, PART_BYTES), (0, PART_BYTES)];
         let (lines, _) = listed(|lister| {
-            lister.begin(1, size, 0, GOOD);
+            lister.on_start(1, size, 0, GOOD);
             for (offset, len) in ranges {
-                lister.ready(1, PartRange { offset, len });
+                lister.on_available(1, PartRange { offset, len });
             }
-            lister.begin(2, 3, 3, GOOD);
-            lister.stored(2, b"b", None, None);
-            lister.stored(1, b"a", None, None);
+            lister.on_start(2, 3, 3, GOOD);
+            lister.on_stored(2, b"b", None, None);
+            lister.on_stored(1, b"a", None, None);
         });
         assert_eq!(
             lines,
@@ -497,10 +497,10 @@ mod tests {
     fn only_what_is_stored_is_told_of() {
         let (lines, faults) = listed(|lister| {
             for id in 0..3 {
-                lister.begin(id, 100, 100, GOOD);
+                lister.on_start(id, 100, 100, GOOD);
             }
-            lister.dropped(0);
-            lister.stored(1, b"stored", None, None);
+            lister.on_dropped(0);
+            lister.on_stored(1, b"stored", None, None);
         });
         assert_eq!(lines, [("stored".to_owned(), Some(Pattern::md5(100)))]);
         assert_eq!(faults, []);
@@ -509,29 +509,29 @@ mod tests {
     #[test]
     fn what_cannot_be_read_or_changed_has_no_digest() {
         let (lines, faults) = listed(|lister| {
-            lister.begin(1, 100, 100, || Pattern { fails_at: 50, changed: false });
-            lister.begin(2, 100, 100, || Pattern { fails_at: u64::MAX, changed: true });
-            lister.begin(3, 100, 50, GOOD);
+            lister.on_start(1, 100, 100, || Pattern { fails_at: 50, changed: false });
+            lister.on_start(2, 100, 100, || Pattern { fails_at: u64::MAX, changed: true });
+            lister.on_start(3, 100, 50, GOOD);
             for (id, path) in [(1, b"unreadable"), (2, b"changed..."), (3, b"incomplete"), (4, b"never read")]
             {
-                lister.stored(id, path, None, None);
+                lister.on_stored(id, path, None, None);
             }
         });
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|(_, md5)| md5.is_none()), "{lines:?}");
-        assert_eq!(faults, [Fault::SourceChanged, Fault::FileIo, Fault::Other]);
+        assert_eq!(faults, [ErrorCode::SourceChanged, ErrorCode::FileIo, ErrorCode::Other]);
     }
 
     #[test]
     fn a_session_that_is_ahead_waits_and_one_that_breaks_down_does_not_hang() {
         let (lines, _) = listed(|lister| {
-            for id in 0..10 * ROOM_LINES as u64 {
+            for id in 0..10 * MAX_PENDING_LINES as u64 {
                 lister.wait_for_room();
-                lister.stored(id, b"a", Some(Md5::of(b"")), None);
-                assert!(lister.lock().told.len() <= ROOM_LINES);
+                lister.on_stored(id, b"a", Some(Md5::of(b"")), None);
+                assert!(lister.lock().told.len() <= MAX_PENDING_LINES);
             }
         });
-        assert_eq!(lines.len(), 10 * ROOM_LINES);
+        assert_eq!(lines.len(), 10 * MAX_PENDING_LINES);
         let broken = std::panic::catch_unwind(|| listed(|_| panic!("the session breaks down")));
         assert!(broken.is_err());
     }
@@ -539,10 +539,10 @@ mod tests {
     #[test]
     fn switched_off_it_tells_at_once() {
         let notes = Notes::default();
-        let lister = Lister::new(false, &notes);
-        lister.begin(1, 1, 1, || unreachable!("nothing is hashed"));
-        lister.beside(|| lister.stored(1, b"a", None, None)).unwrap();
+        let lister = FileHasher::new(false, &notes);
+        lister.on_start(1, 1, 1, || unreachable!("nothing is hashed"));
+        lister.run_with(|| lister.on_stored(1, b"a", None, None)).unwrap();
         assert_eq!(notes.0.lock().unwrap()[..], [("a".to_owned(), None)]);
-        let _: Lister<'_, Pattern> = lister;
+        let _: FileHasher<'_, Pattern> = lister;
     }
 }

@@ -12,63 +12,63 @@ use rustix::io::Errno;
 
 /// Once it was rung, every wait on it ends at once, now and later.
 #[derive(Clone, Debug)]
-pub struct Bell(Arc<Rung>);
+pub struct CancelToken(Arc<Signal>);
 
 #[derive(Debug)]
-struct Rung {
+struct Signal {
     fd: OwnedFd,
     /// The same for whoever looks without waiting, in the middle of work that shall not cost a system call a step.
-    rung: AtomicBool,
+    is_cancelled: AtomicBool,
 }
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
+pub enum Wake {
     /// The bell.
-    Bell,
+    Cancelled,
     /// What was waited for, or the end of it.
     Ready,
     /// The time is up, or a signal came.
-    Nothing,
+    TimedOut,
 }
 
-impl Bell {
+impl CancelToken {
     /// A bell that nobody has rung.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Bell(Arc::new(Rung { fd, rung: AtomicBool::new(false) })))
+        Ok(CancelToken(Arc::new(Signal { fd, is_cancelled: AtomicBool::new(false) })))
     }
 
     /// Ends all waits.
-    pub fn ring(&self) {
-        self.0.rung.store(true, Ordering::Release);
+    pub fn cancel(&self) {
+        self.0.is_cancelled.store(true, Ordering::Release);
         // Eight bytes in the machine's own order; an eventfd with room for 2^64 - 2 takes a 1.
         #[allow(clippy::host_endian_bytes)]
         let _ = rustix::io::write(&self.0.fd, &1u64.to_ne_bytes());
     }
 
     /// Was it rung?
-    pub fn is_rung(&self) -> bool {
-        self.0.rung.load(Ordering::Acquire)
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled.load(Ordering::Acquire)
     }
 
     /// Waits for the bell, for something to read from `other`, or until the time is up.
-    pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<Woken> {
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<Wake> {
         wait(&[self], other.map(|fd| (fd, PollFlags::IN)), limit)
     }
 
     /// Like [`Bell::wait`], for this bell or another one.
     pub fn wait_either(
         &self,
-        second: &Bell,
+        second: &CancelToken,
         other: Option<BorrowedFd<'_>>,
         limit: Option<Duration>,
-    ) -> io::Result<Woken> {
+    ) -> io::Result<Wake> {
         wait(&[self, second], other.map(|fd| (fd, PollFlags::IN)), limit)
     }
 
     /// Waits for the bell, until `other` takes bytes, or until the time is up.
-    pub fn wait_writable(&self, other: BorrowedFd<'_>, limit: Duration) -> io::Result<Woken> {
+    pub fn wait_writable(&self, other: BorrowedFd<'_>, limit: Duration) -> io::Result<Wake> {
         wait(&[self], Some((other, PollFlags::OUT)), Some(limit))
     }
 
@@ -77,49 +77,49 @@ impl Bell {
     /// # Errors
     ///
     /// The system gives no second bell or no thread, and nothing was done.
-    pub fn beside<T>(&self, on_ring: impl FnOnce() + Send, work: impl FnOnce() -> T) -> io::Result<T> {
-        let done = Bell::new()?;
+    pub fn run_with_hook<T>(&self, on_ring: impl FnOnce() + Send, work: impl FnOnce() -> T) -> io::Result<T> {
+        let done = CancelToken::new()?;
         thread::scope(|scope| {
             let ended = done.clone();
             thread::Builder::new().name("on-cancel".into()).spawn_scoped(scope, move || {
-                while !self.is_rung() && !ended.is_rung() {
+                while !self.is_cancelled() && !ended.is_cancelled() {
                     if self.wait_either(&ended, None, None).is_err() {
                         return;
                     }
                 }
-                if !ended.is_rung() {
+                if !ended.is_cancelled() {
                     on_ring();
                 }
             })?;
             // However the work ends, nobody may wait for the bell any more.
-            let _ended = RingOnDrop(done);
+            let _ended = CancelOnDrop(done);
             Ok(work())
         })
     }
 }
 
 /// Rings at the end of a scope, however that ends.
-struct RingOnDrop(Bell);
+struct CancelOnDrop(CancelToken);
 
-impl Drop for RingOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.cancel();
     }
 }
 
 fn wait(
-    bells: &[&Bell],
+    bells: &[&CancelToken],
     other: Option<(BorrowedFd<'_>, PollFlags)>,
     limit: Option<Duration>,
-) -> io::Result<Woken> {
+) -> io::Result<Wake> {
     let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     let mut fds: Vec<PollFd<'_>> =
         bells.iter().map(|bell| PollFd::from_borrowed_fd(bell.0.fd.as_fd(), PollFlags::IN)).collect();
     fds.extend(other.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
     match poll(&mut fds, limit.as_ref()) {
-        Ok(_) if fds[..bells.len()].iter().any(|fd| !fd.revents().is_empty()) => Ok(Woken::Bell),
-        Ok(0) | Err(Errno::INTR) => Ok(Woken::Nothing),
-        Ok(_) => Ok(Woken::Ready),
+        Ok(_) if fds[..bells.len()].iter().any(|fd| !fd.revents().is_empty()) => Ok(Wake::Cancelled),
+        Ok(0) | Err(Errno::INTR) => Ok(Wake::TimedOut),
+        Ok(_) => Ok(Wake::Ready),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -131,24 +131,24 @@ mod tests {
 
     #[test]
     fn a_bell_wakes_whoever_waits_and_whoever_looks() {
-        let (bell, other) = (Bell::new().unwrap(), Bell::new().unwrap());
-        assert!(!bell.is_rung());
-        assert_eq!(bell.wait_either(&other, None, Some(Duration::ZERO)).unwrap(), Woken::Nothing);
-        other.ring();
-        assert_eq!(bell.wait_either(&other, None, None).unwrap(), Woken::Bell);
-        assert!(other.is_rung() && !bell.is_rung());
+        let (bell, other) = (CancelToken::new().unwrap(), CancelToken::new().unwrap());
+        assert!(!bell.is_cancelled());
+        assert_eq!(bell.wait_either(&other, None, Some(Duration::ZERO)).unwrap(), Wake::TimedOut);
+        other.cancel();
+        assert_eq!(bell.wait_either(&other, None, None).unwrap(), Wake::Cancelled);
+        assert!(other.is_cancelled() && !bell.is_cancelled());
     }
 
     #[test]
     fn what_happens_on_a_ring_happens_once_and_only_beside_the_work() {
-        let (bell, rings) = (Bell::new().unwrap(), AtomicUsize::new(0));
+        let (bell, rings) = (CancelToken::new().unwrap(), AtomicUsize::new(0));
         let ring = || {
             rings.fetch_add(1, Ordering::SeqCst);
         };
-        assert_eq!(bell.beside(ring, || 7).unwrap(), 7);
+        assert_eq!(bell.run_with_hook(ring, || 7).unwrap(), 7);
         assert_eq!(rings.load(Ordering::SeqCst), 0, "nobody rang");
-        let worked = bell.beside(ring, || {
-            bell.ring();
+        let worked = bell.run_with_hook(ring, || {
+            bell.cancel();
             while rings.load(Ordering::SeqCst) == 0 {
                 thread::yield_now();
             }

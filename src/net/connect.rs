@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Bell, HostPort, NetError, Woken};
+use super::{CancelToken, HostPort, NetError, Wake};
 
 /// The pause before the first retry; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(8);
 
 /// Connects to the first address of `target` that takes the connection, each within `timeout`. If all of them refuse,
 /// waits and tries again, up to `retries` times; `on_retry` hears of each pause. Ends with an error as soon as
@@ -24,18 +24,18 @@ pub fn connect(
     default_port: u16,
     timeout: Duration,
     retries: u32,
-    interrupt: &Bell,
+    interrupt: &CancelToken,
     mut on_retry: impl FnMut(Duration),
 ) -> Result<TcpStream, NetError> {
     let addresses = resolve(target, default_port, interrupt)?;
-    let mut pause = FIRST_PAUSE;
+    let mut pause = FIRST_DELAY;
     for retries_left in (0..=retries).rev() {
         let attempts = match try_all(&addresses, timeout, interrupt) {
             Ok(stream) => return Ok(stream),
             Err(attempts) => attempts,
         };
         let refused = attempts.iter().any(|(_, error)| error.kind() == io::ErrorKind::ConnectionRefused);
-        if retries_left == 0 || !refused || interrupt.is_rung() {
+        if retries_left == 0 || !refused || interrupt.is_cancelled() {
             let port = Some(target.port.unwrap_or(default_port));
             let target = HostPort { host: target.host.clone(), port }.to_string();
             return Err(NetError::Connect { target, attempts });
@@ -43,28 +43,28 @@ pub fn connect(
         on_retry(pause);
         // Rung, the next round finds out at once. Nothing else can go wrong with waiting for nothing.
         let _ = interrupt.wait(None, Some(pause));
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_DELAY);
     }
     unreachable!("the last round returns")
 }
 
 /// The addresses of a host. A resolver can take long, and nothing ends it: it has a thread of its own, on which nobody
 /// waits any more once the bell is rung.
-fn resolve(target: &HostPort, default_port: u16, interrupt: &Bell) -> Result<Vec<SocketAddr>, NetError> {
+fn resolve(target: &HostPort, default_port: u16, interrupt: &CancelToken) -> Result<Vec<SocketAddr>, NetError> {
     if target.host.parse::<IpAddr>().is_ok() {
         return target.resolve(default_port);
     }
     let failed = |source| NetError::Resolve { host: target.host.clone(), source };
-    let (done, asked) = (Bell::new().map_err(failed)?, target.clone());
+    let (done, asked) = (CancelToken::new().map_err(failed)?, target.clone());
     let (answer, answered) = mpsc::channel();
     let ready = done.clone();
     let thread = thread::Builder::new().name("resolver".into()).spawn(move || {
         let _ = answer.send(asked.resolve(default_port));
-        ready.ring();
+        ready.cancel();
     });
     thread.map_err(failed)?;
-    while !interrupt.is_rung() {
-        if done.is_rung() {
+    while !interrupt.is_cancelled() {
+        if done.is_cancelled() {
             return answered.recv().unwrap_or_else(|_| Err(failed(io::ErrorKind::Other.into())));
         }
         interrupt.wait_either(&done, None, None).map_err(failed)?;
@@ -75,7 +75,7 @@ fn resolve(target: &HostPort, default_port: u16, interrupt: &Bell) -> Result<Vec
 fn try_all(
     addresses: &[SocketAddr],
     timeout: Duration,
-    interrupt: &Bell,
+    interrupt: &CancelToken,
 ) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
     let mut attempts = Vec::new();
     for address in addresses {
@@ -92,7 +92,7 @@ fn try_all(
 /// # Errors
 ///
 /// `TimedOut`; `Interrupted` once the bell is rung; what the system says.
-pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &Bell) -> io::Result<TcpStream> {
+pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &CancelToken) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
@@ -104,10 +104,10 @@ pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &Bell) -> i
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         match interrupt.wait_writable(socket.as_fd(), left)? {
-            Woken::Bell => return Err(io::ErrorKind::Interrupted.into()),
-            Woken::Ready => break,
-            Woken::Nothing if start.elapsed() >= timeout => return Err(io::ErrorKind::TimedOut.into()),
-            Woken::Nothing => {}
+            Wake::Cancelled => return Err(io::ErrorKind::Interrupted.into()),
+            Wake::Ready => break,
+            Wake::TimedOut if start.elapsed() >= timeout => return Err(io::ErrorKind::TimedOut.into()),
+            Wake::TimedOut => {}
         }
     }
     match socket.take_error()? {
@@ -133,10 +133,10 @@ mod tests {
     fn a_refused_connection_is_tried_again_as_often_as_asked() {
         let target = HostPort { host: "127.0.0.1".into(), port: Some(closed_port()) };
         let mut pauses = Vec::new();
-        let bell = Bell::new().unwrap();
+        let bell = CancelToken::new().unwrap();
         let five = Duration::from_secs(5);
         let error = connect(&target, 1, five, 1, &bell, |pause| pauses.push(pause)).unwrap_err();
-        assert_eq!(pauses, [FIRST_PAUSE]);
+        assert_eq!(pauses, [FIRST_DELAY]);
         assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
     }
 
@@ -145,7 +145,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
         let closed = SocketAddr::from(([127, 0, 0, 1], closed_port()));
-        let connected = try_all(&[closed, open], Duration::from_secs(5), &Bell::new().unwrap());
+        let connected = try_all(&[closed, open], Duration::from_secs(5), &CancelToken::new().unwrap());
         assert_eq!(connected.unwrap().peer_addr().unwrap(), open);
     }
 
@@ -153,14 +153,14 @@ mod tests {
     fn a_name_that_does_not_exist_is_told() {
         let target = HostPort { host: "no-such-host.invalid".into(), port: None };
         let error =
-            connect(&target, 1, Duration::from_secs(5), 5, &Bell::new().unwrap(), |_| {}).unwrap_err();
+            connect(&target, 1, Duration::from_secs(5), 5, &CancelToken::new().unwrap(), |_| {}).unwrap_err();
         assert!(matches!(error, NetError::Resolve { .. }));
     }
 
     #[test]
     fn nobody_waits_once_the_bell_is_rung() {
-        let bell = Bell::new().unwrap();
-        bell.ring();
+        let bell = CancelToken::new().unwrap();
+        bell.cancel();
         let long = Duration::from_secs(600);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let refused = connect_to(listener.local_addr().unwrap(), long, &bell).unwrap_err();

@@ -12,16 +12,16 @@ const WINDOW_SILENCES: u32 = 5;
 /// Adds up the time that was spent waiting, window by window. Silence alone is for
 /// [`LastHeard`](super::LastHeard); this finds the peer that says a byte whenever it would be given up.
 #[derive(Debug)]
-pub struct Pace {
+pub struct MinRate {
     window: Duration,
     waited: Duration,
     moved_bytes: u64,
 }
 
-impl Pace {
+impl MinRate {
     /// For a connection that may be silent for so long.
     pub fn new(silence: Duration) -> Self {
-        Pace { window: silence.saturating_mul(WINDOW_SILENCES), waited: Duration::ZERO, moved_bytes: 0 }
+        MinRate { window: silence.saturating_mul(WINDOW_SILENCES), waited: Duration::ZERO, moved_bytes: 0 }
     }
 
     /// The time over which the rate is averaged.
@@ -30,7 +30,7 @@ impl Pace {
     }
 
     /// So many bytes came or went.
-    pub fn moved(&mut self, bytes: u64) {
+    pub fn add(&mut self, bytes: u64) {
         self.moved_bytes = self.moved_bytes.saturating_add(bytes);
     }
 
@@ -53,14 +53,14 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn step(pace: &mut Pace, waited: Duration, moved_bytes: u64) -> bool {
-        pace.moved(moved_bytes);
+    fn step(pace: &mut MinRate, waited: Duration, moved_bytes: u64) -> bool {
+        pace.add(moved_bytes);
         pace.is_too_slow(waited)
     }
 
     /// After how many steps of the same kind a peer is given up, if within a day.
     fn given_up_after(waited: Duration, moved_bytes: u64) -> Option<u64> {
-        let mut pace = Pace::new(MINUTE);
+        let mut pace = MinRate::new(MINUTE);
         let steps = (86_400 / waited.as_secs().max(1)).max(1);
         (1..=steps).find(|_| step(&mut pace, waited, moved_bytes))
     }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_longest_times_are_no_reason_to_fail() {
-        let mut pace = Pace::new(Duration::MAX);
+        let mut pace = MinRate::new(Duration::MAX);
         assert_eq!(pace.window(), Duration::MAX);
         assert!(!step(&mut pace, Duration::from_secs(1), u64::MAX));
         assert!(!step(&mut pace, Duration::MAX, 1));
@@ -84,7 +84,7 @@ mod tests {
     fn an_honest_slow_link_is() {
         assert_eq!(given_up_after(Duration::from_secs(1), 3000), None, "a modem");
         assert_eq!(given_up_after(Duration::from_secs(1), 3000 / 8), None, "shared by eight connections");
-        let mut pace = Pace::new(MINUTE);
+        let mut pace = MinRate::new(MINUTE);
         for _ in 0..100 {
             assert!(!step(&mut pace, Duration::from_secs(59), 0), "gone for almost a minute");
             assert!(!step(&mut pace, Duration::from_secs(10), 10 * 3000 / 8), "and back for a moment");

@@ -12,21 +12,21 @@ use std::time::{Duration, Instant};
 use rustix::fs::sendfile;
 use rustix::io::Errno;
 
-use super::{Bell, Pace, Woken, is_timeout};
+use super::{CancelToken, MinRate, Wake, is_timeout};
 
 /// When the peer was last heard of; shared by the threads of a connection.
 #[derive(Clone, Debug)]
-pub struct LastHeard {
+pub struct IdleTimer {
     start: Instant,
-    heard_ms: Arc<AtomicU64>,
+    touched_ms: Arc<AtomicU64>,
     taken_bytes: Arc<AtomicU64>,
     limit: Duration,
 }
 
-impl LastHeard {
+impl IdleTimer {
     /// Heard of just now; silence longer than `limit` is too long.
     pub fn new(limit: Duration) -> Self {
-        LastHeard { start: Instant::now(), heard_ms: Arc::default(), taken_bytes: Arc::default(), limit }
+        IdleTimer { start: Instant::now(), touched_ms: Arc::default(), taken_bytes: Arc::default(), limit }
     }
 
     /// Bytes that the peer took from the writers of its connections so far.
@@ -35,62 +35,62 @@ impl LastHeard {
     }
 
     /// The peer was heard of.
-    pub fn now(&self) {
-        self.heard_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    pub fn touch(&self) {
+        self.touched_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Was it silent for longer than the limit?
-    pub fn is_too_long_ago(&self) -> bool {
-        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+    pub fn is_expired(&self) -> bool {
+        let heard = Duration::from_millis(self.touched_ms.load(Ordering::Relaxed));
         self.start.elapsed().saturating_sub(heard) > self.limit
     }
 
     /// A watch over the next frame.
-    pub fn frame_watch(&self) -> FrameWatch {
-        FrameWatch { begun: None, limit: self.limit }
+    pub fn frame_deadline(&self) -> FrameDeadline {
+        FrameDeadline { started: None, limit: self.limit }
     }
 }
 
 /// A frame that has begun has to be whole within the limit, whatever trickles in. Behind a damaged length the peer's
 /// signs of life would be taken for the rest of the frame, and neither side would ever give up.
 #[derive(Debug)]
-pub struct FrameWatch {
-    begun: Option<Instant>,
+pub struct FrameDeadline {
+    started: Option<Instant>,
     limit: Duration,
 }
 
-impl FrameWatch {
+impl FrameDeadline {
     /// Asked whenever more is needed; `is_begun` tells whether a first byte of the frame is there.
-    pub fn is_overdue(&mut self, is_begun: bool) -> bool {
-        is_begun && self.begun.get_or_insert_with(Instant::now).elapsed() > self.limit
+    pub fn is_expired(&mut self, is_begun: bool) -> bool {
+        is_begun && self.started.get_or_insert_with(Instant::now).elapsed() > self.limit
     }
 }
 
 /// Writes to a connection, and waits with a peer that is slow as long as it takes bytes at a least rate ([`Pace`]) or
 /// is heard of.
 #[derive(Debug)]
-pub struct PatientWriter {
+pub struct TimedWriter {
     stream: Arc<TcpStream>,
-    heard: LastHeard,
-    pace: Pace,
-    interrupt: Bell,
+    heard: IdleTimer,
+    pace: MinRate,
+    interrupt: CancelToken,
 }
 
 /// What was begun to be said when the program is to end may take this long to go out.
-pub const LAST_WORDS: Duration = Duration::from_millis(300);
+pub const FLUSH_GRACE: Duration = Duration::from_millis(300);
 
-impl PatientWriter {
+impl TimedWriter {
     /// Wraps a prepared connection, which others may read meanwhile. Once `interrupt` is rung, the patience ends.
-    pub fn new(stream: impl Into<Arc<TcpStream>>, heard: LastHeard, interrupt: Bell) -> Self {
-        let pace = Pace::new(heard.limit);
-        PatientWriter { stream: stream.into(), heard, pace, interrupt }
+    pub fn new(stream: impl Into<Arc<TcpStream>>, heard: IdleTimer, interrupt: CancelToken) -> Self {
+        let pace = MinRate::new(heard.limit);
+        TimedWriter { stream: stream.into(), heard, pace, interrupt }
     }
 }
 
 /// Bytes that the kernel is asked to send at once; few enough to see progress.
 const SEND_FILE_BYTES: u64 = 1 << 20;
 
-impl PatientWriter {
+impl TimedWriter {
     /// Has the kernel send `len` bytes of a file from `offset`, without a copy through this process. `sent` hears of
     /// every step. Returns how many bytes went out: fewer where the file ends early.
     pub fn send_file(
@@ -104,7 +104,7 @@ impl PatientWriter {
         while done < len {
             let mut from = offset + done;
             let count = (len - done).min(SEND_FILE_BYTES) as usize;
-            let step = match self.patiently(|stream| Ok(sendfile(stream, file, Some(&mut from), count)?)) {
+            let step = match self.retry_until_deadline(|stream| Ok(sendfile(stream, file, Some(&mut from), count)?)) {
                 // A file system whose files the kernel cannot send by itself.
                 Err(error) if is_unsupported(&error) => self.copy(file, offset + done, count)?,
                 step => step?,
@@ -125,27 +125,27 @@ impl PatientWriter {
         Ok(read)
     }
 
-    fn patiently(&mut self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+    fn retry_until_deadline(&mut self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let start = Instant::now();
         let mut interrupted: Option<Instant> = None;
         loop {
             match send(&self.stream) {
                 Err(error) if is_timeout(&error) => {
-                    if self.interrupt.is_rung()
-                        && interrupted.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
+                    if self.interrupt.is_cancelled()
+                        && interrupted.get_or_insert_with(Instant::now).elapsed() > FLUSH_GRACE
                     {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     let stuck = start.elapsed() > self.heard.limit;
-                    if stuck && self.heard.is_too_long_ago() {
+                    if stuck && self.heard.is_expired() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(count) => {
                     self.heard.taken_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                    self.pace.moved(count as u64);
-                    if self.pace.is_too_slow(start.elapsed()) && self.heard.is_too_long_ago() {
+                    self.pace.add(count as u64);
+                    if self.pace.is_too_slow(start.elapsed()) && self.heard.is_expired() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     return Ok(count);
@@ -160,9 +160,9 @@ fn is_unsupported(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
-impl Write for PatientWriter {
+impl Write for TimedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.patiently(|mut stream| stream.write(bytes))
+        self.retry_until_deadline(|mut stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -171,31 +171,31 @@ impl Write for PatientWriter {
 }
 
 /// Bytes and time that a peer gets to stop talking after it was told why the session ended.
-const LINGER_BYTES: usize = 64 << 20;
-const LINGER_TIME: Duration = Duration::from_secs(2);
+const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// And when this program is to end.
-const LINGER_INTERRUPTED: Duration = Duration::from_millis(300);
+const DRAIN_TIME_CANCELLED: Duration = Duration::from_millis(300);
 
 /// Closes our half and takes what is still coming for a moment, a shorter one once `interrupt` is rung. Closing at once,
 /// with bytes unread, would reset the connection, and the peer might never read our last words.
-pub fn linger(stream: &TcpStream, interrupt: &Bell) {
+pub fn drain_and_close(stream: &TcpStream, interrupt: &CancelToken) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let mut limit = LINGER_TIME;
+    let mut limit = DRAIN_TIME;
     let mut start = Instant::now();
-    let mut left = LINGER_BYTES;
+    let mut left = DRAIN_BYTES;
     let mut buffer = vec![0; 64 << 10];
     let mut reader = stream;
     // Looked for something else than this bell once it has been rung.
-    let Ok(never) = Bell::new() else { return };
+    let Ok(never) = CancelToken::new() else { return };
     let mut bell = interrupt;
     while start.elapsed() < limit && left > 0 {
         match bell.wait(Some(stream.as_fd()), Some(limit.saturating_sub(start.elapsed()))) {
-            Ok(Woken::Bell) => (bell, limit, start) = (&never, LINGER_INTERRUPTED, Instant::now()),
-            Ok(Woken::Nothing) => {}
-            Ok(Woken::Ready) => match reader.read(&mut buffer) {
+            Ok(Wake::Cancelled) => (bell, limit, start) = (&never, DRAIN_TIME_CANCELLED, Instant::now()),
+            Ok(Wake::TimedOut) => {}
+            Ok(Wake::Ready) => match reader.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => left = left.saturating_sub(count),
                 Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}

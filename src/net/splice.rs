@@ -15,14 +15,14 @@ const PIPE_BYTES: usize = 1 << 20;
 
 /// The pipe through which the kernel hands on what it received.
 #[derive(Debug)]
-pub struct Splicer {
+pub struct SplicePipe {
     out: File,
     into: OwnedFd,
 }
 
 /// What became of the bytes that one step took off the connection.
 #[derive(Debug)]
-pub struct Spliced {
+pub struct SpliceStep {
     /// How many they were; 0 at the connection's end.
     pub taken: usize,
     /// Were they as many as were asked for? Then there may be more at once.
@@ -35,38 +35,38 @@ pub struct Spliced {
     pub wrote: Duration,
 }
 
-impl Splicer {
+impl SplicePipe {
     /// A pipe of its own.
     pub fn new() -> io::Result<Self> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC)?;
         let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
-        Ok(Splicer { out: out.into(), into })
+        Ok(SplicePipe { out: out.into(), into })
     }
 
     /// Takes up to `limit` bytes off the connection, waiting for the first as the connection does, and puts them into
     /// the file at `offset`. An error is one of the connection.
-    pub fn step(&self, from: &TcpStream, file: &File, offset: u64, limit: u64) -> io::Result<Spliced> {
+    pub fn step(&self, from: &TcpStream, file: &File, offset: u64, limit: u64) -> io::Result<SpliceStep> {
         let limit = limit.min(PIPE_BYTES as u64) as usize;
         let start = Instant::now();
         let taken = splice(from, None, &self.into, None, limit, SpliceFlags::MOVE)?;
         let waited = start.elapsed();
-        let written = self.pour(file, offset, taken);
-        Ok(Spliced { taken, is_full: taken == limit, written, waited, wrote: start.elapsed() - waited })
+        let written = self.write_to_file(file, offset, taken);
+        Ok(SpliceStep { taken, is_full: taken == limit, written, waited, wrote: start.elapsed() - waited })
     }
 
     /// Empties the pipe, into the file as long as that works.
-    fn pour(&self, file: &File, mut offset: u64, mut left: usize) -> io::Result<()> {
+    fn write_to_file(&self, file: &File, mut offset: u64, mut left: usize) -> io::Result<()> {
         while left > 0 {
             match splice(&self.out, None, file, Some(&mut offset), left, SpliceFlags::MOVE) {
                 Ok(count) if count > 0 => left -= count,
                 Err(Errno::INTR) => {}
                 // A file system that cannot take bytes from a pipe.
                 Err(Errno::INVAL) => {
-                    let rest = self.drain(left)?;
+                    let rest = self.read_rest(left)?;
                     return file.write_all_at(&rest, offset);
                 }
                 failed => {
-                    self.drain(left)?;
+                    self.read_rest(left)?;
                     return Err(failed.err().map_or(io::ErrorKind::WriteZero.into(), io::Error::from));
                 }
             }
@@ -74,7 +74,7 @@ impl Splicer {
         Ok(())
     }
 
-    fn drain(&self, left: usize) -> io::Result<Vec<u8>> {
+    fn read_rest(&self, left: usize) -> io::Result<Vec<u8>> {
         let mut rest = vec![0; left];
         (&self.out).read_exact(&mut rest)?;
         Ok(rest)
@@ -101,7 +101,7 @@ mod tests {
         let content: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
         sender.write_all(&content).unwrap();
         drop(sender);
-        let splicer = Splicer::new().unwrap();
+        let splicer = SplicePipe::new().unwrap();
         let mut done = 0;
         loop {
             let step = splicer.step(&receiver, &file, 7 + done, 1000).unwrap();
@@ -123,7 +123,7 @@ mod tests {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let appending = tempfile::NamedTempFile::new().unwrap();
         let appending = OpenOptions::new().append(true).open(appending.path()).unwrap();
-        let splicer = Splicer::new().unwrap();
+        let splicer = SplicePipe::new().unwrap();
         for (file, works) in [(&full, false), (&appending, true), (&full, false)] {
             sender.write_all(b"body").unwrap();
             let step = splicer.step(&receiver, file, 0, 4).unwrap();

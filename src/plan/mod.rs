@@ -9,19 +9,19 @@ mod walk;
 use std::io;
 use std::path::PathBuf;
 
-use crate::escape::Shown;
+use crate::escape::Escaped;
 use crate::fault::in_words;
 
 pub use root::{Root, roots};
 pub use source::{OpenSource, ReadError, Source};
 pub use state_key::StateKey;
-pub use walk::{Found, find_files, find_others};
+pub use walk::{WalkItem, walk_files, walk_dirs_and_links};
 
 /// A path on the command line that cannot be sent.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
+pub enum SourceError {
     /// Not there, or not readable.
-    #[error("cannot read {}: {}", Shown::new(path.as_os_str().as_encoded_bytes()), in_words(source))]
+    #[error("cannot read {}: {}", Escaped::new(path.as_os_str().as_encoded_bytes()), in_words(source))]
     Unreadable {
         /// As typed.
         path: PathBuf,
@@ -29,13 +29,13 @@ pub enum PlanError {
         source: io::Error,
     },
     /// `/`, which has no name to land under.
-    #[error("{} has no name of its own to land under", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    #[error("{} has no name of its own to land under", Escaped::new(path.as_os_str().as_encoded_bytes()))]
     Nameless {
         /// As typed.
         path: PathBuf,
     },
     /// Two paths end in the same name.
-    #[error("{} and {} would land under the same name", Shown::new(first.as_os_str().as_encoded_bytes()), Shown::new(second.as_os_str().as_encoded_bytes()))]
+    #[error("{} and {} would land under the same name", Escaped::new(first.as_os_str().as_encoded_bytes()), Escaped::new(second.as_os_str().as_encoded_bytes()))]
     SameName {
         /// The one.
         first: PathBuf,
@@ -43,7 +43,7 @@ pub enum PlanError {
         second: PathBuf,
     },
     /// Its name cannot travel.
-    #[error("cannot send {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+    #[error("cannot send {}: {source}", Escaped::new(path.as_os_str().as_encoded_bytes()))]
     Name {
         /// As typed.
         path: PathBuf,

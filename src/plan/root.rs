@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::PlanError;
+use super::SourceError;
 use crate::relpath::{NamePolicy, RelPath};
 
 /// One path to send, and the name under which it lands.
@@ -18,13 +18,13 @@ pub struct Root {
 }
 
 /// Checks the paths of a command line before anything is connected.
-pub fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, PlanError> {
+pub fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, SourceError> {
     let mut by_name: BTreeMap<RelPath, &Path> = BTreeMap::new();
     let mut roots = Vec::with_capacity(paths.len());
     for path in paths {
         let root = Root::new(path)?;
         if let Some(first) = by_name.insert(root.name.clone(), path) {
-            return Err(PlanError::SameName { first: first.to_owned(), second: path.clone() });
+            return Err(SourceError::SameName { first: first.to_owned(), second: path.clone() });
         }
         roots.push(root);
     }
@@ -32,14 +32,14 @@ pub fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, PlanError> {
 }
 
 impl Root {
-    fn new(typed: &Path) -> Result<Self, PlanError> {
-        let unreadable = |source| PlanError::Unreadable { path: typed.to_owned(), source };
+    fn new(typed: &Path) -> Result<Self, SourceError> {
+        let unreadable = |source| SourceError::Unreadable { path: typed.to_owned(), source };
         let real = fs::canonicalize(typed).map_err(unreadable)?;
         // A link lands under its own name, `.` and `..` under the name of the folder they stand for.
         let name = typed.file_name().or(real.file_name());
-        let name = name.ok_or_else(|| PlanError::Nameless { path: typed.to_owned() })?;
+        let name = name.ok_or_else(|| SourceError::Nameless { path: typed.to_owned() })?;
         let name = RelPath::new(name.as_bytes(), NamePolicy::AllowOdd)
-            .map_err(|source| PlanError::Name { path: typed.to_owned(), source })?;
+            .map_err(|source| SourceError::Name { path: typed.to_owned(), source })?;
         Ok(Root { path: real, name })
     }
 }
@@ -66,9 +66,9 @@ mod tests {
             let root = Root::new(&dir.path().join(typed)).unwrap();
             assert_eq!(root.name.as_bytes(), name.as_bytes(), "{typed}");
         }
-        assert!(matches!(Root::new(Path::new("/")), Err(PlanError::Nameless { .. })));
-        assert!(matches!(Root::new(&dir.path().join("gone")), Err(PlanError::Unreadable { .. })));
+        assert!(matches!(Root::new(Path::new("/")), Err(SourceError::Nameless { .. })));
+        assert!(matches!(Root::new(&dir.path().join("gone")), Err(SourceError::Unreadable { .. })));
         let twice = [photos.clone(), dir.path().join("a.txt"), photos.join(".")];
-        assert!(matches!(roots(&twice), Err(PlanError::SameName { .. })));
+        assert!(matches!(roots(&twice), Err(SourceError::SameName { .. })));
     }
 }

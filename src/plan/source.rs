@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{StateKey, no_links};
 use crate::digest::{Md5, PartRange};
-use crate::fault::Fault;
+use crate::fault::ErrorCode;
 use crate::relpath::RelPath;
 use crate::units::{Metadata, Mode, MtimeNs};
 
@@ -29,13 +29,13 @@ pub struct Source {
     pub is_sparse: bool,
     /// What travels with it.
     pub metadata: Metadata,
-    state: State,
+    state: FileStamp,
     settles_at: Option<Instant>,
 }
 
 /// What tells one state of a file from another: any write, truncation or replacement changes one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+struct FileStamp {
     device: u64,
     inode: u64,
     size_bytes: u64,
@@ -44,16 +44,16 @@ struct State {
 }
 
 /// Twice the tick of the slowest kernel clock (100 a second), by which file systems date changes that store nanoseconds.
-const FINE_CLOCK: Duration = Duration::from_millis(20);
+const FINE_TIMESTAMP_GRAIN: Duration = Duration::from_millis(20);
 /// FAT dates changes to two seconds, ext3, small ext4 file systems, HFS+ and many file servers to one.
-const COARSE_CLOCK: Duration = Duration::from_secs(2);
+const COARSE_TIMESTAMP_GRAIN: Duration = Duration::from_secs(2);
 
 /// The unit of `st_blocks`, whatever the file system's own blocks are (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 
-impl State {
+impl FileStamp {
     fn of(stat: &Stat) -> Self {
-        State {
+        FileStamp {
             device: stat.st_dev,
             inode: stat.st_ino,
             size_bytes: stat.st_size as u64,
@@ -66,7 +66,7 @@ impl State {
     /// A program can set the nanoseconds of mtime, but not those of ctime: where there are some, the file system stores them.
     /// A date in the future, a file server's or one that was set, is waited for no longer than one in the present.
     fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
-        let clock = if self.ctime.1 == 0 { COARSE_CLOCK } else { FINE_CLOCK };
+        let clock = if self.ctime.1 == 0 { COARSE_TIMESTAMP_GRAIN } else { FINE_TIMESTAMP_GRAIN };
         let nanos = |(seconds, nanos): (i64, i64)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
         let newest = nanos(self.mtime.max(self.ctime));
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
@@ -97,10 +97,10 @@ pub enum ReadError {
 
 impl ReadError {
     /// The stable reason.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> ErrorCode {
         match self {
-            ReadError::Changed | ReadError::Vanished => Fault::SourceChanged,
-            ReadError::TooLong | ReadError::TooShort | ReadError::Io(_) => Fault::FileIo,
+            ReadError::Changed | ReadError::Vanished => ErrorCode::SourceChanged,
+            ReadError::TooLong | ReadError::TooShort | ReadError::Io(_) => ErrorCode::FileIo,
         }
     }
 }
@@ -108,13 +108,13 @@ impl ReadError {
 impl Source {
     /// Notes what `stat`, which was taken just now, tells of the file. `path` is absolute, and no link is on it.
     pub fn new(path: PathBuf, name: RelPath, stat: &Stat) -> Self {
-        let state = State::of(stat);
+        let state = FileStamp::of(stat);
         Source {
             path,
             name,
             size_bytes: state.size_bytes,
             is_sparse: (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_BYTES) < state.size_bytes,
-            metadata: travelling(stat),
+            metadata: portable_metadata(stat),
             state,
             settles_at: state.unsettled_for(SystemTime::now()).map(|left| Instant::now() + left),
         }
@@ -130,7 +130,7 @@ impl Source {
     /// Equal for two looks at a file only if it did not change in between: a keyed digest of where it is and what its last
     /// changes were. `tell` as for [`StateKey::digest`].
     pub fn state_digest(&self, key: &StateKey, tell: impl FnOnce(&str)) -> Md5 {
-        let State { device, inode, size_bytes, mtime, ctime } = self.state;
+        let FileStamp { device, inode, size_bytes, mtime, ctime } = self.state;
         key.digest(&format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}"), tell)
     }
 
@@ -163,7 +163,7 @@ impl Source {
 }
 
 /// What travels of a file beside its bytes.
-pub fn travelling(stat: &Stat) -> Metadata {
+pub fn portable_metadata(stat: &Stat) -> Metadata {
     Metadata {
         mode: Some(Mode::new(stat.st_mode)),
         mtime: MtimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec as i64),
@@ -174,7 +174,7 @@ pub fn travelling(stat: &Stat) -> Metadata {
 #[derive(Debug)]
 pub struct OpenSource {
     file: File,
-    state: State,
+    state: FileStamp,
 }
 
 impl OpenSource {
@@ -259,7 +259,7 @@ impl OpenSource {
     /// Is the file still in the state in which the walk saw it?
     pub fn check_unchanged(&self) -> Result<(), ReadError> {
         let stat = rustix::fs::fstat(&self.file).map_err(|errno| ReadError::Io(errno.into()))?;
-        let now = State::of(&stat);
+        let now = FileStamp::of(&stat);
         if now == self.state { Ok(()) } else { Err(ReadError::Changed) }
     }
 }
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn a_change_is_dated_for_certain_only_after_a_tick_of_the_file_systems_clock() {
         let unsettled_ms = |mtime, ctime, now_ms| {
-            let state = State { device: 1, inode: 1, size_bytes: 1, mtime, ctime };
+            let state = FileStamp { device: 1, inode: 1, size_bytes: 1, mtime, ctime };
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
             state.unsettled_for(now).map(|left| left.as_millis())
         };
@@ -378,7 +378,7 @@ mod tests {
             std::thread::yield_now();
         }
         let changed = fs::metadata(&path).unwrap().modified().unwrap();
-        assert!(changed.elapsed().unwrap() >= FINE_CLOCK);
+        assert!(changed.elapsed().unwrap() >= FINE_TIMESTAMP_GRAIN);
     }
 
     #[test]

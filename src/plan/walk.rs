@@ -20,14 +20,14 @@ use rustix::io::Errno;
 use super::Root;
 use super::Source;
 use super::no_links;
-use super::source::travelling;
-use crate::fault::{Fault, in_words};
+use super::source::portable_metadata;
+use crate::fault::{ErrorCode, in_words};
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
 use crate::units::Metadata;
 
 /// One thing the walk came across.
 #[derive(Debug)]
-pub enum Found {
+pub enum WalkItem {
     /// A regular file.
     File(Source),
     /// A folder, after everything in it.
@@ -47,11 +47,11 @@ pub enum Found {
         metadata: Metadata,
     },
     /// Something that is not sent.
-    LeftOut {
+    Skipped {
         /// Where it is.
         path: PathBuf,
         /// The stable reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// A sentence.
         reason: String,
     },
@@ -59,10 +59,10 @@ pub enum Found {
 
 /// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop, and so does
 /// `go_on`, which is asked at every step, whatever it finds. Returns the folders that could not be read.
-pub fn find_files(
+pub fn walk_files(
     roots: &[Root],
     go_on: impl Fn() -> bool,
-    mut visit: impl FnMut(Found) -> bool,
+    mut visit: impl FnMut(WalkItem) -> bool,
 ) -> BTreeSet<PathBuf> {
     let mut told = BTreeSet::new();
     for root in roots {
@@ -82,11 +82,11 @@ pub fn find_files(
 }
 
 /// Finds every link and folder, contents first. What could not be read is not told again if it is among `told`.
-pub fn find_others(
+pub fn walk_dirs_and_links(
     roots: &[Root],
     told: &BTreeSet<PathBuf>,
     go_on: impl Fn() -> bool,
-    mut visit: impl FnMut(Found) -> bool,
+    mut visit: impl FnMut(WalkItem) -> bool,
 ) {
     for root in roots {
         let goes_on = walk(&root.path, &go_on, |path, seen| match seen {
@@ -246,8 +246,8 @@ fn look(folder: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type: FileType) -> Found {
-    let devices = || left_out(path, Fault::LeftOut, "devices, FIFOs and sockets are not sent");
+fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type: FileType) -> WalkItem {
+    let devices = || skipped(path, ErrorCode::LeftOut, "devices, FIFOs and sockets are not sent");
     if file_type != FileType::RegularFile {
         return devices();
     }
@@ -261,36 +261,36 @@ fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type
         _ => return devices(),
     }
     match name_of(root, path) {
-        Ok(name) => Found::File(Source::new(path.to_owned(), name, &stat)),
-        Err(error) => left_out(path, Fault::Name, error.to_string()),
+        Ok(name) => WalkItem::File(Source::new(path.to_owned(), name, &stat)),
+        Err(error) => skipped(path, ErrorCode::Name, error.to_string()),
     }
 }
 
-fn dir(root: &Root, path: &Path, stat: &Stat) -> Found {
+fn dir(root: &Root, path: &Path, stat: &Stat) -> WalkItem {
     match name_of(root, path) {
-        Ok(name) => Found::Dir { name, metadata: travelling(stat) },
-        Err(error) => left_out(path, Fault::Name, error.to_string()),
+        Ok(name) => WalkItem::Dir { name, metadata: portable_metadata(stat) },
+        Err(error) => skipped(path, ErrorCode::Name, error.to_string()),
     }
 }
 
-fn link(roots: &[Root], root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr) -> Found {
+fn link(roots: &[Root], root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr) -> WalkItem {
     let (target, stat) = match (rustix::fs::readlinkat(folder, name, Vec::new()), look(folder, name)) {
         (Ok(target), Ok(stat)) => (target, stat),
         (Err(errno), _) | (_, Err(errno)) => return unreadable(path, errno),
     };
     let name = match name_of(root, path) {
         Ok(name) => name,
-        Err(error) => return left_out(path, Fault::Name, error.to_string()),
+        Err(error) => return skipped(path, ErrorCode::Name, error.to_string()),
     };
     let target = match LinkTarget::new(target.as_bytes(), &name, NamePolicy::AllowOdd) {
         Ok(target) => target,
-        Err(error) => return left_out(path, Fault::LeftOut, error.to_string()),
+        Err(error) => return skipped(path, ErrorCode::LeftOut, error.to_string()),
     };
     if !target.top(&name).is_some_and(|top| roots.iter().any(|root| root.name.as_bytes() == top)) {
-        return left_out(path, Fault::LeftOut, "the link leads out of what is sent");
+        return skipped(path, ErrorCode::LeftOut, "the link leads out of what is sent");
     }
-    let mtime = travelling(&stat).mtime;
-    Found::Link { name, target, metadata: Metadata { mode: None, mtime } }
+    let mtime = portable_metadata(&stat).mtime;
+    WalkItem::Link { name, target, metadata: Metadata { mode: None, mtime } }
 }
 
 /// The name in the transfer of what lies at `path` below `root`.
@@ -304,20 +304,20 @@ fn name_of(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameErro
     RelPath::new(&name, NamePolicy::AllowOdd)
 }
 
-fn unreadable(path: &Path, errno: Errno) -> Found {
+fn unreadable(path: &Path, errno: Errno) -> WalkItem {
     match errno {
         Errno::LOOP | Errno::NOTDIR => {
-            left_out(path, Fault::SourceChanged, "it was exchanged for something else meanwhile")
+            skipped(path, ErrorCode::SourceChanged, "it was exchanged for something else meanwhile")
         }
         errno => {
-            let fault = if errno == Errno::NOENT { Fault::SourceChanged } else { Fault::FileIo };
-            left_out(path, fault, format!("cannot read it: {}", in_words(&errno.into())))
+            let fault = if errno == Errno::NOENT { ErrorCode::SourceChanged } else { ErrorCode::FileIo };
+            skipped(path, fault, format!("cannot read it: {}", in_words(&errno.into())))
         }
     }
 }
 
-fn left_out(path: &Path, fault: Fault, reason: impl Into<String>) -> Found {
-    Found::LeftOut { path: path.to_owned(), fault, reason: reason.into() }
+fn skipped(path: &Path, fault: ErrorCode, reason: impl Into<String>) -> WalkItem {
+    WalkItem::Skipped { path: path.to_owned(), fault, reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -332,17 +332,17 @@ mod tests {
         let (mut files, mut others, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         let mut sort = |found| {
             match found {
-                Found::File(source) => files.push(source.name.to_string()),
-                Found::Dir { name, .. } => others.push(format!("{name}/")),
-                Found::Link { name, target, .. } => others.push(format!("{name} -> {target}")),
-                Found::LeftOut { path, .. } => {
+                WalkItem::File(source) => files.push(source.name.to_string()),
+                WalkItem::Dir { name, .. } => others.push(format!("{name}/")),
+                WalkItem::Link { name, target, .. } => others.push(format!("{name} -> {target}")),
+                WalkItem::Skipped { path, .. } => {
                     left_out.push(path.file_name().unwrap().to_string_lossy().into_owned())
                 }
             }
             true
         };
-        let told = find_files(&roots, || true, &mut sort);
-        find_others(&roots, &told, || true, &mut sort);
+        let told = walk_files(&roots, || true, &mut sort);
+        walk_dirs_and_links(&roots, &told, || true, &mut sort);
         files.sort();
         left_out.sort();
         (files, others, left_out)
@@ -399,11 +399,11 @@ mod tests {
         for (exchanged, moment) in [("d", "t/first"), ("d/e", "t/d/second")] {
             fs::write(tree.join("d/second"), "").unwrap();
             let mut found = Vec::new();
-            find_files(
+            walk_files(
                 &roots,
                 || true,
                 |item| {
-                    if matches!(&item, Found::File(source) if source.name.as_bytes() == moment.as_bytes()) {
+                    if matches!(&item, WalkItem::File(source) if source.name.as_bytes() == moment.as_bytes()) {
                         fs::rename(tree.join(exchanged), dir.path().join("moved")).unwrap();
                         symlink(&secret, tree.join(exchanged)).unwrap();
                     }
@@ -411,8 +411,8 @@ mod tests {
                     true
                 },
             );
-            let is_told = |item: &Found| {
-                matches!(item, Found::LeftOut { path, fault: Fault::SourceChanged, .. }
+            let is_told = |item: &WalkItem| {
+                matches!(item, WalkItem::Skipped { path, fault: ErrorCode::SourceChanged, .. }
                 if path.ends_with(exchanged))
             };
             assert_eq!(found.iter().filter(|item| is_told(item)).count(), 1, "{found:?}");
@@ -440,7 +440,7 @@ mod tests {
         let open = || fs::read_dir("/proc/self/fd").unwrap().count();
         let (before, mut most, mut files) = (open(), 0, 0);
         let roots = roots(&[dir.path().join("t")]).unwrap();
-        let told = find_files(
+        let told = walk_files(
             &roots,
             || true,
             |_| {
@@ -452,7 +452,7 @@ mod tests {
             },
         );
         let mut others = Vec::new();
-        find_others(
+        walk_dirs_and_links(
             &roots,
             &told,
             || true,
@@ -474,7 +474,7 @@ mod tests {
         fs::write(tree.join("a"), "a").unwrap();
         let roots = roots(std::slice::from_ref(&tree)).unwrap();
         let mut found = Vec::new();
-        let told = find_files(
+        let told = walk_files(
             &roots,
             || true,
             |item| {
@@ -488,11 +488,11 @@ mod tests {
             found.push(item);
             true
         };
-        find_others(&roots, &told, || true, &mut again);
+        walk_dirs_and_links(&roots, &told, || true, &mut again);
         assert!(
             matches!(
                 &found[..],
-                [Found::File(_), Found::LeftOut { fault: Fault::SourceChanged, .. }, Found::Dir { .. }]
+                [WalkItem::File(_), WalkItem::Skipped { fault: ErrorCode::SourceChanged, .. }, WalkItem::Dir { .. }]
             ),
             "{found:?}"
         );
@@ -506,7 +506,7 @@ mod tests {
         }
         let mut seen = 0;
         let roots = roots(&[dir.path().to_owned()]).unwrap();
-        find_files(
+        walk_files(
             &roots,
             || true,
             |_| {
@@ -515,7 +515,7 @@ mod tests {
             },
         );
         assert_eq!(seen, 3);
-        find_files(&roots, || false, |_| panic!("it goes on"));
-        find_others(&roots, &BTreeSet::new(), || false, |_| panic!("it goes on"));
+        walk_files(&roots, || false, |_| panic!("it goes on"));
+        walk_dirs_and_links(&roots, &BTreeSet::new(), || false, |_| panic!("it goes on"));
     }
 }

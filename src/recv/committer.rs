@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::RecvError;
-use super::native::{Speaker, lock};
-use super::whole::Whole;
+use super::native::{SessionControl, lock_session};
+use super::whole::ReceivedFile;
 use crate::digest::{Md5, PartRange};
-use crate::md5sum::Lister;
-use crate::progress::{Event, Progress};
+use crate::md5sum::FileHasher;
+use crate::progress::{Event, Reporter};
 use crate::relpath::RelPath;
-use crate::spent::Clock;
-use crate::store::{Item, Placed, Store};
+use crate::spent::Stopwatch;
+use crate::store::{Item, Placed, LocalSession};
 use crate::wire::EntryId;
 
 /// A batch is committed when it has so many entries, holds so many bytes, or its first entry waited so long.
@@ -23,7 +23,7 @@ const BATCH_BYTES: u64 = 256 << 20;
 const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// An entry that needs nothing more from the sender.
-pub struct Complete {
+pub struct CommitJob {
     pub id: EntryId,
     pub path: RelPath,
     pub size_bytes: u64,
@@ -39,12 +39,12 @@ pub struct Complete {
 
 /// Commits until the queue is closed and empty.
 pub fn commit(
-    mut store: Store,
-    speaker: &Mutex<Speaker>,
-    queue: Receiver<Vec<Complete>>,
-    progress: &dyn Progress,
-    clock: &Clock,
-    lister: &Lister<'_, Whole>,
+    mut store: LocalSession,
+    speaker: &Mutex<SessionControl>,
+    queue: Receiver<Vec<CommitJob>>,
+    progress: &dyn Reporter,
+    clock: &Stopwatch,
+    lister: &FileHasher<'_, ReceivedFile>,
 ) -> Result<(), RecvError> {
     let mut told = Ok(());
     while let Ok(first) = queue.recv() {
@@ -56,10 +56,10 @@ pub fn commit(
     told
 }
 
-fn collect(mut batch: Vec<Complete>, queue: &Receiver<Vec<Complete>>) -> Vec<Complete> {
+fn collect(mut batch: Vec<CommitJob>, queue: &Receiver<Vec<CommitJob>>) -> Vec<CommitJob> {
     let deadline = Instant::now() + BATCH_AGE;
     let bytes_in =
-        |more: &[Complete]| more.iter().fold(0u64, |sum, complete| sum.saturating_add(complete.size_bytes));
+        |more: &[CommitJob]| more.iter().fold(0u64, |sum, complete| sum.saturating_add(complete.size_bytes));
     let mut bytes = bytes_in(&batch);
     while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
         match queue.recv_deadline(deadline) {
@@ -74,15 +74,15 @@ fn collect(mut batch: Vec<Complete>, queue: &Receiver<Vec<Complete>>) -> Vec<Com
 }
 
 fn commit_batch(
-    store: &mut Store,
-    batch: Vec<Complete>,
-    speaker: &Mutex<Speaker>,
-    progress: &dyn Progress,
-    lister: &Lister<'_, Whole>,
+    store: &mut LocalSession,
+    batch: Vec<CommitJob>,
+    speaker: &Mutex<SessionControl>,
+    progress: &dyn Reporter,
+    lister: &FileHasher<'_, ReceivedFile>,
 ) -> Result<(), RecvError> {
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
-    for Complete { id, path, size_bytes, resumed_bytes, md5, last, item } in batch {
+    for CommitJob { id, path, size_bytes, resumed_bytes, md5, last, item } in batch {
         let (is_file, was_there) = (
             !matches!(item, Item::Dir { .. } | Item::Link { .. }),
             matches!(item, Item::AlreadyThere { .. }),
@@ -91,7 +91,7 @@ fn commit_batch(
         items.push(item);
     }
     let results = store.commit(items);
-    let mut speaker = lock(speaker);
+    let mut speaker = lock_session(speaker);
     for ((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there), result) in
         labels.into_iter().zip(results)
     {
@@ -105,13 +105,13 @@ fn commit_batch(
                     Placed::AlreadyThere => (None, true),
                 };
                 if let Some(to) = other_name {
-                    progress.event(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
+                    progress.report(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
                 }
                 if is_file {
                     // Another session may have been the first with the same file.
                     let is_second = !was_there && is_copy;
                     if is_second {
-                        progress.event(Event::Returned { bytes: size_bytes });
+                        progress.report(Event::Undone { bytes: size_bytes });
                     }
                     let was_there = was_there || is_second;
                     if was_there {
@@ -120,19 +120,19 @@ fn commit_batch(
                         speaker.summary.count_new(size_bytes);
                         speaker.summary.resumed_bytes += resumed_bytes;
                     }
-                    last.iter().for_each(|range| lister.ready(id, *range));
+                    last.iter().for_each(|range| lister.on_available(id, *range));
                     let name = other_name.unwrap_or(&path);
-                    lister.stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
+                    lister.on_stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
                 } else {
                     speaker.summary.others += 1;
                 }
             }
             Err(error) => {
-                lister.dropped(id);
+                lister.on_dropped(id);
                 let (fault, reason) = (error.fault(), error.to_string());
                 speaker.session.fail(id, fault, &reason);
                 speaker.summary.count_failure(fault);
-                progress.event(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
+                progress.report(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
             }
         }
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::RecvError;
-use super::arrivals::{Arrivals, room};
-use super::verifier::{ToVerifier, ToVerify};
-use crate::store::{ExistingFile, Kept, LeftBehind, Occupant, OnConflict, Store, StoreError};
+use super::arrivals::{InboundFiles, reserve_space};
+use super::verifier::{VerifyQueue, VerifyJob};
+use crate::store::{ExistingFile, PartialFile, Resumable, Existing, OnConflict, LocalSession, StoreError};
 use crate::wire::receiver::FileEntry;
 
 /// How long a file waits for another session that still has it. That one may have lost its sender and have all to bring
@@ -16,79 +16,79 @@ use crate::wire::receiver::FileEntry;
 const WAIT_TIME: Duration = Duration::from_secs(120);
 /// How often it is looked at meanwhile, or less often where so many wait that a look takes long.
 const WAIT_TICK: Duration = Duration::from_millis(50);
-const LOOKS_SHARE: u32 = 20;
+const LOOKUP_FRACTION: u32 = 20;
 
 /// Takes files that have to wait.
-pub type Waiters = Sender<FileEntry>;
+pub type Deferred = Sender<FileEntry>;
 
 /// Decides on the files of one thread.
-pub struct Decider<'a> {
-    store: Store,
-    arrivals: &'a Arrivals<'a>,
-    verifier: ToVerifier,
+pub struct Planner<'a> {
+    store: LocalSession,
+    files: &'a InboundFiles<'a>,
+    verifier: VerifyQueue,
 }
 
-enum Decision {
+enum Plan {
     /// All of it has to come.
-    Want,
+    Fetch,
     /// Goes on where an earlier session was cut.
-    GoOn(Kept),
+    Resume(PartialFile),
     /// A file of that name and size is there, perhaps the same; if not, does it give way?
     Compare { existing: ExistingFile, gives_way: bool },
     /// Another session still has it.
-    Wait,
+    Defer,
 }
 
-impl Decision {
-    fn of(left: LeftBehind, otherwise: Decision) -> Decision {
+impl Plan {
+    fn of(left: Resumable, otherwise: Plan) -> Plan {
         match left {
-            LeftBehind::Nothing => otherwise,
-            LeftBehind::Kept(kept) => Decision::GoOn(kept),
-            LeftBehind::InUse => Decision::Wait,
+            Resumable::Nothing => otherwise,
+            Resumable::Partial(kept) => Plan::Resume(kept),
+            Resumable::InUse => Plan::Defer,
         }
     }
 }
 
-impl<'a> Decider<'a> {
-    pub fn new(store: Store, arrivals: &'a Arrivals<'a>, verifier: ToVerifier) -> Self {
-        Decider { store, arrivals, verifier }
+impl<'a> Planner<'a> {
+    pub fn new(store: LocalSession, arrivals: &'a InboundFiles<'a>, verifier: VerifyQueue) -> Self {
+        Planner { store, files: arrivals, verifier }
     }
 
     /// What is there under the name decides what is wanted. Gives the entry back if it has to wait; it never has to unless
     /// it `may_wait`.
-    pub fn decide(&mut self, entry: FileEntry, may_wait: bool) -> Result<Option<FileEntry>, RecvError> {
-        let decided = match self.look(&entry) {
+    pub fn plan(&mut self, entry: FileEntry, may_wait: bool) -> Result<Option<FileEntry>, RecvError> {
+        let decided = match self.lookup(&entry) {
             // Between two looks another session may have given it its name.
-            Ok(Decision::Want) if Arrivals::origin(&entry).is_some() => self.look(&entry),
+            Ok(Plan::Fetch) if InboundFiles::origin(&entry).is_some() => self.lookup(&entry),
             decided => decided,
         };
         let decided = decided.and_then(|decided| {
-            let room = match &decided {
-                Decision::Wait if may_wait => None,
-                Decision::GoOn(kept) => room(&mut self.store, &entry, Some(kept))?,
-                Decision::Want | Decision::Wait => room(&mut self.store, &entry, None)?,
-                Decision::Compare { .. } => None,
+            let reservation = match &decided {
+                Plan::Defer if may_wait => None,
+                Plan::Resume(kept) => reserve_space(&mut self.store, &entry, Some(kept))?,
+                Plan::Fetch | Plan::Defer => reserve_space(&mut self.store, &entry, None)?,
+                Plan::Compare { .. } => None,
             };
-            Ok((decided, room))
+            Ok((decided, reservation))
         });
         match decided {
-            Ok((Decision::Wait, _)) if may_wait => return Ok(Some(entry)),
-            Ok((Decision::Compare { existing, gives_way }, _)) => {
-                self.arrivals.compare(entry, existing, gives_way);
+            Ok((Plan::Defer, _)) if may_wait => return Ok(Some(entry)),
+            Ok((Plan::Compare { existing, gives_way }, _)) => {
+                self.files.request_digests(entry, existing, gives_way);
             }
-            Ok((Decision::GoOn(kept), room)) => {
-                if let Some(recheck) = self.arrivals.take_up(entry, kept, room) {
-                    self.verifier.verify(ToVerify::Recheck(recheck))?;
+            Ok((Plan::Resume(kept), reservation)) => {
+                if let Some(recheck) = self.files.resume(entry, kept, reservation) {
+                    self.verifier.verify(VerifyJob::Recheck(recheck))?;
                 }
             }
-            Ok((Decision::Want | Decision::Wait, room)) => self.arrivals.want(entry, room),
+            Ok((Plan::Fetch | Plan::Defer, reservation)) => self.files.request_all(entry, reservation),
             // What is kept of it stays, for the time when it can land.
-            Err(error) => self.arrivals.fail(&entry, &error),
+            Err(error) => self.files.fail(&entry, &error),
         }
         Ok(None)
     }
 
-    fn look(&mut self, entry: &FileEntry) -> Result<Decision, StoreError> {
+    fn lookup(&mut self, entry: &FileEntry) -> Result<Plan, StoreError> {
         let policy = self.store.on_conflict();
         let different = StoreError::Exists { what: "a different file" };
         let occupant = self.store.occupant(&entry.path)?;
@@ -96,25 +96,25 @@ impl<'a> Decider<'a> {
         if policy == OnConflict::Rename
             && let Some(existing) = self.copy_of(&occupant, entry)?
         {
-            let compare = Decision::Compare { existing, gives_way: true };
-            return Ok(Decision::of(self.left_behind(entry)?, compare));
+            let compare = Plan::Compare { existing, gives_way: true };
+            return Ok(Plan::of(self.find_resumable(entry)?, compare));
         }
         let taken = match occupant {
-            Occupant::Nothing => None,
-            Occupant::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
-            Occupant::File(existing) if existing.size_bytes() == size_bytes => {
-                let gives_way = policy.gives_way(&different);
+            Existing::Nothing => None,
+            Existing::File(_) if policy == OnConflict::Error => Some(StoreError::Exists { what: "a file" }),
+            Existing::File(existing) if existing.size_bytes() == size_bytes => {
+                let gives_way = policy.allows_replacing(&different);
                 // Where a part of this very file is here, it was found to be different before.
-                let left = if gives_way { self.left_behind(entry)? } else { LeftBehind::Nothing };
-                return Ok(Decision::of(left, Decision::Compare { existing, gives_way }));
+                let left = if gives_way { self.find_resumable(entry)? } else { Resumable::Nothing };
+                return Ok(Plan::of(left, Plan::Compare { existing, gives_way }));
             }
-            Occupant::File(_) => Some(different),
-            Occupant::SpelledOtherwise => Some(StoreError::SpelledOtherwise),
-            Occupant::Other(what) => Some(StoreError::Exists { what }),
+            Existing::File(_) => Some(different),
+            Existing::EquivalentName => Some(StoreError::SpelledOtherwise),
+            Existing::Other(what) => Some(StoreError::Exists { what }),
         };
         match taken {
-            Some(taken) if !policy.gives_way(&taken) => Err(taken),
-            _ => Ok(Decision::of(self.left_behind(entry)?, Decision::Want)),
+            Some(taken) if !policy.allows_replacing(&taken) => Err(taken),
+            _ => Ok(Plan::of(self.find_resumable(entry)?, Plan::Fetch)),
         }
     }
 
@@ -122,13 +122,13 @@ impl<'a> Decider<'a> {
     /// the name.
     fn copy_of(
         &mut self,
-        occupant: &Occupant,
+        occupant: &Existing,
         entry: &FileEntry,
     ) -> Result<Option<ExistingFile>, StoreError> {
         let (size_bytes, mtime) = (entry.layout.size_bytes(), entry.metadata.mtime);
         let has_its_size = match occupant {
-            Occupant::Nothing => return Ok(None),
-            Occupant::File(file) if file.size_bytes() == size_bytes => {
+            Existing::Nothing => return Ok(None),
+            Existing::File(file) if file.size_bytes() == size_bytes => {
                 if file.is_modified_at(mtime) {
                     return Ok(None);
                 }
@@ -140,16 +140,16 @@ impl<'a> Decider<'a> {
         Ok(copy.filter(|copy| !has_its_size || copy.is_modified_at(mtime)))
     }
 
-    fn left_behind(&mut self, entry: &FileEntry) -> Result<LeftBehind, StoreError> {
-        match Arrivals::origin(entry) {
+    fn find_resumable(&mut self, entry: &FileEntry) -> Result<Resumable, StoreError> {
+        match InboundFiles::origin(entry) {
             Some(origin) => self.store.take_up(&entry.path, origin),
-            None => Ok(LeftBehind::Nothing),
+            None => Ok(Resumable::Nothing),
         }
     }
 }
 
 /// Decides on files once nobody has them any more, or it took too long; until the queue is closed.
-pub fn wait(mut decider: Decider<'_>, queue: Receiver<FileEntry>) {
+pub fn run_deferred(mut decider: Planner<'_>, queue: Receiver<FileEntry>) {
     let mut waiting: Vec<(FileEntry, Instant)> = Vec::new();
     let mut tick = WAIT_TICK;
     loop {
@@ -168,18 +168,18 @@ pub fn wait(mut decider: Decider<'_>, queue: Receiver<FileEntry>) {
         let start = Instant::now();
         for (entry, give_up) in std::mem::take(&mut waiting) {
             let id = entry.id;
-            if decider.arrivals.is_settled(id) {
+            if decider.files.is_settled(id) {
                 continue;
             }
-            match decider.decide(entry, start < give_up) {
+            match decider.plan(entry, start < give_up) {
                 Ok(Some(entry)) => waiting.push((entry, give_up)),
-                Ok(None) => decider.arrivals.forget_if_settled(id),
+                Ok(None) => decider.files.discard_if_settled(id),
                 // The session is over.
                 Err(_) => return,
             }
         }
         // A connection that is broken is noticed by its reader.
-        let _ = decider.arrivals.speak().flush();
-        tick = WAIT_TICK.max(start.elapsed() * LOOKS_SHARE);
+        let _ = decider.files.lock_session().flush();
+        tick = WAIT_TICK.max(start.elapsed() * LOOKUP_FRACTION);
     }
 }

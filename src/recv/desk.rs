@@ -33,32 +33,32 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, getrlimit};
 
 use super::RecvError;
-use super::failed::Failed;
-use super::line::Line;
+use super::failed::FailureLog;
+use super::line::ConnectionHandle;
 use crate::wire::{MAX_ENTRIES_IN_FLIGHT, SessionId};
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Whose first frame is not understood yet.
-    pub openings: usize,
+    pub pending: usize,
     /// Sessions, and the further connections that they may have.
-    pub served: usize,
+    pub active: usize,
 }
 
 /// At most; a system with few descriptors has fewer.
-pub const MOST: Limits = Limits { openings: 64, served: 192 };
+pub const MAX_LIMITS: Limits = Limits { pending: 64, active: 192 };
 /// And always at least so many.
-const FEWEST: Limits = Limits { openings: 4, served: 2 };
+const MIN_LIMITS: Limits = Limits { pending: 4, active: 2 };
 /// One address may have this part of those that are served.
-pub const ADDRESS_SHARE: usize = 2;
+pub const CLIENT_FRACTION: usize = 2;
 /// Further connections are promised to sessions as long as no more than this part of the places is taken or promised.
-const PROMISED_SHARE: usize = 2;
+const RESERVED_FRACTION: usize = 2;
 
 /// The first words of a new connection may be on their way: so long it does not give way.
-const FIRST_WORDS_TIME: Duration = Duration::from_millis(250);
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
 /// And so long not one that is understood and waits for a place.
-const PLACE_TIME: Duration = Duration::from_secs(2);
+const QUEUE_GRACE: Duration = Duration::from_secs(2);
 
 /// A session that has delivered something is idle after so long without more, or the longest silence where that is less.
 /// A slow disk has a part read and hashed by then at either end, and has woken up.
@@ -66,25 +66,25 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// In flight in all sessions, before those that are idle give way: as many as four sessions may have, in about 75 MB.
 pub const MAX_ENTRIES: usize = 4 * MAX_ENTRIES_IN_FLIGHT;
 /// And before any gives way.
-const MOST_ENTRIES: usize = 2 * MAX_ENTRIES;
+const HARD_MAX_ENTRIES: usize = 2 * MAX_ENTRIES;
 /// So long a connection that gives way may take to say so; after that it is cut.
-const LEAVING_TIME: Duration = Duration::from_secs(1);
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// Descriptors that are kept for the program itself and for files that arrive.
-const KEPT_DESCRIPTORS: u64 = 144;
+const RESERVED_DESCRIPTORS: u64 = 144;
 /// Descriptors of a session beside its files: its connection, its bell, a pipe for each connection, folders.
 const SESSION_DESCRIPTORS: u64 = 8;
 
 /// Threads that are kept for the program itself.
-const KEPT_THREADS: u64 = 8;
+const RESERVED_THREADS: u64 = 8;
 /// Threads of a session on one connection: those of `native`, one that waits for the end of the program, and the lister's.
 /// A further connection, which has a place like a session, has two.
 const SESSION_THREADS: u64 = 9;
 
 /// Who comes in finds this part of all descriptors, enough for its session and a file, if any idle session holds more.
-pub const FREE_FOR_SESSIONS: u64 = 16;
+pub const SESSION_FD_FRACTION: u64 = 16;
 /// And this part is left by sessions that have some landings already.
-pub const FREE_FOR_OTHERS: u64 = 8;
+pub const PROCESS_FD_FRACTION: u64 = 8;
 
 /// How many descriptors this process may have.
 pub fn descriptors() -> u64 {
@@ -122,7 +122,7 @@ fn threads_in_groups(groups: &str, root: &Path) -> u64 {
 }
 
 /// Is less than this part of all descriptors free? The next one gets the least number that is.
-pub fn are_few_free(any: impl AsFd, part: u64) -> bool {
+pub fn fd_headroom_below(any: impl AsFd, part: u64) -> bool {
     let all = descriptors();
     fcntl_dupfd_cloexec(any, 0).map_or(true, |next| next.as_raw_fd() as u64 >= all - all / part)
 }
@@ -131,49 +131,49 @@ impl Limits {
     /// For a process that may have so many descriptors and threads.
     pub fn new(descriptors: u64, threads: u64) -> Self {
         let between = |least: usize, number: u64, most: usize| (number as usize).clamp(least, most);
-        let openings = between(FEWEST.openings, descriptors.min(threads) / 8, MOST.openings);
+        let openings = between(MIN_LIMITS.pending, descriptors.min(threads) / 8, MAX_LIMITS.pending);
         // Each of them has one of either.
         let left = |all: u64, kept: u64| all.saturating_sub(kept + openings as u64);
-        let by_descriptors = left(descriptors, KEPT_DESCRIPTORS) / SESSION_DESCRIPTORS;
-        let by_threads = left(threads, KEPT_THREADS) / SESSION_THREADS;
-        Limits { openings, served: between(FEWEST.served, by_descriptors.min(by_threads), MOST.served) }
+        let by_descriptors = left(descriptors, RESERVED_DESCRIPTORS) / SESSION_DESCRIPTORS;
+        let by_threads = left(threads, RESERVED_THREADS) / SESSION_THREADS;
+        Limits { pending: openings, active: between(MIN_LIMITS.active, by_descriptors.min(by_threads), MAX_LIMITS.active) }
     }
 
     /// All connections, and room for some that are on their way out.
     fn total(self) -> usize {
-        self.openings + self.served + self.openings / 2
+        self.pending + self.active + self.pending / 2
     }
 }
 
 /// There is no place for one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct AtCapacity;
 
 /// The desk, shared by all threads of the receiver.
 #[derive(Debug)]
-pub struct SharedDesk {
-    desk: Mutex<Desk>,
+pub struct SharedAdmission {
+    control: Mutex<AdmissionControl>,
     changed: Condvar,
 }
 
-impl SharedDesk {
-    pub fn new(desk: Desk) -> Self {
-        SharedDesk { desk: Mutex::new(desk), changed: Condvar::new() }
+impl SharedAdmission {
+    pub fn new(desk: AdmissionControl) -> Self {
+        SharedAdmission { control: Mutex::new(desk), changed: Condvar::new() }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lock(&self) -> MutexGuard<'_, AdmissionControl> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes it, and wakes the thread that enforces deadlines if there is a nearer one.
-    pub fn update<T>(&self, change: impl FnOnce(&mut Desk) -> T) -> T {
+    pub fn update<T>(&self, change: impl FnOnce(&mut AdmissionControl) -> T) -> T {
         let mut desk = self.lock();
         let changed = change(&mut desk);
         self.notify_of_deadline(&mut desk);
         changed
     }
 
-    fn notify_of_deadline(&self, desk: &mut Desk) {
+    fn notify_of_deadline(&self, desk: &mut AdmissionControl) {
         if std::mem::take(&mut desk.has_new_deadline) {
             self.notify();
         }
@@ -185,7 +185,7 @@ impl SharedDesk {
     }
 
     /// Waits for [`SharedDesk::notify`], or until the time is up.
-    pub fn wait<'a>(&self, mut desk: MutexGuard<'a, Desk>, limit: Option<Duration>) -> MutexGuard<'a, Desk> {
+    pub fn wait<'a>(&self, mut desk: MutexGuard<'a, AdmissionControl>, limit: Option<Duration>) -> MutexGuard<'a, AdmissionControl> {
         self.notify_of_deadline(&mut desk);
         match limit {
             Some(limit) => self.changed.wait_timeout(desk, limit).unwrap_or_else(PoisonError::into_inner).0,
@@ -196,13 +196,13 @@ impl SharedDesk {
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Desk {
+pub struct AdmissionControl {
     limits: Limits,
     /// Whoever has delivered nothing for so long is idle.
     pub idle_time: Duration,
     /// Everyone who is connected, by a number that tells who came first.
-    guests: BTreeMap<u64, Guest>,
-    came: u64,
+    connections: BTreeMap<u64, ConnectionEntry>,
+    last_number: u64,
     /// Sessions in work; one whose sender has come back is still the same one.
     pub active: u64,
     /// Sessions that have ended.
@@ -212,25 +212,25 @@ pub struct Desk {
     /// Nobody comes in any more.
     closed: bool,
     /// Sessions that count and whose sender may come back, or has.
-    counted: HashMap<SessionId, Counted>,
+    resumable: HashMap<SessionId, ResumableSession>,
     /// [`Desk::next_deadline`] may be nearer than it was.
     has_new_deadline: bool,
 }
 
 #[derive(Debug)]
-struct Counted {
-    sender: CountedSender,
-    failed: Failed,
+struct ResumableSession {
+    sender: SenderPresence,
+    failures: FailureLog,
 }
 
 /// The sender of a session that counts.
 #[derive(Debug)]
-enum CountedSender {
+enum SenderPresence {
     Connected,
     /// Its connection was lost, and nothing is left of it here.
     Lost(LostSession),
     /// It has reconnected before the end of its first connection was noticed.
-    Back,
+    Reattached,
 }
 
 /// A session whose connection was lost and whose sender may still reconnect. It holds no thread and no connection.
@@ -245,16 +245,16 @@ pub struct LostSession {
 }
 
 #[derive(Debug)]
-struct Guest {
-    line: Line,
-    address: Address,
-    stage: Stage,
+struct ConnectionEntry {
+    line: ConnectionHandle,
+    address: ClientNetwork,
+    phase: Phase,
     /// Since when it has been in this stage.
     since: Instant,
     /// Of a session.
     kind: Kind,
     /// Connections of the session, its own included.
-    places: usize,
+    slots: usize,
 }
 
 /// Who has a session.
@@ -267,172 +267,172 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Opening,
+enum Phase {
+    Handshake,
     /// Understood, but there is no place yet.
-    Waiting,
-    Served,
+    Queued,
+    Active,
     /// Its session answers for it.
     Joined,
     /// Told to go.
-    Leaving,
+    Evicting,
     /// It was not gone in time: its connection is closed, and its thread ends.
-    Cut,
+    Closed,
 }
 
 /// Whom connections are counted for: an IPv4 address, or the 64 bits of an IPv6 address that tell the network, because a
 /// host in it may have as many of the others as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Address([u8; 8]);
+struct ClientNetwork([u8; 8]);
 
-impl Address {
+impl ClientNetwork {
     fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             // No network begins with zeros; `::1` is an address of its own.
             IpAddr::V4(four) => {
                 let [a, b, c, d] = four.octets();
-                Address([0, 0, 0, 4, a, b, c, d])
+                ClientNetwork([0, 0, 0, 4, a, b, c, d])
             }
             IpAddr::V6(six) => {
                 let [a, b, c, d, e, f, g, h, ..] = six.octets();
-                Address([a, b, c, d, e, f, g, h])
+                ClientNetwork([a, b, c, d, e, f, g, h])
             }
         }
     }
 }
 
-impl Desk {
+impl AdmissionControl {
     /// For peers that may be silent for so long.
     pub fn new(limits: Limits, timeout: Duration) -> Self {
-        Desk {
+        AdmissionControl {
             limits,
             idle_time: timeout.min(IDLE_TIME),
-            guests: BTreeMap::new(),
-            came: 0,
+            connections: BTreeMap::new(),
+            last_number: 0,
             active: 0,
             finished: 0,
             interrupted: false,
             closed: false,
-            counted: HashMap::new(),
+            resumable: HashMap::new(),
             has_new_deadline: false,
         }
     }
 
     /// A connection comes.
-    pub fn enter(&mut self, line: Line, ip: IpAddr, now: Instant) -> u64 {
-        self.came += 1;
-        let guest = Guest {
+    pub fn register(&mut self, line: ConnectionHandle, ip: IpAddr, now: Instant) -> u64 {
+        self.last_number += 1;
+        let guest = ConnectionEntry {
             line,
-            address: Address::of(ip),
-            stage: Stage::Opening,
+            address: ClientNetwork::of(ip),
+            phase: Phase::Handshake,
             since: now,
             kind: Kind::Native,
-            places: 1,
+            slots: 1,
         };
-        self.guests.insert(self.came, guest);
-        self.came
+        self.connections.insert(self.last_number, guest);
+        self.last_number
     }
 
     /// A connection has ended.
-    pub fn leave(&mut self, number: u64) {
-        self.guests.remove(&number);
+    pub fn remove(&mut self, number: u64) {
+        self.connections.remove(&number);
     }
 
     /// Too many wait to be served: one of them should give way before anybody else comes in.
-    pub fn is_crowded(&self) -> bool {
-        self.guests.values().filter(|guest| guest.is_unserved()).count() > self.limits.openings
+    pub fn has_too_many_pending(&self) -> bool {
+        self.connections.values().filter(|guest| guest.is_pending()).count() > self.limits.pending
     }
 
     /// So many are here, some on their way out, that nobody else should come in just now.
-    pub fn is_full(&self) -> bool {
-        self.guests.len() > self.limits.total()
+    pub fn is_at_capacity(&self) -> bool {
+        self.connections.len() > self.limits.total()
     }
 
     /// Has one that is not served give way, if there is any that may; which one is on the module's page.
-    pub fn make_room(&mut self, now: Instant) -> bool {
-        self.oldest_gives_way(None, Guest::is_unserved, |guest| {
+    pub fn evict_unidentified(&mut self, now: Instant) -> bool {
+        self.evict_oldest(None, ConnectionEntry::is_pending, |guest| {
             let age = now.saturating_duration_since(guest.since);
-            match guest.stage {
-                Stage::Opening => age >= FIRST_WORDS_TIME && !guest.line.has_unread(),
-                _ => age >= PLACE_TIME,
+            match guest.phase {
+                Phase::Handshake => age >= HANDSHAKE_GRACE && !guest.line.has_unread(),
+                _ => age >= QUEUE_GRACE,
             }
         })
     }
 
     /// A session begins; not on a connection that was told to go.
-    pub fn serve(&mut self, number: u64, kind: Kind) -> Result<(), Full> {
-        let stays = |guest: &&Guest| guest.stage != Stage::Leaving;
-        let Some(address) = self.guests.get(&number).filter(stays).map(|guest| guest.address) else {
-            return Err(Full);
+    pub fn try_admit(&mut self, number: u64, kind: Kind) -> Result<(), AtCapacity> {
+        let stays = |guest: &&ConnectionEntry| guest.phase != Phase::Evicting;
+        let Some(address) = self.connections.get(&number).filter(stays).map(|guest| guest.address) else {
+            return Err(AtCapacity);
         };
-        for (whose, limit) in [(Some(address), share(self.limits.served)), (None, self.limits.served)] {
+        for (whose, limit) in [(Some(address), per_client_limit(self.limits.active)), (None, self.limits.active)] {
             let idle_time = self.idle_time;
-            let brought_nothing = |guest: &Guest| {
+            let brought_nothing = |guest: &ConnectionEntry| {
                 let may_have_gone = guest.kind == Kind::Classic && guest.line.has_unread();
-                !guest.line.has_worked() && !may_have_gone
+                !guest.line.was_active() && !may_have_gone
             };
-            if self.places(whose) >= limit
-                && !self.oldest_gives_way(whose, Guest::is_served, brought_nothing)
-                && !self.oldest_gives_way(whose, Guest::is_served, |guest| guest.is_idle(idle_time))
+            if self.slots_in_use(whose) >= limit
+                && !self.evict_oldest(whose, ConnectionEntry::is_active, brought_nothing)
+                && !self.evict_oldest(whose, ConnectionEntry::is_active, |guest| guest.is_idle(idle_time))
             {
-                return Err(Full);
+                return Err(AtCapacity);
             }
         }
-        if let Some(guest) = self.guests.get_mut(&number) {
-            (guest.stage, guest.kind) = (Stage::Served, kind);
+        if let Some(guest) = self.connections.get_mut(&number) {
+            (guest.phase, guest.kind) = (Phase::Active, kind);
         }
         Ok(())
     }
 
     /// Memory runs short where too many entries are in flight: somebody has to give way, but not one that has just come and
     /// holds little, for those that only seem to work.
-    pub fn limit_entries(&mut self, now: Instant) {
-        let served = self.guests.values().filter(|guest| guest.is_served());
-        let held: Vec<usize> = served.map(|guest| guest.line.entries()).filter(|held| *held > 0).collect();
+    pub fn enforce_entry_limit(&mut self, now: Instant) {
+        let served = self.connections.values().filter(|guest| guest.is_active());
+        let held: Vec<usize> = served.map(|guest| guest.line.in_flight()).filter(|held| *held > 0).collect();
         let entries: usize = held.iter().sum();
         if entries > MAX_ENTRIES {
             let (average, idle_time) = (entries / held.len(), self.idle_time);
-            self.holder_gives_way(now, |guest| {
-                guest.line.entries() >= average
-                    && (entries > MOST_ENTRIES || !guest.line.has_worked() || guest.is_idle(idle_time))
+            self.evict_largest_holder(now, |guest| {
+                guest.line.in_flight() >= average
+                    && (entries > HARD_MAX_ENTRIES || !guest.line.was_active() || guest.is_idle(idle_time))
             });
         }
     }
 
     /// Descriptors run short: an idle session that holds some gives way.
-    pub fn spare_descriptors(&mut self, now: Instant) {
+    pub fn release_descriptors(&mut self, now: Instant) {
         let idle_time = self.idle_time;
-        self.holder_gives_way(now, |guest| {
-            guest.line.entries() > 0 && (guest.is_idle(idle_time) || guest.is_cut_off(idle_time))
+        self.evict_largest_holder(now, |guest| {
+            guest.line.in_flight() > 0 && (guest.is_idle(idle_time) || guest.is_stalled(idle_time))
         });
     }
 
     /// Of the sessions that `may` go, the one that was idle with most entries in flight for longest gives way.
-    fn holder_gives_way(&mut self, now: Instant, may: impl Fn(&Guest) -> bool) {
-        let candidates = self.guests.values_mut().filter(|guest| guest.is_served() && may(guest));
-        let held = |guest: &&mut Guest| guest.line.entries() as u128 * (1 + guest.line.idle().as_millis());
+    fn evict_largest_holder(&mut self, now: Instant, may: impl Fn(&ConnectionEntry) -> bool) {
+        let candidates = self.connections.values_mut().filter(|guest| guest.is_active() && may(guest));
+        let held = |guest: &&mut ConnectionEntry| guest.line.in_flight() as u128 * (1 + guest.line.idle().as_millis());
         if let Some(guest) = candidates.max_by_key(held) {
-            guest.gives_way(now);
+            guest.evict(now);
             self.has_new_deadline = true;
         }
     }
 
     /// It waits for a place, because nobody could be told that there is none.
-    pub fn wait(&mut self, number: u64, now: Instant) {
-        if let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.stage == Stage::Opening) {
-            (guest.stage, guest.since) = (Stage::Waiting, now);
+    pub fn enqueue(&mut self, number: u64, now: Instant) {
+        if let Some(guest) = self.connections.get_mut(&number).filter(|guest| guest.phase == Phase::Handshake) {
+            (guest.phase, guest.since) = (Phase::Queued, now);
         }
     }
 
     /// May a session have so many further connections? If so, there is room for them from now on.
-    pub fn promise(&mut self, number: u64, further: usize) -> bool {
-        let Some(address) = self.guests.get(&number).map(|guest| guest.address) else {
+    pub fn reserve_streams(&mut self, number: u64, further: usize) -> bool {
+        let Some(address) = self.connections.get(&number).map(|guest| guest.address) else {
             return false;
         };
-        let fits = self.places(Some(address)) + further <= share(self.limits.served) / PROMISED_SHARE
-            && self.places(None) + further <= self.limits.served / PROMISED_SHARE;
-        if let Some(guest) = self.guests.get_mut(&number).filter(|_| fits) {
-            guest.places += further;
+        let fits = self.slots_in_use(Some(address)) + further <= per_client_limit(self.limits.active) / RESERVED_FRACTION
+            && self.slots_in_use(None) + further <= self.limits.active / RESERVED_FRACTION;
+        if let Some(guest) = self.connections.get_mut(&number).filter(|_| fits) {
+            guest.slots += further;
         }
         fits
     }
@@ -440,53 +440,53 @@ impl Desk {
     /// A connection belongs to a session, which has a place for it.
     pub fn join(&mut self, number: u64) {
         // One that was told to go still has to be gone in time.
-        if let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.stage != Stage::Leaving) {
-            guest.stage = Stage::Joined;
+        if let Some(guest) = self.connections.get_mut(&number).filter(|guest| guest.phase != Phase::Evicting) {
+            guest.phase = Phase::Joined;
         }
     }
 
     /// A session begins whose sender may come back by this name; the record of what failed is for it then.
     /// `false` if one of that name counts already: names are random, and this sender has itself to blame.
-    pub fn count(&mut self, id: SessionId, failed: Failed) -> bool {
-        let is_new = !self.counted.contains_key(&id);
-        self.counted.entry(id).or_insert(Counted { sender: CountedSender::Connected, failed });
+    pub fn track(&mut self, id: SessionId, failed: FailureLog) -> bool {
+        let is_new = !self.resumable.contains_key(&id);
+        self.resumable.entry(id).or_insert(ResumableSession { sender: SenderPresence::Connected, failures: failed });
         is_new
     }
 
     /// The sender of a session that counts is here on another connection, which takes over its part in `active`, and the
     /// record of what failed. `None` if there is no such session, or somebody has taken it over already.
-    pub fn come_back(&mut self, id: SessionId) -> Option<Failed> {
-        let counted = self.counted.get_mut(&id)?;
+    pub fn reattach(&mut self, id: SessionId) -> Option<FailureLog> {
+        let counted = self.resumable.get_mut(&id)?;
         match counted.sender {
-            CountedSender::Connected => {
-                counted.sender = CountedSender::Back;
-                Some(counted.failed.clone())
+            SenderPresence::Connected => {
+                counted.sender = SenderPresence::Reattached;
+                Some(counted.failures.clone())
             }
-            CountedSender::Lost(_) => self.counted.remove(&id).map(|counted| counted.failed),
-            CountedSender::Back => None,
+            SenderPresence::Lost(_) => self.resumable.remove(&id).map(|counted| counted.failures),
+            SenderPresence::Reattached => None,
         }
     }
 
     /// Is there any use in waiting for the sender of this session?
-    pub fn may_come_back(&self, id: SessionId) -> bool {
-        let is_connected = |counted: &Counted| matches!(counted.sender, CountedSender::Connected);
-        !self.closed && self.counted.get(&id).is_some_and(is_connected)
+    pub fn may_reattach(&self, id: SessionId) -> bool {
+        let is_connected = |counted: &ResumableSession| matches!(counted.sender, SenderPresence::Connected);
+        !self.closed && self.resumable.get(&id).is_some_and(is_connected)
     }
 
     /// A session that counts has lost its connection, and stays active until its sender is back or [`Desk::take_expired`]
     /// gives it back. Given back at once if its sender is back already, or no session begins any more. Of too many, the one
     /// whose deadline is next expires now.
-    pub fn lose(&mut self, id: SessionId, lost: LostSession) -> Result<(), LostSession> {
-        if !self.may_come_back(id) {
+    pub fn detach(&mut self, id: SessionId, lost: LostSession) -> Result<(), LostSession> {
+        if !self.may_reattach(id) {
             return Err(lost);
         }
-        if let Some(counted) = self.counted.get_mut(&id) {
-            counted.sender = CountedSender::Lost(lost);
+        if let Some(counted) = self.resumable.get_mut(&id) {
+            counted.sender = SenderPresence::Lost(lost);
         }
         self.has_new_deadline = true;
-        let most = self.limits.served;
+        let most = self.limits.active;
         let mut lost: Vec<&mut LostSession> =
-            self.counted.values_mut().filter_map(|counted| counted.sender.lost_mut()).collect();
+            self.resumable.values_mut().filter_map(|counted| counted.sender.lost_mut()).collect();
         if lost.len() > most
             && let Some(first) = lost.iter_mut().min_by_key(|lost| lost.deadline)
         {
@@ -498,13 +498,13 @@ impl Desk {
     /// Sessions whose sender did not reconnect in time, or cannot any more. They have ended.
     pub fn take_expired(&mut self, now: Instant) -> Vec<LostSession> {
         let closed = self.closed;
-        let expired = |counted: &Counted| matches!(&counted.sender, CountedSender::Lost(lost) if closed || lost.deadline <= now);
+        let expired = |counted: &ResumableSession| matches!(&counted.sender, SenderPresence::Lost(lost) if closed || lost.deadline <= now);
         let expired: Vec<LostSession> = self
-            .counted
+            .resumable
             .extract_if(|_, counted| expired(counted))
             .filter_map(|(_, counted)| match counted.sender {
-                CountedSender::Lost(lost) => Some(lost),
-                CountedSender::Connected | CountedSender::Back => None,
+                SenderPresence::Lost(lost) => Some(lost),
+                SenderPresence::Connected | SenderPresence::Reattached => None,
             })
             .collect();
         self.active -= expired.len() as u64;
@@ -513,92 +513,92 @@ impl Desk {
     }
 
     /// A session that counts is over; has its sender come back? Nobody can any more.
-    pub fn is_back(&mut self, id: SessionId) -> bool {
-        self.counted.remove(&id).is_some_and(|lost| matches!(lost.sender, CountedSender::Back))
+    pub fn finish_tracking(&mut self, id: SessionId) -> bool {
+        self.resumable.remove(&id).is_some_and(|lost| matches!(lost.sender, SenderPresence::Reattached))
     }
 
     /// Closes the connections of those that were told to go and are still here after [`LEAVING_TIME`], as where the peer
     /// does not take the last words.
-    pub fn cut_late(&mut self, now: Instant) {
+    pub fn close_overdue(&mut self, now: Instant) {
         for guest in
-            self.guests.values_mut().filter(|guest| guest.leaves_until().is_some_and(|end| end <= now))
+            self.connections.values_mut().filter(|guest| guest.eviction_deadline().is_some_and(|end| end <= now))
         {
-            guest.stage = Stage::Cut;
-            guest.line.cut();
+            guest.phase = Phase::Closed;
+            guest.line.shutdown();
         }
     }
 
     /// When there is something to do for [`Desk::take_expired`] or [`Desk::cut_late`].
     pub fn next_deadline(&self) -> Option<Instant> {
-        let lost = self.counted.values().filter_map(|counted| match &counted.sender {
-            CountedSender::Lost(lost) => Some(lost.deadline),
-            CountedSender::Connected | CountedSender::Back => None,
+        let lost = self.resumable.values().filter_map(|counted| match &counted.sender {
+            SenderPresence::Lost(lost) => Some(lost.deadline),
+            SenderPresence::Connected | SenderPresence::Reattached => None,
         });
-        self.guests.values().filter_map(Guest::leaves_until).chain(lost).min()
+        self.connections.values().filter_map(ConnectionEntry::eviction_deadline).chain(lost).min()
     }
 
     /// Has the last connection ended, and none comes any more?
-    pub fn is_over(&self) -> bool {
-        self.closed && self.guests.is_empty()
+    pub fn is_drained(&self) -> bool {
+        self.closed && self.connections.is_empty()
     }
 
     /// Nobody is waited for who has not said what it wants, or who might come back.
-    pub fn close(&mut self) {
+    pub fn stop_accepting(&mut self) {
         self.closed = true;
-        while self.oldest_gives_way(None, |guest| guest.stage == Stage::Opening, |_| true) {}
+        while self.evict_oldest(None, |guest| guest.phase == Phase::Handshake, |_| true) {}
     }
 
     /// Of those who are `of_kind` and `may` go, the oldest one of the address that has most of the kind leaves; or of
     /// one address. `false` if there is none.
-    fn oldest_gives_way(
+    fn evict_oldest(
         &mut self,
-        whose: Option<Address>,
-        of_kind: impl Fn(&Guest) -> bool,
-        may: impl Fn(&Guest) -> bool,
+        whose: Option<ClientNetwork>,
+        of_kind: impl Fn(&ConnectionEntry) -> bool,
+        may: impl Fn(&ConnectionEntry) -> bool,
     ) -> bool {
-        let mut crowds: HashMap<Address, usize> = HashMap::new();
-        for guest in self.guests.values().filter(|guest| of_kind(guest)) {
+        let mut crowds: HashMap<ClientNetwork, usize> = HashMap::new();
+        for guest in self.connections.values().filter(|guest| of_kind(guest)) {
             *crowds.entry(guest.address).or_default() += 1;
         }
         let candidates =
-            self.guests.values_mut().filter(|guest| guest.is_of(whose) && of_kind(guest) && may(guest));
+            self.connections.values_mut().filter(|guest| guest.is_from(whose) && of_kind(guest) && may(guest));
         // Of several largest the last is taken: turned round, that is the oldest.
         let Some(guest) = candidates.rev().max_by_key(|guest| crowds[&guest.address]) else {
             return false;
         };
-        guest.gives_way(Instant::now());
+        guest.evict(Instant::now());
         self.has_new_deadline = true;
         true
     }
 
     /// Places that are taken or promised.
-    fn places(&self, whose: Option<Address>) -> usize {
-        let served = |guest: &&Guest| guest.is_served() && guest.is_of(whose);
-        self.guests.values().filter(served).map(|guest| guest.places).sum()
+    fn slots_in_use(&self, whose: Option<ClientNetwork>) -> usize {
+        let served = |guest: &&ConnectionEntry| guest.is_active() && guest.is_from(whose);
+        self.connections.values().filter(served).map(|guest| guest.slots).sum()
     }
 }
 
-impl CountedSender {
+impl SenderPresence {
     fn lost_mut(&mut self) -> Option<&mut LostSession> {
         match self {
-            CountedSender::Lost(lost) => Some(lost),
-            CountedSender::Connected | CountedSender::Back => None,
+            SenderPresence::Lost(lost) => Some(lost),
+            SenderPresence::Connected | SenderPresence::Reattached => None,
         }
     }
 }
 
-impl Guest {
+impl ConnectionEntry {
     /// By when it has to be gone, if it was told to go.
-    fn leaves_until(&self) -> Option<Instant> {
-        (self.stage == Stage::Leaving).then(|| self.since + LEAVING_TIME)
+    fn eviction_deadline(&self) -> Option<Instant> {
+        (self.phase == Phase::Evicting).then(|| self.since + EVICTION_GRACE)
     }
 
-    fn is_unserved(&self) -> bool {
-        matches!(self.stage, Stage::Opening | Stage::Waiting)
+    fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::Handshake | Phase::Queued)
     }
 
-    fn is_served(&self) -> bool {
-        self.stage == Stage::Served
+    fn is_active(&self) -> bool {
+        self.phase == Phase::Active
     }
 
     /// Has nothing come for so long, of a sender that can be told?
@@ -607,22 +607,22 @@ impl Guest {
     }
 
     /// Is it a classic session whose body has stopped for so long? Its sender is not done and cannot take it for done.
-    fn is_cut_off(&self, time: Duration) -> bool {
+    fn is_stalled(&self, time: Duration) -> bool {
         self.kind == Kind::Classic && self.line.idle() >= time && !self.line.has_unread()
     }
 
-    fn gives_way(&mut self, now: Instant) {
-        (self.stage, self.since) = (Stage::Leaving, now);
-        self.line.give_way();
+    fn evict(&mut self, now: Instant) {
+        (self.phase, self.since) = (Phase::Evicting, now);
+        self.line.evict();
     }
 
-    fn is_of(&self, whose: Option<Address>) -> bool {
+    fn is_from(&self, whose: Option<ClientNetwork>) -> bool {
         whose.is_none_or(|address| address == self.address)
     }
 }
 
-fn share(all: usize) -> usize {
-    (all / ADDRESS_SHARE).max(1)
+fn per_client_limit(all: usize) -> usize {
+    (all / CLIENT_FRACTION).max(1)
 }
 
 #[cfg(test)]

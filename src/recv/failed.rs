@@ -7,50 +7,50 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Md5;
-use crate::fault::Fault;
-use crate::progress::{Event, Progress, Summary};
+use crate::fault::ErrorCode;
+use crate::progress::{Event, Reporter, Summary};
 
 /// So many are remembered, and a session in which even more failed is known to have failures.
-const MOST: usize = 4096;
+const MAX_FAILURES: usize = 4096;
 
 /// The record, shared by whoever serves a connection of the session.
 #[derive(Clone, Debug, Default)]
-pub struct Failed(Arc<Mutex<HashMap<Md5, Failure>>>);
+pub struct FailureLog(Arc<Mutex<HashMap<Md5, Failure>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
-    fault: Fault,
+    fault: ErrorCode,
     /// The connection that told of it.
     connection: u64,
 }
 
 /// Writes the record from what happens on one connection, and passes that on.
-pub struct Noting<'a> {
-    progress: Box<dyn Progress + 'a>,
-    failed: Failed,
+pub struct RecordingReporter<'a> {
+    progress: Box<dyn Reporter + 'a>,
+    failures: FailureLog,
     connection: u64,
 }
 
-impl Failed {
+impl FailureLog {
     /// Listens to a connection, beside `progress`.
-    pub fn beside<'a>(&self, progress: Box<dyn Progress + 'a>, connection: u64) -> Noting<'a> {
-        Noting { progress, failed: self.clone(), connection }
+    pub fn wrap<'a>(&self, progress: Box<dyn Reporter + 'a>, connection: u64) -> RecordingReporter<'a> {
+        RecordingReporter { progress, failures: self.clone(), connection }
     }
 
     /// Adds what failed on the session's earlier connections to the end of this one.
-    pub fn add_earlier(&self, connection: u64, summary: &mut Summary) {
+    pub fn merge_earlier(&self, connection: u64, summary: &mut Summary) {
         let failed = self.lock();
         failed.values().filter(|failure| failure.connection != connection).for_each(|failure| {
             summary.count_failure(failure.fault);
         });
     }
 
-    fn note(&self, event: &Event<'_>, connection: u64) {
+    fn record(&self, event: &Event<'_>, connection: u64) {
         match *event {
             Event::Failed { name, fault, .. } => {
                 let mut failed = self.lock();
                 let name = Md5::of(name);
-                if failed.len() < MOST || failed.contains_key(&name) {
+                if failed.len() < MAX_FAILURES || failed.contains_key(&name) {
                     failed.insert(name, Failure { fault, connection });
                 }
             }
@@ -70,38 +70,38 @@ impl Failed {
     }
 }
 
-impl Progress for Noting<'_> {
-    fn event(&self, event: Event<'_>) {
-        self.failed.note(&event, self.connection);
-        self.progress.event(event);
+impl Reporter for RecordingReporter<'_> {
+    fn report(&self, event: Event<'_>) {
+        self.failures.record(&event, self.connection);
+        self.progress.report(event);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::progress::NullReporter;
 
     #[test]
     fn what_failed_on_earlier_connections_counts_unless_it_arrived_after_all() {
-        let failed = Failed::default();
+        let failed = FailureLog::default();
         let fail = |connection: u64, name: &[u8]| {
-            let listening = failed.beside(Box::new(Silent), connection);
-            listening.event(Event::Failed { name, fault: Fault::Exists, reason: "" });
+            let listening = failed.wrap(Box::new(NullReporter), connection);
+            listening.report(Event::Failed { name, fault: ErrorCode::Exists, reason: "" });
         };
         let earlier = |connection| {
             let mut summary = Summary::default();
-            failed.add_earlier(connection, &mut summary);
+            failed.merge_earlier(connection, &mut summary);
             summary.failed()
         };
         [b"a", b"b", b"c"].iter().for_each(|name| fail(1, *name));
         assert_eq!((earlier(1), earlier(2)), (0, 3));
         fail(2, b"b");
         assert_eq!(earlier(2), 2, "the connection knows of its own");
-        let second = failed.beside(Box::new(Silent), 2);
-        second.event(Event::FileDone { path: b"c", md5: None, there_bytes: None });
+        let second = failed.wrap(Box::new(NullReporter), 2);
+        second.report(Event::FileDone { path: b"c", md5: None, there_bytes: None });
         assert_eq!((earlier(2), earlier(3)), (1, 2));
-        (0..2 * MOST).for_each(|name| fail(2, &name.to_le_bytes()));
-        assert_eq!(earlier(3), MOST as u64);
+        (0..2 * MAX_FAILURES).for_each(|name| fail(2, &name.to_le_bytes()));
+        assert_eq!(earlier(3), MAX_FAILURES as u64);
     }
 }

@@ -9,140 +9,140 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::RecvError;
-use super::line::Line;
+use super::line::ConnectionHandle;
 use crate::digest::PartRange;
-use crate::net::{self, Bell, FrameWatch, LastHeard, Pace, Spliced, Splicer, Woken};
-use crate::wire::{Dialect, Form, FrameError, Inbox, WireError, dialect};
+use crate::net::{self, CancelToken, FrameDeadline, IdleTimer, MinRate, SpliceStep, SplicePipe, Wake};
+use crate::wire::{Dialect, Framing, FrameError, FrameBuffer, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
 /// How long a peer has until its first frame is understood, whatever trickles in: enough for a packet that is lost
 /// three times in a row, and far too little to keep others out.
-pub const OPENING_TIME: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// What is to be done while a connection is waited for: does what is due, and tells after how long something is again.
-pub type WhileWaiting<'a> = &'a mut dyn FnMut() -> Result<Duration, RecvError>;
+pub type IdleHook<'a> = &'a mut dyn FnMut() -> Result<Duration, RecvError>;
 
 fn nothing() -> Result<Duration, RecvError> {
-    Ok(net::TICK)
+    Ok(net::POLL_INTERVAL)
 }
 
 /// One connection's bytes.
 #[derive(Debug)]
-pub struct Input {
-    line: Line,
-    inbox: Inbox,
-    heard: LastHeard,
+pub struct ConnectionReader {
+    handle: ConnectionHandle,
+    buffer: FrameBuffer,
+    idle_timer: IdleTimer,
     timeout: Duration,
-    interrupt: Bell,
+    cancel: CancelToken,
     /// Until when the first frame has to be understood, and how long that was in all.
-    opening: Option<(Instant, Duration)>,
+    handshake: Option<(Instant, Duration)>,
     /// Of bodies.
-    pace: Pace,
+    min_rate: MinRate,
     /// The last read took all that was asked for: there may be more, and no need to wait for it.
     has_more: bool,
     /// Made for the first body: whoever has said nothing yet costs next to nothing.
     chunk: Box<[u8]>,
     /// Made for the first body that goes to a file.
-    splicer: Option<Splicer>,
+    splice_pipe: Option<SplicePipe>,
 }
 
-impl Input {
-    pub fn new(line: Line, timeout: Duration, interrupt: &Bell) -> Result<Self, RecvError> {
-        net::prepare(line.stream()).map_err(RecvError::Connection)?;
-        let opening = timeout.min(OPENING_TIME);
-        Ok(Input {
-            line,
-            inbox: Inbox::new(),
-            heard: LastHeard::new(timeout),
+impl ConnectionReader {
+    pub fn new(line: ConnectionHandle, timeout: Duration, interrupt: &CancelToken) -> Result<Self, RecvError> {
+        net::configure(line.stream()).map_err(RecvError::Connection)?;
+        let opening = timeout.min(HANDSHAKE_TIME);
+        Ok(ConnectionReader {
+            handle: line,
+            buffer: FrameBuffer::new(),
+            idle_timer: IdleTimer::new(timeout),
             timeout,
-            interrupt: interrupt.clone(),
-            opening: Some((Instant::now() + opening, opening)),
-            pace: Pace::new(timeout),
+            cancel: interrupt.clone(),
+            handshake: Some((Instant::now() + opening, opening)),
+            min_rate: MinRate::new(timeout),
             has_more: false,
             chunk: Box::default(),
-            splicer: None,
+            splice_pipe: None,
         })
     }
 
     pub fn stream(&self) -> &TcpStream {
-        self.line.stream()
+        self.handle.stream()
     }
 
     /// For whoever writes while this reads.
     pub fn shared_stream(&self) -> Arc<TcpStream> {
-        self.line.shared_stream()
+        self.handle.shared_stream()
     }
 
     /// What the desk knows of the connection.
-    pub fn line(&self) -> &Line {
-        &self.line
+    pub fn handle(&self) -> &ConnectionHandle {
+        &self.handle
     }
 
     /// It is known what the connection is for.
-    pub fn opened(&mut self) {
-        self.opening = None;
+    pub fn handshake_done(&mut self) {
+        self.handshake = None;
     }
 
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    pub fn heard(&self) -> &LastHeard {
-        &self.heard
+    pub fn idle_timer(&self) -> &IdleTimer {
+        &self.idle_timer
     }
 
     /// From now on, the peer counts as heard of when it says anything on any connection of its session, and what it
     /// delivers here counts for its first connection.
-    pub fn share(&mut self, (heard, first): &(LastHeard, Line)) {
-        self.heard = heard.clone();
-        self.line.belongs_to(first);
+    pub fn join_session(&mut self, (heard, first): &(IdleTimer, ConnectionHandle)) {
+        self.idle_timer = heard.clone();
+        self.handle.attribute_to(first);
     }
 
     /// Rung when the program is to end.
-    pub fn interrupt(&self) -> &Bell {
-        &self.interrupt
+    pub fn cancel_token(&self) -> &CancelToken {
+        &self.cancel
     }
 
     /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
-    pub fn wait_unless(&self, bell: &Bell) -> Result<bool, RecvError> {
+    pub fn wait_unless(&self, bell: &CancelToken) -> Result<bool, RecvError> {
         loop {
-            let woken = self.interrupt.wait_either(bell, Some(self.stream().as_fd()), Some(net::TICK));
+            let woken = self.cancel.wait_either(bell, Some(self.stream().as_fd()), Some(net::POLL_INTERVAL));
             match woken.map_err(RecvError::Connection)? {
-                Woken::Bell if self.interrupt.is_rung() => return Err(RecvError::Interrupted),
-                Woken::Bell => return Ok(false),
-                _ if self.line.has_given_way() => return Err(RecvError::GaveWay),
-                Woken::Ready => return Ok(true),
-                Woken::Nothing if self.heard.is_too_long_ago() => {
+                Wake::Cancelled if self.cancel.is_cancelled() => return Err(RecvError::Interrupted),
+                Wake::Cancelled => return Ok(false),
+                _ if self.handle.is_evicted() => return Err(RecvError::Evicted),
+                Wake::Ready => return Ok(true),
+                Wake::TimedOut if self.idle_timer.is_expired() => {
                     return Err(RecvError::Silent(self.timeout));
                 }
-                Woken::Nothing => {}
+                Wake::TimedOut => {}
             }
         }
     }
 
     /// Lets some time go by; `false` if the bell rang instead.
-    pub fn pause_unless(&self, bell: &Bell, time: Duration) -> Result<bool, RecvError> {
-        match self.interrupt.wait_either(bell, None, Some(time)).map_err(RecvError::Connection)? {
-            Woken::Bell if self.interrupt.is_rung() => Err(RecvError::Interrupted),
-            Woken::Bell => Ok(false),
-            _ if self.line.has_given_way() => Err(RecvError::GaveWay),
+    pub fn sleep(&self, bell: &CancelToken, time: Duration) -> Result<bool, RecvError> {
+        match self.cancel.wait_either(bell, None, Some(time)).map_err(RecvError::Connection)? {
+            Wake::Cancelled if self.cancel.is_cancelled() => Err(RecvError::Interrupted),
+            Wake::Cancelled => Ok(false),
+            _ if self.handle.is_evicted() => Err(RecvError::Evicted),
             _ => Ok(true),
         }
     }
 
     /// What the first bytes say; `None` if there are none.
-    pub fn first(&mut self) -> Result<Option<Dialect>, RecvError> {
-        let mut watch = self.heard.frame_watch();
+    pub fn detect_dialect(&mut self) -> Result<Option<Dialect>, RecvError> {
+        let mut watch = self.idle_timer.frame_deadline();
         loop {
-            if let Some(dialect) = dialect::detect(&self.inbox)? {
+            if let Some(dialect) = dialect::detect(&self.buffer)? {
                 return Ok(Some(dialect));
             }
             match self.fill_frame(&mut watch, &mut nothing) {
                 Ok(true) => {}
                 Ok(false) | Err(RecvError::Truncated(_) | RecvError::Interrupted)
-                    if self.inbox.is_empty() =>
+                    if self.buffer.is_empty() =>
                 {
                     return Ok(None);
                 }
@@ -153,18 +153,18 @@ impl Input {
     }
 
     /// Does anything more come within this time, be it the end? Bytes that come are kept.
-    pub fn stirs(&mut self, limit: Duration) -> bool {
-        if !self.inbox.is_empty() {
+    pub fn poll_activity(&mut self, limit: Duration) -> bool {
+        if !self.buffer.is_empty() {
             return true;
         }
-        match self.interrupt.wait(Some(self.stream().as_fd()), Some(limit)) {
-            Ok(Woken::Nothing) => false,
+        match self.cancel.wait(Some(self.stream().as_fd()), Some(limit)) {
+            Ok(Wake::TimedOut) => false,
             // The end of this program, or what is wrong here: whoever reads next finds out.
-            Ok(Woken::Bell) | Err(_) => true,
-            Ok(Woken::Ready) => match self.line.stream().read(self.inbox.space()) {
+            Ok(Wake::Cancelled) | Err(_) => true,
+            Ok(Wake::Ready) => match self.handle.stream().read(self.buffer.space()) {
                 Ok(count) => {
-                    self.inbox.filled(count);
-                    self.heard.now();
+                    self.buffer.filled(count);
+                    self.idle_timer.touch();
                     true
                 }
                 Err(error) => !net::is_timeout(&error),
@@ -176,40 +176,40 @@ impl Input {
     /// have begun: nothing is missing then.
     pub fn frame_or_end(
         &mut self,
-        form: Form,
-        meanwhile: WhileWaiting<'_>,
+        form: Framing,
+        meanwhile: IdleHook<'_>,
     ) -> Result<Option<&[u8]>, RecvError> {
-        let mut watch = self.heard.frame_watch();
-        while !self.inbox.has_frame(form).map_err(frame_error)? {
+        let mut watch = self.idle_timer.frame_deadline();
+        while !self.buffer.has_frame(form).map_err(frame_error)? {
             match self.fill_frame(&mut watch, meanwhile) {
                 Ok(true) => {}
-                Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.inbox.is_empty() => {
+                Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.buffer.is_empty() => {
                     return Ok(None);
                 }
                 Ok(false) => return Err(RecvError::Truncated("a header".into())),
                 Err(error) => return Err(error),
             }
         }
-        self.inbox.next_frame(form).map_err(frame_error)
+        self.buffer.next_frame(form).map_err(frame_error)
     }
 
     /// Is a whole frame there, without reading more?
-    pub fn has_frame(&self, form: Form) -> bool {
+    pub fn has_frame(&self, form: Framing) -> bool {
         // An error is for whoever takes the frame.
-        self.inbox.has_frame(form).unwrap_or(true)
+        self.buffer.has_frame(form).unwrap_or(true)
     }
 
     /// The JSON of the next frame; `None` if the peer closed between frames.
-    pub fn frame(&mut self, form: Form) -> Result<Option<&[u8]>, RecvError> {
-        let mut watch = self.heard.frame_watch();
-        self.go_on()?;
+    pub fn frame(&mut self, form: Framing) -> Result<Option<&[u8]>, RecvError> {
+        let mut watch = self.idle_timer.frame_deadline();
+        self.check_cancelled()?;
         loop {
             // Asked twice, because a frame that is returned borrows the inbox.
-            if self.inbox.has_frame(form).map_err(frame_error)? {
-                return self.inbox.next_frame(form).map_err(frame_error);
+            if self.buffer.has_frame(form).map_err(frame_error)? {
+                return self.buffer.next_frame(form).map_err(frame_error);
             }
             if !self.fill_frame(&mut watch, &mut nothing)? {
-                return if self.inbox.is_empty() {
+                return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
                     Err(RecvError::Truncated("a header".into()))
@@ -229,7 +229,7 @@ impl Input {
         len: u64,
         name: &str,
         take: impl FnMut(&[u8]),
-        meanwhile: WhileWaiting<'_>,
+        meanwhile: IdleHook<'_>,
     ) -> Result<(), RecvError> {
         let cut = |left| format!("{name}, {left} bytes before its end");
         self.take_body(len, name, cut, take, meanwhile)
@@ -241,16 +241,16 @@ impl Input {
         name: &str,
         cut: impl Fn(u64) -> String,
         mut take: impl FnMut(&[u8]),
-        meanwhile: WhileWaiting<'_>,
+        meanwhile: IdleHook<'_>,
     ) -> Result<(), RecvError> {
         // Whenever some of it is taken, it counts as heard: writing may have taken its time, and the peer is not to blame.
         let mut left = len;
-        let here = self.inbox.take_body(usize::try_from(len).unwrap_or(usize::MAX));
+        let here = self.buffer.take_body(usize::try_from(len).unwrap_or(usize::MAX));
         if !here.is_empty() {
             take(here);
             left -= here.len() as u64;
-            self.line.delivers(here.len() as u64);
-            self.heard.now();
+            self.handle.record_bytes(here.len() as u64);
+            self.idle_timer.touch();
         }
         if left > 0 {
             self.make_chunk(left);
@@ -260,19 +260,19 @@ impl Input {
             let mut filled = 0;
             while filled < room {
                 self.wait_for_body(meanwhile)?;
-                match self.line.stream().read(&mut self.chunk[filled..room]) {
+                match self.handle.stream().read(&mut self.chunk[filled..room]) {
                     Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
                     Ok(count) => {
-                        self.came(count);
+                        self.on_received(count);
                         filled += count;
                         self.has_more = filled == room;
                     }
-                    Err(error) => self.wait_on(error, name)?,
+                    Err(error) => self.classify_error(error, name)?,
                 }
             }
             take(&self.chunk[..room]);
             left -= room as u64;
-            self.heard.now();
+            self.idle_timer.touch();
         }
         Ok(())
     }
@@ -284,35 +284,35 @@ impl Input {
         range: PartRange,
         name: impl Fn() -> String,
         file: &File,
-        moved: impl Fn(&Spliced),
+        moved: impl Fn(&SpliceStep),
     ) -> Result<io::Result<()>, RecvError> {
-        let here = self.inbox.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
+        let here = self.buffer.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
         let mut written = file.write_all_at(here, range.offset);
         let mut done = here.len() as u64;
-        self.line.delivers(done);
-        moved(&Spliced {
+        self.handle.record_bytes(done);
+        moved(&SpliceStep {
             taken: here.len(),
             is_full: false,
             written: Ok(()),
             waited: Duration::ZERO,
             wrote: Duration::ZERO,
         });
-        let splicer = self.splicer.take().map_or_else(Splicer::new, Ok).map_err(RecvError::Connection)?;
+        let splicer = self.splice_pipe.take().map_or_else(SplicePipe::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
             self.wait_for_body(&mut nothing)?;
-            match splicer.step(self.line.stream(), file, range.offset + done, range.len - done) {
-                Ok(Spliced { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
+            match splicer.step(self.handle.stream(), file, range.offset + done, range.len - done) {
+                Ok(SpliceStep { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
                 Ok(step) => {
                     done += step.taken as u64;
                     self.has_more = step.is_full;
-                    self.came(step.taken);
+                    self.on_received(step.taken);
                     moved(&step);
                     written = step.written;
                 }
-                Err(error) => self.wait_on(error, &name())?,
+                Err(error) => self.classify_error(error, &name())?,
             }
         }
-        self.splicer = Some(splicer);
+        self.splice_pipe = Some(splicer);
         if done < range.len {
             self.body(range.len - done, &name(), |_| {})?;
         }
@@ -328,23 +328,23 @@ impl Input {
     }
 
     /// So much of a body came.
-    fn came(&mut self, bytes: usize) {
-        self.heard.now();
-        self.line.delivers(bytes as u64);
-        self.pace.moved(bytes as u64);
+    fn on_received(&mut self, bytes: usize) {
+        self.idle_timer.touch();
+        self.handle.record_bytes(bytes as u64);
+        self.min_rate.add(bytes as u64);
     }
 
     /// Waits for more of a body, with a peer that is slow and not too slow.
-    fn wait_for_body(&mut self, meanwhile: WhileWaiting<'_>) -> Result<(), RecvError> {
+    fn wait_for_body(&mut self, meanwhile: IdleHook<'_>) -> Result<(), RecvError> {
         loop {
-            if self.line.has_given_way() {
-                return Err(RecvError::GaveWay);
+            if self.handle.is_evicted() {
+                return Err(RecvError::Evicted);
             }
             let limit = self.do_meanwhile(meanwhile)?;
             let start = Instant::now();
             let is_ready = self.is_ready(limit)?;
-            if self.pace.is_too_slow(start.elapsed()) {
-                return Err(RecvError::TooSlow(self.pace.window()));
+            if self.min_rate.is_too_slow(start.elapsed()) {
+                return Err(RecvError::TooSlow(self.min_rate.window()));
             }
             if is_ready {
                 return Ok(());
@@ -354,9 +354,9 @@ impl Input {
     }
 
     /// Reads more of a frame; `false` at the end of the connection.
-    fn fill_frame(&mut self, watch: &mut FrameWatch, meanwhile: WhileWaiting<'_>) -> Result<bool, RecvError> {
+    fn fill_frame(&mut self, watch: &mut FrameDeadline, meanwhile: IdleHook<'_>) -> Result<bool, RecvError> {
         loop {
-            self.go_on()?;
+            self.check_cancelled()?;
             self.check_deadlines(watch)?;
             let limit = self.do_meanwhile(meanwhile)?;
             if !self.is_ready(limit)? {
@@ -364,68 +364,68 @@ impl Input {
                 self.check_silence()?;
                 continue;
             }
-            match self.line.stream().read(self.inbox.space()) {
-                Ok(0) if self.line.has_given_way() => return Err(RecvError::GaveWay),
+            match self.handle.stream().read(self.buffer.space()) {
+                Ok(0) if self.handle.is_evicted() => return Err(RecvError::Evicted),
                 Ok(0) => return Ok(false),
                 Ok(count) => {
-                    self.inbox.filled(count);
+                    self.buffer.filled(count);
                     self.has_more = false;
-                    self.heard.now();
+                    self.idle_timer.touch();
                     return Ok(true);
                 }
-                Err(error) => self.wait_on(error, "a header")?,
+                Err(error) => self.classify_error(error, "a header")?,
             }
         }
     }
 
     /// The limits of a frame. What it is silent for is another matter.
-    fn check_deadlines(&self, watch: &mut FrameWatch) -> Result<(), RecvError> {
-        let is_begun = !self.inbox.is_empty();
-        match self.opening {
+    fn check_deadlines(&self, watch: &mut FrameDeadline) -> Result<(), RecvError> {
+        let is_begun = !self.buffer.is_empty();
+        match self.handshake {
             Some((end, limit)) if Instant::now() >= end => Err(match is_begun {
-                true => RecvError::Unfinished(limit),
+                true => RecvError::HeaderTimeout(limit),
                 false => RecvError::Silent(limit),
             }),
-            _ if watch.is_overdue(is_begun) => Err(RecvError::Unfinished(self.timeout)),
-            _ if self.line.has_given_way() && !self.line.has_unread() => Err(RecvError::GaveWay),
+            _ if watch.is_expired(is_begun) => Err(RecvError::HeaderTimeout(self.timeout)),
+            _ if self.handle.is_evicted() && !self.handle.has_unread() => Err(RecvError::Evicted),
             _ => Ok(()),
         }
     }
 
     fn check_silence(&self) -> Result<(), RecvError> {
-        if self.heard.is_too_long_ago() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) }
+        if self.idle_timer.is_expired() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) }
     }
 
-    fn go_on(&self) -> Result<(), RecvError> {
-        if self.interrupt.is_rung() { Err(RecvError::Interrupted) } else { Ok(()) }
+    fn check_cancelled(&self) -> Result<(), RecvError> {
+        if self.cancel.is_cancelled() { Err(RecvError::Interrupted) } else { Ok(()) }
     }
 
     /// Does what is due, and tells how long the next wait may be.
-    fn do_meanwhile(&mut self, meanwhile: WhileWaiting<'_>) -> Result<Duration, RecvError> {
+    fn do_meanwhile(&mut self, meanwhile: IdleHook<'_>) -> Result<Duration, RecvError> {
         let start = Instant::now();
         let limit = meanwhile()?;
-        if start.elapsed() >= net::TICK {
+        if start.elapsed() >= net::POLL_INTERVAL {
             // That took its time, and the peer is not to blame.
-            self.heard.now();
+            self.idle_timer.touch();
         }
-        Ok(limit.min(net::TICK))
+        Ok(limit.min(net::POLL_INTERVAL))
     }
 
     /// Waits a moment for something to read, or the end, where a read might wait for it: only here the bell is heard.
     fn is_ready(&self, limit: Duration) -> Result<bool, RecvError> {
-        self.go_on()?;
+        self.check_cancelled()?;
         if self.has_more {
             return Ok(true);
         }
-        let woken = self.interrupt.wait(Some(self.stream().as_fd()), Some(limit));
+        let woken = self.cancel.wait(Some(self.stream().as_fd()), Some(limit));
         match woken.map_err(RecvError::Connection)? {
-            Woken::Bell => Err(RecvError::Interrupted),
-            woken => Ok(woken == Woken::Ready),
+            Wake::Cancelled => Err(RecvError::Interrupted),
+            woken => Ok(woken == Wake::Ready),
         }
     }
 
     /// Is a read that failed to be tried again?
-    fn wait_on(&mut self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
+    fn classify_error(&mut self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
         if net::is_timeout(&error) {
             // It was taken for ready and was not.
             self.has_more = false;
@@ -447,7 +447,7 @@ impl Input {
 
     /// Ends the connection so that the peer can read our last words.
     pub fn close(&self) {
-        net::linger(self.stream(), &self.interrupt);
+        net::drain_and_close(self.stream(), &self.cancel);
     }
 }
 

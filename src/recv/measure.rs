@@ -5,21 +5,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RecvError;
-use super::input::Input;
-use crate::measure::{self, Limit, Rate};
-use crate::net::Bell;
-use crate::store::{Store, StoreError};
+use super::input::ConnectionReader;
+use crate::measure::{self, WorkLimit, Rate};
+use crate::net::CancelToken;
+use crate::store::{LocalSession, StoreError};
 use crate::wire::message::{Measurable, Measure, Measured};
 
 /// The longest that a peer can have this machine work; the step in work is finished.
 const MAX_TIME: Duration = Duration::from_secs(2);
 
 /// However many peers ask, one of them is served at a time: with one processor, and one file on the disk.
-static AT_WORK: Mutex<()> = Mutex::new(());
+static RUNNING: Mutex<()> = Mutex::new(());
 
 /// Measures a stage. The wire is measured from its frame to the last byte of its body.
-pub fn take(measure: Measure, input: &mut Input, store: &mut Store) -> Result<Measured, RecvError> {
-    let limit = Limit { bytes: measure.size_bytes, time: MAX_TIME };
+pub fn run_probe(measure: Measure, input: &mut ConnectionReader, store: &mut LocalSession) -> Result<Measured, RecvError> {
+    let limit = WorkLimit { bytes: measure.size_bytes, time: MAX_TIME };
     let measured = match measure.what {
         Measurable::Wire => {
             let start = Instant::now();
@@ -27,21 +27,21 @@ pub fn take(measure: Measure, input: &mut Input, store: &mut Store) -> Result<Me
             answer(Rate { bytes: measure.size_bytes, elapsed: start.elapsed() }, false)
         }
         Measurable::Md5 => {
-            let _alone = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(measure::md5_lanes(limit, |_| !input.interrupt().is_rung()), false)
+            let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+            answer(measure::md5_lanes(limit, |_| !input.cancel_token().is_cancelled()), false)
         }
         Measurable::Write => {
-            let _alone = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
-            write(limit, store, input.interrupt())
+            let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+            write(limit, store, input.cancel_token())
                 .map_err(|error| RecvError::Store { name: "to measure the disk".into(), error })?
         }
     };
     // That took its time; the peer is not to blame for it.
-    input.heard().now();
+    input.idle_timer().touch();
     Ok(measured)
 }
 
-fn write(limit: Limit, store: &mut Store, interrupt: &Bell) -> Result<Measured, StoreError> {
+fn write(limit: WorkLimit, store: &mut LocalSession, interrupt: &CancelToken) -> Result<Measured, StoreError> {
     let failed = |source| StoreError::Io { doing: "write a file", source };
     // Whoever else needs room gets some.
     let bytes = limit.bytes.min(store.available_bytes()? / 2);
@@ -49,7 +49,7 @@ fn write(limit: Limit, store: &mut Store, interrupt: &Bell) -> Result<Measured, 
         return Err(failed(io::ErrorKind::StorageFull.into()));
     }
     let file = store.scratch()?;
-    let rate = measure::write(&file, Limit { bytes, ..limit }, |_| !interrupt.is_rung()).map_err(failed)?;
+    let rate = measure::write(&file, WorkLimit { bytes, ..limit }, |_| !interrupt.is_cancelled()).map_err(failed)?;
     Ok(answer(rate, measure::is_in_memory(&file)))
 }
 

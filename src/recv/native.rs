@@ -22,66 +22,66 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 
 use super::RecvError;
-use super::arrivals::Arrivals;
+use super::arrivals::InboundFiles;
 use super::committer;
-use super::decider::{self, Decider};
-use super::input::Input;
-use super::line::Line;
-use super::reader::{Place, Reader};
-use super::sessions::{Entrance, Joined, MAX_JOINED, Sessions};
+use super::decider::{self, Planner};
+use super::input::ConnectionReader;
+use super::line::ConnectionHandle;
+use super::reader::{ConnectionRole, Reader};
+use super::sessions::{JoinQueue, JoinedConnection, MAX_JOINED, SessionRegistry};
 use super::verifier;
-use super::whole::Whole;
-use crate::fault::Fault;
-use crate::md5sum::Lister;
-use crate::net::PatientWriter;
-use crate::progress::{Progress, Summary};
+use super::whole::ReceivedFile;
+use crate::fault::ErrorCode;
+use crate::md5sum::FileHasher;
+use crate::net::TimedWriter;
+use crate::progress::{Reporter, Summary};
 use crate::relpath::NamePolicy;
-use crate::spent::{Clock, Limit, Spent};
-use crate::store::Store;
+use crate::spent::{Stopwatch, Bottleneck, BusyTime};
+use crate::store::LocalSession;
 use crate::wire::{ReceiverSession, WireError};
 
 /// A sign of life for the sender, however busy this side is.
-const PULSE: Duration = Duration::from_secs(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often what is in is recorded in the journals: not even a crash costs more than this.
-const CHECKPOINT: Duration = Duration::from_secs(5);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The session and the way back to the sender. Whoever changes the session sends what it then has to say.
-pub struct Speaker {
+pub struct SessionControl {
     pub session: ReceiverSession,
     pub summary: Summary,
-    writer: PatientWriter,
-    line: Line,
+    writer: TimedWriter,
+    handle: ConnectionHandle,
     timeout: Duration,
     /// How an earlier write failed.
     broken: Option<io::ErrorKind>,
 }
 
-impl Speaker {
-    fn new(session: ReceiverSession, input: &Input) -> Self {
-        Speaker {
+impl SessionControl {
+    fn new(session: ReceiverSession, input: &ConnectionReader) -> Self {
+        SessionControl {
             session,
             summary: Summary { confirmed: true, ..Summary::default() },
-            writer: PatientWriter::new(
+            writer: TimedWriter::new(
                 input.shared_stream(),
-                input.heard().clone(),
-                input.interrupt().clone(),
+                input.idle_timer().clone(),
+                input.cancel_token().clone(),
             ),
-            line: input.line().clone(),
+            handle: input.handle().clone(),
             timeout: input.timeout(),
             broken: None,
         }
     }
 
     /// This side was at work with what the peer delivered.
-    pub fn worked_for(&self, time: Duration) {
-        self.line.worked_for(time);
+    pub fn record_busy(&self, time: Duration) {
+        self.handle.record_busy(time);
     }
 
     /// Sends what the session has to say.
     pub fn flush(&mut self) -> Result<(), RecvError> {
         let output = self.session.take_output();
-        self.line.holds(self.session.in_flight());
+        self.handle.set_in_flight(self.session.in_flight());
         if let Some(kind) = self.broken {
             // A frame was cut: whatever comes behind it would be misread.
             return Err(self.write_error(kind.into()));
@@ -100,19 +100,19 @@ impl Speaker {
     }
 
     /// Tells the sender why the session ends here, unless it was the one to end it.
-    fn last_words(&mut self, error: &RecvError) {
+    fn send_error(&mut self, error: &RecvError) {
         if matches!(error, RecvError::Wire(WireError::PeerGaveUp { .. })) {
             return;
         }
         let fault = match error {
-            RecvError::Silent(_) | RecvError::Unfinished(_) | RecvError::TooSlow(_) => Fault::Timeout,
-            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) => Fault::Busy,
-            RecvError::Wire(WireError::Version { .. }) => Fault::Version,
-            RecvError::Truncated(_) | RecvError::Connection(_) => Fault::Connection,
-            RecvError::Interrupted => Fault::Interrupted,
+            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => ErrorCode::Timeout,
+            RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) => ErrorCode::Busy,
+            RecvError::Wire(WireError::Version { .. }) => ErrorCode::Version,
+            RecvError::Truncated(_) | RecvError::Connection(_) => ErrorCode::Connection,
+            RecvError::Interrupted => ErrorCode::Interrupted,
             RecvError::Root(error) => error.fault(),
             RecvError::Store { error, .. } => error.fault(),
-            _ => Fault::Protocol,
+            _ => ErrorCode::Protocol,
         };
         let message = match error {
             RecvError::Root(error) => {
@@ -128,23 +128,23 @@ impl Speaker {
 
 /// What the threads of a session were busy with.
 #[derive(Default)]
-pub struct Clocks {
+pub struct PhaseTimers {
     /// Readers: waiting for bytes, and writing them.
-    pub waiting: Clock,
-    pub writing: Clock,
+    pub waiting: Stopwatch,
+    pub writing: Stopwatch,
     /// The verifier: reading back and landing small files, and digests.
-    pub checking_disk: Clock,
-    pub md5: Clock,
+    pub checking_disk: Stopwatch,
+    pub md5: Stopwatch,
     /// The committer.
-    pub committing: Clock,
+    pub committing: Stopwatch,
 }
 
-impl Clocks {
+impl PhaseTimers {
     /// With so many readers, each with a share of the work.
-    fn spent(&self, readers: u32) -> Spent {
+    fn busy_time(&self, readers: u32) -> BusyTime {
         let disk = [self.writing.spent() / readers, self.checking_disk.spent(), self.committing.spent()];
         let ms = |time: Duration| time.as_millis() as u64;
-        Spent {
+        BusyTime {
             disk_ms: disk.into_iter().map(ms).max().unwrap_or(0),
             md5_ms: ms(self.md5.spent()),
             network_ms: ms(self.waiting.spent() / readers),
@@ -152,35 +152,35 @@ impl Clocks {
     }
 }
 
-pub fn lock(speaker: &Mutex<Speaker>) -> MutexGuard<'_, Speaker> {
+pub fn lock_session(speaker: &Mutex<SessionControl>) -> MutexGuard<'_, SessionControl> {
     speaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a session has of the receiver around it.
-pub struct Host<'a> {
-    pub sessions: &'a Sessions,
-    pub progress: &'a dyn Progress,
-    pub lister: &'a Lister<'a, Whole>,
+pub struct SessionContext<'a> {
+    pub registry: &'a SessionRegistry,
+    pub progress: &'a dyn Reporter,
+    pub hasher: &'a FileHasher<'a, ReceivedFile>,
     /// Looks whether all sessions together hold too much, after this one has said what it holds.
-    pub limit_entries: &'a (dyn Fn() + Sync),
+    pub enforce_entry_limit: &'a (dyn Fn() + Sync),
     /// Has an idle session, if there is one, give way for its descriptors.
-    pub spare_descriptors: &'a (dyn Fn() + Sync),
+    pub release_descriptors: &'a (dyn Fn() + Sync),
 }
 
 /// Takes a session from its first frame, `hello`, to its receipt.
 pub fn receive(
-    mut input: Input,
+    mut input: ConnectionReader,
     hello: &[u8],
     session: ReceiverSession,
-    store: Store,
-    host: &Host<'_>,
+    store: LocalSession,
+    host: &SessionContext<'_>,
 ) -> Result<Summary, RecvError> {
-    let mut speaker = Speaker::new(session, &input);
+    let mut speaker = SessionControl::new(session, &input);
     let opened = speaker.session.handle(hello).map_err(RecvError::from);
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
     let places = if speaker.session.takes_streams() { MAX_JOINED } else { 0 };
     let opened = opened.and_then(|_| {
-        speaker.session.id().map(|id| host.sessions.open(id, input.shared_stream(), places)).transpose()
+        speaker.session.id().map(|id| host.registry.open(id, input.shared_stream(), places)).transpose()
     });
     let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
     let (opened, in_work) = match opened {
@@ -191,20 +191,20 @@ pub fn receive(
         Err(error) => (Err(error), None),
     };
     let speaker = Mutex::new(speaker);
-    let (clocks, start) = (Clocks::default(), Instant::now());
+    let (clocks, start) = (PhaseTimers::default(), Instant::now());
     let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, &clocks, host));
     // Everything is kept: a session that goes on with this one may have it.
     drop(in_work);
-    let mut speaker = lock(&speaker);
-    let spent = clocks.spent(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
+    let mut speaker = lock_session(&speaker);
+    let spent = clocks.busy_time(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
     speaker.session.set_spent(spent);
-    speaker.summary.limit = Limit::of_receiver(spent, start.elapsed());
+    speaker.summary.limit = Bottleneck::of_receiver(spent, start.elapsed());
     let outcome = outcome.and_then(|joined| {
         speaker.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
         speaker.flush().map(|()| joined)
     });
     if let Err(error) = &outcome {
-        speaker.last_words(error);
+        speaker.send_error(error);
     }
     input.close();
     // Joined connections stay open until here: for the sender, the end of one before the receipt is a failure.
@@ -212,34 +212,34 @@ pub fn receive(
 }
 
 /// Ends a connection whose first frame is refused.
-pub fn refuse(input: &Input, error: &RecvError) {
-    Speaker::new(ReceiverSession::new(NamePolicy::Strict), input).last_words(error);
+pub fn reject(input: &ConnectionReader, error: &RecvError) {
+    SessionControl::new(ReceiverSession::new(NamePolicy::Strict), input).send_error(error);
     input.close();
 }
 
 /// Until everything is received and committed; returns the connections that joined.
 fn run(
-    input: &mut Input,
-    store: Store,
-    speaker: &Mutex<Speaker>,
-    entrance: Option<Entrance<'_>>,
-    clocks: &Clocks,
-    host: &Host<'_>,
-) -> Result<Vec<Joined>, RecvError> {
+    input: &mut ConnectionReader,
+    store: LocalSession,
+    speaker: &Mutex<SessionControl>,
+    entrance: Option<JoinQueue<'_>>,
+    clocks: &PhaseTimers,
+    host: &SessionContext<'_>,
+) -> Result<Vec<JoinedConnection>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
-        spawn(scope, "keepalive", || every(PULSE, &ended, || pulse(speaker)))?;
+        spawn(scope, "keepalive", || every(KEEPALIVE_INTERVAL, &ended, || keepalive(speaker)))?;
         // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
         let _end = EndOnDrop(&ended);
-        let committing = store.another();
+        let committing = store.fork();
         let (complete, to_commit) = unbounded();
         let committer = spawn(scope, "committer", || {
-            committer::commit(committing, speaker, to_commit, host.progress, &clocks.committing, host.lister)
+            committer::commit(committing, speaker, to_commit, host.progress, &clocks.committing, host.hasher)
         })?;
-        let arrivals = Arrivals::new(speaker, complete, clocks, host)?;
+        let arrivals = InboundFiles::new(speaker, complete, clocks, host)?;
         let read_to_end = (Mutex::new(false), Condvar::new());
         let received = thread::scope(|scope| {
-            spawn(scope, "checkpoint", || every(CHECKPOINT, &read_to_end, || arrivals.checkpoint(false)))?;
+            spawn(scope, "checkpoint", || every(CHECKPOINT_INTERVAL, &read_to_end, || arrivals.checkpoint(false)))?;
             let _end = EndOnDrop(&read_to_end);
             read_all(input, &store, &arrivals, entrance)
         });
@@ -256,43 +256,43 @@ fn run(
 
 /// Reads all connections of the session until everything is handed over to be committed.
 fn read_all(
-    input: &mut Input,
-    store: &Store,
-    arrivals: &Arrivals<'_>,
-    entrance: Option<Entrance<'_>>,
-) -> Result<Vec<Joined>, RecvError> {
+    input: &mut ConnectionReader,
+    store: &LocalSession,
+    arrivals: &InboundFiles<'_>,
+    entrance: Option<JoinQueue<'_>>,
+) -> Result<Vec<JoinedConnection>, RecvError> {
     let parked = Mutex::new(Vec::new());
-    let first = (input.heard().clone(), input.line().clone());
+    let first = (input.idle_timer().clone(), input.handle().clone());
     thread::scope(|scope| {
         // Owned here, so that the queues close however this ends: the threads that read them end with it.
         let entrance = entrance;
         let (to_verifier, queues) = verifier::queues();
-        spawn(scope, "verifier", || verifier::verify(arrivals, store.another(), queues))?;
+        spawn(scope, "verifier", || verifier::verify(arrivals, store.fork(), queues))?;
         let (waiters, waiting) = unbounded();
-        let decider = Decider::new(store.another(), arrivals, to_verifier.clone());
-        spawn(scope, "decider", || decider::wait(decider, waiting))?;
+        let decider = Planner::new(store.fork(), arrivals, to_verifier.clone());
+        spawn(scope, "decider", || decider::run_deferred(decider, waiting))?;
         if let Some(entrance) = &entrance {
             let (queue, to_verifier, parked) = (entrance.queue(), to_verifier.clone(), &parked);
             let waiters = waiters.clone();
             spawn(scope, "joins", move || {
                 for mut joined in queue {
-                    joined.input.share(&first);
+                    joined.reader.join_session(&first);
                     let reader = Reader::new(
-                        store.another(),
+                        store.fork(),
                         arrivals,
                         to_verifier.clone(),
                         waiters.clone(),
-                        Place::Joined,
+                        ConnectionRole::Secondary,
                     );
                     let reading = spawn(scope, "reader", move || {
-                        arrivals.end_if_failed(reader.read(&mut joined.input));
+                        arrivals.end_if_failed(reader.read(&mut joined.reader));
                         parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
                     });
                     arrivals.end_if_failed(reading.map(drop));
                 }
             })?;
         }
-        let reader = Reader::new(store.another(), arrivals, to_verifier, waiters, Place::First);
+        let reader = Reader::new(store.fork(), arrivals, to_verifier, waiters, ConnectionRole::Primary);
         arrivals.end_if_failed(reader.read(input));
         // Nobody can join any more.
         drop(entrance);
@@ -336,11 +336,11 @@ pub fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()
 }
 
 /// Tells the sender that this side is alive, so that it can tell slow from dead.
-fn pulse(speaker: &Mutex<Speaker>) {
-    let mut speaker = lock(speaker);
-    speaker.session.busy();
+fn keepalive(speaker: &Mutex<SessionControl>) {
+    let mut speaker = lock_session(speaker);
+    speaker.session.keepalive();
     if speaker.session.is_committing() {
-        speaker.worked_for(PULSE);
+        speaker.record_busy(KEEPALIVE_INTERVAL);
     }
     // A broken connection is noticed by the reader.
     let _ = speaker.flush();

@@ -3,130 +3,130 @@
 use std::time::Duration;
 
 use super::RecvError;
-use super::arrivals::Arrivals;
-use super::decider::{Decider, Waiters};
-use super::desk::{FREE_FOR_OTHERS, are_few_free};
-use super::input::Input;
+use super::arrivals::InboundFiles;
+use super::decider::{Planner, Deferred};
+use super::desk::{PROCESS_FD_FRACTION, fd_headroom_below};
+use super::input::ConnectionReader;
 use super::measure;
-use super::verifier::{Small, ToVerifier, ToVerify};
-use crate::net::Spliced;
+use super::verifier::{SmallBatch, VerifyQueue, VerifyJob};
+use crate::net::SpliceStep;
 use crate::progress::Event as Told;
-use crate::store::{Store, StoreError, Written};
+use crate::store::{LocalSession, StoreError, SyncedFile};
 use crate::wire::receiver::{Event, HoleHeader, PartHeader};
-use crate::wire::{EntryId, Form, SMALL_FILE_BYTES};
+use crate::wire::{EntryId, Framing, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
-const FRAMES_A_WORD: u32 = 256;
+const FRAMES_PER_FLUSH: u32 = 256;
 
 /// How often it is looked whether descriptors are free again.
 const DESCRIPTORS_TICK: Duration = Duration::from_millis(20);
 
 /// Which connection of its session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ConnectionRole {
     /// The one that said hello, which carries everything but the bodies that go elsewhere.
-    First,
+    Primary,
     /// One that joined: parts and nothing else.
-    Joined,
+    Secondary,
 }
 
 /// See the module's page.
 pub struct Reader<'a> {
-    store: Store,
-    arrivals: &'a Arrivals<'a>,
-    verifier: ToVerifier,
-    decider: Decider<'a>,
-    waiters: Waiters,
-    place: Place,
+    store: LocalSession,
+    files: &'a InboundFiles<'a>,
+    verifier: VerifyQueue,
+    planner: Planner<'a>,
+    deferred: Deferred,
+    role: ConnectionRole,
     /// Small files that arrived here and are not handed to the verifier yet.
-    small: Small,
+    small: SmallBatch,
     /// Frames since the sender was last told something.
     frames: u32,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(
-        store: Store,
-        arrivals: &'a Arrivals<'a>,
-        verifier: ToVerifier,
-        waiters: Waiters,
-        place: Place,
+        store: LocalSession,
+        arrivals: &'a InboundFiles<'a>,
+        verifier: VerifyQueue,
+        waiters: Deferred,
+        place: ConnectionRole,
     ) -> Self {
-        let decider = Decider::new(store.another(), arrivals, verifier.clone());
-        Reader { store, arrivals, verifier, decider, waiters, place, small: Small::default(), frames: 0 }
+        let decider = Planner::new(store.fork(), arrivals, verifier.clone());
+        Reader { store, files: arrivals, verifier, planner: decider, deferred: waiters, role: place, small: SmallBatch::default(), frames: 0 }
     }
 
     /// Until everything is received, or somebody ended the session.
-    pub fn read(mut self, input: &mut Input) -> Result<(), RecvError> {
+    pub fn read(mut self, input: &mut ConnectionReader) -> Result<(), RecvError> {
         loop {
             // While whole frames are at hand, work is collected: many small files are verified at once, and many
             // decisions fit into one frame.
-            if !input.has_frame(Form::Native) {
+            if !input.has_frame(Framing::Native) {
                 self.verify_small()?;
-                self.speak()?;
-                if !self.arrivals.clocks.waiting.time(|| input.wait_unless(self.arrivals.over()))? {
+                self.flush_control()?;
+                if !self.files.timers.waiting.time(|| input.wait_unless(self.files.done()))? {
                     return Ok(());
                 }
             }
             // Whatever it has said beyond that would only take more room.
-            if input.line().has_given_way() {
-                return Err(RecvError::GaveWay);
+            if input.handle().is_evicted() {
+                return Err(RecvError::Evicted);
             }
-            self.arrivals.lister.wait_for_room();
-            let Some(json) = input.frame(Form::Native)? else {
+            self.files.hasher.wait_for_room();
+            let Some(json) = input.frame(Framing::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
             let bytes = json.len() as u64;
             let event = {
-                let session = &mut self.arrivals.speak().session;
-                match self.place {
-                    Place::First => session.handle(json)?,
-                    Place::Joined => session.handle_joined(json)?,
+                let session = &mut self.files.lock_session().session;
+                match self.role {
+                    ConnectionRole::Primary => session.handle(json)?,
+                    ConnectionRole::Secondary => session.handle_joined(json)?,
                 }
             };
             if !matches!(
                 event,
                 Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
             ) {
-                input.line().delivers(bytes);
+                input.handle().record_bytes(bytes);
             }
-            self.take(event, input)?;
+            self.handle_event(event, input)?;
             self.frames += 1;
-            if self.frames >= FRAMES_A_WORD {
-                self.speak()?;
+            if self.frames >= FRAMES_PER_FLUSH {
+                self.flush_control()?;
             }
         }
     }
 
-    fn speak(&mut self) -> Result<(), RecvError> {
+    fn flush_control(&mut self) -> Result<(), RecvError> {
         self.frames = 0;
-        let told = self.arrivals.speak().flush();
-        (self.arrivals.host.limit_entries)();
+        let told = self.files.lock_session().flush();
+        (self.files.context.enforce_entry_limit)();
         told
     }
 
-    fn take(&mut self, event: Event, input: &mut Input) -> Result<(), RecvError> {
-        let progress = self.arrivals.progress;
+    fn handle_event(&mut self, event: Event, input: &mut ConnectionReader) -> Result<(), RecvError> {
+        let progress = self.files.progress;
         match event {
             // Perhaps the end, or a folder whose turn is now.
-            Event::Nothing => self.arrivals.hand_over_others(&mut self.arrivals.speak()),
+            Event::Nothing => self.files.enqueue_dirs_and_links(&mut self.files.lock_session()),
             Event::File(entry) => {
-                progress.event(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                if let Some(entry) = self.decider.decide(entry, true)? {
-                    progress.event(Told::Waiting { path: entry.path.as_bytes() });
+                progress.report(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
+                if let Some(entry) = self.planner.plan(entry, true)? {
+                    progress.report(Told::Waiting { path: entry.path.as_bytes() });
                     // Gone only when the session is over.
-                    let _ = self.waiters.send(entry);
+                    let _ = self.deferred.send(entry);
                 }
             }
             Event::Refused { name, fault, reason } => {
-                let mut speaker = self.arrivals.speak();
+                let mut speaker = self.files.lock_session();
                 speaker.summary.count_failure(fault);
-                self.arrivals.hand_over_others(&mut speaker);
-                progress.event(Told::Failed { name: &name, fault, reason: &reason });
+                self.files.enqueue_dirs_and_links(&mut speaker);
+                progress.report(Told::Failed { name: &name, fault, reason: &reason });
             }
             Event::Body(header) => {
                 if header.is_repair {
-                    self.arrivals.repairs(&header);
+                    self.files.on_retransmit(&header);
                 }
                 if header.range.len <= SMALL_FILE_BYTES && header.range.offset == 0 {
                     self.small_body(header, input)?;
@@ -140,44 +140,44 @@ impl<'a> Reader<'a> {
                 input.body(header.range.len, "a small file", |_| {})?;
                 self.offer(header)?;
             }
-            Event::Hole(hole) if hole.is_offer => match self.arrivals.existing(hole.id) {
-                Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.arrivals.holes_same(&hole),
-                Some(_) => self.arrivals.differs(&mut self.store, hole.id),
+            Event::Hole(hole) if hole.is_offer => match self.files.existing(hole.id) {
+                Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.files.hole_matches(&hole),
+                Some(_) => self.files.offer_differs(&mut self.store, hole.id),
                 None => {}
             },
             Event::Hole(hole) => {
-                self.leave_descriptors(hole.id, input)?;
+                self.wait_for_descriptors(hole.id, input)?;
                 self.hole(&hole);
             }
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
-                self.arrivals.forget(id);
-                let mut speaker = self.arrivals.speak();
+                self.files.discard(id);
+                let mut speaker = self.files.lock_session();
                 speaker.summary.count_failure(fault);
                 // It may have been what folders waited for.
-                self.arrivals.hand_over_others(&mut speaker);
+                self.files.enqueue_dirs_and_links(&mut speaker);
                 drop(speaker);
-                progress.event(Told::FileDropped { remaining_bytes });
-                progress.event(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+                progress.report(Told::FileDropped { remaining_bytes });
+                progress.report(Told::Failed { name: path.as_bytes(), fault, reason: &message });
             }
             Event::Measure(asked) => {
-                let measured = measure::take(asked, input, &mut self.store)?;
-                let mut speaker = self.arrivals.speak();
+                let measured = measure::run_probe(asked, input, &mut self.store)?;
+                let mut speaker = self.files.lock_session();
                 speaker.summary.measures += 1;
                 speaker.session.measured(measured);
                 // A peer that has gone is noticed before the next one is measured.
                 speaker.flush()?;
             }
-            Event::Totals { .. } => progress.event(Told::PlanComplete),
+            Event::Totals { .. } => progress.report(Told::PlanComplete),
         }
         Ok(())
     }
 
     /// A digest to compare with what is there.
     fn offer(&mut self, header: PartHeader) -> Result<(), RecvError> {
-        match self.arrivals.existing(header.id).map(|file| file.open()) {
-            Some(Ok(file)) => self.verifier.verify(ToVerify::Offer(header, file)),
+        match self.files.existing(header.id).map(|file| file.open()) {
+            Some(Ok(file)) => self.verifier.verify(VerifyJob::Offer(header, file)),
             Some(Err(_)) => {
-                self.arrivals.differs(&mut self.store, header.id);
+                self.files.offer_differs(&mut self.store, header.id);
                 Ok(())
             }
             None => Ok(()),
@@ -186,10 +186,10 @@ impl<'a> Reader<'a> {
 
     /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
     /// others give way.
-    fn leave_descriptors(&self, id: EntryId, input: &Input) -> Result<(), RecvError> {
-        while self.arrivals.has_landings_enough(id) && are_few_free(input.stream(), FREE_FOR_OTHERS) {
-            (self.arrivals.host.spare_descriptors)();
-            if !input.pause_unless(self.arrivals.over(), DESCRIPTORS_TICK)? {
+    fn wait_for_descriptors(&self, id: EntryId, input: &ConnectionReader) -> Result<(), RecvError> {
+        while self.files.has_too_many_staged(id) && fd_headroom_below(input.stream(), PROCESS_FD_FRACTION) {
+            (self.files.context.release_descriptors)();
+            if !input.sleep(self.files.done(), DESCRIPTORS_TICK)? {
                 // Whatever ended the session says why.
                 return Ok(());
             }
@@ -199,7 +199,7 @@ impl<'a> Reader<'a> {
 
     /// Parts of zeros: a fresh landing of a sparse file has them already, unless a damaged part was written there.
     fn hole(&mut self, hole: &HoleHeader) {
-        let landed = self.arrivals.land(&mut self.store, hole.id);
+        let landed = self.files.open_staging(&mut self.store, hole.id);
         let cleared =
             landed.and_then(
                 |(written, is_fresh)| {
@@ -207,17 +207,17 @@ impl<'a> Reader<'a> {
                 },
             );
         match cleared {
-            Ok(()) => self.arrivals.holes_verified(hole),
-            Err(error) => self.arrivals.fail_arrival(hole.id, &error),
+            Ok(()) => self.files.holes_verified(hole),
+            Err(error) => self.files.fail_file(hole.id, &error),
         }
     }
 
     /// A small file, whole: kept in memory until enough of them are there to be verified together.
-    fn small_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
+    fn small_body(&mut self, header: PartHeader, input: &mut ConnectionReader) -> Result<(), RecvError> {
         let small = &mut self.small;
         input.body(header.range.len, "a small file", |chunk| small.bytes.extend_from_slice(chunk))?;
         small.headers.push(header);
-        self.arrivals.moved(header.range.len);
+        self.files.record_bytes(header.range.len);
         if small.is_full() { self.verify_small() } else { Ok(()) }
     }
 
@@ -227,24 +227,24 @@ impl<'a> Reader<'a> {
         }
         let next = self.verifier.spare.try_recv().unwrap_or_default();
         let small = std::mem::replace(&mut self.small, next);
-        self.verifier.verify(ToVerify::Small(small))
+        self.verifier.verify(VerifyJob::Small(small))
     }
 
     /// One part of a larger file: to its landing at once, and then to the verifier.
-    fn large_body(&mut self, header: PartHeader, input: &mut Input) -> Result<(), RecvError> {
-        self.leave_descriptors(header.id, input)?;
-        let _in_transit = self.arrivals.in_transit();
-        let written = self.arrivals.land(&mut self.store, header.id);
+    fn large_body(&mut self, header: PartHeader, input: &mut ConnectionReader) -> Result<(), RecvError> {
+        self.wait_for_descriptors(header.id, input)?;
+        let _in_transit = self.files.in_transit();
+        let written = self.files.open_staging(&mut self.store, header.id);
         let written = match written {
             // A part that was damaged has left something where its zeros belong.
-            Ok((written, true)) if self.arrivals.is_sparse(header.id) && !header.is_repair => {
+            Ok((written, true)) if self.files.is_sparse(header.id) && !header.is_repair => {
                 self.body_without_zeros(header, written, input)?
             }
             Ok((written, _)) => {
-                let name = || self.arrivals.name(header.id);
-                let clocks = self.arrivals.clocks;
-                let moved = |step: &Spliced| {
-                    self.arrivals.moved(step.taken as u64);
+                let name = || self.files.name(header.id);
+                let clocks = self.files.timers;
+                let moved = |step: &SpliceStep| {
+                    self.files.record_bytes(step.taken as u64);
                     clocks.waiting.add(step.waited);
                     clocks.writing.add(step.wrote);
                 };
@@ -259,9 +259,9 @@ impl<'a> Reader<'a> {
         match written {
             Ok(written) => {
                 drop(_in_transit);
-                self.verifier.verify(ToVerify::Part(header, written))?;
+                self.verifier.verify(VerifyJob::Part(header, written))?;
             }
-            Err(error) => self.arrivals.fail_arrival(header.id, &error),
+            Err(error) => self.files.fail_file(header.id, &error),
         }
         Ok(())
     }
@@ -269,17 +269,17 @@ impl<'a> Reader<'a> {
     fn body_without_zeros(
         &self,
         header: PartHeader,
-        landing: Written,
-        input: &mut Input,
-    ) -> Result<Result<Written, StoreError>, RecvError> {
+        landing: SyncedFile,
+        input: &mut ConnectionReader,
+    ) -> Result<Result<SyncedFile, StoreError>, RecvError> {
         let mut offset = header.range.offset;
         let mut written = Ok(());
-        input.body(header.range.len, &self.arrivals.name(header.id), |chunk| {
+        input.body(header.range.len, &self.files.name(header.id), |chunk| {
             if written.is_ok() {
                 written = landing.write_sparse_at(chunk, offset);
             }
             offset += chunk.len() as u64;
-            self.arrivals.moved(chunk.len() as u64);
+            self.files.record_bytes(chunk.len() as u64);
         })?;
         Ok(written.map(|()| landing))
     }

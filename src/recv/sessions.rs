@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::RecvError;
-use super::input::Input;
+use super::input::ConnectionReader;
 use crate::wire::{SessionId, WireError};
 
 /// Connections that may join one session.
@@ -16,23 +16,23 @@ pub const MAX_JOINED: usize = 7;
 
 /// A connection that joined a session.
 #[derive(Debug)]
-pub struct Joined {
-    pub input: Input,
+pub struct JoinedConnection {
+    pub reader: ConnectionReader,
     /// Whoever accepted the connection waits until this is dropped.
     _open: Sender<()>,
 }
 
 /// All sessions in work.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Door>>);
+pub struct SessionRegistry(Mutex<HashMap<SessionId, SessionSlot>>);
 
 /// How connections come into a session.
 #[derive(Debug)]
-struct Door {
+struct SessionSlot {
     /// `None` once nobody can join any more.
-    queue: Option<Sender<Joined>>,
+    queue: Option<Sender<JoinedConnection>>,
     /// How many more may come.
-    places: usize,
+    free_slots: usize,
     /// Its connections, to end it from outside.
     streams: Vec<Arc<TcpStream>>,
     /// Disconnected once it is over, and all that it kept is kept.
@@ -40,27 +40,27 @@ struct Door {
 }
 
 /// Where connections join a session; nobody can any more once it is dropped.
-pub struct Entrance<'a> {
-    sessions: &'a Sessions,
+pub struct JoinQueue<'a> {
+    sessions: &'a SessionRegistry,
     id: SessionId,
-    queue: Receiver<Joined>,
+    queue: Receiver<JoinedConnection>,
 }
 
 /// Held by a session until all that it keeps is kept: until then, who goes on with it has to wait.
-pub struct InWork<'a> {
-    sessions: &'a Sessions,
+pub struct SessionGuard<'a> {
+    sessions: &'a SessionRegistry,
     id: SessionId,
     #[expect(dead_code, reason = "its end is what counts")]
     over: Sender<()>,
 }
 
 /// How long a session that has lost its sender gets to keep what it has.
-const TAKE_OVER: Duration = Duration::from_secs(10);
+const PREEMPT_TIME: Duration = Duration::from_secs(10);
 
-impl Sessions {
+impl SessionRegistry {
     /// Ends a session whose sender has lost the connection, which this side may not have noticed, and waits for its end.
     /// Whoever knows its name is its sender. `false` if there is none of that name.
-    pub fn take_over(&self, id: SessionId) -> bool {
+    pub fn preempt(&self, id: SessionId) -> bool {
         let Some((streams, over)) =
             self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.streams), door.over.clone()))
         else {
@@ -70,7 +70,7 @@ impl Sessions {
             let _ = stream.shutdown(Shutdown::Both);
         }
         // Nothing is ever sent.
-        let _ = over.recv_timeout(TAKE_OVER);
+        let _ = over.recv_timeout(PREEMPT_TIME);
         true
     }
 
@@ -80,7 +80,7 @@ impl Sessions {
         id: SessionId,
         first: Arc<TcpStream>,
         places: usize,
-    ) -> Result<(Entrance<'_>, InWork<'_>), RecvError> {
+    ) -> Result<(JoinQueue<'_>, SessionGuard<'_>), RecvError> {
         let (in_work, over) = bounded(0);
         let streams = vec![first];
         // There is room for all who may come, so that no one waits here.
@@ -91,10 +91,10 @@ impl Sessions {
                 return Err(WireError::Protocol("there is a session of that name already".into()).into());
             }
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Door { queue: Some(sender), places, streams, over })
+                place.insert(SessionSlot { queue: Some(sender), free_slots: places, streams, over })
             }
         };
-        Ok((Entrance { sessions: self, id, queue }, InWork { sessions: self, id, over: in_work }))
+        Ok((JoinQueue { sessions: self, id, queue }, SessionGuard { sessions: self, id, over: in_work }))
     }
 
     /// Hands a connection over to its session, which `joins` hears of, and waits until it is done with it; or gives it
@@ -102,9 +102,9 @@ impl Sessions {
     pub fn join(
         &self,
         id: SessionId,
-        input: Input,
+        input: ConnectionReader,
         joins: impl FnOnce(),
-    ) -> Result<(), Box<(Input, RecvError)>> {
+    ) -> Result<(), Box<(ConnectionReader, RecvError)>> {
         let (open, done) = bounded(0);
         let refused = |why: &str, input| Err(Box::new((input, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
@@ -113,33 +113,33 @@ impl Sessions {
         else {
             return refused("it joins a session that is not in work here", input);
         };
-        if door.places == 0 {
+        if door.free_slots == 0 {
             return refused("its session takes no more connections", input);
         }
-        door.places -= 1;
+        door.free_slots -= 1;
         door.streams.push(input.shared_stream());
         joins();
         // If the session ends meanwhile, so does the wait.
-        let _ = queue.send(Joined { input, _open: open });
+        let _ = queue.send(JoinedConnection { reader: input, _open: open });
         drop((sessions, queue));
         // Nothing is ever sent: this ends when the other half is dropped.
         let _ = done.recv();
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Door>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionSlot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entrance<'_> {
+impl JoinQueue<'_> {
     /// Those who come in.
-    pub fn queue(&self) -> Receiver<Joined> {
+    pub fn queue(&self) -> Receiver<JoinedConnection> {
         self.queue.clone()
     }
 }
 
-impl Drop for Entrance<'_> {
+impl Drop for JoinQueue<'_> {
     fn drop(&mut self) {
         if let Some(door) = self.sessions.lock().get_mut(&self.id) {
             door.queue = None;
@@ -147,7 +147,7 @@ impl Drop for Entrance<'_> {
     }
 }
 
-impl Drop for InWork<'_> {
+impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
         self.sessions.lock().remove(&self.id);
     }
@@ -163,14 +163,14 @@ mod tests {
     fn who_goes_on_with_a_session_waits_until_all_of_it_is_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let (sessions, id) = (Sessions::default(), SessionId::new([7; 16]));
+        let (sessions, id) = (SessionRegistry::default(), SessionId::new([7; 16]));
         let (entrance, in_work) = sessions.open(id, stream, 1).unwrap();
         // It noticed by itself that its sender is gone, and still writes what it has.
         drop(entrance);
         let (taken, is_taken) = bounded(1);
         thread::scope(|scope| {
             let sessions = &sessions;
-            scope.spawn(move || taken.send(sessions.take_over(id)).unwrap());
+            scope.spawn(move || taken.send(sessions.preempt(id)).unwrap());
             while !sessions.lock().get(&id).is_some_and(|door| door.streams.is_empty()) {
                 thread::yield_now();
             }
@@ -178,6 +178,6 @@ mod tests {
             drop(in_work);
             assert_eq!(is_taken.recv(), Ok(true));
         });
-        assert!(!sessions.take_over(id), "nothing is left of it");
+        assert!(!sessions.preempt(id), "nothing is left of it");
     }
 }

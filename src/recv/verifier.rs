@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::RecvError;
-use super::arrivals::{Arrivals, MAX_LANDINGS};
+use super::arrivals::{InboundFiles, MAX_STAGED};
 use super::sessions::MAX_JOINED;
 use crate::digest::{Md5, PartDigests, PartLayout, digest_many, digest_ranges, lane_count};
-use crate::spent::Clock;
-use crate::store::{Store, StoreError, Written};
+use crate::spent::Stopwatch;
+use crate::store::{LocalSession, StoreError, SyncedFile};
 use crate::wire::EntryId;
 use crate::wire::receiver::PartHeader;
 
@@ -24,7 +24,7 @@ const MAX_WINDOW: usize = 16;
 /// What may wait for the verifier.
 const QUEUED: usize = 32;
 // Each of them, the window, and the parts that are coming in may hold a landing.
-const _: () = assert!(QUEUED + MAX_WINDOW + 1 + MAX_JOINED < MAX_LANDINGS);
+const _: () = assert!(QUEUED + MAX_WINDOW + 1 + MAX_JOINED < MAX_STAGED);
 
 /// Small bodies that are verified together at most: bytes and files.
 const SMALL_BATCH_BYTES: usize = 1 << 20;
@@ -35,14 +35,14 @@ const SPARE: usize = 4;
 
 /// The verifier, as those who read have it.
 #[derive(Clone)]
-pub struct ToVerifier {
-    work: Sender<ToVerify>,
+pub struct VerifyQueue {
+    work: Sender<VerifyJob>,
     /// Buffers that it is done with.
-    pub spare: Receiver<Small>,
+    pub spare: Receiver<SmallBatch>,
 }
 
-impl ToVerifier {
-    pub fn verify(&self, work: ToVerify) -> Result<(), RecvError> {
+impl VerifyQueue {
+    pub fn verify(&self, work: VerifyJob) -> Result<(), RecvError> {
         let ended_early = |_| RecvError::Connection(io::Error::other("the verifier ended early"));
         self.work.send(work).map_err(ended_early)
     }
@@ -50,52 +50,52 @@ impl ToVerifier {
 
 /// The verifier's own ends.
 pub struct Queues {
-    work: Receiver<ToVerify>,
-    spare: Sender<Small>,
+    work: Receiver<VerifyJob>,
+    spare: Sender<SmallBatch>,
 }
 
 /// What goes to the verifier and back.
-pub fn queues() -> (ToVerifier, Queues) {
+pub fn queues() -> (VerifyQueue, Queues) {
     let (to_verify, work) = bounded(QUEUED);
     let (used, spare) = bounded(SPARE);
-    (ToVerifier { work: to_verify, spare }, Queues { work, spare: used })
+    (VerifyQueue { work: to_verify, spare }, Queues { work, spare: used })
 }
 
 /// Work for the verifier.
-pub enum ToVerify {
+pub enum VerifyJob {
     /// Whole files.
-    Small(Small),
+    Small(SmallBatch),
     /// A part whose bytes are written.
-    Part(PartHeader, Written),
+    Part(PartHeader, SyncedFile),
     /// Parts of a landing that was left behind.
-    Recheck(Recheck),
+    Recheck(ResumeCheck),
     /// A part that is there already, perhaps the same.
     Offer(PartHeader, File),
 }
 
 /// What an earlier session left of a file, to be read again before it is believed.
-pub struct Recheck {
+pub struct ResumeCheck {
     pub id: EntryId,
     pub layout: PartLayout,
-    pub written: Written,
+    pub written: SyncedFile,
     pub digests: PartDigests,
 }
 
 /// Whole files, one behind the other.
 #[derive(Default)]
-pub struct Small {
+pub struct SmallBatch {
     pub headers: Vec<PartHeader>,
     pub bytes: Vec<u8>,
 }
 
-impl Small {
+impl SmallBatch {
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= SMALL_BATCH_BYTES || self.headers.len() >= SMALL_BATCH_FILES
     }
 }
 
 /// Verifies until the queue is closed and empty.
-pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, spare }: Queues) {
+pub fn verify(arrivals: &InboundFiles<'_>, mut store: LocalSession, Queues { work: queue, spare }: Queues) {
     while let Ok(first) = queue.recv() {
         let start = Instant::now();
         let deadline = start + WINDOW_AGE;
@@ -103,16 +103,16 @@ pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, s
         let mut next = Some(first);
         while let Some(work) = next {
             match work {
-                ToVerify::Small(mut small) => {
+                VerifyJob::Small(mut small) => {
                     verify_small(arrivals, &mut store, &small);
                     small.headers.clear();
                     small.bytes.clear();
                     // Where there are enough of them, it is let go.
                     let _ = spare.try_send(small);
                 }
-                ToVerify::Recheck(kept) => recheck(arrivals, kept),
-                ToVerify::Part(header, written) => window.push((header, Readable::Landing(written))),
-                ToVerify::Offer(header, file) => window.push((header, Readable::Existing(file))),
+                VerifyJob::Recheck(kept) => recheck(arrivals, kept),
+                VerifyJob::Part(header, written) => window.push((header, PartReader::Landing(written))),
+                VerifyJob::Offer(header, file) => window.push((header, PartReader::Existing(file))),
             }
             if window.len() >= lane_count().min(MAX_WINDOW) {
                 break;
@@ -120,21 +120,21 @@ pub fn verify(arrivals: &Arrivals<'_>, mut store: Store, Queues { work: queue, s
             next = match queue.try_recv() {
                 Ok(next) => Some(next),
                 // The sender may be waiting for the verdict on what there is.
-                Err(_) if window.is_empty() || arrivals.is_quiet() => None,
+                Err(_) if window.is_empty() || arrivals.is_drained() => None,
                 Err(_) => queue.recv_deadline(deadline).ok(),
             };
         }
         if !window.is_empty() {
             verify_window(arrivals, &mut store, &window);
         }
-        let mut speaker = arrivals.speak();
-        speaker.worked_for(start.elapsed());
+        let mut speaker = arrivals.lock_session();
+        speaker.record_busy(start.elapsed());
         // A connection that is broken is noticed by its reader.
         let _ = speaker.flush();
     }
 }
 
-fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
+fn verify_small(arrivals: &InboundFiles<'_>, store: &mut LocalSession, small: &SmallBatch) {
     let mut rest = &small.bytes[..];
     let mut bodies = Vec::with_capacity(small.headers.len());
     for header in &small.headers {
@@ -143,21 +143,21 @@ fn verify_small(arrivals: &Arrivals<'_>, store: &mut Store, small: &Small) {
         rest = behind;
     }
     let mut whole = Vec::with_capacity(bodies.len());
-    let digests = arrivals.clocks.md5.time(|| digest_many(&bodies));
+    let digests = arrivals.timers.md5.time(|| digest_many(&bodies));
     for ((header, body), md5) in small.headers.iter().zip(&bodies).zip(digests) {
         if md5 == header.md5 {
             whole.push((header, *body));
         } else {
             // Damaged bytes never reach the disk.
-            arrivals.judge(header, md5);
+            arrivals.on_digest(header, md5);
         }
     }
-    arrivals.clocks.checking_disk.time(|| arrivals.land_whole(store, whole.into_iter()));
+    arrivals.timers.checking_disk.time(|| arrivals.stage_small(store, whole.into_iter()));
 }
 
 /// Keeps of what is recorded what is really there.
-fn recheck(arrivals: &Arrivals<'_>, kept: Recheck) {
-    let Recheck { id, layout, written, mut digests } = kept;
+fn recheck(arrivals: &InboundFiles<'_>, kept: ResumeCheck) {
+    let ResumeCheck { id, layout, written, mut digests } = kept;
     let recorded = digests.count();
     // A hole is one question, however many parts it has.
     let holes: Vec<_> = digests.holes().collect();
@@ -174,11 +174,11 @@ fn recheck(arrivals: &Arrivals<'_>, kept: Recheck) {
             }
         }
     }
-    arrivals.go_on(id, layout, digests, recorded);
+    arrivals.request_missing(id, layout, digests, recorded);
 }
 
 /// The digests of parts of a landing; `None` for those that cannot be read, as when it is shorter than it was.
-fn digests_in(written: &Written, layout: PartLayout, parts: &[u64]) -> Vec<Option<Md5>> {
+fn digests_in(written: &SyncedFile, layout: PartLayout, parts: &[u64]) -> Vec<Option<Md5>> {
     let ranges: Vec<_> = parts.iter().filter_map(|&part| layout.range(part)).collect();
     match digest_ranges(&ranges, |_, buffer, offset| written.read_at(buffer, offset)) {
         Ok(digests) => digests.into_iter().map(Some).collect(),
@@ -187,55 +187,55 @@ fn digests_in(written: &Written, layout: PartLayout, parts: &[u64]) -> Vec<Optio
     }
 }
 
-enum Readable {
-    Landing(Written),
+enum PartReader {
+    Landing(SyncedFile),
     Existing(File),
 }
 
-impl Readable {
+impl PartReader {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         match self {
-            Readable::Landing(written) => written.read_at(buffer, offset),
-            Readable::Existing(file) => file
+            PartReader::Landing(written) => written.read_at(buffer, offset),
+            PartReader::Existing(file) => file
                 .read_exact_at(buffer, offset)
                 .map_err(|source| StoreError::Io { doing: "read what is there", source }),
         }
     }
 }
 
-fn verify_window(arrivals: &Arrivals<'_>, store: &mut Store, window: &[(PartHeader, Readable)]) {
+fn verify_window(arrivals: &InboundFiles<'_>, store: &mut LocalSession, window: &[(PartHeader, PartReader)]) {
     let ranges: Vec<_> = window.iter().map(|(header, _)| header.range).collect();
-    let (start, reading) = (Instant::now(), Clock::default());
+    let (start, reading) = (Instant::now(), Stopwatch::default());
     let together = digest_ranges(&ranges, |index, buffer, offset| {
         reading.time(|| window[index].1.read_at(buffer, offset))
     });
-    arrivals.clocks.checking_disk.add(reading.spent());
-    arrivals.clocks.md5.add(start.elapsed() - reading.spent());
+    arrivals.timers.checking_disk.add(reading.spent());
+    arrivals.timers.md5.add(start.elapsed() - reading.spent());
     match together {
         Ok(digests) => {
             for ((header, _), md5) in window.iter().zip(digests) {
-                judge(arrivals, store, header, md5);
+                report_digests(arrivals, store, header, md5);
             }
         }
         // One file that cannot be read must not cost the others.
         Err(_) => {
             for (header, file) in window {
                 match digest_ranges(&[header.range], |_, buffer, offset| file.read_at(buffer, offset)) {
-                    Ok(digests) => digests.into_iter().for_each(|md5| judge(arrivals, store, header, md5)),
-                    Err(_) if header.is_offer => arrivals.differs(store, header.id),
-                    Err(error) => arrivals.fail_arrival(header.id, &error),
+                    Ok(digests) => digests.into_iter().for_each(|md5| report_digests(arrivals, store, header, md5)),
+                    Err(_) if header.is_offer => arrivals.offer_differs(store, header.id),
+                    Err(error) => arrivals.fail_file(header.id, &error),
                 }
             }
         }
     }
 }
 
-fn judge(arrivals: &Arrivals<'_>, store: &mut Store, header: &PartHeader, actual: Md5) {
+fn report_digests(arrivals: &InboundFiles<'_>, store: &mut LocalSession, header: &PartHeader, actual: Md5) {
     if !header.is_offer {
-        arrivals.judge(header, actual);
+        arrivals.on_digest(header, actual);
     } else if actual == header.md5 {
-        arrivals.same(header);
+        arrivals.offer_matches(header);
     } else {
-        arrivals.differs(store, header.id);
+        arrivals.offer_differs(store, header.id);
     }
 }

@@ -35,32 +35,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::SendError;
-use crate::md5sum::Lister;
-use crate::net::{self, Bell, LAST_WORDS as QUICKLY, LastHeard, NetError, PatientWriter, Woken};
-use crate::plan::{self, Found, Root, StateKey};
-use crate::progress::{Event, Progress, Summary};
+use crate::md5sum::FileHasher;
+use crate::net::{self, CancelToken, FLUSH_GRACE as QUICKLY, IdleTimer, NetError, TimedWriter, Wake};
+use crate::plan::{self, WalkItem, Root, StateKey};
+use crate::progress::{Event, Reporter, Summary};
 use crate::wire::SessionId;
 
 use backoff::Backoff;
-use state::{Announced, Shared};
+use state::{InFlightEntry, SessionShared};
 
 pub use streams::{MAX_STREAMS, Streams};
-pub use whole::Whole;
+pub use whole::SourceFile;
 
 /// Entries that the walk may be ahead: enough to know the totals of most trees at once, little enough to hold.
 const WALK_AHEAD: usize = 16 << 10;
 /// A word to the receiver when there was nothing else to say for so long.
-const PULSE: Duration = Duration::from_secs(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time for telling the receiver why the session ends.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const ERROR_GRACE: Duration = Duration::from_secs(1);
 /// A walk that finds nothing for so long may have come to a slow folder: the receiver hears what was found before.
-const IN_A_MOMENT: Duration = Duration::from_millis(1);
+const WALK_FLUSH_DELAY: Duration = Duration::from_millis(1);
 /// How often a wait for the walk looks up to see whether the session is over.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const STOP_POLL: Duration = Duration::from_millis(100);
 
 /// How to the receiver, and how often.
-pub struct Route<'a> {
+pub struct Dialer<'a> {
     /// The receiver, as typed.
     pub host: &'a str,
     /// Opens the first connection.
@@ -76,17 +76,17 @@ pub struct Route<'a> {
     /// Keys what is told of the state of files.
     pub state_key: &'a StateKey,
     /// Rung, it ends all of it.
-    pub interrupt: &'a Bell,
+    pub cancel: &'a CancelToken,
 }
 
 /// What outlives a connection.
 #[derive(Default)]
-pub struct Remainder {
+pub struct CarryOver {
     pub summary: Summary,
     /// Entries that were announced and not settled, in their order.
-    unsettled: Vec<Announced>,
+    unsettled: Vec<InFlightEntry>,
     /// What the walker found and nobody announced yet.
-    next: Option<Walked>,
+    next: Option<WalkEvent>,
     /// What the walk found so far.
     files: u64,
     bytes: u64,
@@ -101,8 +101,8 @@ pub struct Remainder {
 }
 
 /// What the walker tells the announcer.
-enum Walked {
-    Found(Found),
+enum WalkEvent {
+    Found(WalkItem),
     /// All files are found; folders and links follow.
     FilesComplete,
 }
@@ -110,14 +110,14 @@ enum Walked {
 /// Sends everything below `roots`: on one connection, and if that is lost on others, as long as more and more is stored or kept.
 pub fn send(
     roots: &[Root],
-    route: &Route<'_>,
-    progress: &dyn Progress,
-    lister: &Lister<'_, Whole>,
+    route: &Dialer<'_>,
+    progress: &dyn Reporter,
+    lister: &FileHasher<'_, SourceFile>,
 ) -> Result<Summary, SendError> {
-    let interrupt = route.interrupt;
+    let interrupt = route.cancel;
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let is_over = AtomicBool::new(false);
-    let go_on = || !interrupt.is_rung() && !is_over.load(Ordering::Relaxed);
+    let go_on = || !interrupt.is_cancelled() && !is_over.load(Ordering::Relaxed);
     thread::scope(|scope| {
         // Moved in, so that the queue closes when the walk ends. It need not wait for the connection.
         let walker = thread::Builder::new().name("walker".into());
@@ -127,24 +127,24 @@ pub fn send(
         let _end = EndOnDrop(&is_over);
         let found = found;
         let mut stream = (route.connect)()?;
-        let mut left = Remainder::default();
+        let mut left = CarryOver::default();
         let mut backoff = Backoff::new(route.retries);
         loop {
             let (before, began) = (left.progress(), Instant::now());
-            let mut error = match attempt(stream, &found, &mut left, route, progress, lister) {
+            let mut error = match run_session(stream, &found, &mut left, route, progress, lister) {
                 Ok(()) => return Ok(left.summary),
-                Err(error) if error.is_disconnect() => error.lost(route.host, 0),
+                Err(error) if error.is_disconnect() => error.into_lost(route.host, 0),
                 Err(error) => error,
             };
             backoff.on_session_end(left.progress() != before, began.elapsed());
             stream = loop {
                 let attempts = backoff.attempts();
-                let Some(pause) = backoff.next_pause().filter(|_| error.can_heal()) else {
-                    return Err(if left.was_answered { error.lost(route.host, attempts) } else { error });
+                let Some(pause) = backoff.next_pause().filter(|_| error.is_retryable()) else {
+                    return Err(if left.was_answered { error.into_lost(route.host, attempts) } else { error });
                 };
-                progress.event(Event::Lost { reason: &error.to_string(), pause });
+                progress.report(Event::Lost { reason: &error.to_string(), pause });
                 let waited = interrupt.wait(None, Some(pause)).map_err(SendError::Connection)?;
-                if waited == Woken::Bell {
+                if waited == Wake::Cancelled {
                     return Err(SendError::Interrupted);
                 }
                 match (route.reconnect)() {
@@ -157,9 +157,9 @@ pub fn send(
     })
 }
 
-impl Remainder {
+impl CarryOver {
     /// Entries that were announced and are not settled; they come before those that were to be announced again.
-    fn put_back(&mut self, unsettled: impl Iterator<Item = Announced>) {
+    fn put_back(&mut self, unsettled: impl Iterator<Item = InFlightEntry>) {
         let not_again = std::mem::take(&mut self.unsettled);
         self.unsettled = unsettled.chain(not_again).collect();
     }
@@ -172,24 +172,24 @@ impl Remainder {
 }
 
 /// One session on one connection, and more that join it. What it did not settle is left.
-fn attempt(
+fn run_session(
     stream: TcpStream,
-    found: &Receiver<Walked>,
-    left: &mut Remainder,
-    route: &Route<'_>,
-    progress: &dyn Progress,
-    lister: &Lister<'_, Whole>,
+    found: &Receiver<WalkEvent>,
+    left: &mut CarryOver,
+    route: &Dialer<'_>,
+    progress: &dyn Reporter,
+    lister: &FileHasher<'_, SourceFile>,
 ) -> Result<(), SendError> {
-    let interrupt = route.interrupt;
-    let at = address(&stream);
-    net::prepare(&stream).map_err(SendError::Connection)?;
-    let heard = LastHeard::new(route.timeout);
+    let interrupt = route.cancel;
+    let at = peer_address(&stream);
+    net::configure(&stream).map_err(SendError::Connection)?;
+    let heard = IdleTimer::new(route.timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
-    let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
+    let writer = TimedWriter::new(writing, heard.clone(), interrupt.clone());
     let is_answered = AtomicBool::new(false);
     let (words, spoken) = bounded(1);
-    let shared = Shared::new(words, left, progress, lister, route.timeout, interrupt)?;
+    let shared = SessionShared::new(words, left, progress, lister, route.timeout, interrupt)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     let (loaded_unasked, unasked) = bounded(loader::LOADED_AHEAD);
     let (used, spare) = bounded(loader::SPARE);
@@ -202,18 +202,18 @@ fn attempt(
                 named("loader")
                     .spawn_scoped(scope, move || loader::load(shared, loaded, loaded_unasked, spare))?;
                 let hearing = named("ear")
-                    .spawn_scoped(scope, move || ear::listen(shared, reading, heard, is_answered))?;
+                    .spawn_scoped(scope, move || ear::run(shared, reading, heard, is_answered))?;
                 let joining = parts.clone();
-                let first = writer::First { words: spoken, unasked };
+                let first = writer::PrimaryInputs { control_rx: spoken, unasked };
                 let writing = named("writer")
                     .spawn_scoped(scope, move || writer::write(shared, writer, Some(first), parts, used))?;
                 named("streams").spawn_scoped(scope, move || {
-                    streams::grow(shared, stream, streams, |joined| {
+                    streams::scale_streams(shared, stream, streams, |joined| {
                         let (ear, writer) = joined.split(heard)?;
                         let joining = joining.clone();
                         let writes = move || writer::write(shared, writer, None, joining, used);
                         // Without a writer it carries nothing, and is closed with the session.
-                        named("ear").spawn_scoped(scope, move || ear::listen_joined(shared, ear))?;
+                        named("ear").spawn_scoped(scope, move || ear::run_secondary(shared, ear))?;
                         named("writer").spawn_scoped(scope, writes).map(drop)
                     });
                 })?;
@@ -225,41 +225,41 @@ fn attempt(
                     // Those that were started end with the session.
                     shared.end(Err(SendError::NoThread(error)));
                     let _ = stream.shutdown(Shutdown::Both);
-                    return shared.hang_up();
+                    return shared.close_all();
                 }
             };
             announce(shared, found, left, route.state_key);
-            shared.wait_for_the_end(PULSE);
-            if shared.give_up() {
+            shared.wait_for_the_end(KEEPALIVE_INTERVAL);
+            if shared.send_error() {
                 // The receiver is told why, if it still listens.
-                let limit = if interrupt.is_rung() { QUICKLY } else { LAST_WORDS };
+                let limit = if interrupt.is_cancelled() { QUICKLY } else { ERROR_GRACE };
                 wait_until(limit, || writing.is_finished());
             }
-            if interrupt.is_rung() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
+            if interrupt.is_cancelled() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
                 // It brings what is complete to its end, says `stored` of it, and closes.
                 wait_until(QUICKLY, || hearing.is_finished());
             }
             // Wakes whoever still reads or writes.
             let _ = stream.shutdown(Shutdown::Both);
-            shared.hang_up();
+            shared.close_all();
         });
     };
     let interrupted = || {
         shared.end(Err(SendError::Interrupted));
         // Not later: whoever would do it may wait for a disk.
-        shared.give_up();
+        shared.send_error();
     };
-    interrupt.beside(interrupted, transfer).map_err(SendError::NoThread)?;
+    interrupt.run_with_hook(interrupted, transfer).map_err(SendError::NoThread)?;
     let outcome = shared.into_outcome(left);
     if is_answered.into_inner() {
         left.was_answered = true;
         return outcome;
     }
-    outcome.map_err(|error| error.unanswered(at))
+    outcome.map_err(|error| error.into_no_answer(at))
 }
 
 /// Who is at the other end of a connection.
-fn address(stream: &TcpStream) -> String {
+fn peer_address(stream: &TcpStream) -> String {
     stream.peer_addr().map_or_else(|_| "the other end".into(), |at| at.to_string())
 }
 
@@ -281,33 +281,33 @@ impl Drop for EndOnDrop<'_> {
 
 fn walk(
     roots: &[Root],
-    to_announcer: Sender<Walked>,
-    progress: &dyn Progress,
+    to_announcer: Sender<WalkEvent>,
+    progress: &dyn Reporter,
     go_on: impl Fn() -> bool + Copy,
 ) {
-    let told = plan::find_files(roots, go_on, |found| {
-        if let Found::File(source) = &found {
-            progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
+    let told = plan::walk_files(roots, go_on, |found| {
+        if let WalkItem::File(source) = &found {
+            progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
         }
-        to_announcer.send(Walked::Found(found)).is_ok()
+        to_announcer.send(WalkEvent::Found(found)).is_ok()
     });
     if !go_on() {
         return;
     }
-    progress.event(Event::PlanComplete);
-    if to_announcer.send(Walked::FilesComplete).is_ok() {
-        plan::find_others(roots, &told, go_on, |found| to_announcer.send(Walked::Found(found)).is_ok());
+    progress.report(Event::PlanComplete);
+    if to_announcer.send(WalkEvent::FilesComplete).is_ok() {
+        plan::walk_dirs_and_links(roots, &told, go_on, |found| to_announcer.send(WalkEvent::Found(found)).is_ok());
     }
 }
 
 /// Announces what is left of an earlier session and what the walker finds, then the end; returns early when the session
 /// is over.
-fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder, key: &StateKey) {
+fn announce(shared: &SessionShared<'_>, found: &Receiver<WalkEvent>, left: &mut CarryOver, key: &StateKey) {
     let progress = shared.progress;
     let mut again = std::mem::take(&mut left.unsettled).into_iter();
     let mut again = std::iter::from_fn(|| again.next());
     while let Some(announced) = again.next() {
-        match shared.wait_for_room(PULSE) {
+        match shared.wait_for_room(KEEPALIVE_INTERVAL) {
             Some(mut state) => state.announce(announced, key, progress),
             None => {
                 left.unsettled.push(announced);
@@ -317,59 +317,59 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder,
         }
     }
     if left.is_plan_complete
-        && let Some(mut state) = shared.wait_for_room(PULSE)
+        && let Some(mut state) = shared.wait_for_room(KEEPALIVE_INTERVAL)
     {
         state.session.totals(left.files, left.bytes);
     }
     loop {
-        let next = match left.next.take().map_or_else(|| found.recv_timeout(IN_A_MOMENT), Ok) {
+        let next = match left.next.take().map_or_else(|| found.recv_timeout(WALK_FLUSH_DELAY), Ok) {
             Err(RecvTimeoutError::Timeout) => {
-                shared.speak();
-                found.recv_timeout(LOOK_UP)
+                shared.wake_writer();
+                found.recv_timeout(STOP_POLL)
             }
             next => next,
         };
         let next = match next {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
-                if !shared.pulse(PULSE) {
+                if !shared.keepalive(KEEPALIVE_INTERVAL) {
                     return;
                 }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let Some(mut state) = shared.wait_for_room(PULSE) else {
+        let Some(mut state) = shared.wait_for_room(KEEPALIVE_INTERVAL) else {
             left.next = Some(next);
             return;
         };
         match next {
-            Walked::FilesComplete => {
+            WalkEvent::FilesComplete => {
                 left.is_plan_complete = true;
                 state.session.totals(left.files, left.bytes);
             }
-            Walked::Found(Found::File(source)) => {
+            WalkEvent::Found(WalkItem::File(source)) => {
                 left.files += 1;
                 left.bytes += source.size_bytes;
-                state.announce(Announced::file(Arc::new(source)), key, progress);
+                state.announce(InFlightEntry::file(Arc::new(source)), key, progress);
             }
-            Walked::Found(Found::Dir { name, metadata }) => {
-                state.announce(Announced::Dir(name, metadata), key, progress);
+            WalkEvent::Found(WalkItem::Dir { name, metadata }) => {
+                state.announce(InFlightEntry::Dir(name, metadata), key, progress);
             }
-            Walked::Found(Found::Link { name, target, metadata }) => {
-                state.announce(Announced::Link { name, target, metadata }, key, progress);
+            WalkEvent::Found(WalkItem::Link { name, target, metadata }) => {
+                state.announce(InFlightEntry::Link { name, target, metadata }, key, progress);
             }
-            Walked::Found(Found::LeftOut { path, fault, reason }) => {
+            WalkEvent::Found(WalkItem::Skipped { path, fault, reason }) => {
                 state.summary.count_failure(fault);
                 let name = path.as_os_str().as_encoded_bytes();
-                shared.progress.event(Event::Failed { name, fault, reason: &reason });
+                shared.progress.report(Event::Failed { name, fault, reason: &reason });
             }
         }
     }
-    if let Some(mut state) = shared.wait_for_room(PULSE) {
+    if let Some(mut state) = shared.wait_for_room(KEEPALIVE_INTERVAL) {
         state.session.end();
         drop(state);
-        shared.speak();
+        shared.wake_writer();
     }
 }
 
@@ -377,27 +377,27 @@ fn announce(shared: &Shared<'_>, found: &Receiver<Walked>, left: &mut Remainder,
 mod tests {
     use super::*;
     use crate::plan::Source;
-    use crate::progress::Silent;
+    use crate::progress::NullReporter;
     use crate::relpath::{NamePolicy, RelPath};
     use std::fs;
     use std::path::Path;
 
     /// A session without a connection.
-    pub fn with_shared(test: impl FnOnce(&Shared<'_>)) {
+    pub fn with_shared(test: impl FnOnce(&SessionShared<'_>)) {
         let (words, _spoken) = bounded(1);
-        let (lister, interrupt) = (Lister::new(false, &Silent), Bell::new().unwrap());
+        let (lister, interrupt) = (FileHasher::new(false, &NullReporter), CancelToken::new().unwrap());
         let timeout = Duration::from_secs(60);
-        let mut left = Remainder::default();
-        test(&Shared::new(words, &mut left, &Silent, &lister, timeout, &interrupt).unwrap());
+        let mut left = CarryOver::default();
+        test(&SessionShared::new(words, &mut left, &NullReporter, &lister, timeout, &interrupt).unwrap());
     }
 
     /// Announces a file as the only entry, of which the receiver then wants `parts`.
-    pub fn announce(shared: &Shared<'_>, path: &Path, parts: &str) -> Arc<Source> {
+    pub fn announce(shared: &SessionShared<'_>, path: &Path, parts: &str) -> Arc<Source> {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
         let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
         let mut state = shared.lock();
         state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
-        state.announce(Announced::file(Arc::clone(&source)), &StateKey::of_this_process(), &Silent);
+        state.announce(InFlightEntry::file(Arc::clone(&source)), &StateKey::of_this_process(), &NullReporter);
         let want = format!(r#"{{"ftx":"want","entries":[[0,0]],"parts":"{parts}"}}"#);
         state.session.handle(want.as_bytes()).unwrap();
         source

@@ -6,19 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir as DirStream, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::touched::Touched;
-use super::{NewDirs, StoreError};
+use super::touched::DirtyDirs;
+use super::{ImplicitDirs, StoreError};
 
 /// Handles kept open, so that the files of one folder do not walk down to it again and again: so many that were used
 /// last, and up to as many that were used before. Fewer where a process may have few descriptors.
-const RECENT_HANDLES: usize = 64;
-const FEWEST_HANDLES: usize = 4;
+const CACHED_DIRS: usize = 64;
+const MIN_CACHED_DIRS: usize = 4;
 /// One of so many descriptors.
-const HANDLES_SHARE: u64 = 16;
+const CACHE_FD_FRACTION: u64 = 16;
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -28,7 +28,7 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 /// The mode of a folder that was made for what is in it and not announced yet. The sticky bit means nothing on a folder
 /// that one user alone may write to; here it marks the folder as one whose rights and time are still to come, even for
 /// a session that goes on where another one was cut.
-pub const UNANNOUNCED: u32 = 0o1700;
+pub const IMPLICIT_DIR_MODE: u32 = 0o1700;
 /// The bits that tell whether a folder has that mode. Not the setgid bit, which a new folder has from the one above it.
 const MARK_BITS: u32 = 0o1777;
 /// At most so many folders are remembered whose file system does not keep the mark.
@@ -36,12 +36,12 @@ const MAX_UNMARKED: usize = 1 << 18;
 
 /// A folder is there under a name that is spelled otherwise, and this file system takes the two for the same. No system
 /// call that is made here fails with this.
-pub const SPELLED_OTHERWISE: Errno = Errno::NOTUNIQ;
+pub const EQUIVALENT_NAME: Errno = Errno::NOTUNIQ;
 
 /// File systems that may take names for the same that differ in upper and lower case, or in how a character is composed:
 /// FAT, exFAT, NTFS, SMB, 9p (the drives of Windows in WSL), VirtualBox, ZFS, and whatever FUSE leads to. Not HFS+, which
 /// lists names in another spelling than the one they were given in.
-const MAY_FOLD: [u32; 9] = [
+const CASE_INSENSITIVE_FS: [u32; 9] = [
     0x4d44,
     0x2011_bab0,
     0x7366_746e,
@@ -57,7 +57,7 @@ const CASEFOLD_FLAG: u32 = 0x4000_0000;
 
 /// A folder below the root.
 #[derive(Debug)]
-pub struct Folder {
+pub struct Dir {
     handle: OwnedFd,
     /// The file system it is on.
     pub device: u64,
@@ -67,41 +67,41 @@ pub struct Folder {
     has_default_acl: OnceLock<bool>,
     /// It was made here a moment ago: there is nothing in it that this session did not put there.
     is_fresh: bool,
-    may_fold: OnceLock<bool>,
+    may_be_case_insensitive: OnceLock<bool>,
     /// Did a sync through this handle fail? The system tells of lost bytes only once, and whoever asks next hears that all
     /// is well.
-    is_lost: Mutex<bool>,
+    sync_failed: Mutex<bool>,
 }
 
-impl Folder {
+impl Dir {
     pub fn new(handle: OwnedFd) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(&handle)?;
-        Ok(Folder {
+        Ok(Dir {
             handle,
             device: stat.st_dev,
             inode: stat.st_ino,
             mode: stat.st_mode,
             has_default_acl: OnceLock::new(),
             is_fresh: false,
-            may_fold: OnceLock::new(),
-            is_lost: Mutex::new(false),
+            may_be_case_insensitive: OnceLock::new(),
+            sync_failed: Mutex::new(false),
         })
     }
 
     /// Brings the names in it to stable storage, or says that some are lost, however often it is asked.
     pub fn sync(&self) -> Result<(), Errno> {
-        self.remembering(|| rustix::fs::fsync(self))
+        self.sticky_error(|| rustix::fs::fsync(self))
     }
 
     /// Brings everything on its file system to stable storage, or says that something is lost, however often it is asked.
     pub fn sync_file_system(&self) -> Result<(), Errno> {
-        self.remembering(|| rustix::fs::syncfs(self))
+        self.sticky_error(|| rustix::fs::syncfs(self))
     }
 
-    fn remembering(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-        let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = if *is_lost { Err(Errno::IO) } else { sync() };
-        *is_lost |= synced.is_err();
+    fn sticky_error(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let mut sync_failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = if *sync_failed { Err(Errno::IO) } else { sync() };
+        *sync_failed |= synced.is_err();
         synced
     }
 
@@ -119,19 +119,19 @@ impl Folder {
     }
 
     /// May a name in it find what is there under another spelling?
-    fn may_fold(&self) -> bool {
-        *self.may_fold.get_or_init(|| {
+    fn may_be_case_insensitive(&self) -> bool {
+        *self.may_be_case_insensitive.get_or_init(|| {
             // The width of the type differs from machine to machine.
             #[allow(clippy::unnecessary_cast)]
             let is_known_to =
-                rustix::fs::fstatfs(self).is_ok_and(|fs| MAY_FOLD.contains(&(fs.f_type as u32)));
+                rustix::fs::fstatfs(self).is_ok_and(|fs| CASE_INSENSITIVE_FS.contains(&(fs.f_type as u32)));
             is_known_to
                 || rustix::fs::ioctl_getflags(self).is_ok_and(|flags| flags.bits() & CASEFOLD_FLAG != 0)
         })
     }
 }
 
-impl AsFd for Folder {
+impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
@@ -139,15 +139,15 @@ impl AsFd for Folder {
 
 /// Names that are listed just as they are spelled, by the hash of their path; of folders that may fold names alone.
 #[derive(Debug, Default)]
-struct Spellings {
+struct ExactNames {
     hasher: RandomState,
     listed: HashSet<u64>,
 }
 
 /// With more than this, what was listed before is forgotten, and listed again where it is needed.
-const MAX_SPELLINGS: usize = 1 << 20;
+const MAX_EXACT_NAMES: usize = 1 << 20;
 
-impl Spellings {
+impl ExactNames {
     fn hash(&self, dir: &[u8], name: &[u8]) -> u64 {
         self.hasher.hash_one((dir, name))
     }
@@ -159,85 +159,85 @@ impl Spellings {
 
 /// Folders that are open, and one that is known not to be there.
 #[derive(Debug)]
-struct Handles {
+struct DirCache {
     most_recent: usize,
-    recent: HashMap<Box<[u8]>, Arc<Folder>>,
-    before: HashMap<Box<[u8]>, Arc<Folder>>,
+    recent: HashMap<Box<[u8]>, Arc<Dir>>,
+    older: HashMap<Box<[u8]>, Arc<Dir>>,
     /// A folder that was not there when it was last looked for.
     missing: Option<Box<[u8]>>,
 }
 
-impl Default for Handles {
+impl Default for DirCache {
     fn default() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most_recent = (descriptors / HANDLES_SHARE).clamp(FEWEST_HANDLES as u64, RECENT_HANDLES as u64);
-        Handles {
+        let most_recent = (descriptors / CACHE_FD_FRACTION).clamp(MIN_CACHED_DIRS as u64, CACHED_DIRS as u64);
+        DirCache {
             most_recent: most_recent as usize,
             recent: HashMap::new(),
-            before: HashMap::new(),
+            older: HashMap::new(),
             missing: None,
         }
     }
 }
 
-impl Handles {
-    fn get(&mut self, dir: &[u8]) -> Option<Arc<Folder>> {
+impl DirCache {
+    fn get(&mut self, dir: &[u8]) -> Option<Arc<Dir>> {
         if let Some(folder) = self.recent.get(dir) {
             return Some(Arc::clone(folder));
         }
-        let (path, folder) = self.before.remove_entry(dir)?;
+        let (path, folder) = self.older.remove_entry(dir)?;
         self.insert(path, Arc::clone(&folder));
         Some(folder)
     }
 
-    fn insert(&mut self, dir: Box<[u8]>, folder: Arc<Folder>) {
+    fn insert(&mut self, dir: Box<[u8]>, folder: Arc<Dir>) {
         if self.recent.len() >= self.most_recent {
-            self.before = std::mem::take(&mut self.recent);
+            self.older = std::mem::take(&mut self.recent);
         }
         self.recent.insert(dir, folder);
     }
 
     fn remove(&mut self, dir: &[u8]) {
         self.recent.remove(dir);
-        self.before.remove(dir);
+        self.older.remove(dir);
     }
 }
 
 /// Folders below a root, by their path; the root itself is the empty path. A copy, as for another thread, is the same.
 #[derive(Clone, Debug)]
-pub struct Beneath(Arc<Shared>);
+pub struct DirTree(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    root: Arc<Folder>,
-    new_dirs: NewDirs,
+    root: Arc<Dir>,
+    new_dirs: ImplicitDirs,
     /// The mode of folders that are made on the way.
     dir_mode: Mode,
-    handles: Mutex<Handles>,
+    cache: Mutex<DirCache>,
     /// A handle on each other file system than the root's, opened before anything is written there: it hears of whatever is
     /// lost.
-    devices: Mutex<BTreeMap<u64, Arc<Folder>>>,
-    touched: Mutex<Touched>,
-    spellings: Mutex<Spellings>,
+    devices: Mutex<BTreeMap<u64, Arc<Dir>>>,
+    dirty: Mutex<DirtyDirs>,
+    exact_names: Mutex<ExactNames>,
     /// Folders that were made here and not announced yet, on file systems that do not keep the mark, by their identity.
-    unmarked: Mutex<HashSet<(u64, u64)>>,
+    implicit: Mutex<HashSet<(u64, u64)>>,
 }
 
-impl Beneath {
-    pub fn new(root: Folder, new_dirs: NewDirs) -> Self {
+impl DirTree {
+    pub fn new(root: Dir, new_dirs: ImplicitDirs) -> Self {
         let dir_mode = match new_dirs {
-            NewDirs::PrivateUntilAnnounced => UNANNOUNCED,
-            NewDirs::AsTheSystemMakesThem => 0o777,
+            ImplicitDirs::Private => IMPLICIT_DIR_MODE,
+            ImplicitDirs::Umask => 0o777,
         };
-        Beneath(Arc::new(Shared {
+        DirTree(Arc::new(Shared {
             root: Arc::new(root),
             new_dirs,
             dir_mode: Mode::from_raw_mode(dir_mode),
-            handles: Mutex::default(),
+            cache: Mutex::default(),
             devices: Mutex::default(),
-            touched: Mutex::default(),
-            spellings: Mutex::default(),
-            unmarked: Mutex::default(),
+            dirty: Mutex::default(),
+            exact_names: Mutex::default(),
+            implicit: Mutex::default(),
         }))
     }
 
@@ -247,27 +247,27 @@ impl Beneath {
     }
 
     /// A handle on the folder `dir`, if it is there, in this spelling.
-    pub fn open(&self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
+    pub fn open(&self, dir: &[u8]) -> Result<Arc<Dir>, Errno> {
         if dir.is_empty() {
             return Ok(Arc::clone(&self.0.root));
         }
         if let Some(folder) = self.handles().get(dir) {
             return Ok(folder);
         }
-        let handle = self.sparing(|| open_beneath(&self.0.root, dir))?;
-        let folder = Folder::new(handle)?;
+        let handle = self.retry_without_cache(|| open_beneath(&self.0.root, dir))?;
+        let folder = Dir::new(handle)?;
         // The folders above it are looked at when they are opened.
         let (above, name) = split(dir);
         let parent = self.open(above)?;
-        if !self.is_spelled(&parent, above, name)? {
-            return Err(SPELLED_OTHERWISE);
+        if !self.is_exact_name(&parent, above, name)? {
+            return Err(EQUIVALENT_NAME);
         }
         // Another session, or one that was killed, may have made it and not synced its name.
         self.touched().add_above(&parent);
         Ok(self.keep(dir, folder))
     }
 
-    fn keep(&self, dir: &[u8], folder: Folder) -> Arc<Folder> {
+    fn keep(&self, dir: &[u8], folder: Dir) -> Arc<Dir> {
         let folder = Arc::new(folder);
         if folder.device != self.0.root.device {
             self.devices().entry(folder.device).or_insert_with(|| Arc::clone(&folder));
@@ -277,7 +277,7 @@ impl Beneath {
     }
 
     /// Is `folder` what is under the name `dir` now?
-    pub fn is_named(&self, folder: &Folder, dir: &[u8]) -> bool {
+    pub fn is_named(&self, folder: &Dir, dir: &[u8]) -> bool {
         let (above, name) = split(dir);
         let stat = self
             .open(above)
@@ -295,10 +295,10 @@ impl Beneath {
     }
 
     /// Opens something, and once more without the handles that are only kept for speed if there are too many.
-    pub fn sparing<T>(&self, mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    pub fn retry_without_cache<T>(&self, mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         match open() {
             Err(Errno::MFILE | Errno::NFILE) => {
-                *self.handles() = Handles::default();
+                *self.handles() = DirCache::default();
                 open()
             }
             done => done,
@@ -307,19 +307,19 @@ impl Beneath {
 
     /// Something was found under a name in `folder`, which is `dir`: is that its name, or only the same to the file
     /// system? Listing the folder is the only way to know; most file systems leave no doubt without it.
-    pub fn is_spelled(&self, folder: &Folder, dir: &[u8], name: &[u8]) -> Result<bool, Errno> {
-        if !folder.may_fold() {
+    pub fn is_exact_name(&self, folder: &Dir, dir: &[u8], name: &[u8]) -> Result<bool, Errno> {
+        if !folder.may_be_case_insensitive() {
             return Ok(true);
         }
-        let mut spellings = self.0.spellings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spellings = self.0.exact_names.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = spellings.hash(dir, name);
         if spellings.listed.contains(&wanted) {
             return Ok(true);
         }
-        if spellings.listed.len() > MAX_SPELLINGS {
+        if spellings.listed.len() > MAX_EXACT_NAMES {
             spellings.listed.clear();
         }
-        for entry in Dir::read_from(folder)? {
+        for entry in DirStream::read_from(folder)? {
             spellings.note(dir, entry?.file_name().to_bytes());
         }
         Ok(spellings.listed.contains(&wanted))
@@ -328,7 +328,7 @@ impl Beneath {
     /// A handle on the folder `dir`, if anything can be in it that this session did not put there. Thousands of files
     /// for a new folder then cost no look at the disk each. What somebody else puts there meanwhile is not lost: a
     /// name that is taken is found when it is to be given.
-    pub fn open_if_occupied(&self, dir: &[u8]) -> Result<Arc<Folder>, Errno> {
+    pub fn open_if_occupied(&self, dir: &[u8]) -> Result<Arc<Dir>, Errno> {
         let mut handles = self.handles();
         if handles.missing.as_deref() == Some(dir) || handles.get(dir).is_some_and(|folder| folder.is_fresh) {
             return Err(Errno::NOENT);
@@ -342,7 +342,7 @@ impl Beneath {
     }
 
     /// A handle on the folder `dir`, which is made, with the folders above it, where it is missing.
-    pub fn open_or_make(&self, dir: &[u8]) -> Result<Arc<Folder>, StoreError> {
+    pub fn open_or_make(&self, dir: &[u8]) -> Result<Arc<Dir>, StoreError> {
         match self.open(dir) {
             Ok(handle) => return Ok(handle),
             Err(Errno::NOENT) => {}
@@ -356,76 +356,76 @@ impl Beneath {
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(StoreError::io("make the folder it belongs in")(errno)),
         };
-        self.touch(&parent);
-        if is_fresh && parent.may_fold() {
-            self.0.spellings.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
+        self.mark_dirty(&parent);
+        if is_fresh && parent.may_be_case_insensitive() {
+            self.0.exact_names.lock().unwrap_or_else(PoisonError::into_inner).note(above, name);
         }
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let handle = self.sparing(|| rustix::fs::openat(&parent, name, flags, Mode::empty()));
-        let handle = handle.and_then(|handle| match is_fresh || self.is_spelled(&parent, above, name)? {
+        let handle = self.retry_without_cache(|| rustix::fs::openat(&parent, name, flags, Mode::empty()));
+        let handle = handle.and_then(|handle| match is_fresh || self.is_exact_name(&parent, above, name)? {
             true => Ok(handle),
-            false => Err(SPELLED_OTHERWISE),
+            false => Err(EQUIVALENT_NAME),
         });
-        let folder = handle.and_then(Folder::new).map_err(StoreError::io("open the folder it belongs in"))?;
-        if is_fresh && self.0.new_dirs == NewDirs::PrivateUntilAnnounced && !is_marked(folder.mode) {
+        let folder = handle.and_then(Dir::new).map_err(StoreError::io("open the folder it belongs in"))?;
+        if is_fresh && self.0.new_dirs == ImplicitDirs::Private && !is_marked(folder.mode) {
             let mut unmarked = self.unmarked();
             if unmarked.len() < MAX_UNMARKED {
                 unmarked.insert(folder.identity());
             }
         }
-        Ok(self.keep(dir, Folder { is_fresh, ..folder }))
+        Ok(self.keep(dir, Dir { is_fresh, ..folder }))
     }
 
     /// Was the folder, which has this mode now, made for what is in it, and waits for its own rights and time?
-    pub fn is_unannounced(&self, folder: &Folder, mode: u32) -> bool {
-        self.0.new_dirs == NewDirs::PrivateUntilAnnounced
+    pub fn is_implicit(&self, folder: &Dir, mode: u32) -> bool {
+        self.0.new_dirs == ImplicitDirs::Private
             && (is_marked(mode) || self.unmarked().contains(&folder.identity()))
     }
 
     /// It has its rights and time now.
-    pub fn set_announced(&self, folder: &Folder) {
+    pub fn set_announced(&self, folder: &Dir) {
         self.unmarked().remove(&folder.identity());
     }
 
     /// Forgets the handle on `dir`: it was removed, or replaced, by somebody else.
-    pub fn forget(&self, dir: &[u8]) {
+    pub fn invalidate(&self, dir: &[u8]) {
         self.handles().remove(dir);
     }
 
     /// Notes that names were made in a folder, which has to be synced.
-    pub fn touch(&self, folder: &Arc<Folder>) {
+    pub fn mark_dirty(&self, folder: &Arc<Dir>) {
         self.touched().add(folder);
     }
 
     /// What has to be synced since the last call.
-    pub fn take_touched(&self) -> Touched {
+    pub fn take_dirty(&self) -> DirtyDirs {
         std::mem::take(&mut *self.touched())
     }
 
     /// It was taken, and could not be synced.
-    pub fn put_back_touched(&self, touched: Touched) {
+    pub fn put_back_dirty(&self, touched: DirtyDirs) {
         self.touched().merge(touched);
     }
 
-    fn touched(&self) -> MutexGuard<'_, Touched> {
-        self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn touched(&self) -> MutexGuard<'_, DirtyDirs> {
+        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn devices(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Folder>>> {
+    fn devices(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Dir>>> {
         self.0.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unmarked(&self) -> MutexGuard<'_, HashSet<(u64, u64)>> {
-        self.0.unmarked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.implicit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handles(&self) -> MutexGuard<'_, Handles> {
-        self.0.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handles(&self) -> MutexGuard<'_, DirCache> {
+        self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_marked(mode: u32) -> bool {
-    mode & MARK_BITS == UNANNOUNCED
+    mode & MARK_BITS == IMPLICIT_DIR_MODE
 }
 
 /// The folder above a folder that is not the root, and its name there.
@@ -436,7 +436,7 @@ fn split(dir: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn open_beneath(root: &Folder, dir: &[u8]) -> Result<OwnedFd, Errno> {
+fn open_beneath(root: &Dir, dir: &[u8]) -> Result<OwnedFd, Errno> {
     if !NO_OPENAT2.load(Ordering::Relaxed) {
         match openat2(root.as_fd(), dir) {
             Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
@@ -510,20 +510,20 @@ mod tests {
     fn where_descriptors_are_short_those_that_are_kept_for_speed_are_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
+        let beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
         let kept = Arc::downgrade(&beneath.open_or_make(b"x").unwrap());
         // It is touched, too, and that has to be synced.
-        beneath.take_touched();
+        beneath.take_dirty();
         assert!(kept.upgrade().is_some());
         let mut tries = 0;
-        let opened = beneath.sparing(|| {
+        let opened = beneath.retry_without_cache(|| {
             tries += 1;
             if kept.upgrade().is_some() { Err(Errno::MFILE) } else { Ok(tries) }
         });
         assert_eq!(opened, Ok(2));
         // Nothing is left to let go, and other failures are none of descriptors.
-        assert_eq!(beneath.sparing(|| Err::<(), _>(Errno::MFILE)), Err(Errno::MFILE));
-        assert_eq!(beneath.sparing(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
+        assert_eq!(beneath.retry_without_cache(|| Err::<(), _>(Errno::MFILE)), Err(Errno::MFILE));
+        assert_eq!(beneath.retry_without_cache(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
     }
 
     #[test]
@@ -531,10 +531,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
+        let beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
         beneath.open_or_make(b"x/y/z").unwrap();
         assert!(dir.path().join("x/y/z").is_dir());
-        assert_eq!(beneath.take_touched().few(), 3, "each folder that got a new name");
+        assert_eq!(beneath.take_dirty().few(), 3, "each folder that got a new name");
         symlink(outside.path(), dir.path().join("link")).unwrap();
         assert!(matches!(beneath.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
@@ -545,11 +545,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("theirs")).unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let mut beneath = Beneath::new(Folder::new(handle).unwrap(), NewDirs::PrivateUntilAnnounced);
+        let mut beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
         // What such a file system makes of the mode.
         Arc::get_mut(&mut beneath.0).unwrap().dir_mode = Mode::RWXU;
         let is_unannounced =
-            |folder: &Folder| beneath.is_unannounced(folder, rustix::fs::fstat(folder).unwrap().st_mode);
+            |folder: &Dir| beneath.is_implicit(folder, rustix::fs::fstat(folder).unwrap().st_mode);
         let (ours, theirs) =
             (beneath.open_or_make(b"ours").unwrap(), beneath.open_or_make(b"theirs").unwrap());
         assert!(is_unannounced(&ours) && !is_unannounced(&theirs));

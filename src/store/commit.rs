@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::beneath::Folder;
-use super::journal::Origin;
-use super::landing::{Landing, set_metadata, timestamps};
-use super::occupant::{ExistingFile, Occupant, look, numbered_names};
-use super::{OnConflict, Store, StoreError};
+use super::beneath::Dir;
+use super::journal::SourceVersion;
+use super::landing::{StagedFile, set_metadata, timestamps};
+use super::occupant::{ExistingFile, Existing, lookup, numbered_names};
+use super::{OnConflict, LocalSession, StoreError};
 use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::{Metadata, Mode};
 
 /// Up to this many, files and folders are synced one by one; more of them by one sync of their file system.
-pub const SYNC_ONE_BY_ONE: usize = 4;
+pub const MAX_SYNCED_ONE_BY_ONE: usize = 4;
 /// The bit of a folder by which what is made in it belongs to its group.
 const SETGID: u32 = 0o2000;
 
@@ -26,7 +26,7 @@ pub enum Item {
     /// A file whose parts are all verified.
     File {
         /// Where its bytes are.
-        landing: Landing,
+        landing: StagedFile,
         /// What it holds.
         content: Content,
         /// Mode and time of modification.
@@ -37,7 +37,7 @@ pub enum Item {
         /// The file that is there.
         file: Arc<ExistingFile>,
         /// Of which state it is, if some of that may be left from a cut session.
-        origin: Option<Origin>,
+        origin: Option<SourceVersion>,
     },
     /// A folder in which everything is in place.
     Dir {
@@ -88,7 +88,7 @@ pub enum Placed {
     CopyThere(RelPath),
 }
 
-impl Store {
+impl LocalSession {
     /// Brings all items to stable storage under their final names, in their order; an answer for each. When this
     /// returns, what it calls placed survives a loss of power.
     pub fn commit(&mut self, mut items: Vec<Item>) -> Vec<Result<Placed, StoreError>> {
@@ -124,7 +124,7 @@ impl Store {
             Item::File { landing, .. } if !landing.is_large() => Some(landing.device()),
             _ => None,
         };
-        let in_a_batch = items.iter().filter_map(device_of_small).count() > SYNC_ONE_BY_ONE;
+        let in_a_batch = items.iter().filter_map(device_of_small).count() > MAX_SYNCED_ONE_BY_ONE;
         // One sync for all of a file system. What a failed one has lost may be in files of later batches, too, which were
         // written meanwhile: from then on, no sync of it succeeds in this session.
         let failed_devices: BTreeSet<u64> = if in_a_batch {
@@ -159,7 +159,7 @@ impl Store {
         match item {
             Item::File { landing, content, .. } => self.place_file(landing, &content),
             Item::AlreadyThere { file, origin } => {
-                self.beneath.touch(&file.dir()?);
+                self.beneath.mark_dirty(&file.dir()?);
                 if let Some(origin) = origin {
                     file.remove_left_behind(origin);
                 }
@@ -172,61 +172,61 @@ impl Store {
 
     /// Step 6.
     fn sync_names(&mut self) -> Result<(), Errno> {
-        let touched = self.beneath.take_touched();
+        let touched = self.beneath.take_dirty();
         let synced = touched.sync(&self.beneath);
         if synced.is_err() {
             // What is in them is not durable, now or after the next batch.
-            self.beneath.put_back_touched(touched);
+            self.beneath.put_back_dirty(touched);
         }
         synced
     }
 
-    fn place_file(&mut self, mut landing: Landing, content: &Content) -> Result<Placed, StoreError> {
+    fn place_file(&mut self, mut landing: StagedFile, content: &Content) -> Result<Placed, StoreError> {
         let placed = self.name_file(&landing, content);
         match placed {
-            Ok(Placed::Named | Placed::Renamed(_)) => landing.set_named(),
+            Ok(Placed::Named | Placed::Renamed(_)) => landing.mark_committed(),
             Ok(Placed::AlreadyThere | Placed::CopyThere(_)) | Err(_) => landing.discard(),
         }
         placed
     }
 
-    fn name_file(&mut self, landing: &Landing, content: &Content) -> Result<Placed, StoreError> {
+    fn name_file(&mut self, landing: &StagedFile, content: &Content) -> Result<Placed, StoreError> {
         let path = landing.path().clone();
         let name = path.split().1;
         let dir = landing.dir()?;
         let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
-                let is_same = |occupant: &Occupant| match occupant {
-                    Occupant::File(file) if file.matches(content) => file.sync().map(|()| true),
+                let is_same = |occupant: &Existing| match occupant {
+                    Existing::File(file) if file.matches(content) => file.sync().map(|()| true),
                     _ => Ok(false),
                 };
-                let occupant = look(&self.beneath, &path)?;
+                let occupant = lookup(&self.beneath, &path)?;
                 if self.on_conflict != OnConflict::Error && is_same(&occupant)? {
                     // The session that named it may not have synced its folder yet.
-                    self.beneath.touch(&dir);
+                    self.beneath.mark_dirty(&dir);
                     return Ok(Placed::AlreadyThere);
                 }
                 let taken = match occupant {
-                    Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a different file" },
-                    Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
-                    Occupant::Other(what) => StoreError::Exists { what },
+                    Existing::File(_) | Existing::Nothing => StoreError::Exists { what: "a different file" },
+                    Existing::EquivalentName => StoreError::SpelledOtherwise,
+                    Existing::Other(what) => StoreError::Exists { what },
                 };
-                self.give_way(&dir, landing.name().as_bytes(), &path, taken, |copy| {
-                    is_same(&look(&self.beneath, copy)?)
+                self.resolve_conflict(&dir, landing.name().as_bytes(), &path, taken, |copy| {
+                    is_same(&lookup(&self.beneath, copy)?)
                 })?
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
-        self.beneath.touch(&dir);
+        self.beneath.mark_dirty(&dir);
         Ok(placed)
     }
 
     /// The name is taken by something else: does what the policy says. `is_same` tells whether what is under another name
     /// is what would be put there.
-    fn give_way(
+    fn resolve_conflict(
         &self,
-        dir: &Folder,
+        dir: &Dir,
         from: &[u8],
         path: &RelPath,
         taken: StoreError,
@@ -234,7 +234,7 @@ impl Store {
     ) -> Result<Placed, StoreError> {
         let name = path.split().1;
         match self.on_conflict {
-            OnConflict::Overwrite if self.on_conflict.gives_way(&taken) => {
+            OnConflict::Overwrite if self.on_conflict.allows_replacing(&taken) => {
                 let renamed = rustix::fs::renameat(dir, from, dir, name);
                 renamed.map(|()| Placed::Named).map_err(StoreError::io("replace the file that was there"))
             }
@@ -260,20 +260,20 @@ impl Store {
             Some(handle) => handle,
             None => {
                 // Something else is there by now than the folder that is open, or nothing.
-                self.beneath.forget(path.as_bytes());
-                match look(&self.beneath, path)? {
-                    Occupant::Nothing | Occupant::Other("a folder") => {
+                self.beneath.invalidate(path.as_bytes());
+                match lookup(&self.beneath, path)? {
+                    Existing::Nothing | Existing::Other("a folder") => {
                         self.beneath.open_or_make(path.as_bytes())?
                     }
-                    Occupant::File(_) => return Err(StoreError::Exists { what: "a file" }),
-                    Occupant::SpelledOtherwise => return Err(StoreError::SpelledOtherwise),
-                    Occupant::Other(what) => return Err(StoreError::Exists { what }),
+                    Existing::File(_) => return Err(StoreError::Exists { what: "a file" }),
+                    Existing::EquivalentName => return Err(StoreError::SpelledOtherwise),
+                    Existing::Other(what) => return Err(StoreError::Exists { what }),
                 }
             }
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
         let stat = rustix::fs::fstat(&handle).map_err(StoreError::io("look at the folder"))?;
-        let is_ours = self.beneath.is_unannounced(&handle, stat.st_mode);
+        let is_ours = self.beneath.is_implicit(&handle, stat.st_mode);
         if is_ours || self.on_conflict == OnConflict::Overwrite {
             let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
             // The setgid bit is not the sender's: the folder has it from the one above, to hand its group on.
@@ -281,7 +281,7 @@ impl Store {
             set_metadata(&*handle, bits, metadata.mtime)?;
             self.beneath.set_announced(&handle);
         }
-        self.beneath.touch(&handle);
+        self.beneath.mark_dirty(&handle);
         Ok(Placed::Named)
     }
 
@@ -296,10 +296,10 @@ impl Store {
         let is_same = |name: &[u8]| {
             rustix::fs::readlinkat(&dir, name, Vec::new())
                 .is_ok_and(|there| there.as_bytes() == target.as_bytes())
-                && self.beneath.is_spelled(&dir, parent, name).is_ok_and(|is| is)
+                && self.beneath.is_exact_name(&dir, parent, name).is_ok_and(|is| is)
         };
         if is_same(name) && self.on_conflict != OnConflict::Error {
-            self.beneath.touch(&dir);
+            self.beneath.mark_dirty(&dir);
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
@@ -320,18 +320,18 @@ impl Store {
             match rename_new(&dir, hidden.as_bytes(), name) {
                 Ok(()) => Ok(Placed::Named),
                 Err(Errno::EXIST) => {
-                    let taken = match look(&self.beneath, path)? {
-                        Occupant::SpelledOtherwise => StoreError::SpelledOtherwise,
-                        Occupant::Other(what) => StoreError::Exists { what },
-                        Occupant::File(_) | Occupant::Nothing => StoreError::Exists { what: "a file" },
+                    let taken = match lookup(&self.beneath, path)? {
+                        Existing::EquivalentName => StoreError::SpelledOtherwise,
+                        Existing::Other(what) => StoreError::Exists { what },
+                        Existing::File(_) | Existing::Nothing => StoreError::Exists { what: "a file" },
                     };
-                    self.give_way(&dir, hidden.as_bytes(), path, taken, |copy| Ok(is_same(copy.split().1)))
+                    self.resolve_conflict(&dir, hidden.as_bytes(), path, taken, |copy| Ok(is_same(copy.split().1)))
                 }
                 Err(errno) => Err(StoreError::io("give the link its name")(errno)),
             }
         })();
         if placed.is_ok() {
-            self.beneath.touch(&dir);
+            self.beneath.mark_dirty(&dir);
         }
         if !matches!(placed, Ok(Placed::Named | Placed::Renamed(_))) {
             let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());
@@ -341,7 +341,7 @@ impl Store {
 }
 
 /// Renames within one folder, but never onto something that is there.
-fn rename_new(dir: &Folder, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+fn rename_new(dir: &Dir, from: &[u8], to: &[u8]) -> Result<(), Errno> {
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {}
         done => return done,
@@ -354,8 +354,8 @@ fn rename_new(dir: &Folder, from: &[u8], to: &[u8]) -> Result<(), Errno> {
     }
     // Nor has it hard links (FAT and its kin). Other programs can still come between the look and the rename;
     // other sessions of this one cannot.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    static SYNC_LOCK: Mutex<()> = Mutex::new(());
+    let _guard = SYNC_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     match rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => rustix::fs::renameat(dir, from, dir, to),
         Ok(_) => Err(Errno::EXIST),

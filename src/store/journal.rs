@@ -20,9 +20,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::beneath::{Beneath, Folder};
-use super::landing::Written;
-use super::partial::{NEW_SUFFIX, is_ours};
+use super::beneath::{DirTree, Dir};
+use super::landing::SyncedFile;
+use super::partial::{NEW_SUFFIX, is_safe_to_reuse};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::units::MtimeNs;
 
@@ -39,7 +39,7 @@ const SPARE_LINES: u64 = 64;
 
 /// What tells one state of a file at its sender from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct SourceVersion {
     /// Its size.
     pub size_bytes: u64,
     /// Its time of modification.
@@ -64,11 +64,11 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn new(name: &[u8], origin: Origin, inode: u64, beneath: &Beneath) -> Self {
+    pub fn new(name: &[u8], origin: SourceVersion, inode: u64, beneath: &DirTree) -> Self {
         Header { root: Some(beneath.root_inode()), ..Header::of(name, origin, inode) }
     }
 
-    fn of(name: &[u8], origin: Origin, inode: u64) -> Self {
+    fn of(name: &[u8], origin: SourceVersion, inode: u64) -> Self {
         Header {
             name_hex: hex::encode(name),
             size: origin.size_bytes,
@@ -122,16 +122,16 @@ impl std::ops::Deref for Records {
 
 /// What a file's metadata looks like as long as nobody writes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct FileStamp {
     size: i64,
     mtime: (i64, i64),
     ctime: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     pub fn of(stat: &Stat) -> Self {
         let time = |seconds, nanoseconds| (seconds, nanoseconds as i64);
-        Stamp {
+        FileStamp {
             size: stat.st_size,
             mtime: time(stat.st_mtime, stat.st_mtime_nsec),
             ctime: time(stat.st_ctime, stat.st_ctime_nsec),
@@ -152,39 +152,39 @@ enum Line {
         parts: u64,
     },
     /// The last session let go of the landing in good order, and left it like this.
-    Closed(Stamp),
+    Closed(FileStamp),
 }
 
 /// What a journal says, as far as it is whole.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct JournalContents {
     /// Of which file, and which landing.
     pub header: Header,
     /// The parts that are in.
     pub digests: PartDigests,
     /// How the landing was left, if nothing was recorded since.
-    pub closed: Option<Stamp>,
+    pub closed: Option<FileStamp>,
     /// Bytes up to the end of the last line that counts.
     pub len: u64,
     lines: u64,
     seed: u32,
 }
 
-impl Told {
+impl JournalContents {
     /// Would far fewer lines say the same?
-    fn has_needless_lines(&self) -> bool {
+    fn has_redundant_lines(&self) -> bool {
         let (parts, holes) = self.digests.runs();
         self.lines > 2 * (parts + holes) as u64 + SPARE_LINES
     }
 }
 
 /// Understands a journal; `None` if not even its first line is whole.
-pub fn parse(bytes: &[u8]) -> Option<Told> {
+pub fn parse(bytes: &[u8]) -> Option<JournalContents> {
     read(bytes).ok()?
 }
 
 /// Reads a journal line by line.
-fn read(mut journal: impl BufRead) -> io::Result<Option<Told>> {
+fn read(mut journal: impl BufRead) -> io::Result<Option<JournalContents>> {
     let mut line = Vec::new();
     let mut next_line = |line: &mut Vec<u8>, most: u64| {
         line.clear();
@@ -195,7 +195,7 @@ fn read(mut journal: impl BufRead) -> io::Result<Option<Told>> {
     let seed = crc32c::crc32c(&line);
     let layout = PartLayout::new(header.size);
     let len = line.len() as u64;
-    let mut told = Told { header, digests: PartDigests::new(), closed: None, len, lines: 1, seed };
+    let mut told = JournalContents { header, digests: PartDigests::new(), closed: None, len, lines: 1, seed };
     while next_line(&mut line, MAX_LINE_BYTES)? > 0 {
         let fits = match read_line(&line, seed) {
             Some(Line::Part { index, md5 }) => match md5.parse() {
@@ -250,7 +250,7 @@ fn write_line(line: &Line, seed: u32, out: &mut Vec<u8>) {
 /// The journal of one landing. It is made with its first record.
 #[derive(Debug)]
 pub struct Journal {
-    dir: Arc<Folder>,
+    dir: Arc<Dir>,
     name: Box<str>,
     header: Header,
     open: Mutex<State>,
@@ -274,21 +274,21 @@ struct Open {
     has_records: bool,
 }
 
-fn open_ours(dir: &Folder, name: &str) -> io::Result<Option<File>> {
+fn open_ours(dir: &Dir, name: &str) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
     let stat = rustix::fs::fstat(&file)?;
-    Ok(is_ours(&stat).then_some(file))
+    Ok(is_safe_to_reuse(&stat).then_some(file))
 }
 
 impl Journal {
     /// Of a fresh landing.
-    pub fn new(dir: Arc<Folder>, name: Box<str>, header: Header) -> Self {
+    pub fn new(dir: Arc<Dir>, name: Box<str>, header: Header) -> Self {
         Journal { dir, name, header, open: Mutex::new(State::New) }
     }
 
     /// Opens the one that was left behind, if there is one that anybody can believe.
-    pub fn open(dir: Arc<Folder>, name: Box<str>) -> io::Result<Option<(Self, Told)>> {
+    pub fn open(dir: Arc<Dir>, name: Box<str>) -> io::Result<Option<(Self, JournalContents)>> {
         let Some(mut file) = open_ours(&dir, &name)? else { return Ok(None) };
         let Some(told) = read(BufReader::new((&file).take(MAX_JOURNAL_BYTES)))? else { return Ok(None) };
         file.set_len(told.len)?;
@@ -296,7 +296,7 @@ impl Journal {
         let has_records = told.digests.count() > 0;
         let open = Open { file, len: told.len, seed: told.seed, has_records };
         let journal = Journal { dir, name, header: told.header.clone(), open: Mutex::new(State::Open(open)) };
-        if told.has_needless_lines()
+        if told.has_redundant_lines()
             && let Ok(shorter) = journal.replace(&told.digests, told.closed)
         {
             *journal.lock() = State::Open(shorter);
@@ -317,7 +317,7 @@ impl Journal {
     ///
     /// An error is one of the landing: the system tells of lost bytes once only, so it must not be used any more. That
     /// the journal itself cannot be written costs no more than what it would have told.
-    pub fn record(&self, landing: &Written, records: &[Record], close: bool) -> Result<(), StoreError> {
+    pub fn record(&self, landing: &SyncedFile, records: &[Record], close: bool) -> Result<(), StoreError> {
         landing.sync_data()?;
         let _ = self.write(landing.file(), records, close);
         Ok(())
@@ -329,7 +329,7 @@ impl Journal {
             *open = State::Open(self.make(&self.name)?);
         }
         let State::Open(open) = &mut *open else { return Ok(()) };
-        let closed = if close { Some(Stamp::of(&rustix::fs::fstat(landing)?)) } else { None };
+        let closed = if close { Some(FileStamp::of(&rustix::fs::fstat(landing)?)) } else { None };
         open.append(records.iter().copied(), closed)?;
         if close {
             rustix::fs::fdatasync(&open.file)?;
@@ -354,7 +354,7 @@ impl Journal {
 
     /// Only these of the recorded parts are really there: a journal that says so takes the place of the other one. They
     /// were synced before they were recorded, and hold what they held then.
-    pub fn keep_only(&self, there: &PartDigests) {
+    pub fn rewrite_with(&self, there: &PartDigests) {
         let mut open = self.lock();
         if matches!(*open, State::Open(_)) {
             *open = match self.replace(there, None) {
@@ -368,7 +368,7 @@ impl Journal {
         }
     }
 
-    fn replace(&self, there: &PartDigests, closed: Option<Stamp>) -> io::Result<Open> {
+    fn replace(&self, there: &PartDigests, closed: Option<FileStamp>) -> io::Result<Open> {
         let beside = format!("{}{NEW_SUFFIX}", self.name);
         // One that is left from a crash.
         self.unlink(&beside);
@@ -401,7 +401,7 @@ impl Journal {
 }
 
 impl Open {
-    fn append(&mut self, records: impl Iterator<Item = Record>, closed: Option<Stamp>) -> io::Result<()> {
+    fn append(&mut self, records: impl Iterator<Item = Record>, closed: Option<FileStamp>) -> io::Result<()> {
         let mut lines = Vec::new();
         for record in records {
             if self.len + lines.len() as u64 + 2 * MAX_LINE_BYTES > MAX_JOURNAL_BYTES {
@@ -428,7 +428,7 @@ mod tests {
 
     fn header() -> Header {
         let origin =
-            Origin { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: [9; 16].into() };
+            SourceVersion { size_bytes: 3 * PART_BYTES + 5, mtime: Some(MtimeNs(7)), state: [9; 16].into() };
         Header::of(b"a\xff", origin, 42)
     }
 
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn what_was_recorded_is_told() {
-        let stamp = Stamp { size: 1, mtime: (2, 3), ctime: (4, 5) };
+        let stamp = FileStamp { size: 1, mtime: (2, 3), ctime: (4, 5) };
         let bytes = written(&[part(0), Line::Hole { first: 1, parts: 2 }, Line::Closed(stamp)]);
         let told = parse(&bytes).unwrap();
         assert_eq!((told.header, told.closed, told.len), (header(), Some(stamp), bytes.len() as u64));
@@ -504,9 +504,9 @@ mod tests {
     fn what_has_its_name_gets_no_journal_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("landing")).unwrap();
-        let folder = Folder::new(File::open(dir.path()).unwrap().into()).unwrap();
+        let folder = Dir::new(File::open(dir.path()).unwrap().into()).unwrap();
         let journal = Journal::new(Arc::new(folder), "journal".into(), header());
-        let landing = Written::before(file, (0, 0));
+        let landing = SyncedFile::before(file, (0, 0));
         let record = || journal.record(&landing, &[Record::Part(0, Md5::of(b""))], false).unwrap();
         record();
         assert!(journal.has_records() && dir.path().join("journal").exists());
@@ -519,26 +519,26 @@ mod tests {
     fn what_is_left_of_it_takes_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let landing = File::create(dir.path().join("landing")).unwrap();
-        let landing = Written::before(landing, (0, 0));
-        let folder = Arc::new(Folder::new(File::open(dir.path()).unwrap().into()).unwrap());
+        let landing = SyncedFile::before(landing, (0, 0));
+        let folder = Arc::new(Dir::new(File::open(dir.path()).unwrap().into()).unwrap());
         let told = || parse(&std::fs::read(dir.path().join("journal")).unwrap()).unwrap();
         let record = |journal: &Journal, index| {
             journal.record(&landing, &[Record::Part(index, Md5::of(&[index as u8]))], true).unwrap();
         };
         let begun = Journal::new(Arc::clone(&folder), "journal".into(), header());
         (0..3).for_each(|index| record(&begun, index));
-        let (journal, Told { digests: mut there, .. }) =
+        let (journal, JournalContents { digests: mut there, .. }) =
             Journal::open(folder, "journal".into()).unwrap().unwrap();
         // What a crash leaves is in no way.
         std::fs::write(dir.path().join("journal.new"), "half a jour").unwrap();
         there.remove(1..=1);
-        journal.keep_only(&there);
+        journal.rewrite_with(&there);
         assert_eq!((told().digests, told().closed), (there.clone(), None), "nobody vouches for it");
         record(&journal, 1);
         assert_eq!(told().digests.count(), 3, "a part that came again counts");
         // Where it cannot be written, nothing is left that could be believed.
         std::fs::create_dir(dir.path().join("journal.new")).unwrap();
-        journal.keep_only(&there);
+        journal.rewrite_with(&there);
         assert!(!dir.path().join("journal").exists() && !journal.has_records());
         record(&journal, 3);
         assert_eq!(told().digests.count(), 1);
@@ -559,15 +559,15 @@ mod tests {
 
     /// A journal of a file of so many parts in its own folder.
     fn journal_of(dir: &std::path::Path, parts: u64) -> Journal {
-        let folder = Arc::new(Folder::new(File::open(dir).unwrap().into()).unwrap());
-        let origin = Origin { size_bytes: parts * PART_BYTES, mtime: None, state: [9; 16].into() };
+        let folder = Arc::new(Dir::new(File::open(dir).unwrap().into()).unwrap());
+        let origin = SourceVersion { size_bytes: parts * PART_BYTES, mtime: None, state: [9; 16].into() };
         Journal::new(folder, "journal".into(), Header::of(b"a", origin, 42))
     }
 
     #[test]
     fn a_journal_that_is_longer_than_what_it_says_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let landing = Written::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let landing = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
         let journal = journal_of(dir.path(), 1 << 40);
         let holes: Vec<Record> = (0..10_000).map(|part| Record::Holes(part, 1)).collect();
         journal.record(&landing, &holes, true).unwrap();
@@ -595,7 +595,7 @@ mod tests {
     #[test]
     fn more_than_a_journal_may_have_is_neither_written_nor_read() {
         let dir = tempfile::tempdir().unwrap();
-        let landing = Written::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let landing = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
         let journal = journal_of(dir.path(), 1 << 40);
         journal.record(&landing, &[Record::Holes(0, 1)], false).unwrap();
         if let State::Open(open) = &mut *journal.lock() {
@@ -615,7 +615,7 @@ mod tests {
         }
         write_line(&Line::Hole { first: 1 << 20, parts: 1 }, told.seed, &mut lines);
         std::os::unix::fs::FileExt::write_all_at(&journal, &lines, told.len).unwrap();
-        let folder = Arc::new(Folder::new(File::open(dir.path()).unwrap().into()).unwrap());
+        let folder = Arc::new(Dir::new(File::open(dir.path()).unwrap().into()).unwrap());
         let (_, again) = Journal::open(folder, "journal".into()).unwrap().unwrap();
         assert_eq!(again.digests, told.digests);
         assert!(std::fs::metadata(&path).unwrap().len() < 10_000);

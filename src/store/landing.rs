@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::{Beneath, Folder};
+use super::beneath::{DirTree, Dir};
 use super::journal::Journal;
 use crate::digest::{PART_BYTES, PartRange};
 use crate::relpath::{RESERVED_PREFIX, RelPath};
@@ -32,30 +32,30 @@ const ZERO_CHUNK_BYTES: usize = 256 << 10;
 
 /// A file in arrival: hidden, private, and removed when dropped before it got its final name.
 #[derive(Debug)]
-pub struct Landing {
-    beneath: Beneath,
+pub struct StagedFile {
+    tree: DirTree,
     /// The folder it is in, as long as there is a handle on the file, too.
-    dir: Option<Arc<Folder>>,
+    dir: Option<Arc<Dir>>,
     device: u64,
     name: Box<str>,
     path: RelPath,
-    file: Option<Arc<Bytes>>,
+    file: Option<Arc<StagedBytes>>,
     /// The mode it has, where that is known.
     mode: Option<u32>,
     /// The mode that a file gets if none came with it.
     default_mode: u32,
     sealed: bool,
-    named: bool,
+    committed: bool,
     /// Records what is in, if the landing can be taken up again.
     journal: Option<Arc<Journal>>,
     /// Whatever was not written to it is zeros.
-    is_fresh: bool,
+    is_zero_filled: bool,
 }
 
 /// Names in [`RESERVED_PREFIX`] that cannot be guessed: `.ftx-<16 hex digits>-<number>`, with the same digits for all
 /// clones. Until the last of these is dropped, the files are known to be in use.
 #[derive(Clone, Debug)]
-pub struct HiddenNames(Arc<Session>);
+pub struct TempNames(Arc<Session>);
 
 #[derive(Debug)]
 struct Session {
@@ -80,13 +80,13 @@ impl Drop for Session {
     }
 }
 
-impl HiddenNames {
+impl TempNames {
     pub fn new(live: &LiveSessions) -> Result<Self, Errno> {
         let mut random = [0; RANDOM_BYTES];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let random: Box<str> = hex::encode(random).into();
         live.lock().insert(random.clone());
-        Ok(HiddenNames(Arc::new(Session { random, next: AtomicU64::new(0), live: live.clone() })))
+        Ok(TempNames(Arc::new(Session { random, next: AtomicU64::new(0), live: live.clone() })))
     }
 
     pub fn next(&self) -> Box<str> {
@@ -104,12 +104,12 @@ impl HiddenNames {
 
     /// Is it a name that some session could have made?
     pub fn has_form(name: &str) -> bool {
-        HiddenNames::random_of(name).is_some()
+        TempNames::random_of(name).is_some()
     }
 
     /// Is it a name of a session of this process that is not over?
     pub fn is_live(&self, name: &str) -> bool {
-        HiddenNames::random_of(name).is_some_and(|random| self.0.live.lock().contains(random))
+        TempNames::random_of(name).is_some_and(|random| self.0.live.lock().contains(random))
     }
 }
 
@@ -120,12 +120,12 @@ pub fn is_hex(text: &str) -> bool {
 
 /// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
 pub fn create(
-    beneath: &Beneath,
+    beneath: &DirTree,
     path: &RelPath,
-    hidden: &HiddenNames,
+    hidden: &TempNames,
     umask: u32,
     mode: Option<FileMode>,
-) -> Result<Landing, StoreError> {
+) -> Result<StagedFile, StoreError> {
     let (parent, _) = path.split();
     let asked = mode.map_or(PRIVATE_MODE, |mode| mode.bits() & 0o777);
     let mut retried = false;
@@ -134,16 +134,16 @@ pub fn create(
         let name = hidden.next();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(asked);
-        match beneath.sparing(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
+        match beneath.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
             Ok(file) => {
                 let mode = (!dir.has_default_acl()).then_some(asked & !umask);
-                let bytes = Bytes::new(File::from(file));
-                return Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask));
+                let bytes = StagedBytes::new(File::from(file));
+                return Ok(StagedFile::new(beneath, dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
             Err(Errno::NOENT) if !retried => {
-                beneath.forget(parent);
+                beneath.invalidate(parent);
                 retried = true;
             }
             Err(errno) => return Err(StoreError::io("create the file")(errno)),
@@ -151,18 +151,18 @@ pub fn create(
     }
 }
 
-impl Landing {
+impl StagedFile {
     pub(super) fn new(
-        beneath: &Beneath,
-        dir: Arc<Folder>,
+        beneath: &DirTree,
+        dir: Arc<Dir>,
         name: Box<str>,
         path: &RelPath,
-        bytes: Bytes,
+        bytes: StagedBytes,
         mode: Option<u32>,
         umask: u32,
     ) -> Self {
-        Landing {
-            beneath: beneath.clone(),
+        StagedFile {
+            tree: beneath.clone(),
             device: dir.device,
             dir: Some(dir),
             name,
@@ -171,15 +171,15 @@ impl Landing {
             mode,
             default_mode: 0o666 & !umask,
             sealed: false,
-            named: false,
+            committed: false,
             journal: None,
-            is_fresh: true,
+            is_zero_filled: true,
         }
     }
 
     pub(super) fn with_journal(mut self, journal: Journal, is_fresh: bool) -> Self {
         self.journal = Some(Arc::new(journal));
-        self.is_fresh = is_fresh;
+        self.is_zero_filled = is_fresh;
         self
     }
 
@@ -189,8 +189,8 @@ impl Landing {
     }
 
     /// Is whatever was not written to it zeros?
-    pub fn is_fresh(&self) -> bool {
-        self.is_fresh
+    pub fn is_zero_filled(&self) -> bool {
+        self.is_zero_filled
     }
 
     /// The file will not come, or not like this: nothing is kept of it.
@@ -220,8 +220,8 @@ impl Landing {
     }
 
     /// What was written, to be read again by whoever verifies it.
-    pub fn written(&self) -> Option<Written> {
-        self.file.clone().map(Written)
+    pub fn written(&self) -> Option<SyncedFile> {
+        self.file.clone().map(SyncedFile)
     }
 
     /// All bytes are in: sets mode and time of modification. Small files let go of their handles, so that thousands of
@@ -254,7 +254,7 @@ impl Landing {
                 let dir = self.dir()?;
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let open = || rustix::fs::openat(&*dir, &*self.name, flags, Mode::empty());
-                let reopened = self.beneath.sparing(open);
+                let reopened = self.tree.retry_without_cache(open);
                 let synced = reopened.and_then(rustix::fs::fsync);
                 synced.map_err(StoreError::io("bring the file to stable storage"))
             }
@@ -281,11 +281,11 @@ impl Landing {
     }
 
     /// The folder it is in. One that was opened again may be another one by now, without a file of this name.
-    pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
+    pub(super) fn dir(&self) -> Result<Arc<Dir>, StoreError> {
         match &self.dir {
             Some(dir) => Ok(Arc::clone(dir)),
             None => {
-                let dir = self.beneath.open(self.path.split().0);
+                let dir = self.tree.open(self.path.split().0);
                 dir.map_err(StoreError::io("open the folder it belongs in"))
             }
         }
@@ -296,8 +296,8 @@ impl Landing {
     }
 
     /// It has its final name now: nothing to remove any more.
-    pub(super) fn set_named(&mut self) {
-        self.named = true;
+    pub(super) fn mark_committed(&mut self) {
+        self.committed = true;
         if let Some(journal) = self.journal.take() {
             journal.remove();
         }
@@ -306,21 +306,21 @@ impl Landing {
 
 /// An open file, and its time of modification once nobody should write to it any more.
 #[derive(Debug)]
-pub(super) struct Bytes {
+pub(super) struct StagedBytes {
     file: File,
     sealed: OnceLock<(i64, i64)>,
     /// Did a sync of it fail? The system tells of lost bytes only once, and whoever asks next hears that all is well.
-    is_lost: Mutex<bool>,
+    sync_failed: Mutex<bool>,
 }
 
-impl Bytes {
+impl StagedBytes {
     pub(super) fn new(file: File) -> Self {
-        Bytes { file, sealed: OnceLock::new(), is_lost: Mutex::new(false) }
+        StagedBytes { file, sealed: OnceLock::new(), sync_failed: Mutex::new(false) }
     }
 
     /// Brings it to stable storage, or says that some of it is lost, however often it is asked.
     fn sync(&self, sync: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), StoreError> {
-        let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_lost = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
         let synced = if *is_lost { Err(Errno::IO) } else { sync(&self.file) };
         *is_lost |= synced.is_err();
         synced.map_err(StoreError::io("bring the file to stable storage"))
@@ -340,9 +340,9 @@ fn modified(file: &File) -> Result<(i64, i64), StoreError> {
 
 /// A landing's bytes. Reading them does not keep its name.
 #[derive(Clone, Debug)]
-pub struct Written(Arc<Bytes>);
+pub struct SyncedFile(Arc<StagedBytes>);
 
-impl Written {
+impl SyncedFile {
     /// The file, for the kernel to write to.
     pub fn file(&self) -> &File {
         &self.0.file
@@ -350,7 +350,7 @@ impl Written {
 
     /// The bytes of a file that was there before, last modified at `modified`.
     pub(super) fn before(file: File, modified: (i64, i64)) -> Self {
-        Written(Arc::new(Bytes { sealed: modified.into(), ..Bytes::new(file) }))
+        SyncedFile(Arc::new(StagedBytes { sealed: modified.into(), ..StagedBytes::new(file) }))
     }
 
     /// Brings what was written to stable storage.
@@ -442,10 +442,10 @@ pub fn is_zero(file: &File, range: PartRange) -> io::Result<bool> {
     Ok(true)
 }
 
-impl Drop for Landing {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         let is_kept = self.journal.as_ref().is_some_and(|journal| journal.has_records());
-        if !self.named && !is_kept {
+        if !self.committed && !is_kept {
             self.journal.iter().for_each(|journal| journal.remove());
             // Nothing can be done about a failure here; the name tells what the file is.
             let _ = self.dir().map(|dir| rustix::fs::unlinkat(&*dir, &*self.name, AtFlags::empty()));
@@ -494,7 +494,7 @@ mod tests {
         let whole: Vec<u8> = (0..64).flat_map(block).collect();
         let file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).unwrap();
         file.set_len(whole.len() as u64).unwrap();
-        let written = Written(Arc::new(Bytes::new(file)));
+        let written = SyncedFile(Arc::new(StagedBytes::new(file)));
         let mut offset = 0;
         for piece in [1, 4095, 4097, 10_000, 3, usize::MAX] {
             let piece = &whole[offset..offset + piece.min(whole.len() - offset)];
@@ -510,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_sync_that_failed_once_never_succeeds() {
-        let bytes = Bytes::new(tempfile::tempfile().unwrap());
+        let bytes = StagedBytes::new(tempfile::tempfile().unwrap());
         assert!(bytes.sync(|file| rustix::fs::fsync(file)).is_ok());
         assert!(bytes.sync(|_| Err(Errno::IO)).is_err());
         // The system would say that all is well now.

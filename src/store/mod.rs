@@ -31,21 +31,21 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Mode as FsMode, OFlags};
 use rustix::io::Errno;
 
-use crate::escape::Shown;
-use crate::fault::{Fault, in_words};
+use crate::escape::Escaped;
+use crate::fault::{ErrorCode, in_words};
 use crate::relpath::RelPath;
 use crate::units::{Metadata, MtimeNs, bytes_text};
 
-use beneath::{Beneath, Folder, SPELLED_OTHERWISE};
-use landing::{HiddenNames, KEEP_HANDLE_BYTES, LiveSessions};
-use room::Rooms;
+use beneath::{DirTree, Dir, EQUIVALENT_NAME};
+use landing::{TempNames, KEEP_HANDLE_BYTES, LiveSessions};
+use room::SpaceLedger;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use journal::{Journal, Origin, Record, Records, Told, parse as parse_journal};
-pub use landing::{Landing, Written};
-pub use occupant::{ExistingFile, Occupant};
-pub use partial::{Kept, LeftBehind, Unfinished};
-pub use room::{Room, check_size_limit};
+pub use journal::{Journal, SourceVersion, Record, Records, JournalContents, parse as parse_journal};
+pub use landing::{StagedFile, SyncedFile};
+pub use occupant::{ExistingFile, Existing};
+pub use partial::{PartialFile, Resumable, Unfinished};
+pub use room::{SpaceReservation, check_size_limit};
 
 /// What to do when something is there already under the name of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub enum OnConflict {
 
 impl OnConflict {
     /// May an entry come although its name is `taken`?
-    pub fn gives_way(self, taken: &StoreError) -> bool {
+    pub fn allows_replacing(self, taken: &StoreError) -> bool {
         match self {
             OnConflict::Overwrite => {
                 !matches!(taken, StoreError::Exists { what: "a folder" } | StoreError::SpelledOtherwise)
@@ -117,7 +117,7 @@ impl StoreError {
         move |errno| match errno {
             Errno::LOOP => StoreError::Blocked { what: "a symbolic link" },
             Errno::NOTDIR => StoreError::Blocked { what: "something that is not a folder" },
-            SPELLED_OTHERWISE => StoreError::Blocked {
+            EQUIVALENT_NAME => StoreError::Blocked {
                 what: "a folder whose name is spelled otherwise, but the same to this file system",
             },
             errno => StoreError::Io { doing, source: errno.into() },
@@ -125,20 +125,20 @@ impl StoreError {
     }
 
     /// The stable reason.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> ErrorCode {
         match self {
             StoreError::Exists { .. }
             | StoreError::SpelledOtherwise
             | StoreError::Changed
-            | StoreError::Blocked { .. } => Fault::Exists,
-            StoreError::NoRoom { .. } => Fault::NoSpace,
+            | StoreError::Blocked { .. } => ErrorCode::Exists,
+            StoreError::NoRoom { .. } => ErrorCode::NoSpace,
             StoreError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                    Fault::NoSpace
+                    ErrorCode::NoSpace
                 }
-                io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
-                io::ErrorKind::PermissionDenied => Fault::Permission,
-                _ => Fault::FileIo,
+                io::ErrorKind::ReadOnlyFilesystem => ErrorCode::ReadOnly,
+                io::ErrorKind::PermissionDenied => ErrorCode::Permission,
+                _ => ErrorCode::FileIo,
             },
         }
     }
@@ -164,7 +164,7 @@ fn why(error: &io::Error) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// It is something else.
-    #[error("{} is {what}, not a folder", shown(path))]
+    #[error("{} is {what}, not a folder", escaped(path))]
     NoFolder {
         /// As typed.
         path: PathBuf,
@@ -172,13 +172,13 @@ pub enum RootError {
         what: &'static str,
     },
     /// Whoever runs this may not write there.
-    #[error("you may not write in {}", shown(path))]
+    #[error("you may not write in {}", escaped(path))]
     Permission {
         /// The folder, or the one above it that is there.
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot use the folder {}: {}", shown(path), why_root(source))]
+    #[error("cannot use the folder {}: {}", escaped(path), why_root(source))]
     Io {
         /// The folder.
         path: PathBuf,
@@ -212,10 +212,10 @@ impl RootError {
     }
 
     /// The stable reason.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> ErrorCode {
         match self {
-            RootError::Permission { .. } => Fault::Permission,
-            RootError::NoFolder { .. } | RootError::Io { .. } => Fault::FileIo,
+            RootError::Permission { .. } => ErrorCode::Permission,
+            RootError::NoFolder { .. } | RootError::Io { .. } => ErrorCode::FileIo,
         }
     }
 }
@@ -227,22 +227,22 @@ fn why_root(error: &io::Error) -> String {
     }
 }
 
-fn shown(path: &Path) -> String {
-    Shown::new(path.as_os_str().as_encoded_bytes()).to_string()
+fn escaped(path: &Path) -> String {
+    Escaped::new(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 /// The folder everything lands in, shared by all sessions.
 #[derive(Clone, Debug)]
-pub struct Root {
+pub struct LocalDestination {
     path: PathBuf,
     on_conflict: OnConflict,
     /// The bits that new files and folders do not get.
     umask: u32,
-    rooms: Rooms,
+    rooms: SpaceLedger,
     live: LiveSessions,
 }
 
-impl Root {
+impl LocalDestination {
     /// Opens the folder, making it where it is missing. Call it before threads start: it reads the process's umask.
     pub fn open(path: &Path, on_conflict: OnConflict) -> Result<Self, RootError> {
         let open = || {
@@ -260,11 +260,11 @@ impl Root {
         // The umask can only be read by setting it.
         let umask = rustix::process::umask(FsMode::empty());
         rustix::process::umask(umask);
-        Ok(Root {
+        Ok(LocalDestination {
             path,
             on_conflict,
             umask: umask.bits(),
-            rooms: Rooms::default(),
+            rooms: SpaceLedger::default(),
             live: LiveSessions::default(),
         })
     }
@@ -282,23 +282,23 @@ impl Root {
         goes_on: impl Fn() -> bool,
         tell: impl FnMut(Unfinished),
     ) -> Result<(), RootError> {
-        let store = self.session(NewDirs::PrivateUntilAnnounced)?;
+        let store = self.session(ImplicitDirs::Private)?;
         partial::sweep(&store, &self.path, SystemTime::now(), max_age, goes_on, tell);
         Ok(())
     }
 
     /// A store for one session. Each has handles of its own, because the kernel reports a failed write-back once for
     /// each handle: with a shared one, a session could take the error that another one needed to hear.
-    pub fn session(&self, new_dirs: NewDirs) -> Result<Store, RootError> {
+    pub fn session(&self, new_dirs: ImplicitDirs) -> Result<LocalSession, RootError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let failed = |errno: Errno| RootError::new(&self.path, errno.into());
         let root =
-            rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Folder::new).map_err(failed)?;
-        Ok(Store {
-            beneath: Beneath::new(root, new_dirs),
+            rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Dir::new).map_err(failed)?;
+        Ok(LocalSession {
+            beneath: DirTree::new(root, new_dirs),
             on_conflict: self.on_conflict,
             umask: self.umask,
-            hidden: HiddenNames::new(&self.live).map_err(failed)?,
+            hidden: TempNames::new(&self.live).map_err(failed)?,
             rooms: self.rooms.for_session(),
         })
     }
@@ -320,27 +320,27 @@ fn make_durable(path: &Path) -> io::Result<()> {
 
 /// The mode of folders that are made on the way to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewDirs {
+pub enum ImplicitDirs {
     /// 0700, with a mark; the sender announces each folder, with its mode, once everything is in it.
-    PrivateUntilAnnounced,
+    Private,
     /// 0777 less the umask; nobody will announce them.
-    AsTheSystemMakesThem,
+    Umask,
 }
 
 /// What one session reads and writes below the root.
 #[derive(Debug)]
-pub struct Store {
-    beneath: Beneath,
+pub struct LocalSession {
+    beneath: DirTree,
     on_conflict: OnConflict,
     umask: u32,
-    hidden: HiddenNames,
-    rooms: Rooms,
+    hidden: TempNames,
+    rooms: SpaceLedger,
 }
 
-impl Store {
+impl LocalSession {
     /// Looks at what is under the name of a file that wants to come.
-    pub fn occupant(&mut self, path: &RelPath) -> Result<Occupant, StoreError> {
-        occupant::expect(&self.beneath, path)
+    pub fn occupant(&mut self, path: &RelPath) -> Result<Existing, StoreError> {
+        occupant::lookup_cached(&self.beneath, path)
     }
 
     /// What an earlier session may have made of a file that wants to come, because its name was taken.
@@ -350,7 +350,7 @@ impl Store {
         size_bytes: u64,
         mtime: Option<MtimeNs>,
     ) -> Result<Option<ExistingFile>, StoreError> {
-        occupant::look_for_copy(&self.beneath, path, size_bytes, mtime)
+        occupant::lookup_copy(&self.beneath, path, size_bytes, mtime)
     }
 
     /// The policy of this receiver.
@@ -359,7 +359,7 @@ impl Store {
     }
 
     /// Makes the private file in which `path` is collected, a file of `size_bytes`.
-    pub fn land(&mut self, path: &RelPath, size_bytes: u64) -> Result<Landing, StoreError> {
+    pub fn land(&mut self, path: &RelPath, size_bytes: u64) -> Result<StagedFile, StoreError> {
         let landing = landing::create(&self.beneath, path, &self.hidden, self.umask, None)?;
         if size_bytes > KEEP_HANDLE_BYTES {
             landing.lock();
@@ -368,12 +368,12 @@ impl Store {
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
-    pub fn take_up(&mut self, path: &RelPath, origin: Origin) -> Result<LeftBehind, StoreError> {
-        partial::take_up(&self.beneath, path, origin, self.umask)
+    pub fn take_up(&mut self, path: &RelPath, origin: SourceVersion) -> Result<Resumable, StoreError> {
+        partial::resume(&self.beneath, path, origin, self.umask)
     }
 
     /// Makes the private file in which a file of several parts is collected, and kept if the session is cut.
-    pub fn land_parts(&mut self, path: &RelPath, origin: Origin) -> Result<Landing, StoreError> {
+    pub fn land_parts(&mut self, path: &RelPath, origin: SourceVersion) -> Result<StagedFile, StoreError> {
         partial::create(&self.beneath, path, origin, &self.hidden, self.umask)
     }
 
@@ -383,7 +383,7 @@ impl Store {
         path: &RelPath,
         bytes: &[u8],
         metadata: Metadata,
-    ) -> Result<Landing, StoreError> {
+    ) -> Result<StagedFile, StoreError> {
         let mut landing = landing::create(&self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
         landing.write_at(bytes, 0)?;
         landing.seal(metadata, bytes.len() as u64)?;
@@ -391,8 +391,8 @@ impl Store {
     }
 
     /// The same store for another thread of the session.
-    pub fn another(&self) -> Store {
-        Store {
+    pub fn fork(&self) -> LocalSession {
+        LocalSession {
             beneath: self.beneath.clone(),
             on_conflict: self.on_conflict,
             umask: self.umask,

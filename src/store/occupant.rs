@@ -9,10 +9,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::{Beneath, Folder};
+use super::beneath::{DirTree, Dir};
 use super::commit::{Content, Digests};
-use super::journal::Origin;
-use super::landing::{self, Written};
+use super::journal::SourceVersion;
+use super::landing::{self, SyncedFile};
 use super::partial;
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::{NamePolicy, RelPath};
@@ -20,13 +20,13 @@ use crate::units::MtimeNs;
 
 /// What lies under a name.
 #[derive(Debug)]
-pub enum Occupant {
+pub enum Existing {
     /// Nothing.
     Nothing,
     /// A regular file.
     File(ExistingFile),
     /// Something whose name is spelled otherwise, but the same to this file system.
-    SpelledOtherwise,
+    EquivalentName,
     /// Something else; the words say what.
     Other(&'static str),
 }
@@ -35,8 +35,8 @@ pub enum Occupant {
 /// wait for their turn.
 #[derive(Clone, Debug)]
 pub struct ExistingFile {
-    beneath: Beneath,
-    folder: Box<[u8]>,
+    tree: DirTree,
+    dir: Box<[u8]>,
     name: Box<[u8]>,
     size_bytes: u64,
     /// Device and inode: the same file each time.
@@ -65,8 +65,8 @@ impl ExistingFile {
     }
 
     /// A handle on the folder it lies in.
-    pub(super) fn dir(&self) -> Result<Arc<Folder>, StoreError> {
-        self.beneath.open(&self.folder).map_err(StoreError::io("open the folder it belongs in"))
+    pub(super) fn dir(&self) -> Result<Arc<Dir>, StoreError> {
+        self.tree.open(&self.dir).map_err(StoreError::io("open the folder it belongs in"))
     }
 
     /// Opens it for reading: the same file each time, as it was when it was found.
@@ -79,7 +79,7 @@ impl ExistingFile {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let dir = self.dir()?;
         let open = || rustix::fs::openat(&dir, &*self.name, flags, Mode::empty());
-        let file = match self.beneath.sparing(open) {
+        let file = match self.tree.retry_without_cache(open) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(StoreError::Changed),
             Err(errno) => return Err(cannot(errno.into())),
@@ -93,8 +93,8 @@ impl ExistingFile {
     }
 
     /// Its bytes, to be read more than once.
-    pub fn bytes(&self) -> Result<Written, StoreError> {
-        self.open().map(|file| Written::before(file, self.modified))
+    pub fn bytes(&self) -> Result<SyncedFile, StoreError> {
+        self.open().map(|file| SyncedFile::before(file, self.modified))
     }
 
     /// The digest of one range of it.
@@ -135,7 +135,7 @@ impl ExistingFile {
     }
 
     /// What an earlier session left of this state of the file is of no use any more.
-    pub(super) fn remove_left_behind(&self, origin: Origin) {
+    pub(super) fn remove_left_behind(&self, origin: SourceVersion) {
         if let Ok(dir) = self.dir() {
             partial::remove(&dir, &self.name, origin);
         }
@@ -151,17 +151,17 @@ impl ExistingFile {
 
 /// Of the names `name (1)`, `name (2)`, ... beside `path`: the first file of this size, or rather the first that was also
 /// last modified at `mtime`. It may be what an earlier session made of the same file because its name was taken.
-pub fn look_for_copy(
-    beneath: &Beneath,
+pub fn lookup_copy(
+    beneath: &DirTree,
     path: &RelPath,
     size_bytes: u64,
     mtime: Option<MtimeNs>,
 ) -> Result<Option<ExistingFile>, StoreError> {
     let mut found = None;
     for numbered in numbered_names(path) {
-        match look(beneath, &numbered)? {
-            Occupant::Nothing => break,
-            Occupant::File(file) if file.size_bytes == size_bytes => {
+        match lookup(beneath, &numbered)? {
+            Existing::Nothing => break,
+            Existing::File(file) if file.size_bytes == size_bytes => {
                 let is_likely = file.is_modified_at(mtime);
                 let file = ExistingFile { copy_of_taken: Some(numbered), ..file };
                 if is_likely {
@@ -169,7 +169,7 @@ pub fn look_for_copy(
                 }
                 found.get_or_insert(file);
             }
-            Occupant::File(_) | Occupant::SpelledOtherwise | Occupant::Other(_) => {}
+            Existing::File(_) | Existing::EquivalentName | Existing::Other(_) => {}
         }
     }
     Ok(found)
@@ -193,45 +193,45 @@ pub fn numbered_names(path: &RelPath) -> impl Iterator<Item = RelPath> + use<> {
 }
 
 /// Looks at what is under `path`, without following a link there or on the way.
-pub fn look(beneath: &Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+pub fn lookup(beneath: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
     let dir = beneath.open(path.split().0);
-    look_in(beneath, dir, path)
+    lookup_in(beneath, dir, path)
 }
 
 /// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
-pub fn expect(beneath: &Beneath, path: &RelPath) -> Result<Occupant, StoreError> {
+pub fn lookup_cached(beneath: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
     let dir = beneath.open_if_occupied(path.split().0);
-    look_in(beneath, dir, path)
+    lookup_in(beneath, dir, path)
 }
 
-fn look_in(
-    beneath: &Beneath,
-    dir: Result<Arc<Folder>, Errno>,
+fn lookup_in(
+    beneath: &DirTree,
+    dir: Result<Arc<Dir>, Errno>,
     path: &RelPath,
-) -> Result<Occupant, StoreError> {
+) -> Result<Existing, StoreError> {
     let (parent, name) = path.split();
     let dir = match dir {
         Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
+        Err(Errno::NOENT) => return Ok(Existing::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
     let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(Occupant::Nothing),
+        Err(Errno::NOENT) => return Ok(Existing::Nothing),
         Err(errno) => return Err(StoreError::io("look at what is there")(errno)),
     };
-    if !beneath.is_spelled(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
-        return Ok(Occupant::SpelledOtherwise);
+    if !beneath.is_exact_name(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
+        return Ok(Existing::EquivalentName);
     }
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
-        FileType::Directory => return Ok(Occupant::Other("a folder")),
-        FileType::Symlink => return Ok(Occupant::Other("a symbolic link")),
-        _ => return Ok(Occupant::Other("a device, FIFO or socket")),
+        FileType::Directory => return Ok(Existing::Other("a folder")),
+        FileType::Symlink => return Ok(Existing::Other("a symbolic link")),
+        _ => return Ok(Existing::Other("a device, FIFO or socket")),
     }
-    Ok(Occupant::File(ExistingFile {
-        beneath: beneath.clone(),
-        folder: parent.into(),
+    Ok(Existing::File(ExistingFile {
+        tree: beneath.clone(),
+        dir: parent.into(),
         name: name.into(),
         size_bytes: stat.st_size as u64,
         identity: (stat.st_dev, stat.st_ino),

@@ -15,15 +15,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{Beneath, Folder};
-use super::journal::{Header, Journal, Origin, Stamp, Told};
-use super::landing::{self, Bytes, HiddenNames, Landing, is_hex};
-use super::{Store, StoreError};
+use super::beneath::{DirTree, Dir};
+use super::journal::{Header, Journal, SourceVersion, FileStamp, JournalContents};
+use super::landing::{self, StagedBytes, TempNames, StagedFile, is_hex};
+use super::{LocalSession, StoreError};
 use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::RelPath;
 
 /// Landings that can be taken up again, and their journals.
-const LANDING_PREFIX: &str = ".ftx-part-";
+const STAGED_PREFIX: &str = ".ftx-part-";
 const DIGEST_DIGITS: usize = 32;
 const JOURNAL_SUFFIX: &str = ".journal";
 /// Of a journal that is to take the place of another one.
@@ -31,20 +31,20 @@ pub const NEW_SUFFIX: &str = ".new";
 
 /// What there is of a file from an earlier session.
 #[derive(Debug)]
-pub enum LeftBehind {
+pub enum Resumable {
     /// Nothing to go on with.
     Nothing,
     /// A landing to be taken up.
-    Kept(Kept),
+    Partial(PartialFile),
     /// A landing of the very same state of the file, which its session has not let go of yet.
     InUse,
 }
 
 /// A landing that was left behind.
 #[derive(Debug)]
-pub struct Kept {
+pub struct PartialFile {
     /// The landing.
-    pub landing: Landing,
+    pub staged: StagedFile,
     /// Parts that are in it, as far as its journal can be believed.
     pub digests: PartDigests,
     /// Nobody has touched it since its last session closed it: what is recorded need not be read again.
@@ -52,25 +52,25 @@ pub struct Kept {
 }
 
 /// Is it a file that this user made, and that has no second name?
-pub fn is_ours(stat: &Stat) -> bool {
+pub fn is_safe_to_reuse(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && stat.st_nlink == 1
         && stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
 /// The names of the landing and the journal of one state of a file.
-fn names(name: &[u8], origin: Origin) -> (Box<str>, Box<str>) {
+fn names(name: &[u8], origin: SourceVersion) -> (Box<str>, Box<str>) {
     let landing = origin.staged_name(name);
     let journal = format!("{landing}{JOURNAL_SUFFIX}");
     (landing.into(), journal.into())
 }
 
-impl Origin {
+impl SourceVersion {
     /// The name under which a file of this name is collected.
     pub fn staged_name(self, name: &[u8]) -> String {
         let mtime = self.mtime.map_or_else(|| "-".to_owned(), |mtime| mtime.0.to_string());
         let what = format!("{} {} {mtime} {}", hex::encode(name), self.size_bytes, self.state);
-        format!("{LANDING_PREFIX}{}", Md5::of(what.as_bytes()))
+        format!("{STAGED_PREFIX}{}", Md5::of(what.as_bytes()))
     }
 }
 
@@ -85,12 +85,12 @@ enum Locked {
 }
 
 /// Opens what is there under a landing's name and locks it. An error where nobody can tell.
-fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
+fn open_locked(dir: &Dir, name: &str) -> Result<Locked, Errno> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
-    let Some(file) = unless_it_failed(opened)? else { return Ok(Locked::Nothing) };
+    let Some(file) = absent_or_error(opened)? else { return Ok(Locked::Nothing) };
     let stat = rustix::fs::fstat(&file)?;
-    if !is_ours(&stat) {
+    if !is_safe_to_reuse(&stat) {
         return Ok(Locked::Nothing);
     }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -104,14 +104,14 @@ fn open_locked(dir: &Folder, name: &str) -> Result<Locked, Errno> {
 }
 
 /// Does the file still have this name?
-fn is_named(dir: &Folder, name: &str, stat: &Stat) -> bool {
+fn is_named(dir: &Dir, name: &str, stat: &Stat) -> bool {
     let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
     now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino))
 }
 
 /// Nothing is there, or not for us: that is an answer. What the system is short of, and a disk that fails, is none, and no
 /// reason to give up what may be there.
-fn unless_it_failed<T>(opened: Result<T, Errno>) -> Result<Option<T>, Errno> {
+fn absent_or_error<T>(opened: Result<T, Errno>) -> Result<Option<T>, Errno> {
     match opened {
         Ok(opened) => Ok(Some(opened)),
         Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::INTR)) => Err(errno),
@@ -119,71 +119,71 @@ fn unless_it_failed<T>(opened: Result<T, Errno>) -> Result<Option<T>, Errno> {
     }
 }
 
-fn open_journal(dir: &Arc<Folder>, name: &str) -> Result<Option<(Journal, Told)>, Errno> {
+fn open_journal(dir: &Arc<Dir>, name: &str) -> Result<Option<(Journal, JournalContents)>, Errno> {
     let opened = Journal::open(Arc::clone(dir), name.into());
     let opened = opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    unless_it_failed(opened).map(Option::flatten)
+    absent_or_error(opened).map(Option::flatten)
 }
 
 /// What earlier sessions left of this state of the file.
-pub fn take_up(
-    beneath: &Beneath,
+pub fn resume(
+    beneath: &DirTree,
     path: &RelPath,
-    origin: Origin,
+    origin: SourceVersion,
     umask: u32,
-) -> Result<LeftBehind, StoreError> {
+) -> Result<Resumable, StoreError> {
     let (parent, name) = path.split();
     let dir = match beneath.open_if_occupied(parent) {
         Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(LeftBehind::Nothing),
+        Err(Errno::NOENT) => return Ok(Resumable::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
     let (landing, journal) = names(name, origin);
     let cannot = StoreError::io("open what is there of it from before");
-    let (file, stat) = match beneath.sparing(|| open_locked(&dir, &landing)).map_err(cannot)? {
+    let (file, stat) = match beneath.retry_without_cache(|| open_locked(&dir, &landing)).map_err(cannot)? {
         Locked::Ours(file, stat) => (file, stat),
-        Locked::InUse => return Ok(LeftBehind::InUse),
-        Locked::Nothing => return Ok(LeftBehind::Nothing),
+        Locked::InUse => return Ok(Resumable::InUse),
+        Locked::Nothing => return Ok(Resumable::Nothing),
     };
     let header = Header::new(name, origin, stat.st_ino, beneath);
     let cannot = StoreError::io("open the journal of what is there of it from before");
-    let opened = beneath.sparing(|| open_journal(&dir, &journal)).map_err(cannot)?;
-    let fits = |told: &Told| told.header.is_same_state(&header) && told.digests.count() > 0;
+    let opened = beneath.retry_without_cache(|| open_journal(&dir, &journal)).map_err(cannot)?;
+    let fits = |told: &JournalContents| told.header.is_same_state(&header) && told.digests.count() > 0;
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
         // Nothing of it can be believed. Its room is needed.
         let _ = rustix::fs::unlinkat(&*dir, &*landing, AtFlags::empty());
-        return Ok(LeftBehind::Nothing);
+        return Ok(Resumable::Nothing);
     };
-    let is_trusted = told.closed == Some(Stamp::of(&stat));
+    let is_trusted = told.closed == Some(FileStamp::of(&stat));
     if stat.st_size as u64 > origin.size_bytes {
         file.set_len(origin.size_bytes)
             .map_err(|source| StoreError::Io { doing: "cut the file in arrival to its size", source })?;
     }
-    let bytes = Bytes::new(file);
-    let landing = Landing::new(beneath, dir, landing, path, bytes, None, umask).with_journal(journal, false);
-    Ok(LeftBehind::Kept(Kept { landing, digests: told.digests, is_trusted }))
+    let bytes = StagedBytes::new(file);
+    let landing = StagedFile::new(beneath, dir, landing, path, bytes, None, umask).with_journal(journal, false);
+    Ok(Resumable::Partial(PartialFile { staged: landing, digests: told.digests, is_trusted }))
 }
 
 /// Makes a landing that can be taken up again; one of a session's own where that is not possible.
 pub fn create(
-    beneath: &Beneath,
+    beneath: &DirTree,
     path: &RelPath,
-    origin: Origin,
-    hidden: &HiddenNames,
+    origin: SourceVersion,
+    hidden: &TempNames,
     umask: u32,
-) -> Result<Landing, StoreError> {
-    let create_private = || landing::create(beneath, path, hidden, umask, None).inspect(Landing::lock);
+) -> Result<StagedFile, StoreError> {
+    let create_private = || landing::create(beneath, path, hidden, umask, None).inspect(StagedFile::lock);
     let (parent, final_name) = path.split();
     let (name, journal) = names(final_name, origin);
     let dir = beneath.open_or_make(parent)?;
     // Nothing of what is there can be believed, or it would have been taken up.
     let cannot = StoreError::io("open what is there of it from before");
-    if let Locked::Ours(stale, _) = beneath.sparing(|| open_locked(&dir, &name)).map_err(cannot)? {
+    if let Locked::Ours(stale, _) = beneath.retry_without_cache(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
         drop(stale);
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = beneath.sparing(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
+    let made = beneath.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
     let Ok(file) = made else {
         // Another session is at work on it, or somebody put something else there.
         return create_private();
@@ -198,13 +198,13 @@ pub fn create(
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
     let journal =
         Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, beneath));
-    let bytes = Bytes::new(file.into());
+    let bytes = StagedBytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
-    Ok(Landing::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
+    Ok(StagedFile::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
 /// Removes what sessions left of this state of a file, unless one is at work on it.
-pub fn remove(dir: &Folder, name: &[u8], origin: Origin) {
+pub fn remove(dir: &Dir, name: &[u8], origin: SourceVersion) {
     let (landing, journal) = names(name, origin);
     if let Ok(Locked::Ours(_locked, _)) = open_locked(dir, &landing) {
         for name in [landing, journal] {
@@ -232,7 +232,7 @@ pub struct Unfinished {
 }
 
 /// A staged file without a journal that has not changed for so long is left from a crash.
-const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+const ORPHAN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The forms of the names that a store makes for its own files. Nothing else is ever removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,17 +248,17 @@ enum OwnName<'a> {
 impl<'a> OwnName<'a> {
     fn of(name: &'a str) -> Option<Self> {
         if let Some((digest, suffix)) = name
-            .strip_prefix(LANDING_PREFIX)
+            .strip_prefix(STAGED_PREFIX)
             .and_then(|rest| rest.split_at_checked(DIGEST_DIGITS))
             .filter(|(digest, _)| is_hex(digest))
         {
             return match suffix.strip_prefix(JOURNAL_SUFFIX) {
                 None => suffix.is_empty().then_some(OwnName::Staged),
-                Some("" | NEW_SUFFIX) => Some(OwnName::Journal(&name[..LANDING_PREFIX.len() + digest.len()])),
+                Some("" | NEW_SUFFIX) => Some(OwnName::Journal(&name[..STAGED_PREFIX.len() + digest.len()])),
                 Some(_) => None,
             };
         }
-        HiddenNames::has_form(name).then_some(OwnName::Private)
+        TempNames::has_form(name).then_some(OwnName::Private)
     }
 }
 
@@ -266,7 +266,7 @@ impl<'a> OwnName<'a> {
 /// each removal and of what is kept; until `goes_on` says no. What is in use is left alone, and so is what belongs to
 /// another receiver whose root is below this one. Other file systems that are mounted below the root are not looked at.
 pub fn sweep(
-    store: &Store,
+    store: &LocalSession,
     root: &Path,
     now: SystemTime,
     max_age: Duration,
@@ -286,7 +286,7 @@ pub fn sweep(
         // By handle from here on: the path may lead elsewhere by now.
         let parent = parent.as_os_str().as_bytes();
         let Ok(dir) = store.beneath.open(parent) else { continue };
-        if let Some(told) = (Sweep { store, dir, parent, now, max_age }).look(name, form) {
+        if let Some(told) = (Sweep { store, dir, parent, now, max_age }).visit(name, form) {
             tell(told);
         }
     }
@@ -294,23 +294,23 @@ pub fn sweep(
 
 /// A look at one folder.
 struct Sweep<'a> {
-    store: &'a Store,
-    dir: Arc<Folder>,
+    store: &'a LocalSession,
+    dir: Arc<Dir>,
     parent: &'a [u8],
     now: SystemTime,
     max_age: Duration,
 }
 
 impl Sweep<'_> {
-    fn look(&self, name: &str, form: OwnName<'_>) -> Option<Unfinished> {
+    fn visit(&self, name: &str, form: OwnName<'_>) -> Option<Unfinished> {
         match form {
             OwnName::Journal(staged) => {
-                let stat = self.stat(name).ok().filter(is_ours)?;
-                matches!(self.stat(staged), Err(Errno::NOENT)).then(|| self.forgotten(name, &stat))?
+                let stat = self.stat(name).ok().filter(is_safe_to_reuse)?;
+                matches!(self.stat(staged), Err(Errno::NOENT)).then(|| self.remove_orphan(name, &stat))?
             }
             OwnName::Private if self.store.hidden.is_live(name) => None,
             OwnName::Private => match open_locked(&self.dir, name) {
-                Ok(Locked::Ours(_locked, stat)) => self.forgotten(name, &stat),
+                Ok(Locked::Ours(_locked, stat)) => self.remove_orphan(name, &stat),
                 _ => None,
             },
             OwnName::Staged => self.staged(name),
@@ -336,9 +336,9 @@ impl Sweep<'_> {
     }
 
     /// Nothing can go on with it: it is removed once it is old enough.
-    fn forgotten(&self, name: &str, stat: &Stat) -> Option<Unfinished> {
+    fn remove_orphan(&self, name: &str, stat: &Stat) -> Option<Unfinished> {
         let age = self.age(stat)?;
-        (age >= FORGOTTEN && self.remove(name)).then(|| Unfinished {
+        (age >= ORPHAN_TTL && self.remove(name)).then(|| Unfinished {
             path: self.path(name.as_bytes()),
             size_bytes: None,
             there_bytes: stat.st_size as u64,
@@ -358,7 +358,7 @@ impl Sweep<'_> {
         }
         let age = self.age(&stat)?;
         let Some(told) = told.filter(|told| told.digests.count() > 0) else {
-            let told = if age >= self.max_age { self.forgotten(name, &stat) } else { None };
+            let told = if age >= self.max_age { self.remove_orphan(name, &stat) } else { None };
             if told.is_some() {
                 journal.iter().for_each(Journal::remove);
             }
@@ -387,26 +387,26 @@ mod tests {
     use super::*;
     use crate::digest::PART_BYTES;
     use crate::relpath::NamePolicy;
-    use crate::store::{NewDirs, OnConflict, Record, Root};
+    use crate::store::{ImplicitDirs, OnConflict, Record, LocalDestination};
     use crate::units::MtimeNs;
     use std::fs;
 
-    fn origin(state: u8) -> Origin {
-        Origin { size_bytes: 3 * PART_BYTES, mtime: None, state: [state; 16].into() }
+    fn origin(state: u8) -> SourceVersion {
+        SourceVersion { size_bytes: 3 * PART_BYTES, mtime: None, state: [state; 16].into() }
     }
 
     fn path(name: &str) -> RelPath {
         RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
     }
 
-    fn open(dir: &Path) -> (Root, Store) {
-        let root = Root::open(dir, OnConflict::SkipSame).unwrap();
-        let store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+    fn open(dir: &Path) -> (LocalDestination, LocalSession) {
+        let root = LocalDestination::open(dir, OnConflict::SkipSame).unwrap();
+        let store = root.session(ImplicitDirs::Private).unwrap();
         (root, store)
     }
 
     /// A session that was cut after the first part of a file; returns the name of what is kept.
-    fn leave(store: &mut Store, name: &str, origin: Origin) -> String {
+    fn leave(store: &mut LocalSession, name: &str, origin: SourceVersion) -> String {
         let landing = store.land_parts(&path(name), origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     /// What a sweep tells that begins so much later, as the clock says, in order.
-    fn swept(store: &Store, dir: &Path, later: Duration, max_age: Duration) -> Vec<(String, bool)> {
+    fn swept(store: &LocalSession, dir: &Path, later: Duration, max_age: Duration) -> Vec<(String, bool)> {
         let mut told = Vec::new();
         let tell = |left: Unfinished| told.push((String::from_utf8(left.path).unwrap(), left.is_removed));
         sweep(store, dir, SystemTime::now() + later, max_age, || true, tell);
@@ -490,7 +490,7 @@ mod tests {
         // The name is in use: this one is private.
         let same_parts = session.land_parts(&path("c"), origin(7)).unwrap();
         let (small_name, count) = (small.name().to_owned(), names(dir.path()).len());
-        let sweeper = sessions_root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let sweeper = sessions_root.session(ImplicitDirs::Private).unwrap();
         assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
         assert_eq!(names(dir.path()).len(), count);
         assert_eq!(swept(&other, dir.path(), LATER, Duration::ZERO), [(small_name, true)]);
@@ -510,24 +510,24 @@ mod tests {
         let first = leave(&mut store, "a", origin(1));
         let others = [
             origin(2),
-            Origin { size_bytes: 3 * PART_BYTES - 1, ..origin(1) },
-            Origin { mtime: Some(MtimeNs(0)), ..origin(1) },
-            Origin { mtime: Some(MtimeNs(-1)), ..origin(1) },
+            SourceVersion { size_bytes: 3 * PART_BYTES - 1, ..origin(1) },
+            SourceVersion { mtime: Some(MtimeNs(0)), ..origin(1) },
+            SourceVersion { mtime: Some(MtimeNs(-1)), ..origin(1) },
         ];
         for other in others {
-            assert!(matches!(store.take_up(&path("a"), other), Ok(LeftBehind::Nothing)), "{other:?}");
+            assert!(matches!(store.take_up(&path("a"), other), Ok(Resumable::Nothing)), "{other:?}");
             leave(&mut store, "a", other);
         }
-        let again = |store: &mut Store, origin| match store.take_up(&path("a"), origin) {
-            Ok(LeftBehind::Kept(kept)) => kept,
+        let again = |store: &mut LocalSession, origin| match store.take_up(&path("a"), origin) {
+            Ok(Resumable::Partial(kept)) => kept,
             other => panic!("{other:?}"),
         };
         let kept = again(&mut store, origin(1));
-        assert_eq!((kept.landing.name(), kept.digests.count(), kept.is_trusted), (&*first, 1, true));
-        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
-        assert!(matches!(store.take_up(&path("b"), origin(1)), Ok(LeftBehind::Nothing)));
+        assert_eq!((kept.staged.name(), kept.digests.count(), kept.is_trusted), (&*first, 1, true));
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(Resumable::InUse)));
+        assert!(matches!(store.take_up(&path("b"), origin(1)), Ok(Resumable::Nothing)));
         // It is whole: that costs the others nothing.
-        kept.landing.discard();
+        kept.staged.discard();
         for other in others {
             again(&mut store, other);
         }
@@ -542,8 +542,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_root, mut store) = open(dir.path());
         let _begun = store.land_parts(&path("a"), origin(1)).unwrap();
-        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(LeftBehind::InUse)));
-        assert!(matches!(store.take_up(&path("a"), origin(2)), Ok(LeftBehind::Nothing)));
+        assert!(matches!(store.take_up(&path("a"), origin(1)), Ok(Resumable::InUse)));
+        assert!(matches!(store.take_up(&path("a"), origin(2)), Ok(Resumable::Nothing)));
     }
 
     /// Files of others, and files with another name somewhere else, are nothing to write to or to believe.
@@ -566,7 +566,7 @@ mod tests {
             let staged = leave(&mut store, "a", origin(1));
             harm(&dir.path().join(format!("{staged}{suffix}")));
             let taken = store.take_up(&path("a"), origin(1)).unwrap();
-            assert!(matches!(taken, LeftBehind::Nothing), "{what}: {taken:?}");
+            assert!(matches!(taken, Resumable::Nothing), "{what}: {taken:?}");
             // It comes anew, and not into what lies there.
             let landing = store.land_parts(&path("a"), origin(1)).unwrap();
             landing.write_at(b"new", 0).unwrap();

@@ -8,9 +8,9 @@ use rustix::fs::{Access, AtFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::beneath::Folder;
-use super::landing::{Landing, Written};
-use super::{Store, StoreError};
+use super::beneath::Dir;
+use super::landing::{StagedFile, SyncedFile};
+use super::{LocalSession, StoreError};
 use crate::relpath::RelPath;
 
 /// Smaller files are not worth the question: it takes as long to have their bytes thrown away.
@@ -18,51 +18,51 @@ const WORTH_ASKING_BYTES: u64 = 1 << 20;
 
 /// File systems on which a file of so many bytes takes at least so much room, and on which statfs(2) tells what there
 /// is: no compression, no deduplication, no machine behind it that knows better. ext2 to ext4, XFS, tmpfs, FAT, exFAT.
-const EXACT: [i64; 5] = [0xef53, 0x5846_5342, 0x0102_1994, 0x4d44, 0x2011_bab0];
+const FS_WITH_EXACT_FREE_SPACE: [i64; 5] = [0xef53, 0x5846_5342, 0x0102_1994, 0x4d44, 0x2011_bab0];
 /// Bytes in the blocks that fstat(2) counts, on every file system.
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// To other sessions a file takes the room that it will fill in so long if it goes on as fast as it came up to now.
 /// Whoever announces hundreds of gigabytes and sends none of them, or few, keeps nobody out.
-const FORESEEN: Duration = Duration::from_secs(60);
+const RATE_HORIZON: Duration = Duration::from_secs(60);
 /// A rate over less time than this says little.
-const SHORTEST: Duration = Duration::from_secs(1);
+const MIN_RATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// What is promised to files in arrival, by all sessions of this process together.
 #[derive(Clone, Debug, Default)]
-pub struct Rooms {
-    promises: Arc<Mutex<Promises>>,
+pub struct SpaceLedger {
+    reservations: Arc<Mutex<Reservations>>,
     /// Whose they are.
     session: u64,
 }
 
 #[derive(Debug, Default)]
-struct Promises {
+struct Reservations {
     sessions: u64,
     next: u64,
-    by_number: BTreeMap<u64, Promise>,
+    by_number: BTreeMap<u64, Reservation>,
 }
 
 #[derive(Debug)]
-struct Promise {
+struct Reservation {
     session: u64,
     device: u64,
     size_bytes: u64,
     /// Where it is collected, once that is so.
-    landing: Option<Landed>,
+    landing: Option<StagedSize>,
 }
 
 #[derive(Debug)]
-struct Landed {
-    written: Written,
+struct StagedSize {
+    written: SyncedFile,
     since: Instant,
     /// What was there then.
     before_bytes: u64,
 }
 
-impl Landed {
-    fn new(written: Written) -> Self {
-        let mut landed = Landed { written, since: Instant::now(), before_bytes: 0 };
+impl StagedSize {
+    fn new(written: SyncedFile) -> Self {
+        let mut landed = StagedSize { written, since: Instant::now(), before_bytes: 0 };
         landed.before_bytes = landed.there_bytes();
         landed
     }
@@ -73,10 +73,10 @@ impl Landed {
     }
 }
 
-impl Promise {
+impl Reservation {
     /// What it will still take.
     fn outstanding_bytes(&self) -> u64 {
-        let there_bytes = self.landing.as_ref().map_or(0, Landed::there_bytes);
+        let there_bytes = self.landing.as_ref().map_or(0, StagedSize::there_bytes);
         self.size_bytes.saturating_sub(there_bytes)
     }
 
@@ -88,42 +88,42 @@ impl Promise {
         let Some(landed) = &self.landing else { return 0 };
         let there_bytes = landed.there_bytes();
         let came_bytes = u128::from(there_bytes.saturating_sub(landed.before_bytes));
-        let time = now.saturating_duration_since(landed.since).max(SHORTEST);
-        let soon_bytes = came_bytes * FORESEEN.as_millis() / time.as_millis();
+        let time = now.saturating_duration_since(landed.since).max(MIN_RATE_WINDOW);
+        let soon_bytes = came_bytes * RATE_HORIZON.as_millis() / time.as_millis();
         self.size_bytes.saturating_sub(there_bytes).min(soon_bytes.try_into().unwrap_or(u64::MAX))
     }
 }
 
-impl Rooms {
+impl SpaceLedger {
     /// The same rooms, for a session of their own.
-    pub fn for_session(&self) -> Rooms {
+    pub fn for_session(&self) -> SpaceLedger {
         let mut promises = self.lock();
         promises.sessions += 1;
-        Rooms { promises: Arc::clone(&self.promises), session: promises.sessions }
+        SpaceLedger { reservations: Arc::clone(&self.reservations), session: promises.sessions }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Promises> {
-        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The room of a file in arrival: others do not get it until this is dropped.
 #[derive(Debug)]
-pub struct Room {
-    rooms: Rooms,
+pub struct SpaceReservation {
+    rooms: SpaceLedger,
     number: u64,
 }
 
-impl Room {
+impl SpaceReservation {
     /// The file has its landing: what is written there is not promised any more, it is taken.
-    pub fn lands(&self, landing: Option<Written>) {
+    pub fn attach(&self, landing: Option<SyncedFile>) {
         if let Some(promise) = self.rooms.lock().by_number.get_mut(&self.number) {
-            promise.landing = landing.map(Landed::new);
+            promise.landing = landing.map(StagedSize::new);
         }
     }
 }
 
-impl Drop for Room {
+impl Drop for SpaceReservation {
     fn drop(&mut self) {
         self.rooms.lock().by_number.remove(&self.number);
     }
@@ -137,7 +137,7 @@ pub fn check_size_limit(size_bytes: u64) -> Result<(), StoreError> {
     }
 }
 
-impl Store {
+impl LocalSession {
     /// Promises room to a file of `size_bytes`, all of which will be written, or the rest of which if an earlier session
     /// left a landing; nothing is promised where that is little.
     ///
@@ -145,21 +145,21 @@ impl Store {
     ///
     /// It certainly does not fit, or the folder where it belongs certainly takes nothing. Where it is not certain, the
     /// file may come, and whatever is wrong shows when it is written.
-    pub fn room(
+    pub fn reserve(
         &mut self,
         path: &RelPath,
         size_bytes: u64,
-        left: Option<&Landing>,
-    ) -> Result<Option<Room>, StoreError> {
+        left: Option<&StagedFile>,
+    ) -> Result<Option<SpaceReservation>, StoreError> {
         check_size_limit(size_bytes)?;
-        let landing = left.and_then(Landing::written).map(Landed::new);
+        let landing = left.and_then(StagedFile::written).map(StagedSize::new);
         let session = self.rooms.session;
-        let mut promise = Promise { session, device: 0, size_bytes, landing };
+        let mut promise = Reservation { session, device: 0, size_bytes, landing };
         let needs_bytes = promise.outstanding_bytes();
         if needs_bytes < WORTH_ASKING_BYTES {
             return Ok(None);
         }
-        let Some(folder) = self.nearest(path.split().0) else { return Ok(None) };
+        let Some(folder) = self.nearest_existing_dir(path.split().0) else { return Ok(None) };
         let Ok(space) = rustix::fs::fstatvfs(&folder) else { return Ok(None) };
         if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(StoreError::io("create the file")(Errno::ROFS));
@@ -173,7 +173,7 @@ impl Store {
         let mut promises = self.rooms.lock();
         if let Some(available_bytes) = available_bytes(&folder) {
             // Asked after that: what is written in between counts as free, never as taken twice.
-            let (here, now) = (|promise: &&Promise| promise.device == folder.device, Instant::now());
+            let (here, now) = (|promise: &&Reservation| promise.device == folder.device, Instant::now());
             let promised: u64 = promises
                 .by_number
                 .values()
@@ -189,11 +189,11 @@ impl Store {
         promises.next += 1;
         promises.by_number.insert(number, promise);
         drop(promises);
-        Ok(Some(Room { rooms: self.rooms.clone(), number }))
+        Ok(Some(SpaceReservation { rooms: self.rooms.clone(), number }))
     }
 
     /// The folder `dir`, or the nearest one above it that is there; `None` if that cannot be told.
-    fn nearest(&mut self, mut dir: &[u8]) -> Option<Arc<Folder>> {
+    fn nearest_existing_dir(&mut self, mut dir: &[u8]) -> Option<Arc<Dir>> {
         loop {
             match self.beneath.open(dir) {
                 Ok(folder) => return Some(folder),
@@ -207,13 +207,13 @@ impl Store {
 }
 
 /// What this process may still write on a file system; `None` where that is not certain.
-fn available_bytes(folder: &Folder) -> Option<u64> {
+fn available_bytes(folder: &Dir) -> Option<u64> {
     let fs = rustix::fs::fstatfs(folder).ok()?;
     // The width of the fields differs from machine to machine.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
     let (kind, blocks) = (fs.f_type as i64, u64::from(fs.f_blocks));
     // A tmpfs without a limit says that it has no blocks at all.
-    if !EXACT.contains(&kind) || blocks == 0 {
+    if !FS_WITH_EXACT_FREE_SPACE.contains(&kind) || blocks == 0 {
         return None;
     }
     // What is set aside for the superuser is there for the superuser.
@@ -226,7 +226,7 @@ fn available_bytes(folder: &Folder) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::relpath::NamePolicy;
-    use crate::store::{NewDirs, OnConflict, Root};
+    use crate::store::{ImplicitDirs, OnConflict, LocalDestination};
 
     fn path(name: &str) -> RelPath {
         RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
@@ -235,28 +235,28 @@ mod tests {
     #[test]
     fn what_is_promised_is_not_promised_again_and_what_is_written_is_not_counted_twice() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let root = Root::open(dir.path(), OnConflict::SkipSame).unwrap();
-        let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
-        let mut other = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
-        let folder = store.nearest(b"not/there").unwrap();
+        let root = LocalDestination::open(dir.path(), OnConflict::SkipSame).unwrap();
+        let mut store = root.session(ImplicitDirs::Private).unwrap();
+        let mut other = root.session(ImplicitDirs::Private).unwrap();
+        let folder = store.nearest_existing_dir(b"not/there").unwrap();
         let Some(available) = available_bytes(&folder) else {
             panic!("this memory has no limit");
         };
         // Other tests use it as well: whole shares of it, with room between them.
         let share = available / 10;
         assert!(matches!(
-            store.room(&path("a"), 3 * available, None),
+            store.reserve(&path("a"), 3 * available, None),
             Err(StoreError::NoRoom { needs_bytes, .. }) if needs_bytes == 3 * available
         ));
-        let six = store.room(&path("not/there/a"), 6 * share, None).unwrap().unwrap();
-        assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
-        let three = store.room(&path("b"), 3 * share, None).unwrap().unwrap();
+        let six = store.reserve(&path("not/there/a"), 6 * share, None).unwrap().unwrap();
+        assert!(matches!(store.reserve(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
+        let three = store.reserve(&path("b"), 3 * share, None).unwrap().unwrap();
         // To another session only what comes soon counts.
-        drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
+        drop(other.reserve(&path("c"), 6 * share, None).unwrap().unwrap());
         let begun = store.land(&path("a"), 6 * share).unwrap();
-        six.lands(begun.written());
+        six.attach(begun.written());
         begun.write_at(&[1; 4096], 0).unwrap();
-        drop(other.room(&path("c"), 6 * share, None).unwrap().unwrap());
+        drop(other.reserve(&path("c"), 6 * share, None).unwrap().unwrap());
         let kept_from = |session: u64, seconds: u64| {
             let promises = store.rooms.lock();
             let promise = promises.by_number.values().next().unwrap();
@@ -270,17 +270,17 @@ mod tests {
             [60, 60, 30, 1].map(|n| n * 4096)
         );
         assert_eq!(kept_from(of_other, 1_000_000), 0);
-        assert!(matches!(store.room(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
+        assert!(matches!(store.reserve(&path("b"), 6 * share, None), Err(StoreError::NoRoom { .. })));
         drop(six);
-        let six = store.room(&path("c"), 6 * share, None).unwrap().unwrap();
+        let six = store.reserve(&path("c"), 6 * share, None).unwrap().unwrap();
         drop((three, six));
         assert!(store.rooms.lock().by_number.is_empty());
-        let eight = store.room(&path("d"), 8 << 20, None).unwrap().unwrap();
+        let eight = store.reserve(&path("d"), 8 << 20, None).unwrap().unwrap();
         let landing = store.land(&path("d"), 8 << 20).unwrap();
-        eight.lands(landing.written());
+        eight.attach(landing.written());
         landing.write_at(&vec![1; 3 << 20], 0).unwrap();
-        let outstanding = store.rooms.lock().by_number.values().map(Promise::outstanding_bytes).sum::<u64>();
+        let outstanding = store.rooms.lock().by_number.values().map(Reservation::outstanding_bytes).sum::<u64>();
         assert_eq!(outstanding, 5 << 20);
-        assert!(store.room(&path("small"), WORTH_ASKING_BYTES - 1, None).unwrap().is_none());
+        assert!(store.reserve(&path("small"), WORTH_ASKING_BYTES - 1, None).unwrap().is_none());
     }
 }

@@ -5,10 +5,10 @@ use std::fs::File;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::Folder;
-use super::{Store, StoreError};
+use super::beneath::Dir;
+use super::{LocalSession, StoreError};
 
-impl Store {
+impl LocalSession {
     /// Makes a private file in the root, without a name: it is gone when it is closed, however this process ends.
     pub fn scratch(&mut self) -> Result<File, StoreError> {
         let root = self.beneath.open(b"").map_err(StoreError::io("open the folder"))?;
@@ -34,7 +34,7 @@ impl Store {
 }
 
 /// A file whose name is removed at once.
-fn unlinked(dir: &Folder, name: &str, flags: OFlags, mode: Mode) -> Result<File, Errno> {
+fn unlinked(dir: &Dir, name: &str, flags: OFlags, mode: Mode) -> Result<File, Errno> {
     let file = rustix::fs::openat(dir, name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
     rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
     Ok(file.into())
@@ -43,14 +43,14 @@ fn unlinked(dir: &Folder, name: &str, flags: OFlags, mode: Mode) -> Result<File,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{NewDirs, OnConflict, Root};
+    use crate::store::{ImplicitDirs, OnConflict, LocalDestination};
     use std::os::unix::fs::FileExt;
 
     #[test]
     fn a_file_without_a_name_holds_what_is_written_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path(), OnConflict::Error).unwrap();
-        let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let root = LocalDestination::open(dir.path(), OnConflict::Error).unwrap();
+        let mut store = root.session(ImplicitDirs::Private).unwrap();
         assert!(store.available_bytes().unwrap() > 0);
         let handle = store.beneath.open(b"").unwrap();
         let mode = Mode::RUSR | Mode::WUSR;

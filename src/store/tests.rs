@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::beneath::UNANNOUNCED;
+use super::beneath::IMPLICIT_DIR_MODE;
 use super::*;
 use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::{LinkTarget, NamePolicy};
@@ -15,11 +15,11 @@ fn path(name: &str) -> RelPath {
     RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
 }
 
-fn store(root: &Path, on_conflict: OnConflict) -> Store {
-    Root::open(root, on_conflict).unwrap().session(NewDirs::PrivateUntilAnnounced).unwrap()
+fn store(root: &Path, on_conflict: OnConflict) -> LocalSession {
+    LocalDestination::open(root, on_conflict).unwrap().session(ImplicitDirs::Private).unwrap()
 }
 
-fn file(store: &mut Store, name: &str, content: &str) -> Item {
+fn file(store: &mut LocalSession, name: &str, content: &str) -> Item {
     let landing = store.land(&path(name), content.len() as u64).unwrap();
     landing.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
@@ -29,7 +29,7 @@ fn file(store: &mut Store, name: &str, content: &str) -> Item {
     Item::File { landing, content, metadata }
 }
 
-fn land(store: &mut Store, name: &str, content: &str) -> Result<Placed, StoreError> {
+fn land(store: &mut LocalSession, name: &str, content: &str) -> Result<Placed, StoreError> {
     let item = file(store, name, content);
     store.commit(vec![item]).remove(0)
 }
@@ -74,7 +74,7 @@ fn bytes_that_somebody_writes_to_are_noticed() {
     landing.seal(metadata, content.size_bytes).unwrap();
     assert!(matches!(store.commit(vec![Item::File { landing, content, metadata }])[..], [Ok(_)]));
     written.check_unchanged().unwrap();
-    let Ok(Occupant::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+    let Ok(Existing::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
     existing.bytes().unwrap().check_unchanged().unwrap();
     let opened = existing.bytes().unwrap();
     fs::OpenOptions::new().write(true).open(dir.path().join("a")).unwrap().write_all(b"b").unwrap();
@@ -172,7 +172,7 @@ fn a_file_that_was_there_is_the_same_one_each_time_or_none() {
         let file = dir.path().join("a");
         fs::write(&file, "bytes").unwrap();
         let mut store = store(dir.path(), OnConflict::SkipSame);
-        let Ok(Occupant::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+        let Ok(Existing::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
         let all = PartLayout::new(5).range(0).unwrap();
         assert_eq!(existing.digest(all).unwrap(), Md5::of(b"bytes"));
         change(&file);
@@ -189,7 +189,7 @@ fn what_was_put_beside_a_name_that_was_taken_is_not_put_there_again() {
     fs::write(root.join("a.txt"), "taken").unwrap();
     symlink("taken", root.join("l")).unwrap();
     let mut store = store(root, OnConflict::Rename);
-    let link = |store: &mut Store, target: &str| {
+    let link = |store: &mut LocalSession, target: &str| {
         let target = LinkTarget::new(target.as_bytes(), &path("l"), NamePolicy::Strict).unwrap();
         store
             .commit(vec![Item::Link { path: path("l"), target, metadata: Metadata::default() }])
@@ -208,7 +208,7 @@ fn what_was_put_beside_a_name_that_was_taken_is_not_put_there_again() {
     expect(root, &left);
     // Found before anything of the file comes, rather by its time than by its size alone.
     let time = MtimeNs(1_700_000_000_123_456_789);
-    let copy = |store: &mut Store, size, mtime| {
+    let copy = |store: &mut LocalSession, size, mtime| {
         store
             .copy_of_taken(&path("a.txt"), size, mtime)
             .unwrap()
@@ -235,7 +235,7 @@ fn a_folder_is_never_replaced_and_a_link_never_followed() {
         symlink(canary.path(), dir.path().join("l")).unwrap();
         let mut store = store(dir.path(), policy);
         let error = land(&mut store, "d", "new").unwrap_err();
-        assert_eq!(error.fault(), Fault::Exists);
+        assert_eq!(error.fault(), ErrorCode::Exists);
         let over_link = land(&mut store, "l", "new");
         assert_eq!(over_link.is_ok(), policy == OnConflict::Overwrite, "the link itself may be replaced");
         assert_eq!(fs::read_to_string(canary.path()).unwrap(), "", "never what it leads to");
@@ -249,7 +249,7 @@ fn nothing_lands_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let mut store = store(dir.path(), OnConflict::Overwrite);
-    assert_eq!(store.land(&path("out/a"), 1).unwrap_err().fault(), Fault::Exists);
+    assert_eq!(store.land(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
     assert!(matches!(store.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
@@ -344,13 +344,13 @@ fn what_lies_under_the_next_hidden_names_is_passed_over() {
 #[test]
 fn a_root_that_is_no_folder_is_told() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Root::open(file.path(), OnConflict::SkipSame).unwrap_err();
+    let error = LocalDestination::open(file.path(), OnConflict::SkipSame).unwrap_err();
     assert_eq!(error.to_string(), format!("{} is a file, not a folder", file.path().display()));
     // Whoever runs these tests may perhaps write anywhere.
     let below = file.path().with_file_name("not yet there");
     let error = RootError::new(&below, io::ErrorKind::PermissionDenied.into());
     assert_eq!(error.to_string(), format!("you may not write in {}", below.parent().unwrap().display()));
-    assert_eq!(error.fault(), Fault::Permission);
+    assert_eq!(error.fault(), ErrorCode::Permission);
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
     land(&mut cut, "ours/f", "f").unwrap();
     land(&mut cut, "theirs/f", "f").unwrap();
     drop(cut);
-    assert_eq!(mode("ours"), UNANNOUNCED);
+    assert_eq!(mode("ours"), IMPLICIT_DIR_MODE);
     let mut next = store(dir.path(), OnConflict::SkipSame);
     for (name, announced, expected) in
         [("ours", Some(0o751), 0o751), ("theirs", Some(0o751), 0o711), ("ours", Some(0o700), 0o751)]
@@ -376,7 +376,7 @@ fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
     land(&mut next, "no mode/f", "f").unwrap();
     next.commit(vec![Item::Dir { path: path("no mode"), metadata: Metadata::default() }]).remove(0).unwrap();
     assert_eq!(mode("no mode") & 0o7700, 0o700, "the mark does not stay");
-    assert_ne!(mode("no mode"), UNANNOUNCED);
+    assert_ne!(mode("no mode"), IMPLICIT_DIR_MODE);
 }
 
 #[test]

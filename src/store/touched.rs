@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::beneath::{Beneath, Folder};
-use super::commit::SYNC_ONE_BY_ONE;
+use super::beneath::{DirTree, Dir};
+use super::commit::MAX_SYNCED_ONE_BY_ONE;
 
 /// Folders above those in which names are made, once for each: most of them have nothing to be synced. More than this lie
 /// on the way to few files only where somebody means to make work of it.
@@ -15,21 +15,21 @@ const MAX_ABOVE: usize = 16;
 /// Each folder by itself, in the order in which they came, while they are few; beyond that their file systems, which are
 /// then synced as a whole.
 #[derive(Debug, Default)]
-pub struct Touched {
-    above: Vec<Arc<Folder>>,
-    changed: Vec<Arc<Folder>>,
+pub struct DirtyDirs {
+    above: Vec<Arc<Dir>>,
+    changed: Vec<Arc<Dir>>,
     devices: BTreeSet<u64>,
 }
 
-fn has(folders: &[Arc<Folder>], folder: &Folder) -> bool {
+fn has(folders: &[Arc<Dir>], folder: &Dir) -> bool {
     folders.iter().any(|other| other.identity() == folder.identity())
 }
 
-impl Touched {
+impl DirtyDirs {
     /// Names were made in a folder.
-    pub fn add(&mut self, folder: &Arc<Folder>) {
+    pub fn add(&mut self, folder: &Arc<Dir>) {
         if has(&self.changed, folder) || self.devices.contains(&folder.device) {
-        } else if self.changed.len() < SYNC_ONE_BY_ONE {
+        } else if self.changed.len() < MAX_SYNCED_ONE_BY_ONE {
             self.above.retain(|other| other.identity() != folder.identity());
             self.changed.push(Arc::clone(folder));
         } else {
@@ -38,7 +38,7 @@ impl Touched {
     }
 
     /// A folder was opened in this one, and somebody else may have made it without syncing its name.
-    pub fn add_above(&mut self, folder: &Arc<Folder>) {
+    pub fn add_above(&mut self, folder: &Arc<Dir>) {
         if has(&self.changed, folder) || has(&self.above, folder) || self.devices.contains(&folder.device) {
         } else if self.above.len() < MAX_ABOVE {
             self.above.push(Arc::clone(folder));
@@ -55,14 +55,14 @@ impl Touched {
     }
 
     /// All of this has to be synced, too.
-    pub fn merge(&mut self, other: Touched) {
+    pub fn merge(&mut self, other: DirtyDirs) {
         other.devices.into_iter().for_each(|device| self.add_device(device));
         other.changed.iter().for_each(|folder| self.add(folder));
         other.above.iter().for_each(|folder| self.add_above(folder));
     }
 
     /// Brings the names to stable storage.
-    pub fn sync(&self, beneath: &Beneath) -> Result<(), Errno> {
+    pub fn sync(&self, beneath: &DirTree) -> Result<(), Errno> {
         self.devices.iter().try_for_each(|device| beneath.sync_device(*device))?;
         self.above.iter().chain(&self.changed).try_for_each(|folder| folder.sync())
     }
@@ -79,34 +79,34 @@ mod tests {
     use super::*;
     use rustix::fs::{Mode, OFlags};
 
-    fn folder(path: &std::path::Path) -> Arc<Folder> {
+    fn folder(path: &std::path::Path) -> Arc<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        Arc::new(Folder::new(rustix::fs::open(path, flags, Mode::empty()).unwrap()).unwrap())
+        Arc::new(Dir::new(rustix::fs::open(path, flags, Mode::empty()).unwrap()).unwrap())
     }
 
     #[test]
     fn few_folders_are_synced_by_themselves_and_many_hold_no_handle() {
         let dir = tempfile::tempdir().unwrap();
-        let here: Vec<_> = (0..SYNC_ONE_BY_ONE + 1)
+        let here: Vec<_> = (0..MAX_SYNCED_ONE_BY_ONE + 1)
             .map(|number| {
                 let path = dir.path().join(number.to_string());
                 std::fs::create_dir(&path).unwrap();
                 folder(&path)
             })
             .collect();
-        let mut touched = Touched::default();
+        let mut touched = DirtyDirs::default();
         for _ in 0..2 {
             here[1..].iter().for_each(|folder| touched.add(folder));
         }
-        assert_eq!(touched.few(), SYNC_ONE_BY_ONE);
-        let mut again = Touched::default();
+        assert_eq!(touched.few(), MAX_SYNCED_ONE_BY_ONE);
+        let mut again = DirtyDirs::default();
         again.merge(touched);
-        assert_eq!(again.few(), SYNC_ONE_BY_ONE);
+        assert_eq!(again.few(), MAX_SYNCED_ONE_BY_ONE);
         again.add(&here[0]);
         again.add(&folder(std::path::Path::new("/proc")));
         assert_eq!((again.devices.len(), again.few()), (1, 1), "one file system, and a folder of another");
         assert!(here.iter().all(|folder| Arc::strong_count(folder) == 1));
-        let mut more = Touched::default();
+        let mut more = DirtyDirs::default();
         more.add(&here[0]);
         more.merge(again);
         assert_eq!((more.devices.len(), more.few()), (1, 1));
@@ -122,7 +122,7 @@ mod tests {
                 folder(&path)
             })
             .collect();
-        let mut touched = Touched::default();
+        let mut touched = DirtyDirs::default();
         for _ in 0..2 {
             folders[1..].iter().for_each(|folder| touched.add_above(folder));
         }

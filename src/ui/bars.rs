@@ -10,9 +10,9 @@ use super::Ui;
 use super::list::SessionLines;
 use super::screen::columns;
 use super::text;
-use crate::escape::Shown;
+use crate::escape::Escaped;
 use crate::md5sum;
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Reporter};
 
 const OVERALL: &str = "{prefix:<9} {wide_bar} {msg}";
 const FILE: &str = "          {wide_msg}";
@@ -175,26 +175,26 @@ impl Throttle {
 }
 
 /// What a peer says of its files may not add up: no further up than there are numbers.
-fn raise(number: &AtomicU64, by: u64) {
+fn saturating_add(number: &AtomicU64, by: u64) {
     // It is never refused.
     let _ =
         number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| Some(number.saturating_add(by)));
 }
 
 /// And no further down than zero.
-fn lower(number: &AtomicU64, by: u64) {
+fn saturating_sub(number: &AtomicU64, by: u64) {
     let lowered = |number: u64| Some(number.saturating_sub(by));
     // It is never refused.
     let _ = number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lowered);
 }
 
-impl Progress for Bars<'_> {
-    fn event(&self, event: Event<'_>) {
-        self.ui.closing.tally().event(&event);
+impl Reporter for Bars<'_> {
+    fn report(&self, event: Event<'_>) {
+        self.ui.interrupt_notice.tally().event(&event);
         match event {
             Event::Planned { files, bytes } => {
-                raise(&self.files_planned, files);
-                raise(&self.bytes_planned, bytes);
+                saturating_add(&self.files_planned, files);
+                saturating_add(&self.bytes_planned, bytes);
                 self.refresh();
             }
             Event::PlanComplete => {
@@ -203,21 +203,21 @@ impl Progress for Bars<'_> {
             }
             Event::FileStarted { path, size_bytes } => {
                 if self.ui.screen.has_bars() && (size_bytes >= LARGE_BYTES || self.named.is_due()) {
-                    self.file.set_message(Shown::new(path).to_string());
+                    self.file.set_message(Escaped::new(path).to_string());
                 }
             }
-            Event::Moved { bytes } => {
-                raise(&self.bytes_done, bytes);
-                raise(&self.bytes_moved, bytes);
+            Event::Transferred { bytes } => {
+                saturating_add(&self.bytes_done, bytes);
+                saturating_add(&self.bytes_moved, bytes);
                 self.refresh();
             }
             Event::Resumed { path, bytes, size_bytes } => {
-                raise(&self.bytes_done, bytes);
+                saturating_add(&self.bytes_done, bytes);
                 self.refresh();
                 let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
                 self.ui.note(&format!(
                     "{}: going on at {percent} %, {} of {} are there already",
-                    Shown::new(path),
+                    Escaped::new(path),
                     DecimalBytes(bytes),
                     DecimalBytes(size_bytes)
                 ));
@@ -227,28 +227,28 @@ impl Progress for Bars<'_> {
                     self.ui.list(|| md5sum::line(md5, path), &self.lines);
                 }
                 self.files_done.fetch_add(1, Ordering::Relaxed);
-                raise(&self.bytes_done, there_bytes.unwrap_or(0));
+                saturating_add(&self.bytes_done, there_bytes.unwrap_or(0));
                 self.refresh();
             }
             Event::FileDropped { remaining_bytes } => {
-                lower(&self.files_planned, 1);
-                lower(&self.bytes_planned, remaining_bytes);
+                saturating_sub(&self.files_planned, 1);
+                saturating_sub(&self.bytes_planned, remaining_bytes);
                 self.refresh();
             }
             Event::Failed { name, fault, reason } => {
-                let line = format!("not transferred: {}: {} [{fault}]", Shown::new(name), Shown::new(reason));
-                self.ui.complain(&line);
+                let line = format!("not transferred: {}: {} [{fault}]", Escaped::new(name), Escaped::new(reason));
+                self.ui.print_error(&line);
             }
-            Event::Undigested { path, fault, reason } => {
-                let (path, reason) = (Shown::new(path), Shown::new(reason));
-                self.ui.complain(&format!("in place, but not in the list: {path}: {reason} [{fault}]"));
+            Event::DigestUnavailable { path, fault, reason } => {
+                let (path, reason) = (Escaped::new(path), Escaped::new(reason));
+                self.ui.print_error(&format!("in place, but not in the list: {path}: {reason} [{fault}]"));
             }
             Event::Digesting { remaining_bytes } => self.show_digesting(remaining_bytes),
             Event::Renamed { from, to } => {
-                self.ui.note(&format!("{} landed as {}", Shown::new(from), Shown::new(to)));
+                self.ui.note(&format!("{} landed as {}", Escaped::new(from), Escaped::new(to)));
             }
-            Event::Returned { bytes } => {
-                lower(&self.bytes_done, bytes);
+            Event::Undone { bytes } => {
+                saturating_sub(&self.bytes_done, bytes);
                 self.refresh();
             }
             Event::Lost { reason, pause } => {
@@ -256,7 +256,7 @@ impl Progress for Bars<'_> {
                 let reason = text::capitalized(reason);
                 self.ui.note(&format!(
                     "{}. Trying again in {:.1} s.",
-                    Shown::new(&reason),
+                    Escaped::new(&reason),
                     pause.as_secs_f64()
                 ));
             }
@@ -267,14 +267,14 @@ impl Progress for Bars<'_> {
             Event::NoStateKey { reason } => self.ui.note(&format!(
                 "A later run cannot resume large files of this one: no key can be kept in XDG_STATE_HOME or \
                  ~/.local/state ({})",
-                Shown::new(reason)
+                Escaped::new(reason)
             )),
             Event::Waiting { path } => {
-                self.ui.note(&format!("{}: waits for another session that still has it", Shown::new(path)));
+                self.ui.note(&format!("{}: waits for another session that still has it", Escaped::new(path)));
             }
             Event::Repairing { path, part } => {
                 self.ui
-                    .note(&format!("{}: part {part} arrived damaged and is fetched again", Shown::new(path)));
+                    .note(&format!("{}: part {part} arrived damaged and is fetched again", Escaped::new(path)));
             }
         }
     }
@@ -293,17 +293,17 @@ impl Drop for Bars<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::closing::Closing;
-    use crate::ui::{Exit, Lists, Screen};
+    use crate::ui::closing::InterruptNotice;
+    use crate::ui::{Exit, ChecksumOutputs, Screen};
 
     fn ui() -> Ui {
         let screen = Screen::new(true);
         screen.clear_bars();
         Ui {
-            closing: Closing::new(screen.clone(), true),
+            interrupt_notice: InterruptNotice::new(screen.clone(), true),
             screen,
             quiet: true,
-            lists: Lists::default(),
+            lists: ChecksumOutputs::default(),
             exit: Mutex::new(Exit::Ok),
         }
     }
@@ -319,7 +319,7 @@ mod tests {
         let ui = ui();
         let bars = Bars::new(&ui, "sending");
         assert_eq!((bars.overall.position(), bars.overall.length()), (0, Some(1)));
-        bars.event(Event::Planned { files: 1, bytes: 0 });
+        bars.report(Event::Planned { files: 1, bytes: 0 });
         assert_eq!(shown(&bars), (0, 1));
         assert_eq!(bars.overall.message(), "0/1+ files");
     }
@@ -328,18 +328,18 @@ mod tests {
     fn what_is_there_is_done_and_the_total_stays() {
         let ui = ui();
         let bars = Bars::new(&ui, "sending");
-        bars.event(Event::Planned { files: 2, bytes: 350 });
-        bars.event(Event::Resumed { path: b"a", bytes: 120, size_bytes: 300 });
+        bars.report(Event::Planned { files: 2, bytes: 350 });
+        bars.report(Event::Resumed { path: b"a", bytes: 120, size_bytes: 300 });
         assert_eq!(shown(&bars), (120, 350));
-        bars.event(Event::Moved { bytes: 80 });
-        bars.event(Event::Lost { reason: "", pause: Duration::ZERO });
+        bars.report(Event::Transferred { bytes: 80 });
+        bars.report(Event::Lost { reason: "", pause: Duration::ZERO });
         assert_eq!(shown(&bars), (200, 350));
         // On the next connection.
-        bars.event(Event::Returned { bytes: 200 });
-        bars.event(Event::Resumed { path: b"a", bytes: 160, size_bytes: 300 });
+        bars.report(Event::Undone { bytes: 200 });
+        bars.report(Event::Resumed { path: b"a", bytes: 160, size_bytes: 300 });
         assert_eq!(shown(&bars), (160, 350));
-        bars.event(Event::Moved { bytes: 140 });
-        bars.event(Event::FileDone { path: b"b", md5: None, there_bytes: Some(50) });
+        bars.report(Event::Transferred { bytes: 140 });
+        bars.report(Event::FileDone { path: b"b", md5: None, there_bytes: Some(50) });
         assert_eq!(shown(&bars), (350, 350));
         assert_eq!(bars.bytes_moved.load(Ordering::Relaxed), 220, "the rate is that of what moved");
     }

@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use super::output::{Stream, WhenFull};
 use super::screen::Screen;
 use super::text;
-use crate::escape::Shown;
+use crate::escape::Escaped;
 use crate::progress::Event;
 
 /// Says it, once, from whichever thread gets to it.
 #[derive(Clone, Debug)]
-pub struct Closing {
+pub struct InterruptNotice {
     screen: Screen,
     quiet: bool,
-    tally: Arc<Tally>,
+    tally: Arc<Counters>,
 }
 
 /// What the program is about.
@@ -37,16 +37,16 @@ pub enum Role {
 
 /// Why the end was not in good order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutShort {
+pub enum ForcedExit {
     /// It was asked for twice.
-    Asked,
+    SecondSignal,
     /// Something did not answer in time.
-    Stuck,
+    Timeout,
 }
 
 /// What all sessions of this program did together.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Counters {
     role: OnceLock<Role>,
     files_planned: AtomicU64,
     /// In place, those that were there before included.
@@ -54,10 +54,10 @@ pub struct Tally {
     files_there: AtomicU64,
     files_dropped: AtomicU64,
     plan_complete: AtomicBool,
-    is_said: AtomicBool,
+    is_printed: AtomicBool,
 }
 
-impl Tally {
+impl Counters {
     /// Counts.
     pub fn event(&self, event: &Event<'_>) {
         let add = |to: &AtomicU64, number| {
@@ -92,20 +92,20 @@ impl Tally {
         match self.role.get() {
             None => "interrupted.".to_owned(),
             Some(Role::Sender { host, classic: true }) => {
-                let host = Shown::new(host);
+                let host = Escaped::new(host);
                 format!(
                     "interrupted. {of} {was} sent to {host}{so_far}; a classic receiver confirms nothing."
                 )
             }
             Some(Role::Sender { host, .. }) if planned == 0 => {
-                format!("interrupted. Nothing was sent to {} yet.", Shown::new(host))
+                format!("interrupted. Nothing was sent to {} yet.", Escaped::new(host))
             }
             Some(Role::Sender { host, .. }) => {
-                let host = Shown::new(host);
+                let host = Escaped::new(host);
                 format!("interrupted. {of} {is} stored at {host}{so_far}; send the same again to go on.")
             }
             Some(Role::Receiver { out }) => {
-                let out = Shown::new(out.as_os_str().as_encoded_bytes());
+                let out = Escaped::new(out.as_os_str().as_encoded_bytes());
                 let open = planned > done + self.files_dropped.load(Ordering::Relaxed);
                 let again = if open { "; whoever sends the same again goes on" } else { "" };
                 let were = |number| if number == 1 { "was" } else { "were" };
@@ -122,12 +122,12 @@ impl Tally {
     }
 }
 
-impl Closing {
+impl InterruptNotice {
     pub(super) fn new(screen: Screen, quiet: bool) -> Self {
-        Closing { screen, quiet, tally: Arc::default() }
+        InterruptNotice { screen, quiet, tally: Arc::default() }
     }
 
-    pub(super) fn tally(&self) -> &Tally {
+    pub(super) fn tally(&self) -> &Counters {
         &self.tally
     }
 
@@ -136,27 +136,27 @@ impl Closing {
     }
 
     /// Says it, if nobody has.
-    pub fn say(&self) {
-        if !self.tally.is_said.swap(true, Ordering::SeqCst) && !self.is_usual() {
+    pub fn print_once(&self) {
+        if !self.tally.is_printed.swap(true, Ordering::SeqCst) && !self.is_unremarkable() {
             let line = format!("ftx: {}", self.tally.sentence());
-            self.screen.line(Stream::Stderr, &line, WhenFull::LeaveOut);
+            self.screen.line(Stream::Stderr, &line, WhenFull::Drop);
         }
     }
 
     /// The process ends now: clears the screen, and says it with the reason. Returns when all of that is written.
-    pub fn cut_short(&self, why: CutShort) {
+    pub fn forced_exit(&self, why: ForcedExit) {
         self.screen.clear_bars();
-        self.say();
+        self.print_once();
         let why = match why {
-            CutShort::Asked => "ended at once",
-            CutShort::Stuck => "ended without waiting any longer for the disk, the network or the screen",
+            ForcedExit::SecondSignal => "ended at once",
+            ForcedExit::Timeout => "ended without waiting any longer for the disk, the network or the screen",
         };
-        self.screen.line(Stream::Stderr, &format!("     {why}"), WhenFull::LeaveOut);
+        self.screen.line(Stream::Stderr, &format!("     {why}"), WhenFull::Drop);
         self.screen.flush_errors();
     }
 
     /// A receiver ends that way every day: no reason to say so where only errors are wanted.
-    fn is_usual(&self) -> bool {
+    fn is_unremarkable(&self) -> bool {
         self.quiet && matches!(self.tally.role.get(), Some(Role::Receiver { .. }))
     }
 }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn sentence(role: Option<Role>, planned: u64, done: u64, is_complete: bool) -> String {
-        let tally = Tally::default();
+        let tally = Counters::default();
         role.into_iter().for_each(|role| tally.role.set(role).unwrap());
         tally.event(&Event::Planned { files: planned, bytes: 0 });
         if is_complete {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_was_there_already_is_not_called_stored() {
-        let tally = Tally::default();
+        let tally = Counters::default();
         tally.role.set(Role::Receiver { out: "/in".into() }).unwrap();
         tally.event(&Event::Planned { files: 4, bytes: 0 });
         for there_bytes in [None, None, Some(0)] {
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_file_that_failed_is_one_of_those_that_were_to_be_sent() {
-        let tally = Tally::default();
+        let tally = Counters::default();
         tally.role.set(Role::Sender { host: "nas".into(), classic: false }).unwrap();
         tally.event(&Event::Planned { files: 70, bytes: 0 });
         tally.event(&Event::PlanComplete);

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::manifest::{Earlier, Lines, Manifest, ManifestError};
+use super::manifest::{WriteMode, ManifestLines, Manifest, ManifestError};
 use crate::cli::ListArgs;
 
 /// Where lines go.
 #[derive(Debug, Default)]
-pub struct Lists {
+pub struct ChecksumOutputs {
     to_stdout: bool,
     manifest: Option<Manifest>,
     /// The lines of a session that is over, where only a good end makes them the new list.
@@ -20,14 +20,14 @@ pub struct Lists {
 
 /// What a session has collected for the manifest; an error is told when it is over.
 #[derive(Debug)]
-pub struct SessionLines(io::Result<Lines>);
+pub struct SessionLines(io::Result<ManifestLines>);
 
-impl Lists {
+impl ChecksumOutputs {
     /// What `args` ask for.
-    pub fn new(args: &ListArgs, earlier: Earlier) -> Result<Self, ManifestError> {
+    pub fn new(args: &ListArgs, earlier: WriteMode) -> Result<Self, ManifestError> {
         let prepare = |path: &Path| Manifest::prepare(path, earlier);
         let manifest = args.manifest.as_deref().map(prepare).transpose()?;
-        Ok(Lists { to_stdout: args.md5sum, manifest, ..Lists::default() })
+        Ok(ChecksumOutputs { to_stdout: args.md5sum, manifest, ..ChecksumOutputs::default() })
     }
 
     /// Does standard output belong to the list?
@@ -42,7 +42,7 @@ impl Lists {
 
     /// Is there one that stays as it was unless everything comes to a good end?
     pub fn is_replaced_at_the_end(&self) -> bool {
-        self.manifest.as_ref().is_some_and(|manifest| manifest.earlier() == Earlier::Replaced)
+        self.manifest.as_ref().is_some_and(|manifest| manifest.mode() == WriteMode::Replace)
     }
 
     /// Prints a line. An error is for the caller to tell, and comes once. A reader that has read enough is none.
@@ -76,7 +76,7 @@ impl Lists {
     /// A session is over. A receiver's lines are what they are; a sender's wait for a good end.
     pub fn session_over(&self, lines: Option<SessionLines>) -> Result<(), ManifestError> {
         match (&self.manifest, lines) {
-            (Some(manifest), Some(SessionLines(lines))) if manifest.earlier() == Earlier::Kept => {
+            (Some(manifest), Some(SessionLines(lines))) if manifest.mode() == WriteMode::Append => {
                 manifest.take(lines)
             }
             (_, lines) => {

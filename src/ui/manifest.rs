@@ -14,20 +14,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::escape::Shown;
+use crate::escape::Escaped;
 
 /// What becomes of the list that was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Earlier {
+pub enum WriteMode {
     /// The new list takes its place.
-    Replaced,
+    Replace,
     /// The new lines come after it.
-    Kept,
+    Append,
 }
 
 /// The manifest cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the list {}: {source}", Shown::new(path.as_os_str().as_encoded_bytes()))]
+#[error("cannot write the list {}: {source}", Escaped::new(path.as_os_str().as_encoded_bytes()))]
 pub struct ManifestError {
     path: PathBuf,
     source: io::Error,
@@ -38,29 +38,29 @@ pub struct ManifestError {
 pub struct Manifest {
     path: PathBuf,
     folder: PathBuf,
-    earlier: Earlier,
+    mode: WriteMode,
     /// One session at a time adds its lines.
-    adding: Mutex<()>,
+    append_lock: Mutex<()>,
 }
 
 impl Manifest {
     /// Finds out, before anything moves, whether the list can be written to `path`.
-    pub fn prepare(path: &Path, earlier: Earlier) -> Result<Self, ManifestError> {
+    pub fn prepare(path: &Path, earlier: WriteMode) -> Result<Self, ManifestError> {
         // A link stays a link to the list.
         let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).to_owned();
-        let manifest = Manifest { path: target, folder, earlier, adding: Mutex::new(()) };
-        manifest.try_out().map_err(|source| ManifestError { path: path.to_owned(), source })?;
+        let manifest = Manifest { path: target, folder, mode: earlier, append_lock: Mutex::new(()) };
+        manifest.check_writable().map_err(|source| ManifestError { path: path.to_owned(), source })?;
         Ok(manifest)
     }
 
     /// What becomes of the list that was there.
-    pub fn earlier(&self) -> Earlier {
-        self.earlier
+    pub fn mode(&self) -> WriteMode {
+        self.mode
     }
 
-    fn try_out(&self) -> io::Result<()> {
+    fn check_writable(&self) -> io::Result<()> {
         match fs::metadata(&self.path) {
             Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
             Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("it is no regular file")),
@@ -68,23 +68,23 @@ impl Manifest {
             _ => {}
         }
         self.lines()?;
-        if self.earlier == Earlier::Kept {
+        if self.mode == WriteMode::Append {
             self.open()?;
         }
         Ok(())
     }
 
     /// A place for the lines of one session.
-    pub fn lines(&self) -> io::Result<Lines> {
-        Ok(Lines { file: BufWriter::new(tempfile::tempfile_in(&self.folder)?) })
+    pub fn lines(&self) -> io::Result<ManifestLines> {
+        Ok(ManifestLines { file: BufWriter::new(tempfile::tempfile_in(&self.folder)?) })
     }
 
     /// Takes over the lines of a session, durably.
-    pub fn take(&self, lines: io::Result<Lines>) -> Result<(), ManifestError> {
-        let _guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = lines.and_then(Lines::rewind).and_then(|lines| match self.earlier {
-            Earlier::Replaced => self.replace(lines),
-            Earlier::Kept => self.append(lines),
+    pub fn take(&self, lines: io::Result<ManifestLines>) -> Result<(), ManifestError> {
+        let _guard = self.append_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lines.and_then(ManifestLines::rewind).and_then(|lines| match self.mode {
+            WriteMode::Replace => self.replace(lines),
+            WriteMode::Append => self.append(lines),
         });
         taken.map_err(|source| ManifestError { path: self.path.clone(), source })
     }
@@ -149,11 +149,11 @@ fn ends_a_line(list: &mut File) -> io::Result<bool> {
 
 /// The lines of a session that goes on.
 #[derive(Debug)]
-pub struct Lines {
+pub struct ManifestLines {
     file: BufWriter<File>,
 }
 
-impl Lines {
+impl ManifestLines {
     /// Adds a line.
     pub fn add(&mut self, line: &[u8]) -> io::Result<()> {
         self.file.write_all(line)
@@ -170,7 +170,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn lines(manifest: &Manifest, text: &str) -> io::Result<Lines> {
+    fn lines(manifest: &Manifest, text: &str) -> io::Result<ManifestLines> {
         let mut lines = manifest.lines()?;
         lines.add(text.as_bytes())?;
         Ok(lines)
@@ -192,7 +192,7 @@ mod tests {
         fs::write(&path, "old\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink("list", dir.path().join("link")).unwrap();
-        let manifest = Manifest::prepare(&dir.path().join("link"), Earlier::Replaced).unwrap();
+        let manifest = Manifest::prepare(&dir.path().join("link"), WriteMode::Replace).unwrap();
         let collected = lines(&manifest, "new\n");
         assert_eq!(names(dir.path()), ["link", "list"], "what is collected has no name");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
@@ -207,7 +207,7 @@ mod tests {
     fn sessions_are_added_and_a_cut_line_stays_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
-        let manifest = Manifest::prepare(&path, Earlier::Kept).unwrap();
+        let manifest = Manifest::prepare(&path, WriteMode::Append).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "", "it is there from the start");
         manifest.take(lines(&manifest, "one\n")).unwrap();
         manifest.take(lines(&manifest, "two\n")).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     fn what_cannot_be_a_list_is_found_out_first() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        for earlier in [Earlier::Replaced, Earlier::Kept] {
+        for earlier in [WriteMode::Replace, WriteMode::Append] {
             for bad in ["", "no/such/folder", "file/below"] {
                 let path = dir.path().join(bad);
                 let error = Manifest::prepare(&path, earlier).unwrap_err().to_string();

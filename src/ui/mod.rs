@@ -20,27 +20,27 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::bench::{self, Report};
 use crate::cli::{CommonArgs, ListArgs, ProgressWhen};
 use crate::error::{Exit, Explained, exit_of_summary};
-use crate::escape::Shown;
-use crate::fault::Fault;
+use crate::escape::Escaped;
+use crate::fault::ErrorCode;
 use crate::net::{DEFAULT_PORT, reachable_addresses};
-use crate::progress::{Progress, Summary};
+use crate::progress::{Reporter, Summary};
 use crate::recv::{Observer, RecvError};
 use crate::store::Unfinished;
 
 use bars::Bars;
-use list::{Lists, SessionLines};
+use list::{ChecksumOutputs, SessionLines};
 use output::{Stream, WhenFull};
 use screen::Screen;
 
-pub use closing::{Closing, CutShort, Role};
-pub use manifest::{Earlier, ManifestError};
+pub use closing::{InterruptNotice, ForcedExit, Role};
+pub use manifest::{WriteMode, ManifestError};
 
 /// Screen and logs of one program run.
 pub struct Ui {
     screen: Screen,
     quiet: bool,
-    lists: Lists,
-    closing: Closing,
+    lists: ChecksumOutputs,
+    interrupt_notice: InterruptNotice,
     /// The code of the first session that failed.
     exit: Mutex<Exit>,
 }
@@ -55,34 +55,34 @@ impl Ui {
         };
         let screen = Screen::new(has_bars);
         Ui {
-            closing: Closing::new(screen.clone(), args.quiet),
+            interrupt_notice: InterruptNotice::new(screen.clone(), args.quiet),
             screen,
             quiet: args.quiet,
-            lists: Lists::default(),
+            lists: ChecksumOutputs::default(),
             exit: Mutex::new(Exit::Ok),
         }
     }
 
     /// What an interrupted program says at its end.
-    pub fn closing(&self) -> Closing {
-        self.closing.clone()
+    pub fn interrupt_notice(&self) -> InterruptNotice {
+        self.interrupt_notice.clone()
     }
 
     /// What that line is about.
     pub fn set_role(&self, role: Role) {
-        self.closing.set_role(role);
+        self.interrupt_notice.set_role(role);
     }
 
     /// The program was interrupted, and has ended what it was at.
     pub fn interrupted(&self, exit: Exit) -> Exit {
-        self.closing.say();
+        self.interrupt_notice.print_once();
         self.list_as_before();
         exit
     }
 
     /// Makes sure that the lists that `args` ask for can be written.
-    pub fn open_lists(&mut self, args: &ListArgs, earlier: Earlier) -> Result<(), ManifestError> {
-        self.lists = Lists::new(args, earlier)?;
+    pub fn open_lists(&mut self, args: &ListArgs, earlier: WriteMode) -> Result<(), ManifestError> {
+        self.lists = ChecksumOutputs::new(args, earlier)?;
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Ui {
             self.lists.print(&line)
         };
         if let Err(error) = printed {
-            self.complain(&format!("ftx: cannot write the list to standard output: {error}"));
+            self.print_error(&format!("ftx: cannot write the list to standard output: {error}"));
             self.failed(Exit::FileIo);
         }
     }
@@ -115,7 +115,7 @@ impl Ui {
 
     fn listed(&self, listed: Result<(), ManifestError>) {
         if let Err(error) = listed {
-            self.failed(self.explain(&Explained::from(&error), WhenFull::LeaveOut));
+            self.failed(self.explain(&Explained::from(&error), WhenFull::Drop));
         }
     }
 
@@ -130,13 +130,13 @@ impl Ui {
     /// Something a person wants to know while it happens.
     pub fn note(&self, line: &str) {
         if !self.quiet {
-            self.complain(line);
+            self.print_error(line);
         }
     }
 
     /// Something a person has to know, even with `--quiet`.
-    fn complain(&self, line: &str) {
-        self.screen.line(Stream::Stderr, line, WhenFull::LeaveOut);
+    fn print_error(&self, line: &str) {
+        self.screen.line(Stream::Stderr, line, WhenFull::Drop);
     }
 
     /// A result, on standard output, unless that belongs to a list.
@@ -175,7 +175,7 @@ impl Ui {
             .collect();
         let hosts = if hosts.is_empty() { format!("127.0.0.1{suffix}") } else { hosts.join(" or ") };
         self.note(&format!("Listening on {addr}. From another machine: ftx send PATH... {hosts}"));
-        self.note(&format!("What arrives lands in {}", Shown::new(out.as_os_str().as_encoded_bytes())));
+        self.note(&format!("What arrives lands in {}", Escaped::new(out.as_os_str().as_encoded_bytes())));
         if !addr.ip().is_loopback() {
             self.note(
                 "Whoever reaches this port can send: use it in networks that you trust. Ctrl-C ends it.",
@@ -186,8 +186,8 @@ impl Ui {
     /// The closing line of a sender.
     pub fn sent(&self, summary: &Summary, host: &str) -> Exit {
         self.result(&text::sent(summary, host), WhenFull::Wait);
-        if summary.failures.contains_key(&Fault::Exists) {
-            self.note(text::TAKEN);
+        if summary.failures.contains_key(&ErrorCode::Exists) {
+            self.note(text::NAME_TAKEN_ADVICE);
         }
         self.listed(self.lists.replace());
         match exit_of_summary(summary) {
@@ -247,7 +247,7 @@ impl Observer for Ui {
         self.note(&text::unfinished(unfinished));
     }
 
-    fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_> {
+    fn started(&self, peer: SocketAddr) -> Box<dyn Reporter + '_> {
         Box::new(self.session(&format!("from {}", peer.ip())))
     }
 
@@ -259,7 +259,7 @@ impl Observer for Ui {
     fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
         let exit = match outcome {
             Ok(summary) => {
-                self.result(&text::received(summary, peer.ip()), WhenFull::LeaveOut);
+                self.result(&text::received(summary, peer.ip()), WhenFull::Drop);
                 exit_of_summary(summary)
             }
             // Of the end of this program another line tells.
@@ -267,7 +267,7 @@ impl Observer for Ui {
             Err(error) => {
                 let explained = Explained::from(error);
                 let sentence = text::about(peer.ip(), error);
-                let exit = self.explain(&Explained { sentence, ..explained }, WhenFull::LeaveOut);
+                let exit = self.explain(&Explained { sentence, ..explained }, WhenFull::Drop);
                 // A connection that was no session has failed nothing here.
                 if error.is_no_session() { Exit::Ok } else { exit }
             }

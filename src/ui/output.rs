@@ -23,7 +23,7 @@ const MAX_QUEUED_BYTES: usize = 1 << 20;
 /// Bars are drawn only where less than this waits: they are of no use later.
 const MAX_QUEUED_BYTES_FOR_BARS: usize = 16 << 10;
 /// A destination that has taken nothing for so long is not read.
-const STUCK_TIME: Duration = Duration::from_millis(500);
+const BLOCKED_TIME: Duration = Duration::from_millis(500);
 /// A thread that has had nothing to write for so long ends.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ pub enum Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// Wait while anything is read, then leave the line out.
-    LeaveOut,
+    Drop,
     /// Wait, however long that takes.
     Wait,
 }
@@ -116,8 +116,8 @@ impl Output {
     /// Waits until a line may be queued, or is to be left out. Locks that other sessions need must not be held here.
     pub fn wait_for_room(&self, when_full: WhenFull) {
         let mut state = self.lock();
-        while state.is_full() && (when_full == WhenFull::Wait || state.took.elapsed() < STUCK_TIME) {
-            state = self.0.changed.wait_timeout(state, STUCK_TIME).unwrap_or_else(PoisonError::into_inner).0;
+        while state.is_full() && (when_full == WhenFull::Wait || state.took.elapsed() < BLOCKED_TIME) {
+            state = self.0.changed.wait_timeout(state, BLOCKED_TIME).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -234,9 +234,9 @@ mod tests {
             output.line(Stream::Stderr, line(number));
         };
         let start = Instant::now();
-        (0..1500).for_each(|number| print(number, WhenFull::LeaveOut));
+        (0..1500).for_each(|number| print(number, WhenFull::Drop));
         // It was waited once for the time that shows that nothing is read.
-        assert!(start.elapsed() < STUCK_TIME * 5, "{:?}", start.elapsed());
+        assert!(start.elapsed() < BLOCKED_TIME * 5, "{:?}", start.elapsed());
         let last = thread::spawn({
             let output = output.clone();
             move || {

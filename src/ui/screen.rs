@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
 
 use super::output::{Output, Stream, WhenFull};
-use crate::escape::Shown;
+use crate::escape::Escaped;
 
 /// Of a terminal that does not tell, and of a log.
 const USUAL_COLUMNS: u16 = 80;
@@ -94,7 +94,7 @@ impl Screen {
 
 /// Whole, because standard error is not buffered.
 fn shown(line: &str) -> Vec<u8> {
-    format!("{}\n", Shown::new(line)).into_bytes()
+    format!("{}\n", Escaped::new(line)).into_bytes()
 }
 
 /// Of what the bars are drawn on.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use indicatif::{BinaryBytes, DecimalBytes};
 
 use crate::bench::{Options, Report, shown_dir};
-use crate::escape::Shown;
-use crate::fault::Fault;
+use crate::escape::Escaped;
+use crate::fault::ErrorCode;
 use crate::progress::Summary;
 use crate::recv::RecvError;
-use crate::spent::Limit;
+use crate::spent::Bottleneck;
 use crate::store::Unfinished;
 use crate::units::rate_text;
 use crate::wire::WireError;
@@ -22,10 +22,10 @@ const LIMITS_PERCENT: u8 = 50;
 
 /// `Sent 3 files (1.20 GB) in 2.1 s, 571.00 MB/s to nas. Checked by MD5, ...`
 pub fn sent(summary: &Summary, host: &str) -> String {
-    let words = Words {
+    let words = Phrases {
         done: "Sent",
         nothing: "Nothing to send",
-        peer: format!("to {}", Shown::new(host)),
+        peer: format!("to {}", Escaped::new(host)),
         resumed: "were there from an earlier attempt",
         durable: "durable at the receiver",
     };
@@ -33,12 +33,12 @@ pub fn sent(summary: &Summary, host: &str) -> String {
 }
 
 /// What a sender can do about names that are taken.
-pub const TAKEN: &str = "     to take them, the receiver has to be started with --on-conflict overwrite, or rename to \
+pub const NAME_TAKEN_ADVICE: &str = "     to take them, the receiver has to be started with --on-conflict overwrite, or rename to \
                          keep both";
 
 /// `Unfinished: a.img, 9.6 GB of 10.7 GB are here, from 2 h ago, kept for 6 more days. ...`
 pub fn unfinished(left: &Unfinished) -> String {
-    let (name, age, there) = (Shown::new(&left.path), coarse(left.age), DecimalBytes(left.there_bytes));
+    let (name, age, there) = (Escaped::new(&left.path), coarse(left.age), DecimalBytes(left.there_bytes));
     match left.size_bytes.map(DecimalBytes) {
         None => format!("Removed {name}: {there} of a file in arrival, left by a crash {age} ago."),
         Some(size) if left.is_removed => {
@@ -62,10 +62,10 @@ fn more_days(duration: Duration) -> String {
 /// `10.0.0.7: the connection was lost in the middle of a.img`, or what a sender did: `10.0.0.7 was interrupted; ...`
 pub fn about(peer: IpAddr, error: &RecvError) -> String {
     match error {
-        RecvError::Wire(WireError::PeerGaveUp { fault: Fault::Interrupted, .. }) => {
+        RecvError::Wire(WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. }) => {
             format!("{peer} was interrupted; what was complete is stored")
         }
-        RecvError::NotBack { .. } => format!("{peer} {error}"),
+        RecvError::ReconnectTimeout { .. } => format!("{peer} {error}"),
         _ => format!("{peer}: {error}"),
     }
 }
@@ -91,7 +91,7 @@ pub fn received(summary: &Summary, peer: IpAddr) -> String {
     if summary.measures > 0 {
         return format!("Measured for {peer} in {}. Nothing was stored.", duration(summary.elapsed));
     }
-    let words = Words {
+    let words = Phrases {
         done: "Received",
         nothing: "Nothing new",
         peer: format!("from {peer}"),
@@ -130,7 +130,7 @@ pub fn bench(options: &Options, report: &Report) -> Vec<String> {
 }
 
 /// How one end tells of a session.
-struct Words {
+struct Phrases {
     done: &'static str,
     nothing: &'static str,
     peer: String,
@@ -141,8 +141,8 @@ struct Words {
 
 /// What became of the entries, what vouches for them, and what else there is to know. Where nothing new is in place, a
 /// failure comes first.
-fn closing_line(summary: &Summary, words: &Words) -> String {
-    let Words { done, nothing, peer, durable, .. } = words;
+fn closing_line(summary: &Summary, words: &Phrases) -> String {
+    let Phrases { done, nothing, peer, durable, .. } = words;
     let (new, skipped, failed) = (summary.new_files(), summary.skipped_files, summary.failed());
     let in_place = summary.files + summary.others;
     let took = duration(summary.elapsed);
@@ -157,7 +157,7 @@ fn closing_line(summary: &Summary, words: &Words) -> String {
             0 => String::new(),
             _ => format!("; {} there already", counted(skipped, "was", "were")),
         };
-        format!("{done} {} {peer}{there}.", what_came(summary, words))
+        format!("{done} {} {peer}{there}.", received_counts(summary, words))
     } else if failed > 0 {
         let of = counted(in_place + failed, "entry", "entries");
         let there = if skipped > 0 { format!(" {identical}") } else { String::new() };
@@ -183,7 +183,7 @@ fn closing_line(summary: &Summary, words: &Words) -> String {
 }
 
 /// The size is that of the files, and the rate that of what moved for them.
-fn what_came(summary: &Summary, words: &Words) -> String {
+fn received_counts(summary: &Summary, words: &Phrases) -> String {
     let files = counted(summary.new_files(), "file", "files");
     let resumed = match summary.resumed_bytes {
         0 => String::new(),
@@ -210,7 +210,7 @@ fn remarks(summary: &Summary) -> String {
     if summary.hole_bytes > 0 {
         remarks += &format!(" {} of holes did not have to move.", DecimalBytes(summary.hole_bytes));
     }
-    let limits = |limit: &Limit| limit.percent >= LIMITS_PERCENT && summary.elapsed >= WORTH_EXPLAINING;
+    let limits = |limit: &Bottleneck| limit.percent >= LIMITS_PERCENT && summary.elapsed >= WORTH_EXPLAINING;
     if let Some(limit) = summary.limit.filter(limits) {
         remarks += &format!(" Limited by: {limit}.");
     }
@@ -251,7 +251,7 @@ fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Row;
+    use crate::bench::StageResult;
     use crate::measure::Rate;
     use crate::spent::Stage;
 
@@ -269,7 +269,7 @@ mod tests {
     /// A session in which nothing new came.
     fn without_new(skipped_files: u64, others: u64, failed: u64) -> Summary {
         let (files, skipped_bytes) = (skipped_files, skipped_files * 1_000_000);
-        let failures = [(Fault::Exists, failed)].into();
+        let failures = [(ErrorCode::Exists, failed)].into();
         Summary {
             confirmed: true,
             files,
@@ -352,9 +352,9 @@ mod tests {
         assert!(sent(&lost, "nas").ends_with(" The connection was lost 2 times."));
     }
 
-    fn row(label: &'static str, mb_per_s: u64, limits_as: Option<&'static str>) -> Row {
+    fn row(label: &'static str, mb_per_s: u64, limits_as: Option<&'static str>) -> StageResult {
         let rate = Rate { bytes: mb_per_s * 1_000_000, elapsed: Duration::from_secs(1) };
-        Row { label, rate, note: "here".into(), limits_as }
+        StageResult { label, rate, note: "here".into(), limits_as }
     }
 
     #[test]
@@ -362,8 +362,8 @@ mod tests {
         let dir = std::env::temp_dir();
         let (port, size_bytes, timeout) = (1, 256 << 20, Duration::ZERO);
         let host = Some("nas".parse().unwrap());
-        let interrupt = crate::net::Bell::new().unwrap();
-        let options = Options { host, port, dir, size_bytes, timeout, interrupt };
+        let interrupt = crate::net::CancelToken::new().unwrap();
+        let options = Options { host, port, dir, size_bytes, timeout, cancel: interrupt };
         let rows = vec![
             row("MD5", 500, None),
             row("wire", 110, Some("the wire")),
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn what_is_busy_for_less_than_half_of_the_time_is_no_limit() {
         let limited = |percent| {
-            let limit = Some(Limit { stage: Stage::ReceiversMd5, percent });
+            let limit = Some(Bottleneck { stage: Stage::ReceiversMd5, percent });
             sent(&Summary { limit, ..summary() }, "nas")
         };
         assert!(
@@ -442,14 +442,14 @@ mod tests {
     #[test]
     fn failures_are_not_overlooked() {
         let mut summary = summary();
-        summary.count_failure(Fault::Exists);
+        summary.count_failure(ErrorCode::Exists);
         summary.count_skipped(7);
         assert_eq!(
             from(&summary),
             "Received 1,234 files (2.30 GB) in 3.2 s, 718.75 MB/s from 10.0.0.7; 1 was there already. 1 entry was NOT \
              transferred. The rest is checked by MD5, durable."
         );
-        summary.undigested.insert(Fault::SourceChanged, 2);
+        summary.undigested.insert(ErrorCode::SourceChanged, 2);
         assert!(sent(&summary, "nas").contains(" 2 files are in place, but not in the list"), "{summary:?}");
     }
 }

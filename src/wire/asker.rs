@@ -7,14 +7,14 @@
 //! ```
 
 use super::message::{
-    FEATURE_MEASURE, Failure, Introduction, Measurable, Measure, Measured, Message, Receipt,
+    FEATURE_MEASURE, ErrorReport, Hello, Measurable, Measure, Measured, Message, Receipt,
 };
 use super::{VERSION, WireError};
-use crate::fault::Fault;
+use crate::fault::ErrorCode;
 
 /// What a frame tells the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MeasureEvent {
     /// Nothing.
     Nothing,
     /// The receiver is there and can measure.
@@ -36,20 +36,20 @@ enum Stage {
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct MeasureSession {
+pub struct MeasureClient {
     stage: Stage,
     out: Vec<u8>,
 }
 
-impl Default for MeasureSession {
+impl Default for MeasureClient {
     fn default() -> Self {
         let mut out = Vec::new();
-        Message::Hello(Introduction::ours(&[FEATURE_MEASURE], None)).encode(&mut out);
-        MeasureSession { stage: Stage::Hello, out }
+        Message::Hello(Hello::ours(&[FEATURE_MEASURE], None)).encode(&mut out);
+        MeasureClient { stage: Stage::Hello, out }
     }
 }
 
-impl MeasureSession {
+impl MeasureClient {
     /// A session with its `hello` ready to be sent.
     pub fn new() -> Self {
         Self::default()
@@ -69,7 +69,7 @@ impl MeasureSession {
     }
 
     /// Tells the receiver that the silence means patience.
-    pub fn busy(&mut self) {
+    pub fn keepalive(&mut self) {
         // Before the welcome a receiver expects nothing else.
         if self.stage != Stage::Hello {
             Message::Busy.encode(&mut self.out);
@@ -77,33 +77,33 @@ impl MeasureSession {
     }
 
     /// Tells the receiver why the session ends here.
-    pub fn give_up(&mut self, fault: Fault, reason: &str) {
-        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
+        Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// Takes the JSON of one frame.
-    pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
+    pub fn handle(&mut self, json: &[u8]) -> Result<MeasureEvent, WireError> {
         let message = Message::parse(json)?;
         match (self.stage, message) {
-            (_, Message::Error(Failure { entry: None, fault, message })) => {
+            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
                 Err(WireError::PeerGaveUp { fault, message })
             }
             (Stage::Hello, Message::Welcome(welcome)) => self.welcomed(welcome),
             (Stage::Hello | Stage::Done, other) => Err(WireError::out_of_place(&other)),
-            (_, Message::Busy) => Ok(Event::Nothing),
+            (_, Message::Busy) => Ok(MeasureEvent::Nothing),
             (Stage::Asked(asked), Message::Measured(measured)) => self.measured(asked, measured),
             (Stage::Ended, Message::Receipt(receipt)) => {
                 if (Receipt { spent: None, ..receipt }) != Receipt::default() {
                     return Err(WireError::protocol("a receipt for entries that were never announced"));
                 }
                 self.stage = Stage::Done;
-                Ok(Event::Receipt)
+                Ok(MeasureEvent::Receipt)
             }
             (_, other) => Err(WireError::out_of_place(&other)),
         }
     }
 
-    fn welcomed(&mut self, welcome: Introduction) -> Result<Event, WireError> {
+    fn welcomed(&mut self, welcome: Hello) -> Result<MeasureEvent, WireError> {
         if welcome.version != VERSION {
             return Err(WireError::Version { theirs: welcome.version });
         }
@@ -111,10 +111,10 @@ impl MeasureSession {
             return Err(WireError::NoFeature { feature: FEATURE_MEASURE, agent: welcome.agent });
         }
         self.stage = Stage::Ready;
-        Ok(Event::Ready)
+        Ok(MeasureEvent::Ready)
     }
 
-    fn measured(&mut self, asked: Measure, measured: Measured) -> Result<Event, WireError> {
+    fn measured(&mut self, asked: Measure, measured: Measured) -> Result<MeasureEvent, WireError> {
         let whole = asked.what == Measurable::Wire;
         let fits = measured.bytes <= asked.size_bytes && (!whole || measured.bytes == asked.size_bytes);
         if !fits || measured.elapsed_ns == 0 {
@@ -124,7 +124,7 @@ impl MeasureSession {
             )));
         }
         self.stage = Stage::Ready;
-        Ok(Event::Measured(measured))
+        Ok(MeasureEvent::Measured(measured))
     }
 
     /// What is to be sent, and forgets it.
@@ -139,9 +139,9 @@ mod tests {
 
     const WELCOME: &[u8] = br#"{"ftx":"welcome","version":1,"features":["measure"]}"#;
 
-    fn asked(what: Measurable) -> MeasureSession {
-        let mut session = MeasureSession::new();
-        assert_eq!(session.handle(WELCOME), Ok(Event::Ready));
+    fn asked(what: Measurable) -> MeasureClient {
+        let mut session = MeasureClient::new();
+        assert_eq!(session.handle(WELCOME), Ok(MeasureEvent::Ready));
         session.ask(Measure { what, size_bytes: 5 });
         session
     }
@@ -149,53 +149,53 @@ mod tests {
     #[test]
     fn a_question_gets_one_answer_and_the_end_a_receipt() {
         let mut session = asked(Measurable::Write);
-        assert_eq!(session.handle(br#"{"ftx":"busy"}"#), Ok(Event::Nothing));
+        assert_eq!(session.handle(br#"{"ftx":"busy"}"#), Ok(MeasureEvent::Nothing));
         let answer = br#"{"ftx":"measured","bytes":4,"ns":7,"memory":true}"#;
         let measured = Measured { bytes: 4, elapsed_ns: 7, memory: true };
-        assert_eq!(session.handle(answer), Ok(Event::Measured(measured)));
+        assert_eq!(session.handle(answer), Ok(MeasureEvent::Measured(measured)));
         assert!(session.handle(answer).is_err(), "once");
         session.end();
         let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0}"#;
-        assert_eq!(session.handle(receipt), Ok(Event::Receipt));
+        assert_eq!(session.handle(receipt), Ok(MeasureEvent::Receipt));
     }
 
     #[test]
     fn each_step_is_said_once_and_a_keepalive_only_after_the_welcome() {
-        let said = |session: &mut MeasureSession| -> Vec<Message> {
-            let mut inbox = crate::wire::Inbox::new();
+        let said = |session: &mut MeasureClient| -> Vec<Message> {
+            let mut inbox = crate::wire::FrameBuffer::new();
             inbox.push(&session.take_output());
             let mut said = Vec::new();
-            while let Some(json) = inbox.next_frame(crate::wire::Form::Native).unwrap() {
+            while let Some(json) = inbox.next_frame(crate::wire::Framing::Native).unwrap() {
                 said.push(Message::parse(json).unwrap());
             }
             said
         };
-        let mut session = MeasureSession::new();
-        session.busy();
-        assert_eq!(said(&mut session), [Message::Hello(Introduction::ours(&[FEATURE_MEASURE], None))]);
+        let mut session = MeasureClient::new();
+        session.keepalive();
+        assert_eq!(said(&mut session), [Message::Hello(Hello::ours(&[FEATURE_MEASURE], None))]);
         session.handle(WELCOME).unwrap();
-        session.busy();
+        session.keepalive();
         let measure = Measure { what: Measurable::Md5, size_bytes: 5 };
         session.ask(measure);
         assert_eq!(said(&mut session), [Message::Busy, Message::Measure(measure)]);
         session.handle(br#"{"ftx":"measured","bytes":5,"ns":1}"#).unwrap();
         session.end();
-        session.give_up(Fault::Timeout, "late");
-        let failure = Failure { entry: None, fault: Fault::Timeout, message: "late".into() };
+        session.give_up(ErrorCode::Timeout, "late");
+        let failure = ErrorReport { entry: None, fault: ErrorCode::Timeout, message: "late".into() };
         assert_eq!(said(&mut session), [Message::End { entries: 0 }, Message::Error(failure)]);
         // What the receiver was busy with is told in the receipt, and is nothing that was announced.
         let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0,
             "spent":{"disk_ms":1,"md5_ms":2,"network_ms":3}}"#;
-        assert_eq!(session.handle(receipt), Ok(Event::Receipt));
+        assert_eq!(session.handle(receipt), Ok(MeasureEvent::Receipt));
         assert_eq!(said(&mut session), []);
     }
 
     #[test]
     fn a_receiver_that_cannot_measure_is_told_from_one_that_is_broken() {
-        let mut session = MeasureSession::new();
+        let mut session = MeasureClient::new();
         let old = session.handle(br#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#);
         assert_eq!(old, Err(WireError::NoFeature { feature: "measure", agent: "ftx 0.0.9".into() }));
-        let mut session = MeasureSession::new();
+        let mut session = MeasureClient::new();
         let newer = session.handle(br#"{"ftx":"welcome","version":2}"#);
         assert_eq!(newer, Err(WireError::Version { theirs: 2 }));
     }
@@ -219,7 +219,7 @@ mod tests {
         let mut session = asked(Measurable::Md5);
         let refused = session.handle(br#"{"ftx":"error","code":"refused","message":"no"}"#);
         assert!(matches!(refused, Err(WireError::PeerGaveUp { .. })));
-        let mut session = MeasureSession::new();
+        let mut session = MeasureClient::new();
         assert!(matches!(session.handle(br#"{"ftx":"busy"}"#), Err(WireError::Protocol(_))));
         session.handle(WELCOME).unwrap();
         session.end();

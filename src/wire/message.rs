@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::frame::{self, Form};
-use super::runs::Runs;
+use super::frame::{self, Framing};
+use super::runs::IdRanges;
 use crate::digest::{Etag, Md5};
-use crate::escape::Shown;
-use crate::fault::Fault;
-use crate::spent::Spent;
+use crate::escape::Escaped;
+use crate::fault::ErrorCode;
+use crate::spent::BusyTime;
 use crate::units::{Metadata, Mode, MtimeNs};
 
 /// The number of an entry in its session: 0, 1, 2, ... in the order of announcement.
@@ -22,9 +22,9 @@ pub const MAX_SENTENCE_BYTES: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Sender, first of all.
-    Hello(Introduction),
+    Hello(Hello),
     /// Receiver, first of all.
-    Welcome(Introduction),
+    Welcome(Hello),
     /// Sender: an entry, announced ahead of its body.
     Entry(Entry),
     /// Sender: one part of a file; its body follows.
@@ -50,9 +50,9 @@ pub enum Message {
     /// Receiver: what to do about entries.
     Want {
         /// Which files.
-        entries: Runs,
+        entries: IdRanges,
         /// Which of their parts.
-        parts: Wanted,
+        parts: WantedParts,
     },
     /// Receiver: this part arrived damaged.
     Again {
@@ -66,7 +66,7 @@ pub enum Message {
     /// Receiver: verified, durable and under the final name.
     Stored {
         /// Which entries.
-        entries: Runs,
+        entries: IdRanges,
         /// With [`FEATURE_ETAGS`], one for each entry, ascending: what the receiver verified of a file. `None` for folders,
         /// links, and files that have no etag.
         etags: Option<Vec<Option<Etag>>>,
@@ -80,17 +80,17 @@ pub enum Message {
     /// Either: still at work, so do not give me up.
     Busy,
     /// Either: an entry, or without one the session, failed.
-    Error(Failure),
+    Error(ErrorReport),
 }
 
 /// Who speaks, in `hello` and `welcome`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Introduction {
+pub struct Hello {
     /// In `hello` the highest version the sender speaks; in `welcome` the one the session has.
     pub version: u32,
     /// Optional abilities: in `hello` those the sender would use, unknown ones are ignored; in `welcome` those of them
     /// that the session has.
-    #[serde(default, deserialize_with = "null_is_missing")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub features: Vec<String>,
     /// In `hello`: the session, for further connections to join it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ pub struct Introduction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<SessionId>,
     /// Program and version, for logs.
-    #[serde(default, deserialize_with = "null_is_missing")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub agent: String,
 }
 
@@ -110,12 +110,12 @@ pub const FEATURE_STREAMS: &str = "streams";
 /// The feature of `kept`, and of the etags in `stored`: the sender compares what the receiver verified with its own.
 pub const FEATURE_ETAGS: &str = "etags";
 
-impl Introduction {
+impl Hello {
     /// How this program introduces itself.
     pub fn ours(features: &[&str], session: Option<SessionId>) -> Self {
         let agent = concat!("ftx ", env!("CARGO_PKG_VERSION")).to_owned();
         let features = features.iter().map(|&feature| feature.to_owned()).collect();
-        Introduction { version: super::VERSION, features, session, continues: None, agent }
+        Hello { version: super::VERSION, features, session, continues: None, agent }
     }
 
     /// Is the speaker able to do this?
@@ -235,7 +235,7 @@ pub struct Hole {
     #[serde(
         rename = "offer",
         default,
-        deserialize_with = "null_is_missing",
+        deserialize_with = "null_as_default",
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub is_offer: bool,
@@ -277,7 +277,7 @@ impl KeptParts {
 /// What a receiver wants of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", try_from = "RawWanted")]
-pub enum Wanted {
+pub enum WantedParts {
     /// Every part.
     All,
     /// Nothing: it is there already, and identical.
@@ -286,26 +286,26 @@ pub enum Wanted {
     Offers,
     /// These parts.
     #[serde(untagged)]
-    Parts(Runs),
+    Parts(IdRanges),
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RawWanted {
     Word(String),
-    Parts(Runs),
+    Parts(IdRanges),
 }
 
-impl TryFrom<RawWanted> for Wanted {
+impl TryFrom<RawWanted> for WantedParts {
     type Error = &'static str;
 
     fn try_from(raw: RawWanted) -> Result<Self, &'static str> {
         match raw {
-            RawWanted::Parts(runs) => Ok(Wanted::Parts(runs)),
+            RawWanted::Parts(runs) => Ok(WantedParts::Parts(runs)),
             RawWanted::Word(word) => match word.as_str() {
-                "all" => Ok(Wanted::All),
-                "none" => Ok(Wanted::None),
-                "offers" => Ok(Wanted::Offers),
+                "all" => Ok(WantedParts::All),
+                "none" => Ok(WantedParts::None),
+                "offers" => Ok(WantedParts::Offers),
                 _ => Err("parts are all, none, offers, or runs"),
             },
         }
@@ -327,7 +327,7 @@ pub struct Receipt {
     pub bytes: u64,
     /// What the receiver was busy with; nothing depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spent: Option<Spent>,
+    pub spent: Option<BusyTime>,
 }
 
 /// The feature of `measure` and `measured`.
@@ -364,17 +364,17 @@ pub struct Measured {
     #[serde(rename = "ns")]
     pub elapsed_ns: u64,
     /// What was written went to a file system in memory: there is no disk.
-    #[serde(default, deserialize_with = "null_is_missing", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub memory: bool,
 }
 
 /// What `error` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ErrorReport {
     /// The entry that failed; `None` ends the session.
     pub entry: Option<EntryId>,
     /// The stable reason.
-    pub fault: Fault,
+    pub fault: ErrorCode,
     /// A sentence for people, raw.
     pub message: String,
 }
@@ -383,7 +383,7 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not a JSON object of the right shape.
-    #[error("a header of the kind \"{}\" cannot be read: {}", Shown::new(kind), Shown::new(reason))]
+    #[error("a header of the kind \"{}\" cannot be read: {}", Escaped::new(kind), Escaped::new(reason))]
     Shape {
         /// The kind, as far as it was understood.
         kind: String,
@@ -391,7 +391,7 @@ pub enum MessageError {
         reason: String,
     },
     /// A kind that this version does not know.
-    #[error("a header of the unknown kind \"{}\" arrived", Shown::new(kind))]
+    #[error("a header of the unknown kind \"{}\" arrived", Escaped::new(kind))]
     UnknownKind {
         /// The kind.
         kind: String,
@@ -399,7 +399,7 @@ pub enum MessageError {
 }
 
 /// An optional key whose value is `null` counts as missing.
-fn null_is_missing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     value: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(value)?.unwrap_or_default())
@@ -439,7 +439,7 @@ struct RawEntry<'a> {
     filename_hex: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    #[serde(default, deserialize_with = "null_is_missing", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     sparse: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     state: Option<Cow<'a, str>>,
@@ -466,8 +466,8 @@ struct RawEnd {
 
 #[derive(Serialize, Deserialize)]
 struct RawWant {
-    entries: Runs,
-    parts: Wanted,
+    entries: IdRanges,
+    parts: WantedParts,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -488,7 +488,7 @@ struct RawKept {
 
 #[derive(Serialize, Deserialize)]
 struct RawStored {
-    entries: Runs,
+    entries: IdRanges,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     etags: Option<Vec<Option<Etag>>>,
 }
@@ -578,7 +578,7 @@ impl Message {
 
     /// Appends this message to `out`, as a native frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        frame::encode_with(Form::Native, out, |out| match self {
+        frame::encode_with(Framing::Native, out, |out| match self {
             Message::Hello(introduction) => tagged(out, "hello", introduction),
             Message::Welcome(introduction) => tagged(out, "welcome", introduction),
             Message::Entry(entry) => to_json(out, &RawEntry::from(entry)),
@@ -640,7 +640,7 @@ fn to_json(out: &mut Vec<u8>, value: &impl Serialize) {
 fn readable(bytes: &[u8]) -> (Cow<'_, str>, Option<Cow<'_, str>>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.into(), None),
-        Err(_) => (Shown::new(bytes).to_string().into(), Some(hex::encode(bytes).into())),
+        Err(_) => (Escaped::new(bytes).to_string().into(), Some(hex::encode(bytes).into())),
     }
 }
 
@@ -735,8 +735,8 @@ impl TryFrom<RawKept> for Kept {
     }
 }
 
-impl<'a> From<&'a Failure> for RawError<'a> {
-    fn from(failure: &'a Failure) -> Self {
+impl<'a> From<&'a ErrorReport> for RawError<'a> {
+    fn from(failure: &'a ErrorReport) -> Self {
         let end = failure.message.floor_char_boundary(MAX_SENTENCE_BYTES);
         RawError {
             entry: failure.entry,
@@ -746,12 +746,12 @@ impl<'a> From<&'a Failure> for RawError<'a> {
     }
 }
 
-impl From<RawError<'_>> for Failure {
+impl From<RawError<'_>> for ErrorReport {
     fn from(raw: RawError<'_>) -> Self {
         let end = raw.message.floor_char_boundary(MAX_SENTENCE_BYTES);
-        Failure {
+        ErrorReport {
             entry: raw.entry,
-            fault: Fault::from_wire(&raw.code),
+            fault: ErrorCode::from_wire(&raw.code),
             message: raw.message[..end].to_owned(),
         }
     }

@@ -23,9 +23,9 @@ pub mod receiver;
 pub mod runs;
 pub mod sender;
 
-pub use asker::MeasureSession;
+pub use asker::MeasureClient;
 pub use dialect::Dialect;
-pub use frame::{Form, FrameError, Inbox};
+pub use frame::{Framing, FrameError, FrameBuffer};
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
@@ -83,7 +83,7 @@ pub enum WireError {
         theirs: u32,
     },
     /// The peer does not have a feature without which the session makes no sense.
-    #[error("the other side ({}) cannot {feature}", crate::escape::Shown::new(agent))]
+    #[error("the other side ({}) cannot {feature}", crate::escape::Escaped::new(agent))]
     NoFeature {
         /// What the session needed.
         feature: &'static str,
@@ -103,10 +103,10 @@ pub enum WireError {
         ours: Etag,
     },
     /// The peer ended the session and said why.
-    #[error("the other side gave up: {}", crate::escape::Shown::new(message))]
+    #[error("the other side gave up: {}", crate::escape::Escaped::new(message))]
     PeerGaveUp {
         /// The stable code.
-        fault: crate::fault::Fault,
+        fault: crate::fault::ErrorCode,
         /// The peer's sentence, raw.
         message: String,
     },

@@ -24,20 +24,20 @@ use std::ops::RangeInclusive;
 
 use super::classic::MAX_FILE_BYTES;
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Failure, Hole, Introduction,
-    Join, Kept, KeptParts, MAX_DIGESTS_A_FRAME, Measure, Measured, Message, Part, Receipt, SessionId, Wanted,
+    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, ErrorReport, Hole, Hello,
+    Join, Kept, KeptParts, MAX_DIGESTS_A_FRAME, Measure, Measured, Message, Part, Receipt, SessionId, WantedParts,
 };
-use super::runs::{MAX_RUNS, Runs};
+use super::runs::{MAX_RANGES, IdRanges};
 use super::{
     MAX_ENTRIES_IN_FLIGHT, MAX_ETAGS_A_FRAME, MAX_KEPT_DIGESTS, MAX_MEASURE_BYTES, MAX_MEASURES,
     MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES, VERSION, WireError,
 };
 use crate::digest::{Etag, PART_BYTES, PartDigests, PartLayout, PartRange};
-use crate::fault::Fault;
+use crate::fault::ErrorCode;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
-use crate::spent::Spent;
+use crate::spent::BusyTime;
 
-pub use event::{Event, FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, Progressed, Repair};
+pub use event::{Event, FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, PartOutcome, RetryDecision};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Stage {
@@ -76,7 +76,7 @@ impl FileState {
     }
 
     /// Has everything arrived that was asked for, though perhaps not all of it been judged?
-    fn is_quiet(&self) -> bool {
+    fn is_drained(&self) -> bool {
         let arrived = self.pending.len() as u64 + self.verified.count();
         self.stage != FileStage::Undecided && arrived == self.entry.layout.count()
     }
@@ -104,7 +104,7 @@ struct Committing {
 
 /// What the first frame of a connection says of sessions, before it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum FirstFrame {
     /// It joins this one.
     Joins(SessionId),
     /// It begins one, perhaps in place of another whose connection the sender lost.
@@ -118,14 +118,14 @@ pub enum Opening {
 
 /// Takes from the parts that are there those that have to come all the same, and returns all that have to come: where all
 /// are there, the last one; where the gaps are too many to be told, all from one of them on.
-pub fn take_rest(there: &mut PartDigests, layout: PartLayout) -> Vec<RangeInclusive<u64>> {
+pub fn remaining_ranges(there: &mut PartDigests, layout: PartLayout) -> Vec<RangeInclusive<u64>> {
     let last = layout.count() - 1;
     let mut rest = there.missing(layout.count());
     if rest.is_empty() {
         rest.push(last..=last);
     }
-    if let Some(first) = rest.get(MAX_RUNS - 1).map(|run| *run.start()) {
-        rest.truncate(MAX_RUNS - 1);
+    if let Some(first) = rest.get(MAX_RANGES - 1).map(|run| *run.start()) {
+        rest.truncate(MAX_RANGES - 1);
         rest.push(first..=last);
     }
     rest.iter().for_each(|run| there.remove(run.clone()));
@@ -133,11 +133,11 @@ pub fn take_rest(there: &mut PartDigests, layout: PartLayout) -> Vec<RangeInclus
 }
 
 /// Looks at the first frame of a connection.
-pub fn opening(json: &[u8]) -> Result<Opening, WireError> {
+pub fn parse_first_frame(json: &[u8]) -> Result<FirstFrame, WireError> {
     Ok(match Message::parse(json)? {
-        Message::Join(Join { session }) => Opening::Joins(session),
-        Message::Hello(Introduction { session, continues, .. }) => Opening::Begins { session, continues },
-        Message::Error(Failure { entry: None, fault, message }) => {
+        Message::Join(Join { session }) => FirstFrame::Joins(session),
+        Message::Hello(Hello { session, continues, .. }) => FirstFrame::Begins { session, continues },
+        Message::Error(ErrorReport { entry: None, fault, message }) => {
             return Err(WireError::PeerGaveUp { fault, message });
         }
         _ => return Err(WireError::protocol("the first header is not a hello")),
@@ -155,12 +155,12 @@ pub struct ReceiverSession {
     /// Did both ends name the feature?
     can_measure: bool,
     /// Does the sender compare etags?
-    tells_etags: bool,
+    sends_etags: bool,
     measures: u32,
     /// Files announced and neither complete nor failed.
     files: BTreeMap<EntryId, FileState>,
     /// How many of them have all their bodies here.
-    quiet_files: usize,
+    drained_files: usize,
     /// Folders and links whose turn has not come.
     waiting: VecDeque<OtherEntry>,
     /// Entries handed over to be committed.
@@ -182,10 +182,10 @@ impl ReceiverSession {
             stage: Stage::Hello,
             takes_streams: true,
             can_measure: false,
-            tells_etags: false,
+            sends_etags: false,
             measures: 0,
             files: BTreeMap::new(),
-            quiet_files: 0,
+            drained_files: 0,
             waiting: VecDeque::new(),
             committing: BTreeMap::new(),
             name_bytes: 0,
@@ -197,7 +197,7 @@ impl ReceiverSession {
     }
 
     /// The session gets no further connections. To be told before its `hello`.
-    pub fn keep_to_one_connection(&mut self) {
+    pub fn disable_streams(&mut self) {
         self.takes_streams = false;
     }
 
@@ -231,7 +231,7 @@ impl ReceiverSession {
     fn take(&mut self, message: Message) -> Result<Event, WireError> {
         match (self.stage, message) {
             (Stage::Hello, Message::Hello(hello)) => self.welcome(hello),
-            (_, Message::Error(Failure { entry: None, fault, message })) => {
+            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
                 Err(WireError::PeerGaveUp { fault, message })
             }
             (Stage::Hello, _) => Err(WireError::protocol("the first header is not a hello")),
@@ -245,29 +245,29 @@ impl ReceiverSession {
             (_, Message::Part(part)) => self.part(part, FileStage::Bodies),
             (_, Message::Offer(part)) => self.part(part, FileStage::Offers),
             (_, Message::Hole(hole)) => self.hole(hole),
-            (_, Message::Error(Failure { entry: Some(id), fault, message })) => {
+            (_, Message::Error(ErrorReport { entry: Some(id), fault, message })) => {
                 self.withdrawn(id, fault, message)
             }
             (_, other) => Err(WireError::out_of_place(&other)),
         }
     }
 
-    fn welcome(&mut self, hello: Introduction) -> Result<Event, WireError> {
+    fn welcome(&mut self, hello: Hello) -> Result<Event, WireError> {
         if hello.version < VERSION {
             return Err(WireError::Version { theirs: hello.version });
         }
         self.stage = Stage::Open;
         self.can_measure = hello.has(FEATURE_MEASURE);
         let named = hello.has(FEATURE_STREAMS);
-        self.tells_etags = hello.has(FEATURE_ETAGS);
+        self.sends_etags = hello.has(FEATURE_ETAGS);
         let features = [
             (FEATURE_STREAMS, named && self.takes_streams),
-            (FEATURE_ETAGS, self.tells_etags),
+            (FEATURE_ETAGS, self.sends_etags),
             (FEATURE_MEASURE, self.can_measure),
         ];
         let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
         self.id = hello.session.filter(|_| named);
-        Message::Welcome(Introduction::ours(&features, None)).encode(&mut self.out);
+        Message::Welcome(Hello::ours(&features, None)).encode(&mut self.out);
         Ok(Event::Nothing)
     }
 
@@ -313,13 +313,13 @@ impl ReceiverSession {
         let id = entry.id;
         let path = match RelPath::new(&entry.name, self.policy) {
             Ok(path) => path,
-            Err(error) => return Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
+            Err(error) => return Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
         };
         let metadata = entry.metadata;
         match entry.kind {
             EntryKind::File { size_bytes, .. } if size_bytes > MAX_FILE_BYTES => {
                 let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
-                Ok(self.refuse(id, entry.name, Fault::NoSpace, reason))
+                Ok(self.refuse(id, entry.name, ErrorCode::NoSpace, reason))
             }
             EntryKind::File { size_bytes, is_sparse, state } => {
                 let layout = PartLayout::new(size_bytes);
@@ -339,7 +339,7 @@ impl ReceiverSession {
             EntryKind::Dir => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Dir, metadata })),
             EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
                 Ok(target) => Ok(self.wait(OtherEntry { id, path, kind: OtherKind::Link(target), metadata })),
-                Err(error) => Ok(self.refuse(id, entry.name, Fault::Name, error.to_string())),
+                Err(error) => Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
             },
         }
     }
@@ -350,9 +350,9 @@ impl ReceiverSession {
         Event::Nothing
     }
 
-    fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: Fault, reason: String) -> Event {
+    fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: ErrorCode, reason: String) -> Event {
         self.receipt.failed += 1;
-        Message::Error(Failure { entry: Some(id), fault, message: reason.clone() }).encode(&mut self.out);
+        Message::Error(ErrorReport { entry: Some(id), fault, message: reason.clone() }).encode(&mut self.out);
         Event::Refused { name, fault, reason }
     }
 
@@ -406,7 +406,7 @@ impl ReceiverSession {
             return unexpected("sent twice");
         }
         file.pending.insert(part.part);
-        self.quiet_files += usize::from(file.is_quiet());
+        self.drained_files += usize::from(file.is_drained());
         let is_repair = file.tries.contains_key(&part.part);
         let is_offer = stage == FileStage::Offers || is_unasked;
         let header =
@@ -462,7 +462,7 @@ impl ReceiverSession {
         Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer, must_clear }))
     }
 
-    fn withdrawn(&mut self, id: EntryId, fault: Fault, message: String) -> Result<Event, WireError> {
+    fn withdrawn(&mut self, id: EntryId, fault: ErrorCode, message: String) -> Result<Event, WireError> {
         if id >= self.receipt.entries {
             return Err(WireError::protocol(format!("entry {id} withdrawn, but never announced")));
         }
@@ -485,7 +485,7 @@ impl ReceiverSession {
     /// Asks for all parts of a file.
     pub fn want_all(&mut self, id: EntryId) {
         if let Some(file) = self.files.get_mut(&id) {
-            self.quiet_files -= usize::from(file.is_quiet());
+            self.drained_files -= usize::from(file.is_drained());
             file.stage = FileStage::Bodies;
             file.pending.clear();
             file.verified = PartDigests::new();
@@ -496,16 +496,16 @@ impl ReceiverSession {
 
     /// Asks for the parts of a file that are not among those that an earlier session left here; returns the bytes that
     /// need not come any more. Some of them may have to, see [`take_rest`].
-    pub fn want_rest(&mut self, id: EntryId, mut there: PartDigests) -> u64 {
+    pub fn want_missing(&mut self, id: EntryId, mut there: PartDigests) -> u64 {
         let Some(file) = self.files.get_mut(&id) else { return 0 };
         let layout = file.entry.layout;
-        let missing = take_rest(&mut there, layout);
+        let missing = remaining_ranges(&mut there, layout);
         file.stage = FileStage::Bodies;
         let verified_bytes = layout.size_bytes() - missing.iter().map(|run| layout.bytes(run)).sum::<u64>();
         (file.verified_bytes, file.verified) = (verified_bytes, there.clone());
-        self.tell_kept(id, &there);
-        let parts = Wanted::Parts(Runs::from_runs(&missing));
-        Message::Want { entries: Runs::one(id), parts }.encode(&mut self.out);
+        self.send_kept(id, &there);
+        let parts = WantedParts::Parts(IdRanges::from_ranges(&missing));
+        Message::Want { entries: IdRanges::one(id), parts }.encode(&mut self.out);
         verified_bytes
     }
 
@@ -513,36 +513,36 @@ impl ReceiverSession {
     pub fn want_offers(&mut self, id: EntryId) {
         if let Some(file) = self.files.get_mut(&id) {
             file.stage = FileStage::Offers;
-            Message::Want { entries: Runs::one(id), parts: Wanted::Offers }.encode(&mut self.out);
+            Message::Want { entries: IdRanges::one(id), parts: WantedParts::Offers }.encode(&mut self.out);
         }
     }
 
     /// The zeros are in place: in a fresh landing of the file's size, or in what is there already.
-    pub fn holes_verified(&mut self, hole: &HoleHeader) -> Progressed {
+    pub fn holes_verified(&mut self, hole: &HoleHeader) -> PartOutcome {
         let Some(file) = self.files.get_mut(&hole.id).filter(|file| file.is_about(hole.is_offer)) else {
-            return Progressed::Unchanged;
+            return PartOutcome::Unchanged;
         };
         let range = hole.part..hole.part + hole.parts;
         // On another connection it, or a part in it, may have come at the same time.
         let is_in = file.pending.range(range.clone()).next().is_some();
         if is_in || file.verified.contains_any(hole.part, hole.parts) {
-            return Progressed::Unchanged;
+            return PartOutcome::Unchanged;
         }
         // Damaged bytes were written there after the hole was announced; the part was asked for again.
         if !hole.must_clear && file.tries.range(range.clone()).next().is_some() {
-            return Progressed::Unchanged;
+            return PartOutcome::Unchanged;
         }
         file.tries.retain(|part, _| !range.contains(part));
         file.verified.insert_holes(hole.part, hole.parts);
-        self.quiet_files += usize::from(file.is_quiet());
+        self.drained_files += usize::from(file.is_drained());
         self.verified_more(hole.id, hole.range.len)
     }
 
     /// A part's digest holds: its bytes are on their way to the disk, or the offered digest matches what is there.
-    pub fn part_verified(&mut self, header: &PartHeader) -> Progressed {
+    pub fn part_verified(&mut self, header: &PartHeader) -> PartOutcome {
         // What was found out about an offer says nothing about a body.
         let Some(file) = self.files.get_mut(&header.id).filter(|file| file.is_about(header.is_offer)) else {
-            return Progressed::Unchanged;
+            return PartOutcome::Unchanged;
         };
         file.tries.remove(&header.part);
         file.pending.remove(&header.part);
@@ -550,44 +550,44 @@ impl ReceiverSession {
         self.verified_more(header.id, header.range.len)
     }
 
-    fn verified_more(&mut self, id: EntryId, bytes: u64) -> Progressed {
+    fn verified_more(&mut self, id: EntryId, bytes: u64) -> PartOutcome {
         let Some(file) = self.files.get_mut(&id) else {
-            return Progressed::Unchanged;
+            return PartOutcome::Unchanged;
         };
         file.verified_bytes += bytes;
         if file.stage == FileStage::Bodies {
             self.receipt.bytes = self.receipt.bytes.saturating_add(bytes);
         }
         if file.verified.count() < file.entry.layout.count() {
-            return Progressed::Partly;
+            return PartOutcome::Partly;
         }
         if file.stage == FileStage::Offers {
-            Message::Want { entries: Runs::one(id), parts: Wanted::None }.encode(&mut self.out);
+            Message::Want { entries: IdRanges::one(id), parts: WantedParts::None }.encode(&mut self.out);
         }
         let (was_there, name_bytes) = (file.stage == FileStage::Offers, file.name_bytes());
-        let etag = if self.tells_etags { file.verified.etag(file.entry.layout) } else { None };
+        let etag = if self.sends_etags { file.verified.etag(file.entry.layout) } else { None };
         self.committing.insert(id, Committing { was_there, name_bytes, etag });
         let verified = file.verified.clone();
         self.remove_file(id);
-        Progressed::Complete(verified)
+        PartOutcome::Complete(verified)
     }
 
     /// A part's digest does not hold: asks for it again, or gives up.
-    pub fn part_damaged(&mut self, header: &PartHeader) -> Repair {
+    pub fn part_damaged(&mut self, header: &PartHeader) -> RetryDecision {
         let Some(file) = self.files.get_mut(&header.id) else {
-            return Repair::GaveUp { remaining_bytes: 0 };
+            return RetryDecision::GaveUp { remaining_bytes: 0 };
         };
-        self.quiet_files -= usize::from(file.is_quiet());
+        self.drained_files -= usize::from(file.is_drained());
         file.pending.remove(&header.part);
         let tries = file.tries.entry(header.part).or_default();
         *tries += 1;
         if *tries >= MAX_TRIES_A_PART {
             let reason = format!("part {} arrived damaged {MAX_TRIES_A_PART} times in a row", header.part);
-            let remaining_bytes = self.fail(header.id, Fault::Digest, &reason);
-            return Repair::GaveUp { remaining_bytes };
+            let remaining_bytes = self.fail(header.id, ErrorCode::Digest, &reason);
+            return RetryDecision::GaveUp { remaining_bytes };
         }
         Message::Again { entry: header.id, part: header.part }.encode(&mut self.out);
-        Repair::Again
+        RetryDecision::Again
     }
 
     /// The next folder or link whose turn has come: all files announced before it are complete or failed.
@@ -613,7 +613,7 @@ impl ReceiverSession {
     }
 
     /// The entry will not arrive; the sender is told. Returns the bytes that will not come any more.
-    pub fn fail(&mut self, id: EntryId, fault: Fault, reason: &str) -> u64 {
+    pub fn fail(&mut self, id: EntryId, fault: ErrorCode, reason: &str) -> u64 {
         let file = self.remove_file(id);
         let committing = self.committing.remove(&id).map(|done| done.name_bytes);
         let Some(name_bytes) = committing.or(file.as_ref().map(FileState::name_bytes)) else {
@@ -622,25 +622,25 @@ impl ReceiverSession {
         };
         self.name_bytes -= name_bytes;
         self.receipt.failed += 1;
-        Message::Error(Failure { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
+        Message::Error(ErrorReport { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
     }
 
     fn remove_file(&mut self, id: EntryId) -> Option<FileState> {
         let file = self.files.remove(&id)?;
-        self.quiet_files -= usize::from(file.is_quiet());
+        self.drained_files -= usize::from(file.is_drained());
         Some(file)
     }
 
     /// Tells the sender why the session ends here. That may take its time; of entries nothing is known any more.
-    pub fn give_up(&mut self, fault: Fault, reason: &str) {
+    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
         (self.files, self.waiting, self.committing) = Default::default();
-        (self.quiet_files, self.name_bytes) = (0, 0);
-        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+        (self.drained_files, self.name_bytes) = (0, 0);
+        Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// Tells the sender that the silence means work.
-    pub fn busy(&mut self) {
+    pub fn keepalive(&mut self) {
         // Before the welcome a sender expects nothing else.
         if self.stage > Stage::Hello {
             Message::Busy.encode(&mut self.out);
@@ -654,8 +654,8 @@ impl ReceiverSession {
 
     /// All entries were announced and all that was asked for is here: until it is judged, the sender has nothing more to
     /// say.
-    pub fn is_quiet(&self) -> bool {
-        self.stage == Stage::Ended && self.quiet_files == self.files.len()
+    pub fn is_drained(&self) -> bool {
+        self.stage == Stage::Ended && self.drained_files == self.files.len()
     }
 
     /// Is anything handed over and not settled?
@@ -664,7 +664,7 @@ impl ReceiverSession {
     }
 
     /// Notes for the receipt what this end was busy with.
-    pub fn set_spent(&mut self, spent: Spent) {
+    pub fn set_spent(&mut self, spent: BusyTime) {
         self.receipt.spent = Some(spent);
     }
 
@@ -685,24 +685,24 @@ impl ReceiverSession {
     }
 
     fn flush_lists(&mut self) {
-        for entries in Runs::pack(std::mem::take(&mut self.wants)) {
-            Message::Want { entries, parts: Wanted::All }.encode(&mut self.out);
+        for entries in IdRanges::pack(std::mem::take(&mut self.wants)) {
+            Message::Want { entries, parts: WantedParts::All }.encode(&mut self.out);
         }
         let mut stored = std::mem::take(&mut self.stored);
         stored.sort_unstable_by_key(|(id, _)| *id);
-        let most = if self.tells_etags { MAX_ETAGS_A_FRAME } else { usize::MAX };
+        let most = if self.sends_etags { MAX_ETAGS_A_FRAME } else { usize::MAX };
         for stored in stored.chunks(most) {
-            let etags = self.tells_etags.then(|| stored.iter().map(|(_, etag)| *etag).collect());
-            for entries in Runs::pack(stored.iter().map(|(id, _)| *id).collect()) {
+            let etags = self.sends_etags.then(|| stored.iter().map(|(_, etag)| *etag).collect());
+            for entries in IdRanges::pack(stored.iter().map(|(id, _)| *id).collect()) {
                 Message::Stored { entries, etags: etags.clone() }.encode(&mut self.out);
             }
         }
     }
 
     /// Tells which parts of a file an earlier session left here, so that the sender can compare those that it knows.
-    fn tell_kept(&mut self, id: EntryId, kept: &PartDigests) {
+    fn send_kept(&mut self, id: EntryId, kept: &PartDigests) {
         let (digests, holes) = kept.runs();
-        if !self.tells_etags || digests.max(holes) > MAX_KEPT_DIGESTS {
+        if !self.sends_etags || digests.max(holes) > MAX_KEPT_DIGESTS {
             return;
         }
         let mut tell = |part, parts| Message::Kept(Kept { entry: id, part, parts }).encode(&mut self.out);

@@ -5,36 +5,36 @@ use serde::{Deserialize, Serialize};
 /// Ascending runs of ids, each `[first, last]` with both ends included.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<(u64, u64)>")]
-pub struct Runs(Vec<(u64, u64)>);
+pub struct IdRanges(Vec<(u64, u64)>);
 
 /// Runs that overlap, touch in the wrong order, or end before they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("runs of ids must ascend")]
-pub struct RunsError;
+pub struct IdRangesError;
 
 /// Runs in one frame at most, so that the frame stays below its limit whatever the numbers are.
-pub const MAX_RUNS: usize = 1000;
+pub const MAX_RANGES: usize = 1000;
 
-impl Runs {
+impl IdRanges {
     /// One id.
     pub fn one(id: u64) -> Self {
-        Runs(vec![(id, id)])
+        IdRanges(vec![(id, id)])
     }
 
     /// Everything from `first` to `last`.
     pub fn span(first: u64, last: u64) -> Self {
         debug_assert!(first <= last);
-        Runs(vec![(first, last)])
+        IdRanges(vec![(first, last)])
     }
 
     /// Runs that ascend and do not touch, at most [`MAX_RUNS`] of them.
-    pub fn from_runs(runs: &[std::ops::RangeInclusive<u64>]) -> Self {
-        debug_assert!(runs.len() <= MAX_RUNS);
-        Runs(runs.iter().map(|run| (*run.start(), *run.end())).collect())
+    pub fn from_ranges(runs: &[std::ops::RangeInclusive<u64>]) -> Self {
+        debug_assert!(runs.len() <= MAX_RANGES);
+        IdRanges(runs.iter().map(|run| (*run.start(), *run.end())).collect())
     }
 
     /// Merges ids, in any order, into as few frames' worth of runs as possible.
-    pub fn pack(mut ids: Vec<u64>) -> Vec<Runs> {
+    pub fn pack(mut ids: Vec<u64>) -> Vec<IdRanges> {
         ids.sort_unstable();
         ids.dedup();
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -44,7 +44,7 @@ impl Runs {
                 _ => runs.push((id, id)),
             }
         }
-        runs.chunks(MAX_RUNS).map(|chunk| Runs(chunk.to_vec())).collect()
+        runs.chunks(MAX_RANGES).map(|chunk| IdRanges(chunk.to_vec())).collect()
     }
 
     /// The runs, ascending.
@@ -63,13 +63,13 @@ impl Runs {
     }
 }
 
-impl TryFrom<Vec<(u64, u64)>> for Runs {
-    type Error = RunsError;
+impl TryFrom<Vec<(u64, u64)>> for IdRanges {
+    type Error = IdRangesError;
 
-    fn try_from(runs: Vec<(u64, u64)>) -> Result<Self, RunsError> {
+    fn try_from(runs: Vec<(u64, u64)>) -> Result<Self, IdRangesError> {
         let each = runs.iter().all(|(first, last)| first <= last);
         let ascending = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);
-        if each && ascending { Ok(Runs(runs)) } else { Err(RunsError) }
+        if each && ascending { Ok(IdRanges(runs)) } else { Err(IdRangesError) }
     }
 }
 
@@ -81,24 +81,24 @@ mod tests {
     #[test]
     fn what_does_not_ascend_is_refused() {
         for bad in ["[[1,0]]", "[[0,1],[1,2]]", "[[5,6],[0,1]]", "[[0]]", "[0]", "[[0,-1]]", "[[0,1.5]]"] {
-            assert!(serde_json::from_str::<Runs>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<IdRanges>(bad).is_err(), "{bad}");
         }
-        let huge: Runs = serde_json::from_str("[[0,18446744073709551615]]").unwrap();
+        let huge: IdRanges = serde_json::from_str("[[0,18446744073709551615]]").unwrap();
         assert_eq!(huge.count(), u64::MAX);
     }
 
     proptest! {
         #[test]
         fn packing_keeps_every_id_once(ids in proptest::collection::vec(0u64..5000, 0..3000)) {
-            let packed = Runs::pack(ids.clone());
-            let unpacked: Vec<u64> = packed.iter().flat_map(Runs::iter).flatten().collect();
+            let packed = IdRanges::pack(ids.clone());
+            let unpacked: Vec<u64> = packed.iter().flat_map(IdRanges::iter).flatten().collect();
             let mut expected = ids;
             expected.sort_unstable();
             expected.dedup();
             prop_assert_eq!(unpacked, expected);
             for runs in packed {
                 let json = serde_json::to_string(&runs).unwrap();
-                prop_assert_eq!(serde_json::from_str::<Runs>(&json).unwrap(), runs);
+                prop_assert_eq!(serde_json::from_str::<IdRanges>(&json).unwrap(), runs);
             }
         }
     }

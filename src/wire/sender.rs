@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_STREAMS, Failure, Hole, Introduction, Join, Kept,
-    KeptParts, Message, Part, Receipt, SessionId, Wanted,
+    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_STREAMS, ErrorReport, Hole, Hello, Join, Kept,
+    KeptParts, Message, Part, Receipt, SessionId, WantedParts,
 };
-use super::runs::Runs;
+use super::runs::IdRanges;
 use super::{
     MAX_ENTRIES_IN_FLIGHT, MAX_KEPT_IN_FLIGHT, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES,
     VERSION, WireError,
 };
 use crate::digest::{Etag, Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
-use crate::fault::Fault;
+use crate::fault::ErrorCode;
 use crate::relpath::RelPath;
 use crate::units::Metadata;
 
@@ -57,7 +57,7 @@ pub enum Event {
         /// The entry.
         entry: EntryId,
         /// The reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// The receiver's sentence, raw.
         message: String,
         /// Had the receiver asked for the file?
@@ -141,7 +141,7 @@ pub struct SenderSession {
     /// Digests that the receiver said of files in flight.
     kept: usize,
     /// Is what goes on with a lost session left to be asked for? Much of it may be there.
-    asks_first: bool,
+    waits_for_want: bool,
     stage: Stage,
     next_entry: EntryId,
     entries: BTreeMap<EntryId, InFlight>,
@@ -159,14 +159,14 @@ impl SenderSession {
     /// A session with its `hello` ready to be sent. It may go on where the connection of another one was lost.
     pub fn new(id: SessionId, continues: Option<SessionId>) -> Self {
         let mut out = Vec::new();
-        let ours = Introduction::ours(&[FEATURE_STREAMS, FEATURE_ETAGS], Some(id));
-        Message::Hello(Introduction { continues, ..ours }).encode(&mut out);
+        let ours = Hello::ours(&[FEATURE_STREAMS, FEATURE_ETAGS], Some(id));
+        Message::Hello(Hello { continues, ..ours }).encode(&mut out);
         SenderSession {
             id,
             is_welcome: false,
             compares_etags: false,
             kept: 0,
-            asks_first: continues.is_some(),
+            waits_for_want: continues.is_some(),
             stage: Stage::Open,
             next_entry: 0,
             entries: BTreeMap::new(),
@@ -212,7 +212,7 @@ impl SenderSession {
         source_state: Option<Md5>,
         metadata: Metadata,
     ) -> EntryId {
-        let is_unasked = !self.is_welcome && !self.asks_first && size_bytes <= SMALL_FILE_BYTES;
+        let is_unasked = !self.is_welcome && !self.waits_for_want && size_bytes <= SMALL_FILE_BYTES;
         let mut file = FileState {
             layout: PartLayout::new(size_bytes),
             stage: FileStage::Announced,
@@ -279,7 +279,7 @@ impl SenderSession {
     }
 
     /// Tells the receiver that the silence means work.
-    pub fn busy(&mut self) {
+    pub fn keepalive(&mut self) {
         Message::Busy.encode(&mut self.out);
     }
 
@@ -301,19 +301,19 @@ impl SenderSession {
     }
 
     /// Gives up on an entry; `false` if it was settled meanwhile.
-    pub fn withdraw(&mut self, entry: EntryId, fault: Fault, reason: &str) -> bool {
+    pub fn withdraw(&mut self, entry: EntryId, fault: ErrorCode, reason: &str) -> bool {
         if !self.settle(entry) {
             return false;
         }
         self.failed += 1;
-        Message::Error(Failure { entry: Some(entry), fault, message: reason.to_owned() })
+        Message::Error(ErrorReport { entry: Some(entry), fault, message: reason.to_owned() })
             .encode(&mut self.out);
         true
     }
 
     /// Tells the receiver why the session ends here.
-    pub fn give_up(&mut self, fault: Fault, reason: &str) {
-        Message::Error(Failure { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
+        Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// The next part to read.
@@ -397,7 +397,7 @@ impl SenderSession {
     pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
         let message = Message::parse(json)?;
         match (self.stage, message) {
-            (_, Message::Error(Failure { entry: None, fault, message })) => {
+            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
                 Err(WireError::PeerGaveUp { fault, message })
             }
             (_, Message::Welcome(welcome)) if !self.is_welcome => {
@@ -415,8 +415,8 @@ impl SenderSession {
             (_, Message::Again { entry, part }) => self.again(entry, part),
             (_, Message::Kept(kept)) if self.compares_etags => self.kept(kept),
             (_, Message::Stored { entries, etags }) => self.stored(&entries, etags.as_deref()),
-            (_, Message::Error(Failure { entry: Some(entry), fault, message })) => {
-                self.known(&Runs::one(entry))?;
+            (_, Message::Error(ErrorReport { entry: Some(entry), fault, message })) => {
+                self.known(&IdRanges::one(entry))?;
                 let was_wanted =
                     self.file(entry).is_some_and(|file| file.stage == FileStage::Bodies && !file.is_unasked);
                 if !self.settle(entry) {
@@ -431,7 +431,7 @@ impl SenderSession {
     }
 
     /// Every id in `runs` was announced, and there are not more of them than can be in flight.
-    fn known(&self, runs: &Runs) -> Result<(), WireError> {
+    fn known(&self, runs: &IdRanges) -> Result<(), WireError> {
         if runs.last().is_some_and(|last| last >= self.next_entry) {
             return Err(WireError::protocol("the receiver speaks of an entry that was never announced"));
         }
@@ -441,7 +441,7 @@ impl SenderSession {
         Ok(())
     }
 
-    fn wanted(&mut self, ids: &Runs, parts: &Wanted) -> Result<Event, WireError> {
+    fn wanted(&mut self, ids: &IdRanges, parts: &WantedParts) -> Result<Event, WireError> {
         self.known(ids)?;
         let mut already_there = Vec::new();
         let mut resumed = Vec::new();
@@ -459,15 +459,15 @@ impl SenderSession {
             let last = file.layout.count() - 1;
             if std::mem::take(&mut file.is_unasked) {
                 match parts {
-                    Wanted::All => continue,
-                    Wanted::Parts(runs) if runs.last() == Some(0) => continue,
+                    WantedParts::All => continue,
+                    WantedParts::Parts(runs) if runs.last() == Some(0) => continue,
                     // Its digest went out with its body.
-                    Wanted::Offers if file.sent > 0 => {
+                    WantedParts::Offers if file.sent > 0 => {
                         file.stage = FileStage::Offers;
                         unneeded.push(id);
                         continue;
                     }
-                    Wanted::Offers => {
+                    WantedParts::Offers => {
                         file.stage = FileStage::Announced;
                         file.is_unasked_void = true;
                     }
@@ -475,17 +475,17 @@ impl SenderSession {
                 }
             }
             let (stage, todo) = match (file.stage, parts) {
-                (FileStage::Announced | FileStage::Offers, Wanted::All) => {
+                (FileStage::Announced | FileStage::Offers, WantedParts::All) => {
                     (FileStage::Bodies, VecDeque::from([0..=last]))
                 }
-                (FileStage::Announced, Wanted::Offers) => (FileStage::Offers, VecDeque::from([0..=last])),
-                (FileStage::Announced | FileStage::Offers, Wanted::Parts(runs)) => {
+                (FileStage::Announced, WantedParts::Offers) => (FileStage::Offers, VecDeque::from([0..=last])),
+                (FileStage::Announced | FileStage::Offers, WantedParts::Parts(runs)) => {
                     if runs.last().is_none_or(|part| part > last) {
                         return unexpected("parts that do not exist");
                     }
                     (FileStage::Bodies, runs.iter().collect())
                 }
-                (FileStage::Offers, Wanted::None) if file.sent == file.asked => {
+                (FileStage::Offers, WantedParts::None) if file.sent == file.asked => {
                     (FileStage::AlreadyThere, VecDeque::new())
                 }
                 _ => return unexpected("what it must not want now"),
@@ -497,7 +497,7 @@ impl SenderSession {
             if stage == FileStage::AlreadyThere {
                 already_there.push(id);
             } else {
-                if matches!(parts, Wanted::Parts(_)) {
+                if matches!(parts, WantedParts::Parts(_)) {
                     let asked_bytes = file.todo.iter().map(|run| file.layout.bytes(run)).sum::<u64>();
                     resumed.push((id, file.layout.size_bytes() - asked_bytes));
                 }
@@ -516,7 +516,7 @@ impl SenderSession {
     }
 
     fn again(&mut self, id: EntryId, part: u64) -> Result<Event, WireError> {
-        self.known(&Runs::one(id))?;
+        self.known(&IdRanges::one(id))?;
         let file = match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
             Some(State::File(file)) if file.stage == FileStage::Bodies => file,
             None => return Ok(Event::Nothing),
@@ -543,7 +543,7 @@ impl SenderSession {
         let Kept { entry: id, part: first, parts } = kept;
         let wrong =
             |what: &str| Err(WireError::protocol(format!("the receiver has kept {what} of entry {id}")));
-        self.known(&Runs::one(id))?;
+        self.known(&IdRanges::one(id))?;
         let mut kept_in_flight = self.kept;
         let file = match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
             Some(State::File(file)) if file.stage == FileStage::Announced => file,
@@ -590,7 +590,7 @@ impl SenderSession {
     }
 
     /// The etags of `stored`, one for each of `ids`. One that is missing or differs is a reason to end the session.
-    fn check_etags(&self, ids: &Runs, etags: Option<&[Option<Etag>]>) -> Result<(), WireError> {
+    fn check_etags(&self, ids: &IdRanges, etags: Option<&[Option<Etag>]>) -> Result<(), WireError> {
         let etags = etags.unwrap_or_default();
         if etags.len() as u64 != ids.count() {
             return Err(WireError::protocol("the receiver stored entries and did not tell the etag of each"));
@@ -615,7 +615,7 @@ impl SenderSession {
         Ok(())
     }
 
-    fn stored(&mut self, ids: &Runs, etags: Option<&[Option<Etag>]>) -> Result<Event, WireError> {
+    fn stored(&mut self, ids: &IdRanges, etags: Option<&[Option<Etag>]>) -> Result<Event, WireError> {
         self.known(ids)?;
         if self.compares_etags {
             self.check_etags(ids, etags)?;

@@ -2,12 +2,12 @@ use super::*;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
-const FEW: Limits = Limits { openings: 4, served: 8 };
+const FEW: Limits = Limits { pending: 4, active: 8 };
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-fn line() -> Line {
+fn line() -> ConnectionHandle {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    Line::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+    ConnectionHandle::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -15,156 +15,156 @@ fn ip(last: u8) -> IpAddr {
 }
 
 /// One more connection from `10.0.0.last`; nobody is so new that it stays for that.
-fn enter(desk: &mut Desk, last: u8) -> (u64, Line) {
+fn enter(desk: &mut AdmissionControl, last: u8) -> (u64, ConnectionHandle) {
     let line = line();
     let now = Instant::now();
-    let number = desk.enter(line.clone(), ip(last), now);
-    if desk.is_crowded() {
-        desk.make_room(now + FIRST_WORDS_TIME);
+    let number = desk.register(line.clone(), ip(last), now);
+    if desk.has_too_many_pending() {
+        desk.evict_unidentified(now + HANDSHAKE_GRACE);
     }
     (number, line)
 }
 
-fn served(desk: &mut Desk, last: u8) -> Result<(u64, Line), Full> {
+fn served(desk: &mut AdmissionControl, last: u8) -> Result<(u64, ConnectionHandle), AtCapacity> {
     let (number, line) = enter(desk, last);
-    desk.serve(number, Kind::Native).map(|()| (number, line))
+    desk.try_admit(number, Kind::Native).map(|()| (number, line))
 }
 
 #[test]
 fn who_says_nothing_gives_way_the_oldest_first() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let silent: Vec<_> = (1..=4).map(|last| enter(&mut desk, last).1).collect();
-    assert!(silent.iter().all(|line| !line.has_given_way()));
+    assert!(silent.iter().all(|line| !line.is_evicted()));
     enter(&mut desk, 5);
-    let gone: Vec<_> = silent.iter().map(Line::has_given_way).collect();
+    let gone: Vec<_> = silent.iter().map(ConnectionHandle::is_evicted).collect();
     assert_eq!(gone, [true, false, false, false]);
 }
 
 #[test]
 fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let honest = enter(&mut desk, 1).1;
     let crowd: Vec<_> = (0..100).map(|_| enter(&mut desk, 2).1).collect();
-    assert!(!honest.has_given_way());
-    assert_eq!(crowd.iter().filter(|line| !line.has_given_way()).count(), 3, "what is left");
+    assert!(!honest.is_evicted());
+    assert_eq!(crowd.iter().filter(|line| !line.is_evicted()).count(), 3, "what is left");
     for last in 3..=4 {
         (0..100).for_each(|_| drop(enter(&mut desk, last)));
     }
-    assert!(!honest.has_given_way(), "nor does a crowd from three");
+    assert!(!honest.is_evicted(), "nor does a crowd from three");
 }
 
 #[test]
 fn whoever_may_have_spoken_does_not_give_way() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let line = Line::new(listener.accept().unwrap().0);
+    let line = ConnectionHandle::new(listener.accept().unwrap().0);
     let now = Instant::now();
-    let number = desk.enter(line.clone(), ip(1), now);
-    assert!(!desk.make_room(now), "it is new");
+    let number = desk.register(line.clone(), ip(1), now);
+    assert!(!desk.evict_unidentified(now), "it is new");
     peer.write_all(b"x").unwrap();
     while !line.has_unread() {}
-    assert!(!desk.make_room(now + FIRST_WORDS_TIME), "nobody has read what it said");
-    desk.wait(number, now);
-    assert!(!desk.make_room(now + FIRST_WORDS_TIME), "it waits for a place");
-    assert!(desk.make_room(now + PLACE_TIME) && line.has_given_way(), "not for ever");
+    assert!(!desk.evict_unidentified(now + HANDSHAKE_GRACE), "nobody has read what it said");
+    desk.enqueue(number, now);
+    assert!(!desk.evict_unidentified(now + HANDSHAKE_GRACE), "it waits for a place");
+    assert!(desk.evict_unidentified(now + QUEUE_GRACE) && line.is_evicted(), "not for ever");
 }
 
 #[test]
 fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let idle = served(&mut desk, 1).unwrap().1;
     for _ in 1..4 {
-        served(&mut desk, 1).unwrap().1.delivers(0);
+        served(&mut desk, 1).unwrap().1.record_bytes(0);
     }
     let one_more = served(&mut desk, 1).unwrap().1;
-    assert!(idle.has_given_way() && !one_more.has_given_way());
-    one_more.delivers(0);
-    assert_eq!(served(&mut desk, 1).unwrap_err(), Full, "the address has its share");
+    assert!(idle.is_evicted() && !one_more.is_evicted());
+    one_more.record_bytes(0);
+    assert_eq!(served(&mut desk, 1).unwrap_err(), AtCapacity, "the address has its share");
     for last in [2, 2, 2, 3] {
-        served(&mut desk, last).unwrap().1.delivers(0);
+        served(&mut desk, last).unwrap().1.record_bytes(0);
     }
-    assert_eq!(served(&mut desk, 4).unwrap_err(), Full, "all places are taken");
+    assert_eq!(served(&mut desk, 4).unwrap_err(), AtCapacity, "all places are taken");
 }
 
 #[test]
 fn a_place_is_free_again_when_its_session_has_ended() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let sessions: Vec<_> = (0..4).map(|_| served(&mut desk, 1).unwrap()).collect();
-    sessions.iter().for_each(|(_, line)| line.delivers(0));
+    sessions.iter().for_each(|(_, line)| line.record_bytes(0));
     served(&mut desk, 1).unwrap_err();
-    desk.leave(sessions[2].0);
+    desk.remove(sessions[2].0);
     assert!(served(&mut desk, 1).is_ok());
 }
 
 #[test]
 fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
     // Everybody is idle at once.
-    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let mut desk = AdmissionControl::new(FEW, Duration::ZERO);
     let worked = served(&mut desk, 1).unwrap().1;
     let (number, classic) = enter(&mut desk, 1);
-    desk.serve(number, Kind::Classic).unwrap();
+    desk.try_admit(number, Kind::Classic).unwrap();
     let silent = [(); 2].map(|()| served(&mut desk, 1).unwrap().1);
-    [&worked, &classic].iter().for_each(|line| line.delivers(0));
+    [&worked, &classic].iter().for_each(|line| line.record_bytes(0));
     for _ in 0..2 {
-        served(&mut desk, 1).unwrap().1.delivers(0);
+        served(&mut desk, 1).unwrap().1.record_bytes(0);
     }
-    assert!(silent.iter().all(Line::has_given_way) && !worked.has_given_way());
+    assert!(silent.iter().all(ConnectionHandle::is_evicted) && !worked.is_evicted());
     served(&mut desk, 1).unwrap();
-    assert!(worked.has_given_way());
-    assert!(!classic.has_given_way(), "its sender could not be told");
+    assert!(worked.is_evicted());
+    assert!(!classic.is_evicted(), "its sender could not be told");
 }
 
 #[test]
 fn of_those_that_hold_too_much_the_idle_one_gives_way() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut desk, last).unwrap().1);
-    works.delivers(0);
-    [&works, &idle].iter().for_each(|line| line.holds(MAX_ENTRIES / 2));
-    desk.limit_entries(Instant::now());
-    assert!(!idle.has_given_way(), "that is not too much");
-    poor.holds(1);
-    desk.spare_descriptors(Instant::now());
-    assert!(!idle.has_given_way(), "it has just come");
-    desk.limit_entries(Instant::now());
-    assert!(idle.has_given_way() && !works.has_given_way() && !poor.has_given_way());
-    works.holds(MAX_ENTRIES);
-    desk.limit_entries(Instant::now());
-    assert!(!poor.has_given_way(), "it holds less than most");
-    works.holds(MOST_ENTRIES + 1);
-    desk.limit_entries(Instant::now());
-    assert!(works.has_given_way(), "far too much");
+    works.record_bytes(0);
+    [&works, &idle].iter().for_each(|line| line.set_in_flight(MAX_ENTRIES / 2));
+    desk.enforce_entry_limit(Instant::now());
+    assert!(!idle.is_evicted(), "that is not too much");
+    poor.set_in_flight(1);
+    desk.release_descriptors(Instant::now());
+    assert!(!idle.is_evicted(), "it has just come");
+    desk.enforce_entry_limit(Instant::now());
+    assert!(idle.is_evicted() && !works.is_evicted() && !poor.is_evicted());
+    works.set_in_flight(MAX_ENTRIES);
+    desk.enforce_entry_limit(Instant::now());
+    assert!(!poor.is_evicted(), "it holds less than most");
+    works.set_in_flight(HARD_MAX_ENTRIES + 1);
+    desk.enforce_entry_limit(Instant::now());
+    assert!(works.is_evicted(), "far too much");
 }
 
 #[test]
 fn further_connections_are_promised_as_long_as_there_is_room() {
-    let mut desk = Desk::new(Limits { openings: 4, served: 64 }, TIMEOUT);
-    let promised = |desk: &mut Desk| {
+    let mut desk = AdmissionControl::new(Limits { pending: 4, active: 64 }, TIMEOUT);
+    let promised = |desk: &mut AdmissionControl| {
         let number = served(desk, 1).unwrap().0;
-        desk.promise(number, 7)
+        desk.reserve_streams(number, 7)
     };
     assert_eq!([(); 4].map(|()| promised(&mut desk)), [true, true, false, false]);
     let (joined, line) = enter(&mut desk, 1);
     desk.join(joined);
-    line.delivers(0);
-    assert_eq!(desk.places(None), 2 + 2 * 8, "a connection that joined has its session's place");
+    line.record_bytes(0);
+    assert_eq!(desk.slots_in_use(None), 2 + 2 * 8, "a connection that joined has its session's place");
 }
 
 #[test]
 fn a_session_is_taken_over_once_and_its_name_is_its_own() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let id = SessionId::new([7; 16]);
-    assert!(desk.come_back(id).is_none(), "no such session");
-    assert!(desk.count(id, Failed::default()));
-    assert!(desk.may_come_back(id) && desk.come_back(id).is_some());
-    assert!(!desk.may_come_back(id) && desk.come_back(id).is_none());
-    assert!(!desk.count(id, Failed::default()), "a second one would undo that");
-    assert!(desk.is_back(id) && !desk.is_back(id));
+    assert!(desk.reattach(id).is_none(), "no such session");
+    assert!(desk.track(id, FailureLog::default()));
+    assert!(desk.may_reattach(id) && desk.reattach(id).is_some());
+    assert!(!desk.may_reattach(id) && desk.reattach(id).is_none());
+    assert!(!desk.track(id, FailureLog::default()), "a second one would undo that");
+    assert!(desk.finish_tracking(id) && !desk.finish_tracking(id));
 }
 
 #[test]
 fn a_network_counts_as_one_address_and_loopback_as_itself() {
-    let of = |ip: &str| Address::of(ip.parse().unwrap());
+    let of = |ip: &str| ClientNetwork::of(ip.parse().unwrap());
     assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
     assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
     assert_ne!(of("127.0.0.1"), of("127.0.0.2"));
@@ -174,12 +174,12 @@ fn a_network_counts_as_one_address_and_loopback_as_itself() {
 
 #[test]
 fn few_descriptors_or_threads_make_few_places() {
-    assert_eq!(Limits::new(u64::MAX, u64::MAX), MOST);
-    assert_eq!(Limits::new(4096, 4096), MOST);
-    assert_eq!(Limits::new(512, 4096), Limits { openings: 64, served: 38 });
-    assert_eq!(Limits::new(4096, 512), Limits { openings: 64, served: 48 });
-    assert_eq!(Limits::new(0, 4096), FEWEST);
-    assert_eq!(Limits::new(4096, 24), FEWEST);
+    assert_eq!(Limits::new(u64::MAX, u64::MAX), MAX_LIMITS);
+    assert_eq!(Limits::new(4096, 4096), MAX_LIMITS);
+    assert_eq!(Limits::new(512, 4096), Limits { pending: 64, active: 38 });
+    assert_eq!(Limits::new(4096, 512), Limits { pending: 64, active: 48 });
+    assert_eq!(Limits::new(0, 4096), MIN_LIMITS);
+    assert_eq!(Limits::new(4096, 24), MIN_LIMITS);
 }
 
 #[test]
@@ -207,13 +207,13 @@ fn the_tightest_control_group_limits_threads() {
 
 #[test]
 fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
-    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let mut desk = AdmissionControl::new(FEW, Duration::ZERO);
     let [holder, other] = [1, 2].map(|last| served(&mut desk, last).unwrap().1);
-    desk.spare_descriptors(Instant::now());
-    assert!(!holder.has_given_way() && !other.has_given_way(), "they hold nothing");
-    holder.holds(3);
-    desk.spare_descriptors(Instant::now());
-    assert!(holder.has_given_way() && !other.has_given_way());
+    desk.release_descriptors(Instant::now());
+    assert!(!holder.is_evicted() && !other.is_evicted(), "they hold nothing");
+    holder.set_in_flight(3);
+    desk.release_descriptors(Instant::now());
+    assert!(holder.is_evicted() && !other.is_evicted());
 }
 
 fn lost(deadline: Instant) -> LostSession {
@@ -221,41 +221,41 @@ fn lost(deadline: Instant) -> LostSession {
 }
 
 /// A session that counts, whose connection was lost.
-fn lose(desk: &mut Desk, id: u8, deadline: Instant) -> SessionId {
+fn lose(desk: &mut AdmissionControl, id: u8, deadline: Instant) -> SessionId {
     let id = SessionId::new([id; 16]);
-    assert!(desk.count(id, Failed::default()));
+    assert!(desk.track(id, FailureLog::default()));
     desk.active += 1;
-    desk.lose(id, lost(deadline)).unwrap();
+    desk.detach(id, lost(deadline)).unwrap();
     id
 }
 
 #[test]
 fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let (now, deadline) = (Instant::now(), Instant::now() + TIMEOUT);
     let [first, second] = [1, 2].map(|id| lose(&mut desk, id, deadline));
     assert_eq!(desk.next_deadline(), Some(deadline));
     assert!(desk.take_expired(now).is_empty());
-    assert!(desk.come_back(first).is_some() && desk.come_back(first).is_none());
+    assert!(desk.reattach(first).is_some() && desk.reattach(first).is_none());
     assert_eq!(desk.take_expired(deadline).len(), 1);
     assert_eq!((desk.active, desk.finished), (1, 1), "the first goes on");
-    assert!(desk.come_back(second).is_none() && desk.next_deadline().is_none());
+    assert!(desk.reattach(second).is_none() && desk.next_deadline().is_none());
     lose(&mut desk, 3, deadline);
-    desk.close();
+    desk.stop_accepting();
     assert_eq!(desk.take_expired(now).len(), 1, "no sender can reconnect any more");
-    assert!(desk.count(first, Failed::default()) && desk.lose(first, lost(deadline)).is_err());
+    assert!(desk.track(first, FailureLog::default()) && desk.detach(first, lost(deadline)).is_err());
 }
 
 #[test]
 fn of_too_many_lost_sessions_the_oldest_ends() {
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let deadline = Instant::now() + TIMEOUT;
-    let ids = 0..FEW.served as u8;
+    let ids = 0..FEW.active as u8;
     let ids: Vec<_> = ids.map(|id| lose(&mut desk, id, deadline + Duration::from_secs(id.into()))).collect();
     assert!(desk.take_expired(Instant::now()).is_empty());
     lose(&mut desk, 100, deadline + TIMEOUT);
     assert_eq!(desk.take_expired(Instant::now()).len(), 1);
-    assert!(desk.come_back(ids[0]).is_none() && desk.come_back(ids[1]).is_some());
+    assert!(desk.reattach(ids[0]).is_none() && desk.reattach(ids[1]).is_some());
 }
 
 #[test]
@@ -264,42 +264,42 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let line = Line::new(listener.accept().unwrap().0);
-    let mut desk = Desk::new(FEW, TIMEOUT);
+    let line = ConnectionHandle::new(listener.accept().unwrap().0);
+    let mut desk = AdmissionControl::new(FEW, TIMEOUT);
     let start = Instant::now();
-    let number = desk.enter(line.clone(), ip(1), start);
+    let number = desk.register(line.clone(), ip(1), start);
     assert!(desk.next_deadline().is_none());
-    assert!(desk.make_room(start + FIRST_WORDS_TIME));
+    assert!(desk.evict_unidentified(start + HANDSHAKE_GRACE));
     // It gets no place any more, and no other way to stay.
-    assert_eq!(desk.serve(number, Kind::Native), Err(Full));
+    assert_eq!(desk.try_admit(number, Kind::Native), Err(AtCapacity));
     desk.join(number);
     let deadline = desk.next_deadline().expect("a deadline");
-    assert!(deadline <= Instant::now() + LEAVING_TIME);
-    desk.cut_late(start);
+    assert!(deadline <= Instant::now() + EVICTION_GRACE);
+    desk.close_overdue(start);
     assert_eq!(desk.next_deadline(), Some(deadline), "it may still say why");
-    desk.cut_late(deadline);
+    desk.close_overdue(deadline);
     assert!(desk.next_deadline().is_none());
     assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed");
 }
 
 #[test]
 fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
-    let mut desk = Desk::new(FEW, Duration::ZERO);
+    let mut desk = AdmissionControl::new(FEW, Duration::ZERO);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peers = Vec::new();
     let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
         peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let line = Line::new(listener.accept().unwrap().0);
-        let number = desk.enter(line.clone(), ip(last), Instant::now());
-        desk.serve(number, Kind::Classic).unwrap();
-        line.delivers(0);
+        let line = ConnectionHandle::new(listener.accept().unwrap().0);
+        let number = desk.register(line.clone(), ip(last), Instant::now());
+        desk.try_admit(number, Kind::Classic).unwrap();
+        line.record_bytes(0);
         line
     });
-    [&stopped, &comes].iter().for_each(|line| line.holds(1));
+    [&stopped, &comes].iter().for_each(|line| line.set_in_flight(1));
     peers[1].write_all(b"more").unwrap();
     while !comes.has_unread() {}
     for _ in 0..3 {
-        desk.spare_descriptors(Instant::now());
+        desk.release_descriptors(Instant::now());
     }
-    assert!(stopped.has_given_way() && !comes.has_given_way() && !between_files.has_given_way());
+    assert!(stopped.is_evicted() && !comes.is_evicted() && !between_files.is_evicted());
 }

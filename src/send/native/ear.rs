@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::SendError;
-use super::address;
-use super::state::{Announced, Shared, State};
+use super::peer_address;
+use super::state::{InFlightEntry, SessionShared, SessionState};
 use super::whole;
 use crate::digest::PartLayout;
-use crate::fault::Fault;
-use crate::net::{self, LastHeard};
+use crate::fault::ErrorCode;
+use crate::net::{self, IdleTimer};
 use crate::progress::{Event as Told, Summary};
-use crate::wire::message::Failure;
+use crate::wire::message::ErrorReport;
 use crate::wire::sender::Event;
-use crate::wire::{EntryId, Form, FrameError, Inbox, Message, WireError};
+use crate::wire::{EntryId, Framing, FrameError, FrameBuffer, Message, WireError};
 
 /// A receiver that only says `busy` may be bringing gigabytes to a slow disk. After so long it is not.
-const STANDSTILL_TIME: Duration = Duration::from_secs(60 * 60);
+const STALL_TIME: Duration = Duration::from_secs(60 * 60);
 /// What moves on the slowest links in that time is more than this, and all signs of life from here are less.
-const STANDSTILL_BYTES: u64 = 100 * STANDSTILL_TIME.as_secs();
+const STALL_BYTES: u64 = 100 * STALL_TIME.as_secs();
 
 /// So much of what begins like nothing of ours tells what it is: `SSH-2.0-Open`.
 const SHOWN_BYTES: usize = 12;
@@ -30,41 +30,41 @@ const KEPT_OTHER: &str = "what the receiver kept of an earlier transfer is not t
     same can be sent again";
 
 /// Words on the first connection may come so much later than what the receiver did to another one after them.
-const RECEIPT_TIME: Duration = Duration::from_secs(2);
+const RECEIPT_GRACE: Duration = Duration::from_secs(2);
 
 /// Notices that nothing happens although the receiver is alive.
-struct Standstill {
+struct StallDetector {
     since: Instant,
     /// What the receiver had taken then.
     taken_bytes: Option<u64>,
 }
 
-impl Standstill {
+impl StallDetector {
     fn new(since: Instant) -> Self {
-        Standstill { since, taken_bytes: None }
+        StallDetector { since, taken_bytes: None }
     }
 
     /// The receiver has taken so much by now and said nothing of interest since the beginning.
-    fn is_over(&mut self, now: Instant, taken_bytes: u64) -> bool {
+    fn is_stalled(&mut self, now: Instant, taken_bytes: u64) -> bool {
         let before = *self.taken_bytes.get_or_insert(taken_bytes);
-        if now.duration_since(self.since) < STANDSTILL_TIME {
+        if now.duration_since(self.since) < STALL_TIME {
             return false;
         }
-        *self = Standstill { since: now, taken_bytes: Some(taken_bytes) };
-        taken_bytes - before < STANDSTILL_BYTES
+        *self = StallDetector { since: now, taken_bytes: Some(taken_bytes) };
+        taken_bytes - before < STALL_BYTES
     }
 }
 
 /// Reads frames until the receipt is in or the session is over.
-pub fn listen(shared: &Shared<'_>, mut stream: TcpStream, heard: &LastHeard, is_answered: &AtomicBool) {
+pub fn run(shared: &SessionShared<'_>, mut stream: TcpStream, heard: &IdleTimer, is_answered: &AtomicBool) {
     // If the ear breaks down, nobody else would notice that the session is over.
     let guard = EndOnDrop(shared);
-    let outcome = hear(shared, &mut stream, heard, is_answered);
+    let outcome = read_frames(shared, &mut stream, heard, is_answered);
     shared.end(outcome);
     drop(guard);
 }
 
-struct EndOnDrop<'a, 'b>(&'a Shared<'b>);
+struct EndOnDrop<'a, 'b>(&'a SessionShared<'b>);
 
 impl Drop for EndOnDrop<'_, '_> {
     fn drop(&mut self) {
@@ -73,49 +73,49 @@ impl Drop for EndOnDrop<'_, '_> {
     }
 }
 
-fn hear(
-    shared: &Shared<'_>,
+fn read_frames(
+    shared: &SessionShared<'_>,
     stream: &mut TcpStream,
-    heard: &LastHeard,
+    heard: &IdleTimer,
     is_answered: &AtomicBool,
 ) -> Result<(), SendError> {
-    let mut inbox = Inbox::new();
-    let mut watch = heard.frame_watch();
-    let mut standstill = Standstill::new(Instant::now());
+    let mut inbox = FrameBuffer::new();
+    let mut watch = heard.frame_deadline();
+    let mut standstill = StallDetector::new(Instant::now());
     loop {
         if !is_answered.load(Ordering::Relaxed)
             && let Err(FrameError::Length { .. }) = inbox.peek_json()
         {
             let begins = inbox.bytes().iter().copied().take(SHOWN_BYTES).collect();
-            return Err(SendError::NotFtx { at: address(stream), begins });
+            return Err(SendError::NotFtx { at: peer_address(stream), begins });
         }
-        while let Some(json) = inbox.next_frame(Form::Native).map_err(WireError::from)? {
+        while let Some(json) = inbox.next_frame(Framing::Native).map_err(WireError::from)? {
             is_answered.store(true, Ordering::Relaxed);
-            watch = heard.frame_watch();
+            watch = heard.frame_deadline();
             let mut state = shared.lock();
             let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
             if event != Event::Nothing || state.announced.is_empty() {
-                standstill = Standstill::new(Instant::now());
+                standstill = StallDetector::new(Instant::now());
             }
-            if standstill.is_over(Instant::now(), heard.taken_bytes()) {
-                return Err(SendError::Standstill(STANDSTILL_TIME));
+            if standstill.is_stalled(Instant::now(), heard.taken_bytes()) {
+                return Err(SendError::Stalled(STALL_TIME));
             }
-            if take(shared, &mut state, event) {
+            if apply(shared, &mut state, event) {
                 return Ok(());
             }
         }
-        shared.ring();
-        if watch.is_overdue(!inbox.is_empty()) {
-            return Err(SendError::Unfinished(shared.timeout));
+        shared.notify();
+        if watch.is_expired(!inbox.is_empty()) {
+            return Err(SendError::HeaderTimeout(shared.timeout));
         }
         match stream.read(inbox.space()) {
             Ok(0) => return Err(closed(shared)),
             Ok(count) => {
                 inbox.filled(count);
-                heard.now();
+                heard.touch();
             }
             Err(error) if net::is_timeout(&error) => {
-                if heard.is_too_long_ago() {
+                if heard.is_expired() {
                     return Err(SendError::Silent(shared.timeout));
                 }
                 if shared.lock().outcome.is_some() {
@@ -131,12 +131,12 @@ fn hear(
 }
 
 /// Reads a connection that joined, on which the receiver says nothing but why it ends the session.
-pub fn listen_joined(shared: &Shared<'_>, mut stream: TcpStream) {
-    let mut inbox = Inbox::new();
+pub fn run_secondary(shared: &SessionShared<'_>, mut stream: TcpStream) {
+    let mut inbox = FrameBuffer::new();
     let failed = loop {
-        match inbox.next_frame(Form::Native).map(|json| json.map(Message::parse)) {
+        match inbox.next_frame(Framing::Native).map(|json| json.map(Message::parse)) {
             Ok(None) => {}
-            Ok(Some(Ok(Message::Error(Failure { entry: None, fault, message })))) => {
+            Ok(Some(Ok(Message::Error(ErrorReport { entry: None, fault, message })))) => {
                 break WireError::PeerGaveUp { fault, message }.into();
             }
             Ok(Some(Ok(_))) => break WireError::Protocol("words on a joined connection".into()).into(),
@@ -159,17 +159,17 @@ pub fn listen_joined(shared: &Shared<'_>, mut stream: TcpStream) {
     // At the end of a session the connection closes after the receipt, and one that joins just then is refused. The receipt
     // comes on another connection and may still be on its way.
     if shared.lock().session.has_sent_all() {
-        shared.wait_for_outcome(RECEIPT_TIME);
+        shared.wait_for_outcome(RECEIPT_GRACE);
     }
     shared.end(Err(failed));
 }
 
-fn closed(shared: &Shared<'_>) -> SendError {
+fn closed(shared: &SessionShared<'_>) -> SendError {
     SendError::Closed { unconfirmed: shared.lock().announced.len() as u64 }
 }
 
 /// The session knows entries by their numbers, people by their names.
-fn with_name(state: &State, error: WireError) -> SendError {
+fn with_name(state: &SessionState, error: WireError) -> SendError {
     match error {
         WireError::Etag { entry, theirs, ours } => {
             let name = state.announced.get(&entry).map(|announced| announced.name().to_string());
@@ -180,57 +180,57 @@ fn with_name(state: &State, error: WireError) -> SendError {
 }
 
 /// Notes what an event means; `true` when it was the last one.
-fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
+fn apply(shared: &SessionShared<'_>, state: &mut SessionState, event: Event) -> bool {
     match event {
         Event::Nothing | Event::Wanted => {}
         Event::Welcomed { takes_streams } => shared.welcomed(state, takes_streams),
         Event::Resumed(files) => {
             for (id, bytes) in files {
-                if let Some(Announced::File { source, transferred, .. }) = state.announced.get_mut(&id) {
-                    returned(shared, transferred.take_uncertain());
-                    state.kept_bytes += transferred.there(bytes);
+                if let Some(InFlightEntry::File { source, transferred, .. }) = state.announced.get_mut(&id) {
+                    report_undone(shared, transferred.take_uncertain());
+                    state.kept_bytes += transferred.set_present(bytes);
                     let (path, size_bytes) = (source.name.as_bytes(), source.size_bytes);
-                    shared.progress.event(Told::Resumed { path, bytes, size_bytes });
+                    shared.progress.report(Told::Resumed { path, bytes, size_bytes });
                 }
             }
         }
-        Event::Unneeded(ids) => ids.into_iter().for_each(|id| take_back(shared, state, id)),
+        Event::Unneeded(ids) => ids.into_iter().for_each(|id| revoke_resumed(shared, state, id)),
         Event::AlreadyThere(ids) => {
             for id in ids {
-                if let Some(Announced::File { source, transferred, already_there, .. }) =
+                if let Some(InFlightEntry::File { source, transferred, already_there, .. }) =
                     state.announced.get_mut(&id)
                 {
                     *already_there = true;
-                    returned(shared, transferred.take_uncertain());
-                    transferred.there(source.size_bytes);
+                    report_undone(shared, transferred.take_uncertain());
+                    transferred.set_present(source.size_bytes);
                 }
             }
         }
         Event::Stored(ids) => {
             for id in ids {
                 if let Some(announced) = state.announced.remove(&id) {
-                    stored(shared, &mut state.summary, id, &announced);
+                    on_stored(shared, &mut state.summary, id, &announced);
                 }
             }
         }
         Event::Again { entry, part } => {
-            if let Some(Announced::File { source, transferred, .. }) = state.announced.get_mut(&entry) {
+            if let Some(InFlightEntry::File { source, transferred, .. }) = state.announced.get_mut(&entry) {
                 state.summary.repaired_parts += 1;
                 let bytes = PartLayout::new(source.size_bytes).range(part).map_or(0, |range| range.len);
                 transferred.unsent(bytes);
-                returned(shared, bytes);
-                shared.progress.event(Told::Repairing { path: source.name.as_bytes(), part });
+                report_undone(shared, bytes);
+                shared.progress.report(Told::Repairing { path: source.name.as_bytes(), part });
             }
         }
-        Event::KeptOther(id) => shared.withdraw_for(state, id, Fault::Digest, KEPT_OTHER),
+        Event::KeptOther(id) => shared.withdraw_for(state, id, ErrorCode::Digest, KEPT_OTHER),
         Event::Failed { entry, fault, message, was_wanted } => {
             if !was_wanted {
-                take_back(shared, state, entry);
+                revoke_resumed(shared, state, entry);
             }
             if let Some(mut announced) = state.announced.remove(&entry) {
                 shared.list_dropped(entry);
-                let reason = told_by_receiver(&announced, &message);
-                failed(shared, state, &mut announced, fault, &reason);
+                let reason = on_failed(&announced, &message);
+                report_failed(shared, state, &mut announced, fault, &reason);
             }
         }
         Event::Receipt(receipt) => {
@@ -242,40 +242,40 @@ fn take(shared: &Shared<'_>, state: &mut State, event: Event) -> bool {
 }
 
 /// What went out of a file unasked was of no use.
-fn take_back(shared: &Shared<'_>, state: &mut State, id: EntryId) {
-    if let Some(Announced::File { transferred, .. }) = state.announced.get_mut(&id) {
-        let bytes = transferred.take_back();
+fn revoke_resumed(shared: &SessionShared<'_>, state: &mut SessionState, id: EntryId) {
+    if let Some(InFlightEntry::File { transferred, .. }) = state.announced.get_mut(&id) {
+        let bytes = transferred.revoke();
         state.summary.moved_bytes -= bytes;
-        returned(shared, bytes);
+        report_undone(shared, bytes);
     }
 }
 
 /// So much of a file does not count as done any more.
-pub fn returned(shared: &Shared<'_>, bytes: u64) {
+pub fn report_undone(shared: &SessionShared<'_>, bytes: u64) {
     if bytes > 0 {
-        shared.progress.event(Told::Returned { bytes });
+        shared.progress.report(Told::Undone { bytes });
     }
 }
 
 /// Before a byte of it was asked for and went out, or later: that tells whether anything was wasted.
-fn told_by_receiver(announced: &Announced, message: &str) -> String {
+fn on_failed(announced: &InFlightEntry, message: &str) -> String {
     match announced {
-        Announced::File { transferred, .. } if transferred.done_bytes() > 0 => {
+        InFlightEntry::File { transferred, .. } if transferred.done_bytes() > 0 => {
             format!("the receiver failed: {message}")
         }
         _ => format!("refused by the receiver: {message}"),
     }
 }
 
-fn stored(shared: &Shared<'_>, summary: &mut Summary, id: EntryId, announced: &Announced) {
+fn on_stored(shared: &SessionShared<'_>, summary: &mut Summary, id: EntryId, announced: &InFlightEntry) {
     match announced {
-        Announced::Dir(..) | Announced::Link { .. } => summary.others += 1,
-        Announced::File { source, transferred, already_there, md5, .. } => {
+        InFlightEntry::Dir(..) | InFlightEntry::Link { .. } => summary.others += 1,
+        InFlightEntry::File { source, transferred, already_there, md5, .. } => {
             // What went on a connection that was lost may be what is there.
             if *already_there && !transferred.was_lost() {
                 summary.count_skipped(source.size_bytes);
             } else {
-                let account = transferred.account(source.size_bytes);
+                let account = transferred.totals(source.size_bytes);
                 summary.count_new(source.size_bytes);
                 summary.resumed_bytes += account.resumed_bytes;
                 summary.hole_bytes += account.hole_bytes;
@@ -284,7 +284,7 @@ fn stored(shared: &Shared<'_>, summary: &mut Summary, id: EntryId, announced: &A
             let there_bytes = already_there.then_some(source.size_bytes);
             if md5.is_none() {
                 // Perhaps nothing of it had to be loaded.
-                whole::begin_one(shared, id, source);
+                whole::start_hashing_one(shared, id, source);
             }
             shared.list_stored(id, source.name.as_bytes(), *md5, there_bytes);
         }
@@ -292,14 +292,14 @@ fn stored(shared: &Shared<'_>, summary: &mut Summary, id: EntryId, announced: &A
 }
 
 /// An entry will not arrive: its bytes leave the plan, and the user hears why.
-pub fn failed(shared: &Shared<'_>, state: &mut State, announced: &mut Announced, fault: Fault, reason: &str) {
+pub fn report_failed(shared: &SessionShared<'_>, state: &mut SessionState, announced: &mut InFlightEntry, fault: ErrorCode, reason: &str) {
     state.summary.count_failure(fault);
-    if let Announced::File { source, transferred, .. } = announced {
-        returned(shared, transferred.take_uncertain());
+    if let InFlightEntry::File { source, transferred, .. } = announced {
+        report_undone(shared, transferred.take_uncertain());
         let remaining_bytes = source.size_bytes.saturating_sub(transferred.done_bytes());
-        shared.progress.event(Told::FileDropped { remaining_bytes });
+        shared.progress.report(Told::FileDropped { remaining_bytes });
     }
-    shared.progress.event(Told::Failed { name: announced.name().as_bytes(), fault, reason });
+    shared.progress.report(Told::Failed { name: announced.name().as_bytes(), fault, reason });
 }
 
 #[cfg(test)]
@@ -310,11 +310,11 @@ mod tests {
     fn a_receiver_that_is_only_busy_is_given_up_in_the_end() {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut standstill = Standstill::new(start);
+        let mut standstill = StallDetector::new(start);
         // A sign of life from here takes 22 bytes.
-        let over = (1..=7200).find(|&second| standstill.is_over(after(second), second * 22));
+        let over = (1..=7200).find(|&second| standstill.is_stalled(after(second), second * 22));
         assert_eq!(over, Some(3600));
-        let mut modem = Standstill::new(start);
-        assert!((1..=86_400).all(|second| !modem.is_over(after(second), second * 3000)));
+        let mut modem = StallDetector::new(start);
+        assert!((1..=86_400).all(|second| !modem.is_stalled(after(second), second * 3000)));
     }
 }

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use super::state::Shared;
+use super::state::SessionShared;
 use crate::digest::PART_BYTES;
-use crate::fault::Fault;
-use crate::md5sum::{self, Unread};
+use crate::fault::ErrorCode;
+use crate::md5sum::{self, DigestUnavailable};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
 /// The file; opened when its turn comes, so that few are open at once.
-pub struct Whole {
+pub struct SourceFile {
     source: Arc<Source>,
     open: Option<OpenSource>,
 }
 
-impl Whole {
-    fn open(&mut self) -> Result<&OpenSource, Unread> {
+impl SourceFile {
+    fn open(&mut self) -> Result<&OpenSource, DigestUnavailable> {
         let open = match self.open.take() {
             Some(open) => open,
             None => self.source.open().map_err(unread)?,
@@ -26,37 +26,37 @@ impl Whole {
     }
 }
 
-impl md5sum::Whole for Whole {
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Unread> {
+impl md5sum::HashInput for SourceFile {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable> {
         let open = self.open()?;
         // Asked each time, so that nobody waits for the digest of something that has changed long ago.
         open.read_at(buffer, offset).and_then(|()| open.check_unchanged()).map_err(unread)
     }
 
-    fn check(&mut self) -> Result<(), Unread> {
+    fn check_unchanged(&mut self) -> Result<(), DigestUnavailable> {
         self.open()?.check_unchanged().map_err(unread)
     }
 }
 
-fn unread(error: ReadError) -> Unread {
+fn unread(error: ReadError) -> DigestUnavailable {
     let (fault, reason) = (error.fault(), error.to_string());
     let reason = match fault {
-        Fault::SourceChanged => {
+        ErrorCode::SourceChanged => {
             "it arrived as it was, but changed or vanished before its MD5 was taken".into()
         }
         _ => reason,
     };
-    Unread { fault, reason }
+    DigestUnavailable { fault, reason }
 }
 
 /// Larger files than one part are hashed as a whole from the time when their first part is loaded.
-pub fn begin(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
+pub fn start_hashing(shared: &SessionShared<'_>, jobs: &[(Job, Arc<Source>)]) {
     for (job, source) in jobs.iter().filter(|(_, source)| source.size_bytes > PART_BYTES) {
-        begin_one(shared, job.entry, source);
+        start_hashing_one(shared, job.entry, source);
     }
 }
 
 /// Hashes one file, whatever its size.
-pub fn begin_one(shared: &Shared<'_>, id: EntryId, source: &Arc<Source>) {
-    shared.list_begin(id, source.size_bytes, || Whole { source: Arc::clone(source), open: None });
+pub fn start_hashing_one(shared: &SessionShared<'_>, id: EntryId, source: &Arc<Source>) {
+    shared.list_begin(id, source.size_bytes, || SourceFile { source: Arc::clone(source), open: None });
 }
