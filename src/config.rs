@@ -30,7 +30,7 @@ pub enum UsageError {
 }
 
 /// The options of `ftx send`.
-pub fn send_options(args: &SendArgs, interrupt: CancelToken) -> Result<send::Options, UsageError> {
+pub fn send_options(args: &SendArgs, cancel: CancelToken) -> Result<send::Options, UsageError> {
     let shown = |text: &std::ffi::OsStr| Escaped::new(text.as_bytes()).to_string();
     let (host, paths) = match &args.paths_and_host[..] {
         [paths @ .., host] if !paths.is_empty() => (host, paths),
@@ -51,12 +51,12 @@ pub fn send_options(args: &SendArgs, interrupt: CancelToken) -> Result<send::Opt
         timeout: Duration::from_secs(args.common.timeout),
         retries: args.retries,
         whole_digests: args.list.is_wanted(),
-        cancel: interrupt,
+        cancel,
     })
 }
 
 /// The options of `ftx recv`.
-pub fn recv_options(args: &RecvArgs, interrupt: CancelToken) -> recv::Options {
+pub fn recv_options(args: &RecvArgs, cancel: CancelToken) -> recv::Options {
     recv::Options {
         bind: args.bind,
         port: args.port,
@@ -72,19 +72,19 @@ pub fn recv_options(args: &RecvArgs, interrupt: CancelToken) -> recv::Options {
         timeout: Duration::from_secs(args.common.timeout),
         keep_unfinished: Duration::from_secs(u64::from(args.keep_unfinished) * 24 * 60 * 60),
         whole_digests: args.list.is_wanted(),
-        cancel: interrupt,
+        cancel,
     }
 }
 
 /// The options of `ftx bench`.
-pub fn bench_options(args: &BenchArgs, interrupt: CancelToken) -> bench::Options {
+pub fn bench_options(args: &BenchArgs, cancel: CancelToken) -> bench::Options {
     bench::Options {
         host: args.host.clone(),
         port: args.port,
         dir: args.dir.clone(),
         size_bytes: args.size,
         timeout: Duration::from_secs(args.common.timeout),
-        cancel: interrupt,
+        cancel,
     }
 }
 

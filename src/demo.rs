@@ -22,27 +22,27 @@ const SMALL_FILES: u64 = 300;
 const LARGE_BYTES: u64 = 256 << 20;
 
 /// Sends `path`, or a sample, from this machine to itself; `None` if it was interrupted before it came to its end.
-pub fn run(path: Option<&Path>, timeout: Duration, interrupt: &CancelToken, ui: &Ui) -> Option<Exit> {
-    match try_run(path, timeout, interrupt, ui) {
+pub fn run(path: Option<&Path>, timeout: Duration, cancel: &CancelToken, ui: &Ui) -> Option<Exit> {
+    match try_run(path, timeout, cancel, ui) {
         Ok(exit) => Some(exit),
-        Err(_) if interrupt.is_cancelled() => None,
+        Err(_) if cancel.is_cancelled() => None,
         Err(explained) => Some(ui.error(&explained)),
     }
 }
 
-fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &CancelToken, ui: &Ui) -> Result<Exit, Explained> {
+fn try_run(path: Option<&Path>, timeout: Duration, cancel: &CancelToken, ui: &Ui) -> Result<Exit, Explained> {
     let explain = |error: io::Error| Explained::from(&error);
     let folder = TempDirGuard::new("ftx-demo-", None).map_err(explain)?;
     let path = match path {
         Some(path) => path.to_owned(),
         None => {
             let spinner = ui.spinner("Making a sample: 300 small files and one of 256 MiB");
-            let made = make_sample(&folder.path().join("sample"), interrupt);
+            let made = make_sample(&folder.path().join("sample"), cancel);
             spinner.finish_and_clear();
             made.map_err(explain)?
         }
     };
-    let server = receiver(folder.path().join("received"), Some(1), timeout, interrupt);
+    let server = receiver(folder.path().join("received"), Some(1), timeout, cancel);
     let server = server.map_err(|error| Explained::from(&error))?;
     let port = server.local_addr().map_err(explain)?.port();
     ui.note(&format!(
@@ -59,7 +59,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, interrupt: &CancelToken, ui: 
         timeout,
         retries: Some(0),
         whole_digests: false,
-        cancel: interrupt.clone(),
+        cancel: cancel.clone(),
     };
     let sent = run_with_receiver(&server, &Receiver(ui), || send::send(&options, &ui.session("sending")));
     let sent = sent.map_err(explain)?.map_err(|error| Explained::from(&error))?;
@@ -79,7 +79,7 @@ pub fn receiver(
     out: PathBuf,
     sessions: Option<u64>,
     timeout: Duration,
-    interrupt: &CancelToken,
+    cancel: &CancelToken,
 ) -> Result<Server, StartError> {
     Server::start(recv::Options {
         bind: Some(Ipv4Addr::LOCALHOST.into()),
@@ -91,7 +91,7 @@ pub fn receiver(
         timeout,
         keep_unfinished: Duration::MAX,
         whole_digests: false,
-        cancel: interrupt.clone(),
+        cancel: cancel.clone(),
     })
 }
 
@@ -100,7 +100,11 @@ pub fn receiver(
 /// # Errors
 ///
 /// What made the server stop serving.
-pub fn run_with_receiver<T>(server: &Server, observer: &dyn Observer, other_end: impl FnOnce() -> T) -> io::Result<T> {
+pub fn run_with_receiver<T>(
+    server: &Server,
+    observer: &dyn Observer,
+    other_end: impl FnOnce() -> T,
+) -> io::Result<T> {
     thread::scope(|scope| {
         let serving = scope.spawn(|| server.run(observer));
         let done = {
@@ -142,25 +146,25 @@ impl Observer for Receiver<'_> {
     }
 }
 
-fn make_sample(root: &Path, interrupt: &CancelToken) -> io::Result<PathBuf> {
-    let mut noise = PseudoRandom::default();
+fn make_sample(root: &Path, cancel: &CancelToken) -> io::Result<PathBuf> {
+    let mut random = PseudoRandom::default();
     for number in 0..SMALL_FILES {
         let dir = root.join(format!("small/{:02}", number % 12));
         fs::create_dir_all(&dir)?;
-        let bytes = noise.next_u64() % (64 << 10);
-        write(&mut noise, &dir.join(format!("file-{number:03}.bin")), bytes, interrupt)?;
+        let bytes = random.next_u64() % (64 << 10);
+        write(&mut random, &dir.join(format!("file-{number:03}.bin")), bytes, cancel)?;
     }
-    write(&mut noise, &root.join("large.img"), LARGE_BYTES, interrupt)?;
+    write(&mut random, &root.join("large.img"), LARGE_BYTES, cancel)?;
     Ok(root.to_owned())
 }
 
-fn write(noise: &mut PseudoRandom, path: &Path, bytes: u64, interrupt: &CancelToken) -> io::Result<()> {
+fn write(random: &mut PseudoRandom, path: &Path, bytes: u64, cancel: &CancelToken) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for _ in 0..bytes / 8 {
-        if interrupt.is_cancelled() {
+        if cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        file.write_all(&noise.next_u64().to_le_bytes())?;
+        file.write_all(&random.next_u64().to_le_bytes())?;
     }
     file.flush()
 }

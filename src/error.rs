@@ -7,7 +7,7 @@ use crate::bench::BenchError;
 use crate::config::UsageError;
 use crate::fault::{ErrorCode, in_words};
 use crate::net::NetError;
-use crate::plan::{SourceError, ReadError};
+use crate::plan::{ReadError, SourceError};
 use crate::progress::Summary;
 use crate::recv::{RecvError, StartError};
 use crate::send::SendError;
@@ -91,7 +91,8 @@ const ADVICE_STORED_OTHER: Option<&str> =
 const ADVICE_CHECK_RECEIVER: Option<&str> = Some("is it `ftx recv` that listens there? Is the port right?");
 
 /// What a receiver keeps of one.
-const ADVICE_KEEPS_PROGRESS: Option<&str> = Some("what is complete is in place; whoever sends the same again goes on");
+const ADVICE_KEEPS_PROGRESS: Option<&str> =
+    Some("what is complete is in place; whoever sends the same again goes on");
 
 impl From<&SendError> for Explained {
     fn from(error: &SendError) -> Self {
@@ -168,7 +169,9 @@ impl From<&RecvError> for Explained {
             RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
                 (Exit::Timeout, ADVICE_KEEPS_PROGRESS)
             }
-            RecvError::ReconnectTimeout { lost, .. } => (Explained::from(&**lost).exit, ADVICE_KEEPS_PROGRESS),
+            RecvError::ReconnectTimeout { lost, .. } => {
+                (Explained::from(&**lost).exit, ADVICE_KEEPS_PROGRESS)
+            }
             RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) => (Exit::Refused, None),
             RecvError::NoSession(error) => return Explained::from(&**error),
             RecvError::Panicked => (Exit::Other, None),
@@ -271,7 +274,9 @@ pub fn exit_of_summary(summary: &Summary) -> Exit {
     let mut faults = summary.failures.keys();
     match (faults.next(), faults.next()) {
         (None, _) => summary.undigested.keys().next().map_or(Exit::Ok, |fault| exit_of(*fault)),
-        (Some(fault @ (ErrorCode::SourceChanged | ErrorCode::Digest | ErrorCode::NoSpace)), None) => exit_of(*fault),
+        (Some(fault @ (ErrorCode::SourceChanged | ErrorCode::Digest | ErrorCode::NoSpace)), None) => {
+            exit_of(*fault)
+        }
         _ => Exit::Partial,
     }
 }

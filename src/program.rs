@@ -9,10 +9,10 @@ use crate::cli::{BenchArgs, Cli, Command, CommonArgs, DemoArgs, RecvArgs, SendAr
 use crate::config::{bench_options, recv_options, send_options};
 use crate::demo;
 use crate::error::{Exit, Explained};
-use crate::recv::{StopReason, Server};
+use crate::recv::{Server, StopReason};
 use crate::send::{self, SendError};
 use crate::signals::Signals;
-use crate::ui::{WriteMode, Role, Ui};
+use crate::ui::{Role, Ui, WriteMode};
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
@@ -79,7 +79,8 @@ fn recv(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> Exit {
 
 fn bench(args: &BenchArgs, ui: Ui, signals: &Signals) -> Exit {
     // The only error that is left to explain here.
-    bench::run(&bench_options(args, signals.cancel_token()), &ui).unwrap_or_else(|_| ui.interrupted(signals.exit()))
+    bench::run(&bench_options(args, signals.cancel_token()), &ui)
+        .unwrap_or_else(|_| ui.interrupted(signals.exit()))
 }
 
 fn demo(args: &DemoArgs, ui: Ui, signals: &Signals) -> Exit {

@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::error::Exit;
 use crate::net::CancelToken;
 use crate::scrap;
-use crate::ui::{InterruptNotice, ForcedExit};
+use crate::ui::{ForcedExit, InterruptNotice};
 
 /// What an end in good order may take.
 const GRACE: Duration = Duration::from_millis(750);
@@ -50,7 +50,7 @@ impl Signals {
     ///
     /// The system has no descriptors or threads to give.
     pub fn install(closing: InterruptNotice) -> io::Result<Self> {
-        let bell = CancelToken::new()?;
+        let token = CancelToken::new()?;
         let caught = Arc::new(OnceLock::new());
         let ignored = ignored();
         let mut set = SigSet::empty();
@@ -62,10 +62,10 @@ impl Signals {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         SigSet::from(Signal::SIGXFSZ).thread_block()?;
         set.thread_block()?;
-        let signals = Signals { cancel: bell.clone(), caught: Arc::clone(&caught) };
+        let signals = Signals { cancel: token.clone(), caught: Arc::clone(&caught) };
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || watch(&fd, &bell, &caught, &closing))
+            .spawn(move || watch(&fd, &token, &caught, &closing))
             .inspect_err(|_| {
                 let _ = set.thread_unblock();
             })?;
@@ -90,11 +90,11 @@ fn ignored() -> u64 {
     line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn watch(fd: &SignalFd, bell: &CancelToken, caught: &OnceLock<Exit>, closing: &InterruptNotice) {
+fn watch(fd: &SignalFd, token: &CancelToken, caught: &OnceLock<Exit>, closing: &InterruptNotice) {
     let Some(exit) = next(fd, None) else { return };
     let _ = caught.set(exit);
     let begun = Instant::now();
-    bell.cancel();
+    token.cancel();
     let cut_short = loop {
         match next(fd, Some(GRACE.saturating_sub(begun.elapsed()))) {
             Some(_) if begun.elapsed() < DUPLICATE_SIGNAL_WINDOW => {}

@@ -25,13 +25,13 @@ use common::proofs::{Chance, each, figures, rounds};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use ftx::fault::ErrorCode;
 use ftx::net::CancelToken;
-use ftx::progress::{Reporter, NullReporter, Summary};
+use ftx::progress::{NullReporter, Reporter, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::store::{OnConflict, Unfinished};
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::sender::{Event, Job};
-use ftx::wire::{EntryId, Framing, FrameBuffer, SenderSession, SessionId};
+use ftx::wire::{EntryId, FrameBuffer, Framing, SenderSession, SessionId};
 use rustix::fs::{FlockOperation, flock};
 
 const PART: usize = PART_BYTES as usize;

@@ -16,12 +16,12 @@ use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
 use ftx::wire::message::{
-    Entry, EntryKind, ErrorReport, Hole, Hello, Join, Kept, KeptParts, Measurable, Measure, Measured,
-    Part, Receipt, SessionId, WantedParts,
+    Entry, EntryKind, ErrorReport, Hello, Hole, Join, Kept, KeptParts, Measurable, Measure, Measured, Part,
+    Receipt, SessionId, WantedParts,
 };
 use ftx::wire::receiver::{Event, PartOutcome};
 use ftx::wire::runs::IdRanges;
-use ftx::wire::{Dialect, Framing, FrameBuffer, Message, ReceiverSession, SenderSession, frame, sender};
+use ftx::wire::{Dialect, FrameBuffer, Framing, Message, ReceiverSession, SenderSession, frame, sender};
 
 const MD5_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
 const MD5_EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -203,7 +203,10 @@ fn native() -> Vec<(&'static str, Message)> {
             Message::Measured(Measured { bytes: 64 << 20, elapsed_ns: 2_000_000_001, memory: true }),
         ),
         ("busy", Message::Busy),
-        ("error-entry", failure(Some(6), ErrorCode::Exists, "a different file of that name is there already")),
+        (
+            "error-entry",
+            failure(Some(6), ErrorCode::Exists, "a different file of that name is there already"),
+        ),
         ("error-session", failure(None, ErrorCode::Protocol, "the first header is not a hello")),
         ("error-interrupted", failure(None, ErrorCode::Interrupted, "the receiver was interrupted")),
     ]

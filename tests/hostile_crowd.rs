@@ -234,7 +234,11 @@ fn working(receiver: &Receiver) -> TcpStream {
     stream
 }
 
-fn hear(stream: &mut TcpStream, inbox: &mut FrameBuffer, mut is_wanted: impl FnMut(&Message) -> bool) -> Message {
+fn hear(
+    stream: &mut TcpStream,
+    inbox: &mut FrameBuffer,
+    mut is_wanted: impl FnMut(&Message) -> bool,
+) -> Message {
     loop {
         while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let message = Message::parse(json).unwrap();

@@ -18,7 +18,7 @@ use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::ErrorCode;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{ImplicitDirs, OnConflict, SourceVersion, Record, LocalDestination};
+use ftx::store::{ImplicitDirs, LocalDestination, OnConflict, Record, SourceVersion};
 use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;

@@ -16,9 +16,9 @@ use crate::demo;
 use crate::digest::{kernel_name, lane_count};
 use crate::error::{Exit, Explained};
 use crate::escape::Escaped;
-use crate::measure::{self, WorkLimit, Rate};
+use crate::measure::{self, Rate, WorkLimit};
 use crate::net::{CancelToken, HostPort, NetError};
-use crate::progress::{Event, Reporter, NullReporter, Summary};
+use crate::progress::{Event, NullReporter, Reporter, Summary};
 use crate::recv::{Observer, RecvError, StartError};
 use crate::scrap::TempDirGuard;
 use crate::send::{self, SendError};
@@ -264,8 +264,12 @@ impl<'a> Local<'a> {
             let rate = self.shown("disk read", |moved| measure::read(&self.file, self.limit(), moved))?;
             rate.map_err(|source| disk(self.options, "read a file", source))
         };
-        let row =
-            |rate, note: &str, limits_as| StageResult { label: "disk read", rate, note: note.into(), limits_as };
+        let row = |rate, note: &str, limits_as| StageResult {
+            label: "disk read",
+            rate,
+            note: note.into(),
+            limits_as,
+        };
         if measure::is_in_memory(&self.file) {
             let note = "no disk: the folder is in memory (tmpfs)";
             return Ok(vec![row(read()?, note, Some("reading from memory"))]);
@@ -290,19 +294,24 @@ impl<'a> Local<'a> {
         let lanes = self.shown("MD5 in lanes", |moved| measure::md5_lanes(self.limit(), moved))?;
         let note = format!("{} parts side by side ({})", lane_count(), kernel_name());
         Ok([
-            StageResult { label: "MD5", rate: stream, note: "one stream, as md5sum does it".into(), limits_as: None },
+            StageResult {
+                label: "MD5",
+                rate: stream,
+                note: "one stream, as md5sum does it".into(),
+                limits_as: None,
+            },
             StageResult { label: "MD5", rate: lanes, note, limits_as: Some("MD5") },
         ])
     }
 
     /// The loopback connection, and the file from this machine to itself.
     fn wire_and_together(&self) -> Result<(StageResult, Rate), BenchError> {
-        let Options { timeout, size_bytes, cancel: ref interrupt, .. } = *self.options;
-        let server = demo::receiver(self.folder.path().join("received"), None, timeout, interrupt)?;
+        let Options { timeout, size_bytes, ref cancel, .. } = *self.options;
+        let server = demo::receiver(self.folder.path().join("received"), None, timeout, cancel)?;
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
         let both = demo::run_with_receiver(&server, &NullObserver, || {
-            let mut peer = Peer::connect(&target, port, timeout, interrupt)?;
+            let mut peer = Peer::connect(&target, port, timeout, cancel)?;
             let wire = wire(&mut peer, size_bytes, self.ui)?;
             peer.finish()?;
             // A transfer begins on the disk.
@@ -317,7 +326,7 @@ impl<'a> Local<'a> {
                 timeout,
                 retries: Some(0),
                 whole_digests: false,
-                cancel: interrupt.clone(),
+                cancel: cancel.clone(),
             };
             let sent = send::send(&transfer, &self.ui.session("together"))?;
             if sent.failed() > 0 {

@@ -11,7 +11,7 @@ use crate::measure::{Rate, pseudo_random};
 use crate::net::{self, CancelToken, HostPort, IdleTimer, TimedWriter, Wake};
 use crate::wire::asker::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
-use crate::wire::{Framing, FrameBuffer, MeasureClient, WireError};
+use crate::wire::{FrameBuffer, Framing, MeasureClient, WireError};
 
 /// The first try of the wire; every next one is to take about [`WIRE_TIME`].
 const FIRST_WIRE_BYTES: u64 = 256 << 10;
@@ -28,7 +28,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 pub struct Peer {
     session: MeasureClient,
     stream: TcpStream,
-    inbox: FrameBuffer,
+    buffer: FrameBuffer,
     writer: TimedWriter,
     idle_timer: IdleTimer,
     timeout: Duration,
@@ -41,17 +41,17 @@ impl Peer {
         target: &HostPort,
         port: u16,
         timeout: Duration,
-        interrupt: &CancelToken,
+        cancel: &CancelToken,
     ) -> Result<Self, BenchError> {
-        let stream = net::connect(target, port, timeout, 0, interrupt, |_| {})?;
-        let interrupt = interrupt.clone();
+        let stream = net::connect(target, port, timeout, 0, cancel, |_| {})?;
+        let cancel = cancel.clone();
         net::configure(&stream).map_err(BenchError::Connection)?;
-        let heard = IdleTimer::new(timeout);
+        let idle_timer = IdleTimer::new(timeout);
         let writing = stream.try_clone().map_err(BenchError::Connection)?;
-        let writer = TimedWriter::new(writing, heard.clone(), interrupt.clone());
-        let inbox = FrameBuffer::new();
+        let writer = TimedWriter::new(writing, idle_timer.clone(), cancel.clone());
+        let buffer = FrameBuffer::new();
         let mut peer =
-            Peer { session: MeasureClient::new(), stream, inbox, writer, idle_timer: heard, timeout, cancel: interrupt };
+            Peer { session: MeasureClient::new(), stream, buffer, writer, idle_timer, timeout, cancel };
         peer.flush()?;
         peer.receive()?;
         Ok(peer)
@@ -117,7 +117,7 @@ impl Peer {
     /// Waits for what is more than a sign of life.
     fn receive(&mut self) -> Result<MeasureEvent, BenchError> {
         loop {
-            while let Some(json) = self.inbox.next_frame(Framing::Native).map_err(WireError::from)? {
+            while let Some(json) = self.buffer.next_frame(Framing::Native).map_err(WireError::from)? {
                 match self.session.handle(json)? {
                     MeasureEvent::Nothing => {}
                     event => return Ok(event),
@@ -141,10 +141,10 @@ impl Peer {
                     continue;
                 }
             }
-            match self.stream.read(self.inbox.space()) {
+            match self.stream.read(self.buffer.space()) {
                 Ok(0) => return Err(BenchError::Closed),
                 Ok(count) => {
-                    self.inbox.filled(count);
+                    self.buffer.filled(count);
                     self.idle_timer.touch();
                 }
                 Err(error) if net::is_timeout(&error) => {}
@@ -159,9 +159,9 @@ impl Peer {
         if error.kind() == io::ErrorKind::TimedOut {
             return BenchError::Silent(self.timeout);
         }
-        while let Ok(count @ 1..) = self.stream.read(self.inbox.space()) {
-            self.inbox.filled(count);
-            while let Ok(Some(json)) = self.inbox.next_frame(Framing::Native) {
+        while let Ok(count @ 1..) = self.stream.read(self.buffer.space()) {
+            self.buffer.filled(count);
+            while let Ok(Some(json)) = self.buffer.next_frame(Framing::Native) {
                 if let Err(last_words @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
                     return last_words.into();
                 }

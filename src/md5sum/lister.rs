@@ -203,7 +203,8 @@ impl<'a, W: HashInput> FileHasher<'a, W> {
                 state.told.push_back(Line { stored, digest: Ok(md5) });
             }
             (None, None) => {
-                let digest = Err(DigestUnavailable { fault: ErrorCode::Other, reason: "it was not read".into() });
+                let digest =
+                    Err(DigestUnavailable { fault: ErrorCode::Other, reason: "it was not read".into() });
                 state.told.push_back(Line { stored, digest });
             }
         }
@@ -444,12 +445,14 @@ mod tests {
         }
     }
 
-    fn listed(session: impl FnOnce(&FileHasher<'_, Pattern>)) -> (Vec<(String, Option<Md5>)>, Vec<ErrorCode>) {
+    fn listed(
+        session: impl FnOnce(&FileHasher<'_, Pattern>),
+    ) -> (Vec<(String, Option<Md5>)>, Vec<ErrorCode>) {
         let notes = Notes::default();
-        let lister = FileHasher::new(true, &notes);
-        lister.run_with(|| session(&lister)).unwrap();
-        let faults = lister.on_unavailable().into_keys().collect();
-        drop(lister);
+        let hasher = FileHasher::new(true, &notes);
+        hasher.run_with(|| session(&hasher)).unwrap();
+        let faults = hasher.on_unavailable().into_keys().collect();
+        drop(hasher);
         let mut lines = notes.0.into_inner().unwrap();
         lines.sort();
         (lines, faults)
@@ -459,11 +462,11 @@ mod tests {
     fn files_of_any_size_are_hashed_side_by_side() {
         let sizes: Vec<u64> =
             (0..40).map(|n| [0, 1, 65_535, 65_536, 65_537, 1_048_577, 3_000_001][n % 7] + n as u64).collect();
-        let (lines, faults) = listed(|lister| {
+        let (lines, faults) = listed(|hasher| {
             for (id, size) in (0..).zip(&sizes) {
-                lister.wait_for_room();
-                lister.on_start(id, *size, *size, GOOD);
-                lister.on_stored(id, format!("{id:02}").as_bytes(), None, None);
+                hasher.wait_for_room();
+                hasher.on_start(id, *size, *size, GOOD);
+                hasher.on_stored(id, format!("{id:02}").as_bytes(), None, None);
             }
         });
         let expected: Vec<_> = (0..)
@@ -478,14 +481,14 @@ mod tests {
     fn parts_may_come_in_any_order_and_before_or_after_the_rest() {
         let size = 2 * PART_BYTES + 7;
         let ranges = [(2 * PART_BYTES, 7), (PART_BYTES, PART_BYTES), (0, PART_BYTES)];
-        let (lines, _) = listed(|lister| {
-            lister.on_start(1, size, 0, GOOD);
+        let (lines, _) = listed(|hasher| {
+            hasher.on_start(1, size, 0, GOOD);
             for (offset, len) in ranges {
-                lister.on_available(1, PartRange { offset, len });
+                hasher.on_available(1, PartRange { offset, len });
             }
-            lister.on_start(2, 3, 3, GOOD);
-            lister.on_stored(2, b"b", None, None);
-            lister.on_stored(1, b"a", None, None);
+            hasher.on_start(2, 3, 3, GOOD);
+            hasher.on_stored(2, b"b", None, None);
+            hasher.on_stored(1, b"a", None, None);
         });
         assert_eq!(
             lines,
@@ -495,12 +498,12 @@ mod tests {
 
     #[test]
     fn only_what_is_stored_is_told_of() {
-        let (lines, faults) = listed(|lister| {
+        let (lines, faults) = listed(|hasher| {
             for id in 0..3 {
-                lister.on_start(id, 100, 100, GOOD);
+                hasher.on_start(id, 100, 100, GOOD);
             }
-            lister.on_dropped(0);
-            lister.on_stored(1, b"stored", None, None);
+            hasher.on_dropped(0);
+            hasher.on_stored(1, b"stored", None, None);
         });
         assert_eq!(lines, [("stored".to_owned(), Some(Pattern::md5(100)))]);
         assert_eq!(faults, []);
@@ -508,13 +511,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_or_changed_has_no_digest() {
-        let (lines, faults) = listed(|lister| {
-            lister.on_start(1, 100, 100, || Pattern { fails_at: 50, changed: false });
-            lister.on_start(2, 100, 100, || Pattern { fails_at: u64::MAX, changed: true });
-            lister.on_start(3, 100, 50, GOOD);
+        let (lines, faults) = listed(|hasher| {
+            hasher.on_start(1, 100, 100, || Pattern { fails_at: 50, changed: false });
+            hasher.on_start(2, 100, 100, || Pattern { fails_at: u64::MAX, changed: true });
+            hasher.on_start(3, 100, 50, GOOD);
             for (id, path) in [(1, b"unreadable"), (2, b"changed..."), (3, b"incomplete"), (4, b"never read")]
             {
-                lister.on_stored(id, path, None, None);
+                hasher.on_stored(id, path, None, None);
             }
         });
         assert_eq!(lines.len(), 4);
@@ -524,11 +527,11 @@ mod tests {
 
     #[test]
     fn a_session_that_is_ahead_waits_and_one_that_breaks_down_does_not_hang() {
-        let (lines, _) = listed(|lister| {
+        let (lines, _) = listed(|hasher| {
             for id in 0..10 * MAX_PENDING_LINES as u64 {
-                lister.wait_for_room();
-                lister.on_stored(id, b"a", Some(Md5::of(b"")), None);
-                assert!(lister.lock().told.len() <= MAX_PENDING_LINES);
+                hasher.wait_for_room();
+                hasher.on_stored(id, b"a", Some(Md5::of(b"")), None);
+                assert!(hasher.lock().told.len() <= MAX_PENDING_LINES);
             }
         });
         assert_eq!(lines.len(), 10 * MAX_PENDING_LINES);
@@ -539,10 +542,10 @@ mod tests {
     #[test]
     fn switched_off_it_tells_at_once() {
         let notes = Notes::default();
-        let lister = FileHasher::new(false, &notes);
-        lister.on_start(1, 1, 1, || unreachable!("nothing is hashed"));
-        lister.run_with(|| lister.on_stored(1, b"a", None, None)).unwrap();
+        let hasher = FileHasher::new(false, &notes);
+        hasher.on_start(1, 1, 1, || unreachable!("nothing is hashed"));
+        hasher.run_with(|| hasher.on_stored(1, b"a", None, None)).unwrap();
         assert_eq!(notes.0.lock().unwrap()[..], [("a".to_owned(), None)]);
-        let _: FileHasher<'_, Pattern> = lister;
+        let _: FileHasher<'_, Pattern> = hasher;
     }
 }

@@ -114,7 +114,7 @@ fn wait(
 ) -> io::Result<Wake> {
     let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     let mut fds: Vec<PollFd<'_>> =
-        bells.iter().map(|bell| PollFd::from_borrowed_fd(bell.0.fd.as_fd(), PollFlags::IN)).collect();
+        bells.iter().map(|token| PollFd::from_borrowed_fd(token.0.fd.as_fd(), PollFlags::IN)).collect();
     fds.extend(other.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
     match poll(&mut fds, limit.as_ref()) {
         Ok(_) if fds[..bells.len()].iter().any(|fd| !fd.revents().is_empty()) => Ok(Wake::Cancelled),
@@ -131,24 +131,24 @@ mod tests {
 
     #[test]
     fn a_bell_wakes_whoever_waits_and_whoever_looks() {
-        let (bell, other) = (CancelToken::new().unwrap(), CancelToken::new().unwrap());
-        assert!(!bell.is_cancelled());
-        assert_eq!(bell.wait_either(&other, None, Some(Duration::ZERO)).unwrap(), Wake::TimedOut);
+        let (token, other) = (CancelToken::new().unwrap(), CancelToken::new().unwrap());
+        assert!(!token.is_cancelled());
+        assert_eq!(token.wait_either(&other, None, Some(Duration::ZERO)).unwrap(), Wake::TimedOut);
         other.cancel();
-        assert_eq!(bell.wait_either(&other, None, None).unwrap(), Wake::Cancelled);
-        assert!(other.is_cancelled() && !bell.is_cancelled());
+        assert_eq!(token.wait_either(&other, None, None).unwrap(), Wake::Cancelled);
+        assert!(other.is_cancelled() && !token.is_cancelled());
     }
 
     #[test]
     fn what_happens_on_a_ring_happens_once_and_only_beside_the_work() {
-        let (bell, rings) = (CancelToken::new().unwrap(), AtomicUsize::new(0));
+        let (token, rings) = (CancelToken::new().unwrap(), AtomicUsize::new(0));
         let ring = || {
             rings.fetch_add(1, Ordering::SeqCst);
         };
-        assert_eq!(bell.run_with_hook(ring, || 7).unwrap(), 7);
+        assert_eq!(token.run_with_hook(ring, || 7).unwrap(), 7);
         assert_eq!(rings.load(Ordering::SeqCst), 0, "nobody rang");
-        let worked = bell.run_with_hook(ring, || {
-            bell.cancel();
+        let worked = token.run_with_hook(ring, || {
+            token.cancel();
             while rings.load(Ordering::SeqCst) == 0 {
                 thread::yield_now();
             }

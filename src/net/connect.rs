@@ -24,25 +24,25 @@ pub fn connect(
     default_port: u16,
     timeout: Duration,
     retries: u32,
-    interrupt: &CancelToken,
+    cancel: &CancelToken,
     mut on_retry: impl FnMut(Duration),
 ) -> Result<TcpStream, NetError> {
-    let addresses = resolve(target, default_port, interrupt)?;
+    let addresses = resolve(target, default_port, cancel)?;
     let mut pause = FIRST_DELAY;
     for retries_left in (0..=retries).rev() {
-        let attempts = match try_all(&addresses, timeout, interrupt) {
+        let attempts = match try_all(&addresses, timeout, cancel) {
             Ok(stream) => return Ok(stream),
             Err(attempts) => attempts,
         };
         let refused = attempts.iter().any(|(_, error)| error.kind() == io::ErrorKind::ConnectionRefused);
-        if retries_left == 0 || !refused || interrupt.is_cancelled() {
+        if retries_left == 0 || !refused || cancel.is_cancelled() {
             let port = Some(target.port.unwrap_or(default_port));
             let target = HostPort { host: target.host.clone(), port }.to_string();
             return Err(NetError::Connect { target, attempts });
         }
         on_retry(pause);
         // Rung, the next round finds out at once. Nothing else can go wrong with waiting for nothing.
-        let _ = interrupt.wait(None, Some(pause));
+        let _ = cancel.wait(None, Some(pause));
         pause = (pause * 2).min(MAX_DELAY);
     }
     unreachable!("the last round returns")
@@ -50,7 +50,7 @@ pub fn connect(
 
 /// The addresses of a host. A resolver can take long, and nothing ends it: it has a thread of its own, on which nobody
 /// waits any more once the bell is rung.
-fn resolve(target: &HostPort, default_port: u16, interrupt: &CancelToken) -> Result<Vec<SocketAddr>, NetError> {
+fn resolve(target: &HostPort, default_port: u16, cancel: &CancelToken) -> Result<Vec<SocketAddr>, NetError> {
     if target.host.parse::<IpAddr>().is_ok() {
         return target.resolve(default_port);
     }
@@ -63,11 +63,11 @@ fn resolve(target: &HostPort, default_port: u16, interrupt: &CancelToken) -> Res
         ready.cancel();
     });
     thread.map_err(failed)?;
-    while !interrupt.is_cancelled() {
+    while !cancel.is_cancelled() {
         if done.is_cancelled() {
             return answered.recv().unwrap_or_else(|_| Err(failed(io::ErrorKind::Other.into())));
         }
-        interrupt.wait_either(&done, None, None).map_err(failed)?;
+        cancel.wait_either(&done, None, None).map_err(failed)?;
     }
     Err(failed(io::ErrorKind::Interrupted.into()))
 }
@@ -75,11 +75,11 @@ fn resolve(target: &HostPort, default_port: u16, interrupt: &CancelToken) -> Res
 fn try_all(
     addresses: &[SocketAddr],
     timeout: Duration,
-    interrupt: &CancelToken,
+    cancel: &CancelToken,
 ) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
     let mut attempts = Vec::new();
     for address in addresses {
-        match connect_to(*address, timeout, interrupt) {
+        match connect_to(*address, timeout, cancel) {
             Ok(stream) => return Ok(stream),
             Err(error) => attempts.push((*address, error)),
         }
@@ -92,7 +92,7 @@ fn try_all(
 /// # Errors
 ///
 /// `TimedOut`; `Interrupted` once the bell is rung; what the system says.
-pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &CancelToken) -> io::Result<TcpStream> {
+pub fn connect_to(address: SocketAddr, timeout: Duration, cancel: &CancelToken) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
@@ -103,7 +103,7 @@ pub fn connect_to(address: SocketAddr, timeout: Duration, interrupt: &CancelToke
     let start = Instant::now();
     loop {
         let left = timeout.saturating_sub(start.elapsed());
-        match interrupt.wait_writable(socket.as_fd(), left)? {
+        match cancel.wait_writable(socket.as_fd(), left)? {
             Wake::Cancelled => return Err(io::ErrorKind::Interrupted.into()),
             Wake::Ready => break,
             Wake::TimedOut if start.elapsed() >= timeout => return Err(io::ErrorKind::TimedOut.into()),
@@ -133,9 +133,9 @@ mod tests {
     fn a_refused_connection_is_tried_again_as_often_as_asked() {
         let target = HostPort { host: "127.0.0.1".into(), port: Some(closed_port()) };
         let mut pauses = Vec::new();
-        let bell = CancelToken::new().unwrap();
+        let token = CancelToken::new().unwrap();
         let five = Duration::from_secs(5);
-        let error = connect(&target, 1, five, 1, &bell, |pause| pauses.push(pause)).unwrap_err();
+        let error = connect(&target, 1, five, 1, &token, |pause| pauses.push(pause)).unwrap_err();
         assert_eq!(pauses, [FIRST_DELAY]);
         assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
     }
@@ -159,15 +159,15 @@ mod tests {
 
     #[test]
     fn nobody_waits_once_the_bell_is_rung() {
-        let bell = CancelToken::new().unwrap();
-        bell.cancel();
+        let token = CancelToken::new().unwrap();
+        token.cancel();
         let long = Duration::from_secs(600);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let refused = connect_to(listener.local_addr().unwrap(), long, &bell).unwrap_err();
+        let refused = connect_to(listener.local_addr().unwrap(), long, &token).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::Interrupted);
         for host in ["127.0.0.1", "localhost"] {
             let target = HostPort { host: host.into(), port: Some(closed_port()) };
-            assert!(connect(&target, 1, long, 1000, &bell, |_| panic!("tries again")).is_err());
+            assert!(connect(&target, 1, long, 1000, &token, |_| panic!("tries again")).is_err());
         }
     }
 }

@@ -21,8 +21,8 @@ pub use bell::{CancelToken, Wake};
 pub use connect::{connect, connect_to};
 pub use listen::{Listener, reachable_addresses};
 pub use pace::{MIN_RATE_BYTES_PER_S, MinRate};
-pub use patience::{FrameDeadline, FLUSH_GRACE, IdleTimer, TimedWriter, drain_and_close};
-pub use splice::{SpliceStep, SplicePipe};
+pub use patience::{FLUSH_GRACE, FrameDeadline, IdleTimer, TimedWriter, drain_and_close};
+pub use splice::{SplicePipe, SpliceStep};
 
 /// A failure of the network, with where it happened.
 #[derive(Debug, thiserror::Error)]

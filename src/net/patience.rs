@@ -41,8 +41,8 @@ impl IdleTimer {
 
     /// Was it silent for longer than the limit?
     pub fn is_expired(&self) -> bool {
-        let heard = Duration::from_millis(self.touched_ms.load(Ordering::Relaxed));
-        self.start.elapsed().saturating_sub(heard) > self.limit
+        let idle_timer = Duration::from_millis(self.touched_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(idle_timer) > self.limit
     }
 
     /// A watch over the next frame.
@@ -71,9 +71,9 @@ impl FrameDeadline {
 #[derive(Debug)]
 pub struct TimedWriter {
     stream: Arc<TcpStream>,
-    heard: IdleTimer,
+    idle_timer: IdleTimer,
     pace: MinRate,
-    interrupt: CancelToken,
+    cancel: CancelToken,
 }
 
 /// What was begun to be said when the program is to end may take this long to go out.
@@ -81,9 +81,9 @@ pub const FLUSH_GRACE: Duration = Duration::from_millis(300);
 
 impl TimedWriter {
     /// Wraps a prepared connection, which others may read meanwhile. Once `interrupt` is rung, the patience ends.
-    pub fn new(stream: impl Into<Arc<TcpStream>>, heard: IdleTimer, interrupt: CancelToken) -> Self {
-        let pace = MinRate::new(heard.limit);
-        TimedWriter { stream: stream.into(), heard, pace, interrupt }
+    pub fn new(stream: impl Into<Arc<TcpStream>>, idle_timer: IdleTimer, cancel: CancelToken) -> Self {
+        let pace = MinRate::new(idle_timer.limit);
+        TimedWriter { stream: stream.into(), idle_timer, pace, cancel }
     }
 }
 
@@ -104,7 +104,9 @@ impl TimedWriter {
         while done < len {
             let mut from = offset + done;
             let count = (len - done).min(SEND_FILE_BYTES) as usize;
-            let step = match self.retry_until_deadline(|stream| Ok(sendfile(stream, file, Some(&mut from), count)?)) {
+            let step = match self
+                .retry_until_deadline(|stream| Ok(sendfile(stream, file, Some(&mut from), count)?))
+            {
                 // A file system whose files the kernel cannot send by itself.
                 Err(error) if is_unsupported(&error) => self.copy(file, offset + done, count)?,
                 step => step?,
@@ -125,27 +127,30 @@ impl TimedWriter {
         Ok(read)
     }
 
-    fn retry_until_deadline(&mut self, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+    fn retry_until_deadline(
+        &mut self,
+        mut send: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let start = Instant::now();
         let mut interrupted: Option<Instant> = None;
         loop {
             match send(&self.stream) {
                 Err(error) if is_timeout(&error) => {
-                    if self.interrupt.is_cancelled()
+                    if self.cancel.is_cancelled()
                         && interrupted.get_or_insert_with(Instant::now).elapsed() > FLUSH_GRACE
                     {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    let stuck = start.elapsed() > self.heard.limit;
-                    if stuck && self.heard.is_expired() {
+                    let stuck = start.elapsed() > self.idle_timer.limit;
+                    if stuck && self.idle_timer.is_expired() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(count) => {
-                    self.heard.taken_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    self.idle_timer.taken_bytes.fetch_add(count as u64, Ordering::Relaxed);
                     self.pace.add(count as u64);
-                    if self.pace.is_too_slow(start.elapsed()) && self.heard.is_expired() {
+                    if self.pace.is_too_slow(start.elapsed()) && self.idle_timer.is_expired() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     return Ok(count);
@@ -179,7 +184,7 @@ const DRAIN_TIME_CANCELLED: Duration = Duration::from_millis(300);
 
 /// Closes our half and takes what is still coming for a moment, a shorter one once `interrupt` is rung. Closing at once,
 /// with bytes unread, would reset the connection, and the peer might never read our last words.
-pub fn drain_and_close(stream: &TcpStream, interrupt: &CancelToken) {
+pub fn drain_and_close(stream: &TcpStream, cancel: &CancelToken) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
@@ -190,10 +195,10 @@ pub fn drain_and_close(stream: &TcpStream, interrupt: &CancelToken) {
     let mut reader = stream;
     // Looked for something else than this bell once it has been rung.
     let Ok(never) = CancelToken::new() else { return };
-    let mut bell = interrupt;
+    let mut token = cancel;
     while start.elapsed() < limit && left > 0 {
-        match bell.wait(Some(stream.as_fd()), Some(limit.saturating_sub(start.elapsed()))) {
-            Ok(Wake::Cancelled) => (bell, limit, start) = (&never, DRAIN_TIME_CANCELLED, Instant::now()),
+        match token.wait(Some(stream.as_fd()), Some(limit.saturating_sub(start.elapsed()))) {
+            Ok(Wake::Cancelled) => (token, limit, start) = (&never, DRAIN_TIME_CANCELLED, Instant::now()),
             Ok(Wake::TimedOut) => {}
             Ok(Wake::Ready) => match reader.read(&mut buffer) {
                 Ok(0) => return,

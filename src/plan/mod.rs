@@ -15,7 +15,7 @@ use crate::fault::in_words;
 pub use root::{Root, roots};
 pub use source::{OpenSource, ReadError, Source};
 pub use state_key::StateKey;
-pub use walk::{WalkItem, walk_files, walk_dirs_and_links};
+pub use walk::{WalkItem, walk_dirs_and_links, walk_files};
 
 /// A path on the command line that cannot be sent.
 #[derive(Debug, thiserror::Error)]

@@ -403,7 +403,8 @@ mod tests {
                 &roots,
                 || true,
                 |item| {
-                    if matches!(&item, WalkItem::File(source) if source.name.as_bytes() == moment.as_bytes()) {
+                    if matches!(&item, WalkItem::File(source) if source.name.as_bytes() == moment.as_bytes())
+                    {
                         fs::rename(tree.join(exchanged), dir.path().join("moved")).unwrap();
                         symlink(&secret, tree.join(exchanged)).unwrap();
                     }
@@ -492,7 +493,11 @@ mod tests {
         assert!(
             matches!(
                 &found[..],
-                [WalkItem::File(_), WalkItem::Skipped { fault: ErrorCode::SourceChanged, .. }, WalkItem::Dir { .. }]
+                [
+                    WalkItem::File(_),
+                    WalkItem::Skipped { fault: ErrorCode::SourceChanged, .. },
+                    WalkItem::Dir { .. }
+                ]
             ),
             "{found:?}"
         );

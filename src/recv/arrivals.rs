@@ -19,8 +19,8 @@ use crate::md5sum::FileHasher;
 use crate::net::CancelToken;
 use crate::progress::{Event, Reporter};
 use crate::store::{
-    Content, Digests, ExistingFile, Item, PartialFile, StagedFile, SourceVersion, Record, Records, SpaceReservation, LocalSession, StoreError,
-    SyncedFile, check_size_limit,
+    Content, Digests, ExistingFile, Item, LocalSession, PartialFile, Record, Records, SourceVersion,
+    SpaceReservation, StagedFile, StoreError, SyncedFile, check_size_limit,
 };
 use crate::wire::EntryId;
 use crate::wire::receiver::{
@@ -105,22 +105,22 @@ enum Stage {
 
 impl<'a> InboundFiles<'a> {
     pub fn new(
-        speaker: &'a Mutex<SessionControl>,
+        control: &'a Mutex<SessionControl>,
         complete: Sender<Vec<CommitJob>>,
-        clocks: &'a PhaseTimers,
-        host: &'a SessionContext<'a>,
+        timers: &'a PhaseTimers,
+        context: &'a SessionContext<'a>,
     ) -> Result<Self, RecvError> {
         Ok(InboundFiles {
-            control: speaker,
+            control,
             complete,
-            progress: host.progress,
-            hasher: host.hasher,
-            context: host,
+            progress: context.progress,
+            hasher: context.hasher,
+            context,
             files: Mutex::default(),
             opened: Condvar::new(),
             in_transit: AtomicUsize::new(0),
             moved_bytes: AtomicU64::new(0),
-            timers: clocks,
+            timers,
             done: CancelToken::new().map_err(RecvError::NoThread)?,
             outcome: Mutex::default(),
         })
@@ -187,7 +187,9 @@ impl<'a> InboundFiles<'a> {
     pub fn request_all(&self, entry: FileEntry, reservation: Option<SpaceReservation>) {
         // Noted first: once the sender is asked, its parts may come on any connection.
         let id = entry.id;
-        self.files().by_id.insert(id, InboundFile { reservation: reservation, ..InboundFile::new(entry, Stage::Requested) });
+        self.files()
+            .by_id
+            .insert(id, InboundFile { reservation, ..InboundFile::new(entry, Stage::Requested) });
         self.lock_session().session.want_all(id);
     }
 
@@ -199,7 +201,12 @@ impl<'a> InboundFiles<'a> {
     }
 
     /// Goes on with what an earlier session left of a file. What nobody vouches for has to be read first.
-    pub fn resume(&self, entry: FileEntry, kept: PartialFile, reservation: Option<SpaceReservation>) -> Option<ResumeCheck> {
+    pub fn resume(
+        &self,
+        entry: FileEntry,
+        kept: PartialFile,
+        reservation: Option<SpaceReservation>,
+    ) -> Option<ResumeCheck> {
         let (id, layout) = (entry.id, entry.layout);
         let may_land = self.files().staged < MAX_STAGED / 2;
         let Some(written) = kept.staged.written().filter(|_| may_land) else {
@@ -216,7 +223,9 @@ impl<'a> InboundFiles<'a> {
         // Somebody may have cut it, and zeros at its end are nothing that anybody writes.
         let sized = if entry.is_sparse { kept.staged.make_sparse(size_bytes) } else { Ok(()) };
         let mut files = self.files();
-        files.by_id.insert(id, InboundFile { reservation: reservation, ..InboundFile::new(entry, Stage::Staging(kept.staged)) });
+        files
+            .by_id
+            .insert(id, InboundFile { reservation, ..InboundFile::new(entry, Stage::Staging(kept.staged)) });
         files.staged += 1;
         drop(files);
         if let Err(error) = sized {
@@ -246,12 +255,12 @@ impl<'a> InboundFiles<'a> {
             return self.lock_session().session.want_all(id);
         }
         let runs = there.there();
-        let mut speaker = self.lock_session();
-        let bytes = speaker.session.want_missing(id, there);
+        let mut control = self.lock_session();
+        let bytes = control.session.want_missing(id, there);
         if let Some(arrival) = self.files().by_id.get_mut(&id) {
             arrival.resumed_bytes = bytes;
         }
-        drop(speaker);
+        drop(control);
         for run in runs {
             self.hasher.on_available(id, layout.run(*run.start(), run.end() - run.start() + 1));
         }
@@ -282,7 +291,8 @@ impl<'a> InboundFiles<'a> {
 
     /// Notes parts of a file as in, if its landing has a journal.
     fn unrecorded(&self, id: EntryId, record: Record) {
-        if let Some(InboundFile { stage: Stage::Staging(landing), unrecorded, .. }) = self.files().by_id.get_mut(&id)
+        if let Some(InboundFile { stage: Stage::Staging(landing), unrecorded, .. }) =
+            self.files().by_id.get_mut(&id)
             && landing.journal().is_some()
         {
             unrecorded.push(record);
@@ -307,19 +317,19 @@ impl<'a> InboundFiles<'a> {
 
     /// A part that was offered is the same here.
     pub fn offer_matches(&self, header: &PartHeader) {
-        let mut speaker = self.lock_session();
-        let progressed = speaker.session.part_verified(header);
-        self.offer_progressed(&mut speaker, header.id, progressed);
+        let mut control = self.lock_session();
+        let progressed = control.session.part_verified(header);
+        self.offer_progressed(&mut control, header.id, progressed);
     }
 
     /// Parts of zeros are the same here.
     pub fn hole_matches(&self, hole: &HoleHeader) {
-        let mut speaker = self.lock_session();
-        let progressed = speaker.session.holes_verified(hole);
-        self.offer_progressed(&mut speaker, hole.id, progressed);
+        let mut control = self.lock_session();
+        let progressed = control.session.holes_verified(hole);
+        self.offer_progressed(&mut control, hole.id, progressed);
     }
 
-    fn offer_progressed(&self, speaker: &mut SessionControl, id: EntryId, progressed: PartOutcome) {
+    fn offer_progressed(&self, control: &mut SessionControl, id: EntryId, progressed: PartOutcome) {
         let PartOutcome::Complete(digests) = progressed else { return };
         if let Some(InboundFile { entry, stage: Stage::Comparing(file, _), .. }) = self.remove(id) {
             let size_bytes = entry.layout.size_bytes();
@@ -330,7 +340,7 @@ impl<'a> InboundFiles<'a> {
             let item = Item::AlreadyThere { file, origin: InboundFiles::origin(&entry) };
             let complete =
                 CommitJob { id, path: entry.path, size_bytes, resumed_bytes: 0, md5, last: None, item };
-            self.enqueue_commit(speaker, vec![complete]);
+            self.enqueue_commit(control, vec![complete]);
         }
     }
 
@@ -379,11 +389,15 @@ impl<'a> InboundFiles<'a> {
 
     /// The landing of a file in arrival, which is made if this is its first part, and whether all that was not written
     /// to it is zeros.
-    pub fn open_staging(&self, store: &mut LocalSession, id: EntryId) -> Result<(SyncedFile, bool), StoreError> {
+    pub fn open_staging(
+        &self,
+        store: &mut LocalSession,
+        id: EntryId,
+    ) -> Result<(SyncedFile, bool), StoreError> {
         let mut files = self.files();
         let (entry, reservation) = loop {
             let open = files.staged;
-            let Some(InboundFile { entry, stage: at, reservation: reservation, .. }) = files.by_id.get_mut(&id) else {
+            let Some(InboundFile { entry, stage: at, reservation, .. }) = files.by_id.get_mut(&id) else {
                 return Err(not_staged("it is not wanted any more"));
             };
             match at {
@@ -403,7 +417,7 @@ impl<'a> InboundFiles<'a> {
             }
         };
         drop(files);
-        let opening = OpeningGuard { arrivals: self, id };
+        let opening = OpeningGuard { inbound: self, id };
         let made = open_staged_file(store, &entry);
         if let Ok(landing) = &made {
             let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
@@ -424,7 +438,7 @@ impl<'a> InboundFiles<'a> {
     ) -> Result<(SyncedFile, bool), StoreError> {
         let mut files = self.files();
         let landed = match (made, files.by_id.get_mut(&id)) {
-            (Ok(landing), Some(InboundFile { stage: at @ Stage::Opening, reservation: reservation, .. })) => {
+            (Ok(landing), Some(InboundFile { stage: at @ Stage::Opening, reservation, .. })) => {
                 *reservation = promised;
                 if size_bytes > PART_BYTES {
                     self.hasher.on_start(id, size_bytes, 0, || ReceivedFile::staged(landing.written()));
@@ -466,27 +480,27 @@ impl<'a> InboundFiles<'a> {
                 Err(error) => self.fail(&entry, &error),
             }
         }
-        let mut speaker = self.lock_session();
+        let mut control = self.lock_session();
         let mut complete = Vec::with_capacity(landed.len());
         for (header, entry, landing) in landed {
             // Anything else, and it was withdrawn meanwhile.
-            if let PartOutcome::Complete(digests) = speaker.session.part_verified(header) {
+            if let PartOutcome::Complete(digests) = control.session.part_verified(header) {
                 complete.push(complete_file(entry, 0, landing, digests));
             }
         }
-        self.enqueue_commit(&mut speaker, complete);
+        self.enqueue_commit(&mut control, complete);
     }
 
     /// Parts of zeros are in place.
     pub fn holes_verified(&self, hole: &HoleHeader) {
-        let mut speaker = self.lock_session();
-        let progressed = speaker.session.holes_verified(hole);
+        let mut control = self.lock_session();
+        let progressed = control.session.holes_verified(hole);
         if matches!(progressed, PartOutcome::Unchanged) {
             return;
         }
-        speaker.summary.hole_bytes = speaker.summary.hole_bytes.saturating_add(hole.range.len);
+        control.summary.hole_bytes = control.summary.hole_bytes.saturating_add(hole.range.len);
         let record = Record::Holes(hole.part, hole.parts);
-        self.verified(speaker, hole.id, hole.range, record, progressed);
+        self.verified(control, hole.id, hole.range, record, progressed);
         self.progress.report(Event::Transferred { bytes: hole.range.len });
     }
 
@@ -501,25 +515,25 @@ impl<'a> InboundFiles<'a> {
 
     /// The bytes of a part have this digest: good, or to be fetched again.
     pub fn on_digest(&self, header: &PartHeader, actual: Md5) {
-        let mut speaker = self.lock_session();
+        let mut control = self.lock_session();
         if actual == header.md5 {
-            let progressed = speaker.session.part_verified(header);
+            let progressed = control.session.part_verified(header);
             let record = Record::Part(header.part, actual);
-            return self.verified(speaker, header.id, header.range, record, progressed);
+            return self.verified(control, header.id, header.range, record, progressed);
         }
-        match speaker.session.part_damaged(header) {
+        match control.session.part_damaged(header) {
             RetryDecision::Again => {
-                drop(speaker);
+                drop(control);
                 self.progress.report(Event::Undone { bytes: header.range.len });
             }
             RetryDecision::GaveUp { remaining_bytes } => {
-                drop(speaker);
+                drop(control);
                 self.hasher.on_dropped(header.id);
                 if let Some(entry) = self.remove(header.id).map(InboundFile::discard) {
-                    let mut speaker = self.lock_session();
-                    speaker.summary.count_failure(ErrorCode::Digest);
-                    self.enqueue_dirs_and_links(&mut speaker);
-                    drop(speaker);
+                    let mut control = self.lock_session();
+                    control.summary.count_failure(ErrorCode::Digest);
+                    self.enqueue_dirs_and_links(&mut control);
+                    drop(control);
                     self.progress.report(Event::FileDropped { remaining_bytes });
                     let reason = "it arrived damaged again and again";
                     let name = entry.path.as_bytes();
@@ -532,7 +546,7 @@ impl<'a> InboundFiles<'a> {
     /// Part of a file is in place and verified; `record` tells so in its journal, if more is to come.
     fn verified(
         &self,
-        mut speaker: MutexGuard<'_, SessionControl>,
+        mut control: MutexGuard<'_, SessionControl>,
         id: EntryId,
         range: PartRange,
         record: Record,
@@ -543,28 +557,29 @@ impl<'a> InboundFiles<'a> {
             PartOutcome::Unchanged => {}
             PartOutcome::Partly => {
                 self.unrecorded(id, record);
-                drop(speaker);
+                drop(control);
                 self.hasher.on_available(id, range);
             }
-            PartOutcome::Complete(digests) => self.complete(&mut speaker, id, digests, range),
+            PartOutcome::Complete(digests) => self.complete(&mut control, id, digests, range),
         }
     }
 
     /// All parts are in, the last of them with this range. The committer sets mode and time, which may wait for the disk.
-    fn complete(&self, speaker: &mut SessionControl, id: EntryId, digests: PartDigests, last: PartRange) {
-        let Some(InboundFile { entry, stage: Stage::Staging(landing), resumed_bytes, .. }) = self.remove(id) else {
+    fn complete(&self, control: &mut SessionControl, id: EntryId, digests: PartDigests, last: PartRange) {
+        let Some(InboundFile { entry, stage: Stage::Staging(landing), resumed_bytes, .. }) = self.remove(id)
+        else {
             return;
         };
         let complete = complete_file(entry, resumed_bytes, landing, digests);
-        self.enqueue_commit(speaker, vec![CommitJob { last: Some(last), ..complete }]);
+        self.enqueue_commit(control, vec![CommitJob { last: Some(last), ..complete }]);
     }
 
     /// Has the committer make entries durable, and after them the folders and links that waited for them. The session
     /// is locked meanwhile, so that the queue has the order of the session: a folder comes after everything in it. The
     /// queue has no bound of its own; it cannot hold more than the entries in flight. The last hand-over ends the
     /// reading.
-    pub fn enqueue_commit(&self, speaker: &mut SessionControl, mut complete: Vec<CommitJob>) {
-        while let Some(OtherEntry { id, path, kind, metadata }) = speaker.session.next_ready() {
+    pub fn enqueue_commit(&self, control: &mut SessionControl, mut complete: Vec<CommitJob>) {
+        while let Some(OtherEntry { id, path, kind, metadata }) = control.session.next_ready() {
             let item = match kind {
                 OtherKind::Dir => Item::Dir { path: path.clone(), metadata },
                 OtherKind::Link(target) => Item::Link { path: path.clone(), target, metadata },
@@ -583,14 +598,14 @@ impl<'a> InboundFiles<'a> {
             // The committer only ends after this queue is closed, which happens when the arrivals are dropped.
             let _ = self.complete.send(complete);
         }
-        if speaker.session.is_all_received() {
+        if control.session.is_all_received() {
             self.end(Ok(()));
         }
     }
 
     /// Hands over the folders and links that wait for nothing any more.
-    pub fn enqueue_dirs_and_links(&self, speaker: &mut SessionControl) {
-        self.enqueue_commit(speaker, Vec::new());
+    pub fn enqueue_dirs_and_links(&self, control: &mut SessionControl) {
+        self.enqueue_commit(control, Vec::new());
     }
 
     /// Is a file that was announced complete, failed or withdrawn by now?
@@ -621,7 +636,8 @@ impl<'a> InboundFiles<'a> {
     /// A file in arrival cannot be taken any further.
     pub fn fail_file(&self, id: EntryId, error: &StoreError) {
         // Whoever makes reservation sends it again.
-        let leave = if error.fault() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
+        let leave =
+            if error.fault() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
         if let Some(entry) = self.remove(id).map(leave) {
             self.fail(&entry, error);
         }
@@ -632,12 +648,12 @@ impl<'a> InboundFiles<'a> {
         self.fail_now(&mut self.lock_session(), entry, error);
     }
 
-    fn fail_now(&self, speaker: &mut SessionControl, entry: &FileEntry, error: &StoreError) {
+    fn fail_now(&self, control: &mut SessionControl, entry: &FileEntry, error: &StoreError) {
         self.hasher.on_dropped(entry.id);
         let (fault, reason) = (error.fault(), error.to_string());
-        let remaining_bytes = speaker.session.fail(entry.id, fault, &reason);
-        speaker.summary.count_failure(fault);
-        self.enqueue_dirs_and_links(speaker);
+        let remaining_bytes = control.session.fail(entry.id, fault, &reason);
+        control.summary.count_failure(fault);
+        self.enqueue_dirs_and_links(control);
         self.progress.report(Event::FileDropped { remaining_bytes });
         self.progress.report(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
     }
@@ -645,28 +661,37 @@ impl<'a> InboundFiles<'a> {
 
 /// A thread that panics while it makes a landing must not leave others waiting for it.
 struct OpeningGuard<'a, 'b> {
-    arrivals: &'a InboundFiles<'b>,
+    inbound: &'a InboundFiles<'b>,
     id: EntryId,
 }
 
 impl Drop for OpeningGuard<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = self.arrivals.staging_opened(self.id, 0, None, Err(not_staged("it could not be made")));
+            let _ = self.inbound.staging_opened(self.id, 0, None, Err(not_staged("it could not be made")));
         }
     }
 }
 
 /// The reservation that a file will take, or the rest of one of which something was kept. How much a sparse file takes is known
 /// when it is here.
-pub fn reserve_space(store: &mut LocalSession, entry: &FileEntry, kept: Option<&PartialFile>) -> Result<Option<SpaceReservation>, StoreError> {
+pub fn reserve_space(
+    store: &mut LocalSession,
+    entry: &FileEntry,
+    kept: Option<&PartialFile>,
+) -> Result<Option<SpaceReservation>, StoreError> {
     match entry.is_sparse {
         true => check_size_limit(entry.layout.size_bytes()).map(|()| None),
         false => store.reserve(&entry.path, entry.layout.size_bytes(), kept.map(|kept| &kept.staged)),
     }
 }
 
-fn complete_file(entry: FileEntry, resumed_bytes: u64, landing: StagedFile, digests: PartDigests) -> CommitJob {
+fn complete_file(
+    entry: FileEntry,
+    resumed_bytes: u64,
+    landing: StagedFile,
+    digests: PartDigests,
+) -> CommitJob {
     let FileEntry { id, path, layout, metadata, .. } = entry;
     let md5 = digests.whole(layout);
     let content = Content { size_bytes: layout.size_bytes(), digests: Digests::Parts(digests) };
@@ -677,7 +702,7 @@ fn complete_file(entry: FileEntry, resumed_bytes: u64, landing: StagedFile, dige
         resumed_bytes,
         md5,
         last: None,
-        item: Item::File { landing, content, metadata },
+        item: Item::File { staged: landing, content, metadata },
     }
 }
 

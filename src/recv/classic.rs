@@ -10,7 +10,7 @@ use crate::digest::Hasher;
 use crate::net;
 use crate::progress::{Event, Reporter, Summary};
 use crate::relpath::NamePolicy;
-use crate::store::{Content, Digests, Item, Placed, LocalSession, StoreError};
+use crate::store::{Content, Digests, Item, LocalSession, Placed, StoreError};
 use crate::units::Metadata;
 use crate::wire::Framing;
 use crate::wire::classic::{ClassicError, Header, parse_header};
@@ -22,7 +22,7 @@ const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// Takes files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
-    input: ConnectionReader,
+    reader: ConnectionReader,
     first: Result<Header, ClassicError>,
     store: LocalSession,
     names: NamePolicy,
@@ -30,14 +30,14 @@ pub fn receive(
 ) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
     let batch = Batch { store, progress, summary, files: Vec::new(), bytes: 0, since: Instant::now() };
-    let mut session = Session { input, batch, last: None };
+    let mut session = Session { reader, batch, last: None };
     let received = session.receive(first, names);
     // What came whole before something broke is whole: it gets its name in any case.
     let committed = session.batch.commit();
     match received.and(committed) {
-        Ok(()) => session.input.close(),
+        Ok(()) => session.reader.close(),
         Err(error) => {
-            session.input.reset();
+            session.reader.reset();
             return Err(error);
         }
     }
@@ -45,7 +45,7 @@ pub fn receive(
 }
 
 struct Session<'a> {
-    input: ConnectionReader,
+    reader: ConnectionReader,
     batch: Batch<'a>,
     last: Option<(Header, Item)>,
 }
@@ -56,7 +56,8 @@ impl Session<'_> {
         loop {
             self.wait_for_header()?;
             let batch = &mut self.batch;
-            let Some(json) = self.input.frame_or_end(Framing::Classic, &mut || batch.commit_if_due())? else {
+            let Some(json) = self.reader.frame_or_end(Framing::Classic, &mut || batch.commit_if_due())?
+            else {
                 return self.confirm_last();
             };
             let header = parse_header(json, names)?;
@@ -71,7 +72,7 @@ impl Session<'_> {
         let start = Instant::now();
         while self.last.is_some() {
             let limit = self.batch.commit_if_due()?.min(net::POLL_INTERVAL.saturating_sub(start.elapsed()));
-            if self.input.poll_activity(limit) {
+            if self.reader.poll_activity(limit) {
                 break;
             }
             if start.elapsed() >= net::POLL_INTERVAL {
@@ -95,15 +96,16 @@ impl Session<'_> {
         progress.report(Event::Planned { files: 1, bytes: size_bytes });
         progress.report(Event::FileStarted { path, size_bytes });
         let store = &mut self.batch.store;
-        let room = store.reserve(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
-        if fd_headroom_below(self.input.stream(), PROCESS_FD_FRACTION) {
+        let reservation =
+            store.reserve(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
+        if fd_headroom_below(self.reader.stream(), PROCESS_FD_FRACTION) {
             // Those that wait hold descriptors.
             self.batch.commit()?;
         }
-        let landing = self.batch.store.land(&header.path, size_bytes);
-        let mut landing = landing.map_err(|error| store_error(&name, error))?;
-        if let Some(room) = &room {
-            room.attach(landing.written());
+        let staged = self.batch.store.land(&header.path, size_bytes);
+        let mut staged = staged.map_err(|error| store_error(&name, error))?;
+        if let Some(reservation) = &reservation {
+            reservation.attach(staged.written());
         }
         let mut hasher = Hasher::new();
         let mut offset = 0;
@@ -111,16 +113,16 @@ impl Session<'_> {
         let take = |chunk: &[u8]| {
             hasher.update(chunk);
             if written.is_ok() {
-                written = landing.write_at(chunk, offset);
+                written = staged.write_at(chunk, offset);
             }
             offset += chunk.len() as u64;
             progress.report(Event::Transferred { bytes: chunk.len() as u64 });
         };
         // As long as its body does not come, it is what another session may need.
-        self.input.handle().set_in_flight(1);
+        self.reader.handle().set_in_flight(1);
         let batch = &mut self.batch;
-        let received = self.input.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
-        self.input.handle().set_in_flight(0);
+        let received = self.reader.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
+        self.reader.handle().set_in_flight(0);
         self.batch.summary.moved_bytes += offset;
         received?;
         written.map_err(|error| store_error(&name, error))?;
@@ -128,9 +130,9 @@ impl Session<'_> {
         if actual != header.md5 {
             return Err(RecvError::Digest { name, expected: header.md5, actual });
         }
-        landing.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
+        staged.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
         let content = Content { size_bytes, digests: Digests::Whole(actual) };
-        self.last = Some((header, Item::File { landing, content, metadata: Metadata::default() }));
+        self.last = Some((header, Item::File { staged, content, metadata: Metadata::default() }));
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::md5sum::FileHasher;
 use crate::progress::{Event, Reporter};
 use crate::relpath::RelPath;
 use crate::spent::Stopwatch;
-use crate::store::{Item, Placed, LocalSession};
+use crate::store::{Item, LocalSession, Placed};
 use crate::wire::EntryId;
 
 /// A batch is committed when it has so many entries, holds so many bytes, or its first entry waited so long.
@@ -40,16 +40,16 @@ pub struct CommitJob {
 /// Commits until the queue is closed and empty.
 pub fn commit(
     mut store: LocalSession,
-    speaker: &Mutex<SessionControl>,
+    control: &Mutex<SessionControl>,
     queue: Receiver<Vec<CommitJob>>,
     progress: &dyn Reporter,
     clock: &Stopwatch,
-    lister: &FileHasher<'_, ReceivedFile>,
+    hasher: &FileHasher<'_, ReceivedFile>,
 ) -> Result<(), RecvError> {
     let mut told = Ok(());
     while let Ok(first) = queue.recv() {
         let batch = collect(first, &queue);
-        let answered = clock.time(|| commit_batch(&mut store, batch, speaker, progress, lister));
+        let answered = clock.time(|| commit_batch(&mut store, batch, control, progress, hasher));
         // A sender that cannot be told any more is no reason to leave verified files without their names.
         told = told.and(answered);
     }
@@ -76,9 +76,9 @@ fn collect(mut batch: Vec<CommitJob>, queue: &Receiver<Vec<CommitJob>>) -> Vec<C
 fn commit_batch(
     store: &mut LocalSession,
     batch: Vec<CommitJob>,
-    speaker: &Mutex<SessionControl>,
+    control: &Mutex<SessionControl>,
     progress: &dyn Reporter,
-    lister: &FileHasher<'_, ReceivedFile>,
+    hasher: &FileHasher<'_, ReceivedFile>,
 ) -> Result<(), RecvError> {
     let mut labels = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
@@ -91,13 +91,13 @@ fn commit_batch(
         items.push(item);
     }
     let results = store.commit(items);
-    let mut speaker = lock_session(speaker);
+    let mut control = lock_session(control);
     for ((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there), result) in
         labels.into_iter().zip(results)
     {
         match result {
             Ok(placed) => {
-                speaker.session.stored(id);
+                control.session.stored(id);
                 let (other_name, is_copy) = match &placed {
                     Placed::Named => (None, false),
                     Placed::Renamed(to) => (Some(to), false),
@@ -115,26 +115,26 @@ fn commit_batch(
                     }
                     let was_there = was_there || is_second;
                     if was_there {
-                        speaker.summary.count_skipped(size_bytes);
+                        control.summary.count_skipped(size_bytes);
                     } else {
-                        speaker.summary.count_new(size_bytes);
-                        speaker.summary.resumed_bytes += resumed_bytes;
+                        control.summary.count_new(size_bytes);
+                        control.summary.resumed_bytes += resumed_bytes;
                     }
-                    last.iter().for_each(|range| lister.on_available(id, *range));
+                    last.iter().for_each(|range| hasher.on_available(id, *range));
                     let name = other_name.unwrap_or(&path);
-                    lister.on_stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
+                    hasher.on_stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
                 } else {
-                    speaker.summary.others += 1;
+                    control.summary.others += 1;
                 }
             }
             Err(error) => {
-                lister.on_dropped(id);
+                hasher.on_dropped(id);
                 let (fault, reason) = (error.fault(), error.to_string());
-                speaker.session.fail(id, fault, &reason);
-                speaker.summary.count_failure(fault);
+                control.session.fail(id, fault, &reason);
+                control.summary.count_failure(fault);
                 progress.report(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
             }
         }
     }
-    speaker.flush()
+    control.flush()
 }

@@ -7,8 +7,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::RecvError;
 use super::arrivals::{InboundFiles, reserve_space};
-use super::verifier::{VerifyQueue, VerifyJob};
-use crate::store::{ExistingFile, PartialFile, Resumable, Existing, OnConflict, LocalSession, StoreError};
+use super::verifier::{VerifyJob, VerifyQueue};
+use crate::store::{Existing, ExistingFile, LocalSession, OnConflict, PartialFile, Resumable, StoreError};
 use crate::wire::receiver::FileEntry;
 
 /// How long a file waits for another session that still has it. That one may have lost its sender and have all to bring
@@ -50,8 +50,8 @@ impl Plan {
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(store: LocalSession, arrivals: &'a InboundFiles<'a>, verifier: VerifyQueue) -> Self {
-        Planner { store, files: arrivals, verifier }
+    pub fn new(store: LocalSession, inbound: &'a InboundFiles<'a>, verifier: VerifyQueue) -> Self {
+        Planner { store, files: inbound, verifier }
     }
 
     /// What is there under the name decides what is wanted. Gives the entry back if it has to wait; it never has to unless
@@ -149,7 +149,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Decides on files once nobody has them any more, or it took too long; until the queue is closed.
-pub fn run_deferred(mut decider: Planner<'_>, queue: Receiver<FileEntry>) {
+pub fn run_deferred(mut planner: Planner<'_>, queue: Receiver<FileEntry>) {
     let mut waiting: Vec<(FileEntry, Instant)> = Vec::new();
     let mut tick = WAIT_TICK;
     loop {
@@ -168,18 +168,18 @@ pub fn run_deferred(mut decider: Planner<'_>, queue: Receiver<FileEntry>) {
         let start = Instant::now();
         for (entry, give_up) in std::mem::take(&mut waiting) {
             let id = entry.id;
-            if decider.files.is_settled(id) {
+            if planner.files.is_settled(id) {
                 continue;
             }
-            match decider.plan(entry, start < give_up) {
+            match planner.plan(entry, start < give_up) {
                 Ok(Some(entry)) => waiting.push((entry, give_up)),
-                Ok(None) => decider.files.discard_if_settled(id),
+                Ok(None) => planner.files.discard_if_settled(id),
                 // The session is over.
                 Err(_) => return,
             }
         }
         // A connection that is broken is noticed by its reader.
-        let _ = decider.files.lock_session().flush();
+        let _ = planner.files.lock_session().flush();
         tick = WAIT_TICK.max(start.elapsed() * LOOKUP_FRACTION);
     }
 }

@@ -102,8 +102,8 @@ pub fn threads() -> u64 {
 /// `root`; cgroups(7). A group that cannot be read has no limit.
 fn threads_in_groups(groups: &str, root: &Path) -> u64 {
     let mut most = u64::MAX;
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
+    for handle in groups.lines() {
+        let mut parts = handle.splitn(3, ':').skip(1);
         let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
         let root = match controllers {
             "" => root.to_owned(),
@@ -136,7 +136,10 @@ impl Limits {
         let left = |all: u64, kept: u64| all.saturating_sub(kept + openings as u64);
         let by_descriptors = left(descriptors, RESERVED_DESCRIPTORS) / SESSION_DESCRIPTORS;
         let by_threads = left(threads, RESERVED_THREADS) / SESSION_THREADS;
-        Limits { pending: openings, active: between(MIN_LIMITS.active, by_descriptors.min(by_threads), MAX_LIMITS.active) }
+        Limits {
+            pending: openings,
+            active: between(MIN_LIMITS.active, by_descriptors.min(by_threads), MAX_LIMITS.active),
+        }
     }
 
     /// All connections, and room for some that are on their way out.
@@ -157,8 +160,8 @@ pub struct SharedAdmission {
 }
 
 impl SharedAdmission {
-    pub fn new(desk: AdmissionControl) -> Self {
-        SharedAdmission { control: Mutex::new(desk), changed: Condvar::new() }
+    pub fn new(admission: AdmissionControl) -> Self {
+        SharedAdmission { control: Mutex::new(admission), changed: Condvar::new() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, AdmissionControl> {
@@ -167,14 +170,14 @@ impl SharedAdmission {
 
     /// Changes it, and wakes the thread that enforces deadlines if there is a nearer one.
     pub fn update<T>(&self, change: impl FnOnce(&mut AdmissionControl) -> T) -> T {
-        let mut desk = self.lock();
-        let changed = change(&mut desk);
-        self.notify_of_deadline(&mut desk);
+        let mut admission = self.lock();
+        let changed = change(&mut admission);
+        self.notify_of_deadline(&mut admission);
         changed
     }
 
-    fn notify_of_deadline(&self, desk: &mut AdmissionControl) {
-        if std::mem::take(&mut desk.has_new_deadline) {
+    fn notify_of_deadline(&self, admission: &mut AdmissionControl) {
+        if std::mem::take(&mut admission.has_new_deadline) {
             self.notify();
         }
     }
@@ -185,11 +188,17 @@ impl SharedAdmission {
     }
 
     /// Waits for [`SharedDesk::notify`], or until the time is up.
-    pub fn wait<'a>(&self, mut desk: MutexGuard<'a, AdmissionControl>, limit: Option<Duration>) -> MutexGuard<'a, AdmissionControl> {
-        self.notify_of_deadline(&mut desk);
+    pub fn wait<'a>(
+        &self,
+        mut admission: MutexGuard<'a, AdmissionControl>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, AdmissionControl> {
+        self.notify_of_deadline(&mut admission);
         match limit {
-            Some(limit) => self.changed.wait_timeout(desk, limit).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
+            Some(limit) => {
+                self.changed.wait_timeout(admission, limit).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.changed.wait(admission).unwrap_or_else(PoisonError::into_inner),
         }
     }
 }
@@ -246,7 +255,7 @@ pub struct LostSession {
 
 #[derive(Debug)]
 struct ConnectionEntry {
-    line: ConnectionHandle,
+    handle: ConnectionHandle,
     address: ClientNetwork,
     phase: Phase,
     /// Since when it has been in this stage.
@@ -319,17 +328,17 @@ impl AdmissionControl {
     }
 
     /// A connection comes.
-    pub fn register(&mut self, line: ConnectionHandle, ip: IpAddr, now: Instant) -> u64 {
+    pub fn register(&mut self, handle: ConnectionHandle, ip: IpAddr, now: Instant) -> u64 {
         self.last_number += 1;
-        let guest = ConnectionEntry {
-            line,
+        let connection = ConnectionEntry {
+            handle,
             address: ClientNetwork::of(ip),
             phase: Phase::Handshake,
             since: now,
             kind: Kind::Native,
             slots: 1,
         };
-        self.connections.insert(self.last_number, guest);
+        self.connections.insert(self.last_number, connection);
         self.last_number
     }
 
@@ -340,7 +349,7 @@ impl AdmissionControl {
 
     /// Too many wait to be served: one of them should give way before anybody else comes in.
     pub fn has_too_many_pending(&self) -> bool {
-        self.connections.values().filter(|guest| guest.is_pending()).count() > self.limits.pending
+        self.connections.values().filter(|connection| connection.is_pending()).count() > self.limits.pending
     }
 
     /// So many are here, some on their way out, that nobody else should come in just now.
@@ -350,10 +359,10 @@ impl AdmissionControl {
 
     /// Has one that is not served give way, if there is any that may; which one is on the module's page.
     pub fn evict_unidentified(&mut self, now: Instant) -> bool {
-        self.evict_oldest(None, ConnectionEntry::is_pending, |guest| {
-            let age = now.saturating_duration_since(guest.since);
-            match guest.phase {
-                Phase::Handshake => age >= HANDSHAKE_GRACE && !guest.line.has_unread(),
+        self.evict_oldest(None, ConnectionEntry::is_pending, |connection| {
+            let age = now.saturating_duration_since(connection.since);
+            match connection.phase {
+                Phase::Handshake => age >= HANDSHAKE_GRACE && !connection.handle.has_unread(),
                 _ => age >= QUEUE_GRACE,
             }
         })
@@ -361,25 +370,30 @@ impl AdmissionControl {
 
     /// A session begins; not on a connection that was told to go.
     pub fn try_admit(&mut self, number: u64, kind: Kind) -> Result<(), AtCapacity> {
-        let stays = |guest: &&ConnectionEntry| guest.phase != Phase::Evicting;
-        let Some(address) = self.connections.get(&number).filter(stays).map(|guest| guest.address) else {
+        let stays = |connection: &&ConnectionEntry| connection.phase != Phase::Evicting;
+        let Some(address) = self.connections.get(&number).filter(stays).map(|connection| connection.address)
+        else {
             return Err(AtCapacity);
         };
-        for (whose, limit) in [(Some(address), per_client_limit(self.limits.active)), (None, self.limits.active)] {
+        for (whose, limit) in
+            [(Some(address), per_client_limit(self.limits.active)), (None, self.limits.active)]
+        {
             let idle_time = self.idle_time;
-            let brought_nothing = |guest: &ConnectionEntry| {
-                let may_have_gone = guest.kind == Kind::Classic && guest.line.has_unread();
-                !guest.line.was_active() && !may_have_gone
+            let brought_nothing = |connection: &ConnectionEntry| {
+                let may_have_gone = connection.kind == Kind::Classic && connection.handle.has_unread();
+                !connection.handle.was_active() && !may_have_gone
             };
             if self.slots_in_use(whose) >= limit
                 && !self.evict_oldest(whose, ConnectionEntry::is_active, brought_nothing)
-                && !self.evict_oldest(whose, ConnectionEntry::is_active, |guest| guest.is_idle(idle_time))
+                && !self.evict_oldest(whose, ConnectionEntry::is_active, |connection| {
+                    connection.is_idle(idle_time)
+                })
             {
                 return Err(AtCapacity);
             }
         }
-        if let Some(guest) = self.connections.get_mut(&number) {
-            (guest.phase, guest.kind) = (Phase::Active, kind);
+        if let Some(connection) = self.connections.get_mut(&number) {
+            (connection.phase, connection.kind) = (Phase::Active, kind);
         }
         Ok(())
     }
@@ -387,14 +401,17 @@ impl AdmissionControl {
     /// Memory runs short where too many entries are in flight: somebody has to give way, but not one that has just come and
     /// holds little, for those that only seem to work.
     pub fn enforce_entry_limit(&mut self, now: Instant) {
-        let served = self.connections.values().filter(|guest| guest.is_active());
-        let held: Vec<usize> = served.map(|guest| guest.line.in_flight()).filter(|held| *held > 0).collect();
+        let served = self.connections.values().filter(|connection| connection.is_active());
+        let held: Vec<usize> =
+            served.map(|connection| connection.handle.in_flight()).filter(|held| *held > 0).collect();
         let entries: usize = held.iter().sum();
         if entries > MAX_ENTRIES {
             let (average, idle_time) = (entries / held.len(), self.idle_time);
-            self.evict_largest_holder(now, |guest| {
-                guest.line.in_flight() >= average
-                    && (entries > HARD_MAX_ENTRIES || !guest.line.was_active() || guest.is_idle(idle_time))
+            self.evict_largest_holder(now, |connection| {
+                connection.handle.in_flight() >= average
+                    && (entries > HARD_MAX_ENTRIES
+                        || !connection.handle.was_active()
+                        || connection.is_idle(idle_time))
             });
         }
     }
@@ -402,37 +419,44 @@ impl AdmissionControl {
     /// Descriptors run short: an idle session that holds some gives way.
     pub fn release_descriptors(&mut self, now: Instant) {
         let idle_time = self.idle_time;
-        self.evict_largest_holder(now, |guest| {
-            guest.line.in_flight() > 0 && (guest.is_idle(idle_time) || guest.is_stalled(idle_time))
+        self.evict_largest_holder(now, |connection| {
+            connection.handle.in_flight() > 0
+                && (connection.is_idle(idle_time) || connection.is_stalled(idle_time))
         });
     }
 
     /// Of the sessions that `may` go, the one that was idle with most entries in flight for longest gives way.
     fn evict_largest_holder(&mut self, now: Instant, may: impl Fn(&ConnectionEntry) -> bool) {
-        let candidates = self.connections.values_mut().filter(|guest| guest.is_active() && may(guest));
-        let held = |guest: &&mut ConnectionEntry| guest.line.in_flight() as u128 * (1 + guest.line.idle().as_millis());
-        if let Some(guest) = candidates.max_by_key(held) {
-            guest.evict(now);
+        let candidates =
+            self.connections.values_mut().filter(|connection| connection.is_active() && may(connection));
+        let held = |connection: &&mut ConnectionEntry| {
+            connection.handle.in_flight() as u128 * (1 + connection.handle.idle().as_millis())
+        };
+        if let Some(connection) = candidates.max_by_key(held) {
+            connection.evict(now);
             self.has_new_deadline = true;
         }
     }
 
     /// It waits for a place, because nobody could be told that there is none.
     pub fn enqueue(&mut self, number: u64, now: Instant) {
-        if let Some(guest) = self.connections.get_mut(&number).filter(|guest| guest.phase == Phase::Handshake) {
-            (guest.phase, guest.since) = (Phase::Queued, now);
+        if let Some(connection) =
+            self.connections.get_mut(&number).filter(|connection| connection.phase == Phase::Handshake)
+        {
+            (connection.phase, connection.since) = (Phase::Queued, now);
         }
     }
 
     /// May a session have so many further connections? If so, there is room for them from now on.
     pub fn reserve_streams(&mut self, number: u64, further: usize) -> bool {
-        let Some(address) = self.connections.get(&number).map(|guest| guest.address) else {
+        let Some(address) = self.connections.get(&number).map(|connection| connection.address) else {
             return false;
         };
-        let fits = self.slots_in_use(Some(address)) + further <= per_client_limit(self.limits.active) / RESERVED_FRACTION
+        let fits = self.slots_in_use(Some(address)) + further
+            <= per_client_limit(self.limits.active) / RESERVED_FRACTION
             && self.slots_in_use(None) + further <= self.limits.active / RESERVED_FRACTION;
-        if let Some(guest) = self.connections.get_mut(&number).filter(|_| fits) {
-            guest.slots += further;
+        if let Some(connection) = self.connections.get_mut(&number).filter(|_| fits) {
+            connection.slots += further;
         }
         fits
     }
@@ -440,8 +464,10 @@ impl AdmissionControl {
     /// A connection belongs to a session, which has a place for it.
     pub fn join(&mut self, number: u64) {
         // One that was told to go still has to be gone in time.
-        if let Some(guest) = self.connections.get_mut(&number).filter(|guest| guest.phase != Phase::Evicting) {
-            guest.phase = Phase::Joined;
+        if let Some(connection) =
+            self.connections.get_mut(&number).filter(|connection| connection.phase != Phase::Evicting)
+        {
+            connection.phase = Phase::Joined;
         }
     }
 
@@ -449,7 +475,9 @@ impl AdmissionControl {
     /// `false` if one of that name counts already: names are random, and this sender has itself to blame.
     pub fn track(&mut self, id: SessionId, failed: FailureLog) -> bool {
         let is_new = !self.resumable.contains_key(&id);
-        self.resumable.entry(id).or_insert(ResumableSession { sender: SenderPresence::Connected, failures: failed });
+        self.resumable
+            .entry(id)
+            .or_insert(ResumableSession { sender: SenderPresence::Connected, failures: failed });
         is_new
     }
 
@@ -520,11 +548,13 @@ impl AdmissionControl {
     /// Closes the connections of those that were told to go and are still here after [`LEAVING_TIME`], as where the peer
     /// does not take the last words.
     pub fn close_overdue(&mut self, now: Instant) {
-        for guest in
-            self.connections.values_mut().filter(|guest| guest.eviction_deadline().is_some_and(|end| end <= now))
+        for connection in self
+            .connections
+            .values_mut()
+            .filter(|connection| connection.eviction_deadline().is_some_and(|end| end <= now))
         {
-            guest.phase = Phase::Closed;
-            guest.line.shutdown();
+            connection.phase = Phase::Closed;
+            connection.handle.shutdown();
         }
     }
 
@@ -545,7 +575,7 @@ impl AdmissionControl {
     /// Nobody is waited for who has not said what it wants, or who might come back.
     pub fn stop_accepting(&mut self) {
         self.closed = true;
-        while self.evict_oldest(None, |guest| guest.phase == Phase::Handshake, |_| true) {}
+        while self.evict_oldest(None, |connection| connection.phase == Phase::Handshake, |_| true) {}
     }
 
     /// Of those who are `of_kind` and `may` go, the oldest one of the address that has most of the kind leaves; or of
@@ -557,24 +587,26 @@ impl AdmissionControl {
         may: impl Fn(&ConnectionEntry) -> bool,
     ) -> bool {
         let mut crowds: HashMap<ClientNetwork, usize> = HashMap::new();
-        for guest in self.connections.values().filter(|guest| of_kind(guest)) {
-            *crowds.entry(guest.address).or_default() += 1;
+        for connection in self.connections.values().filter(|connection| of_kind(connection)) {
+            *crowds.entry(connection.address).or_default() += 1;
         }
-        let candidates =
-            self.connections.values_mut().filter(|guest| guest.is_from(whose) && of_kind(guest) && may(guest));
+        let candidates = self
+            .connections
+            .values_mut()
+            .filter(|connection| connection.is_from(whose) && of_kind(connection) && may(connection));
         // Of several largest the last is taken: turned round, that is the oldest.
-        let Some(guest) = candidates.rev().max_by_key(|guest| crowds[&guest.address]) else {
+        let Some(connection) = candidates.rev().max_by_key(|connection| crowds[&connection.address]) else {
             return false;
         };
-        guest.evict(Instant::now());
+        connection.evict(Instant::now());
         self.has_new_deadline = true;
         true
     }
 
     /// Places that are taken or promised.
     fn slots_in_use(&self, whose: Option<ClientNetwork>) -> usize {
-        let served = |guest: &&ConnectionEntry| guest.is_active() && guest.is_from(whose);
-        self.connections.values().filter(served).map(|guest| guest.slots).sum()
+        let served = |connection: &&ConnectionEntry| connection.is_active() && connection.is_from(whose);
+        self.connections.values().filter(served).map(|connection| connection.slots).sum()
     }
 }
 
@@ -603,17 +635,17 @@ impl ConnectionEntry {
 
     /// Has nothing come for so long, of a sender that can be told?
     fn is_idle(&self, time: Duration) -> bool {
-        self.kind == Kind::Native && self.line.idle() >= time
+        self.kind == Kind::Native && self.handle.idle() >= time
     }
 
     /// Is it a classic session whose body has stopped for so long? Its sender is not done and cannot take it for done.
     fn is_stalled(&self, time: Duration) -> bool {
-        self.kind == Kind::Classic && self.line.idle() >= time && !self.line.has_unread()
+        self.kind == Kind::Classic && self.handle.idle() >= time && !self.handle.has_unread()
     }
 
     fn evict(&mut self, now: Instant) {
         (self.phase, self.since) = (Phase::Evicting, now);
-        self.line.evict();
+        self.handle.evict();
     }
 
     fn is_from(&self, whose: Option<ClientNetwork>) -> bool {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::RecvError;
 use super::line::ConnectionHandle;
 use crate::digest::PartRange;
-use crate::net::{self, CancelToken, FrameDeadline, IdleTimer, MinRate, SpliceStep, SplicePipe, Wake};
-use crate::wire::{Dialect, Framing, FrameError, FrameBuffer, WireError, dialect};
+use crate::net::{self, CancelToken, FrameDeadline, IdleTimer, MinRate, SplicePipe, SpliceStep, Wake};
+use crate::wire::{Dialect, FrameBuffer, FrameError, Framing, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
 pub const CHUNK_BYTES: usize = 256 << 10;
@@ -49,15 +49,15 @@ pub struct ConnectionReader {
 }
 
 impl ConnectionReader {
-    pub fn new(line: ConnectionHandle, timeout: Duration, interrupt: &CancelToken) -> Result<Self, RecvError> {
-        net::configure(line.stream()).map_err(RecvError::Connection)?;
+    pub fn new(handle: ConnectionHandle, timeout: Duration, cancel: &CancelToken) -> Result<Self, RecvError> {
+        net::configure(handle.stream()).map_err(RecvError::Connection)?;
         let opening = timeout.min(HANDSHAKE_TIME);
         Ok(ConnectionReader {
-            handle: line,
+            handle,
             buffer: FrameBuffer::new(),
             idle_timer: IdleTimer::new(timeout),
             timeout,
-            cancel: interrupt.clone(),
+            cancel: cancel.clone(),
             handshake: Some((Instant::now() + opening, opening)),
             min_rate: MinRate::new(timeout),
             has_more: false,
@@ -95,8 +95,8 @@ impl ConnectionReader {
 
     /// From now on, the peer counts as heard of when it says anything on any connection of its session, and what it
     /// delivers here counts for its first connection.
-    pub fn join_session(&mut self, (heard, first): &(IdleTimer, ConnectionHandle)) {
-        self.idle_timer = heard.clone();
+    pub fn join_session(&mut self, (idle_timer, first): &(IdleTimer, ConnectionHandle)) {
+        self.idle_timer = idle_timer.clone();
         self.handle.attribute_to(first);
     }
 
@@ -106,9 +106,9 @@ impl ConnectionReader {
     }
 
     /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
-    pub fn wait_unless(&self, bell: &CancelToken) -> Result<bool, RecvError> {
+    pub fn wait_unless(&self, token: &CancelToken) -> Result<bool, RecvError> {
         loop {
-            let woken = self.cancel.wait_either(bell, Some(self.stream().as_fd()), Some(net::POLL_INTERVAL));
+            let woken = self.cancel.wait_either(token, Some(self.stream().as_fd()), Some(net::POLL_INTERVAL));
             match woken.map_err(RecvError::Connection)? {
                 Wake::Cancelled if self.cancel.is_cancelled() => return Err(RecvError::Interrupted),
                 Wake::Cancelled => return Ok(false),
@@ -123,8 +123,8 @@ impl ConnectionReader {
     }
 
     /// Lets some time go by; `false` if the bell rang instead.
-    pub fn sleep(&self, bell: &CancelToken, time: Duration) -> Result<bool, RecvError> {
-        match self.cancel.wait_either(bell, None, Some(time)).map_err(RecvError::Connection)? {
+    pub fn sleep(&self, token: &CancelToken, time: Duration) -> Result<bool, RecvError> {
+        match self.cancel.wait_either(token, None, Some(time)).map_err(RecvError::Connection)? {
             Wake::Cancelled if self.cancel.is_cancelled() => Err(RecvError::Interrupted),
             Wake::Cancelled => Ok(false),
             _ if self.handle.is_evicted() => Err(RecvError::Evicted),
@@ -256,22 +256,22 @@ impl ConnectionReader {
             self.make_chunk(left);
         }
         while left > 0 {
-            let room = left.min(CHUNK_BYTES as u64) as usize;
+            let reservation = left.min(CHUNK_BYTES as u64) as usize;
             let mut filled = 0;
-            while filled < room {
+            while filled < reservation {
                 self.wait_for_body(meanwhile)?;
-                match self.handle.stream().read(&mut self.chunk[filled..room]) {
+                match self.handle.stream().read(&mut self.chunk[filled..reservation]) {
                     Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
                     Ok(count) => {
                         self.on_received(count);
                         filled += count;
-                        self.has_more = filled == room;
+                        self.has_more = filled == reservation;
                     }
                     Err(error) => self.classify_error(error, name)?,
                 }
             }
-            take(&self.chunk[..room]);
-            left -= room as u64;
+            take(&self.chunk[..reservation]);
+            left -= reservation as u64;
             self.idle_timer.touch();
         }
         Ok(())
@@ -297,7 +297,8 @@ impl ConnectionReader {
             waited: Duration::ZERO,
             wrote: Duration::ZERO,
         });
-        let splicer = self.splice_pipe.take().map_or_else(SplicePipe::new, Ok).map_err(RecvError::Connection)?;
+        let splicer =
+            self.splice_pipe.take().map_or_else(SplicePipe::new, Ok).map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
             self.wait_for_body(&mut nothing)?;
             match splicer.step(self.handle.stream(), file, range.offset + done, range.len - done) {

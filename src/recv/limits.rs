@@ -26,8 +26,8 @@ fn the_table_of_limits_is_that_of_the_code() {
     let rows: BTreeMap<&str, &str> = table
         .expect("a table of limits")
         .lines()
-        .filter_map(|line| {
-            let mut cells = line.strip_prefix("| ")?.split(" | ");
+        .filter_map(|handle| {
+            let mut cells = handle.strip_prefix("| ")?.split(" | ");
             Some((cells.next()?, cells.next()?))
         })
         .collect();

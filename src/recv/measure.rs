@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::RecvError;
 use super::input::ConnectionReader;
-use crate::measure::{self, WorkLimit, Rate};
+use crate::measure::{self, Rate, WorkLimit};
 use crate::net::CancelToken;
 use crate::store::{LocalSession, StoreError};
 use crate::wire::message::{Measurable, Measure, Measured};
@@ -18,30 +18,34 @@ const MAX_TIME: Duration = Duration::from_secs(2);
 static RUNNING: Mutex<()> = Mutex::new(());
 
 /// Measures a stage. The wire is measured from its frame to the last byte of its body.
-pub fn run_probe(measure: Measure, input: &mut ConnectionReader, store: &mut LocalSession) -> Result<Measured, RecvError> {
+pub fn run_probe(
+    measure: Measure,
+    reader: &mut ConnectionReader,
+    store: &mut LocalSession,
+) -> Result<Measured, RecvError> {
     let limit = WorkLimit { bytes: measure.size_bytes, time: MAX_TIME };
     let measured = match measure.what {
         Measurable::Wire => {
             let start = Instant::now();
-            input.body(measure.size_bytes, "what the wire is measured with", |_| {})?;
+            reader.body(measure.size_bytes, "what the wire is measured with", |_| {})?;
             answer(Rate { bytes: measure.size_bytes, elapsed: start.elapsed() }, false)
         }
         Measurable::Md5 => {
             let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(measure::md5_lanes(limit, |_| !input.cancel_token().is_cancelled()), false)
+            answer(measure::md5_lanes(limit, |_| !reader.cancel_token().is_cancelled()), false)
         }
         Measurable::Write => {
             let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-            write(limit, store, input.cancel_token())
+            write(limit, store, reader.cancel_token())
                 .map_err(|error| RecvError::Store { name: "to measure the disk".into(), error })?
         }
     };
     // That took its time; the peer is not to blame for it.
-    input.idle_timer().touch();
+    reader.idle_timer().touch();
     Ok(measured)
 }
 
-fn write(limit: WorkLimit, store: &mut LocalSession, interrupt: &CancelToken) -> Result<Measured, StoreError> {
+fn write(limit: WorkLimit, store: &mut LocalSession, cancel: &CancelToken) -> Result<Measured, StoreError> {
     let failed = |source| StoreError::Io { doing: "write a file", source };
     // Whoever else needs room gets some.
     let bytes = limit.bytes.min(store.available_bytes()? / 2);
@@ -49,7 +53,8 @@ fn write(limit: WorkLimit, store: &mut LocalSession, interrupt: &CancelToken) ->
         return Err(failed(io::ErrorKind::StorageFull.into()));
     }
     let file = store.scratch()?;
-    let rate = measure::write(&file, WorkLimit { bytes, ..limit }, |_| !interrupt.is_cancelled()).map_err(failed)?;
+    let rate =
+        measure::write(&file, WorkLimit { bytes, ..limit }, |_| !cancel.is_cancelled()).map_err(failed)?;
     Ok(answer(rate, measure::is_in_memory(&file)))
 }
 

@@ -32,12 +32,12 @@ use crate::md5sum::FileHasher;
 use crate::net::{self, CancelToken, Listener, NetError};
 use crate::progress::{Reporter, Summary};
 use crate::relpath::NamePolicy;
-use crate::store::{ImplicitDirs, OnConflict, LocalDestination, RootError, StoreError, Unfinished};
+use crate::store::{ImplicitDirs, LocalDestination, OnConflict, RootError, StoreError, Unfinished};
 use crate::wire::classic::{ClassicError, Header, parse_header};
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Framing, ReceiverSession, SessionId, WireError, receiver};
 
-use desk::{AdmissionControl, SESSION_FD_FRACTION, AtCapacity, Kind, Limits, LostSession, SharedAdmission};
+use desk::{AdmissionControl, AtCapacity, Kind, Limits, LostSession, SESSION_FD_FRACTION, SharedAdmission};
 use failed::FailureLog;
 use input::ConnectionReader;
 use line::ConnectionHandle;
@@ -183,7 +183,10 @@ impl RecvError {
                 | RecvError::Silent(_)
                 | RecvError::HeaderTimeout(_)
                 | RecvError::TooSlow(_)
-                | RecvError::Wire(WireError::PeerGaveUp { fault: ErrorCode::Connection | ErrorCode::Timeout, .. })
+                | RecvError::Wire(WireError::PeerGaveUp {
+                    fault: ErrorCode::Connection | ErrorCode::Timeout,
+                    ..
+                })
         )
     }
 }
@@ -279,14 +282,20 @@ impl Server {
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<StopReason> {
         let limits = Limits::new(desk::descriptors(), desk::threads());
-        let desk = SharedAdmission::new(AdmissionControl::new(limits, self.options.timeout));
-        self.options.cancel.run_with_hook(|| self.stop().cancel(), || self.serve_all(&desk, observer))??;
-        let now = desk.lock();
+        let admission = SharedAdmission::new(AdmissionControl::new(limits, self.options.timeout));
+        self.options
+            .cancel
+            .run_with_hook(|| self.stop().cancel(), || self.serve_all(&admission, observer))??;
+        let now = admission.lock();
         let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
-        Ok(if self.options.cancel.is_cancelled() && cut { StopReason::Interrupted } else { StopReason::Served })
+        Ok(if self.options.cancel.is_cancelled() && cut {
+            StopReason::Interrupted
+        } else {
+            StopReason::Served
+        })
     }
 
-    fn serve_all(&self, desk: &SharedAdmission, observer: &dyn Observer) -> io::Result<()> {
+    fn serve_all(&self, admission: &SharedAdmission, observer: &dyn Observer) -> io::Result<()> {
         let is_over = (Mutex::new(false), Condvar::new());
         let sweep = |is_first: bool| {
             let goes_on = || !*is_over.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,10 +311,10 @@ impl Server {
         thread::scope(|scope| {
             let _over = EndOnDrop(&is_over);
             let _close = DropGuard(|| {
-                desk.update(AdmissionControl::stop_accepting);
-                desk.notify();
+                admission.update(AdmissionControl::stop_accepting);
+                admission.notify();
             });
-            named("deadlines").spawn_scoped(scope, || self.enforce_deadlines(desk, observer))?;
+            named("deadlines").spawn_scoped(scope, || self.enforce_deadlines(admission, observer))?;
             // Senders need not wait for it.
             named("sweep").spawn_scoped(scope, || {
                 sweep(true);
@@ -313,7 +322,7 @@ impl Server {
             })?;
             loop {
                 let exhausted = || {
-                    desk.update(|now| {
+                    admission.update(|now| {
                         now.evict_unidentified(Instant::now());
                         now.release_descriptors(Instant::now());
                     });
@@ -323,27 +332,27 @@ impl Server {
                     Ok(None) => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                let line = ConnectionHandle::new(stream);
-                let mut now = desk.lock();
-                let number = now.register(line.clone(), peer.ip(), Instant::now());
+                let handle = ConnectionHandle::new(stream);
+                let mut now = admission.lock();
+                let number = now.register(handle.clone(), peer.ip(), Instant::now());
                 while now.is_at_capacity() || now.has_too_many_pending() {
                     if !now.has_too_many_pending() || !now.evict_unidentified(Instant::now()) {
-                        now = desk.wait(now, Some(ADMISSION_POLL));
+                        now = admission.wait(now, Some(ADMISSION_POLL));
                     }
                 }
                 drop(now);
                 // The evicted connection may be one that waits in another thread.
-                desk.notify();
+                admission.notify();
                 let served = named("session").spawn_scoped(scope, move || {
                     let _leave = DropGuard(|| {
-                        desk.lock().remove(number);
-                        desk.notify();
+                        admission.lock().remove(number);
+                        admission.notify();
                     });
-                    self.serve(line, number, peer, desk, observer);
+                    self.serve(handle, number, peer, admission, observer);
                 });
                 if served.is_err() {
                     // No thread for it: it is closed, and others may make room for the next one.
-                    desk.update(|now| {
+                    admission.update(|now| {
                         now.remove(number);
                         now.evict_unidentified(Instant::now());
                     });
@@ -353,8 +362,15 @@ impl Server {
     }
 
     /// One connection, to its end. A panic ends it and nothing else.
-    fn serve(&self, line: ConnectionHandle, number: u64, peer: SocketAddr, desk: &SharedAdmission, observer: &dyn Observer) {
-        let serve = || self.serve_connection(line, number, peer, desk, observer);
+    fn serve(
+        &self,
+        handle: ConnectionHandle,
+        number: u64,
+        peer: SocketAddr,
+        admission: &SharedAdmission,
+        observer: &dyn Observer,
+    ) {
+        let serve = || self.serve_connection(handle, number, peer, admission, observer);
         if panic::catch_unwind(AssertUnwindSafe(serve)).is_err() {
             observer.ended(peer, &Err(RecvError::Panicked));
         }
@@ -364,47 +380,48 @@ impl Server {
     /// bytes are no frame of a known dialect is reported, and is no session.
     fn serve_connection(
         &self,
-        line: ConnectionHandle,
+        handle: ConnectionHandle,
         number: u64,
         peer: SocketAddr,
-        desk: &SharedAdmission,
+        admission: &SharedAdmission,
         observer: &dyn Observer,
     ) {
         let start = Instant::now();
-        let input = ConnectionReader::new(line.clone(), self.options.timeout, &self.options.cancel);
-        let (opening, input) = match input.and_then(|mut input| Ok((self.read_first_message(&mut input)?, input))) {
-            Ok((Some(opening), input)) => (opening, input),
-            Ok((None, _)) | Err(RecvError::Evicted | RecvError::Interrupted) => return,
-            Err(error) => return observer.ended(peer, &Err(RecvError::NoSession(error.into()))),
-        };
+        let reader = ConnectionReader::new(handle.clone(), self.options.timeout, &self.options.cancel);
+        let (opening, reader) =
+            match reader.and_then(|mut reader| Ok((self.read_first_message(&mut reader)?, reader))) {
+                Ok((Some(opening), reader)) => (opening, reader),
+                Ok((None, _)) | Err(RecvError::Evicted | RecvError::Interrupted) => return,
+                Err(error) => return observer.ended(peer, &Err(RecvError::NoSession(error.into()))),
+            };
         let opening = match opening {
             FirstMessage::Session(opening) => opening,
             FirstMessage::Join(session) => {
-                if let Err(refused) = self.sessions.join(session, input, || desk.lock().join(number)) {
-                    let (input, error) = *refused;
-                    native::reject(&input, &error);
+                if let Err(refused) = self.sessions.join(session, reader, || admission.lock().join(number)) {
+                    let (reader, error) = *refused;
+                    native::reject(&reader, &error);
                 }
                 return;
             }
         };
-        let mut session = match self.admit(&opening, &line, number, desk) {
+        let mut session = match self.admit(&opening, &handle, number, admission) {
             Ok(Some(session)) => session,
             Ok(None) => return,
             Err(why) => {
-                opening.reject(&input, &why);
+                opening.reject(&reader, &why);
                 return observer.ended(peer, &Err(why));
             }
         };
-        let outcome = self.receive(opening, input, &session, observer.started(peer), desk);
+        let outcome = self.receive(opening, reader, &session, observer.started(peer), admission);
         let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
         if matches!(outcome, Err(RecvError::Interrupted)) {
-            desk.lock().interrupted = true;
+            admission.lock().interrupted = true;
         }
         if matches!(&outcome, Err(error) if error.is_no_session()) {
             session.outcome = Accounting::NoSession;
         }
         let settled = match session.id {
-            Some(id) => self.wait_for_sender(id, peer, outcome, desk, observer),
+            Some(id) => self.wait_for_sender(id, peer, outcome, admission, observer),
             None => Ok(outcome),
         };
         match settled {
@@ -420,30 +437,30 @@ impl Server {
         id: SessionId,
         peer: SocketAddr,
         outcome: Result<Summary, RecvError>,
-        desk: &SharedAdmission,
+        admission: &SharedAdmission,
         observer: &dyn Observer,
     ) -> Result<Result<Summary, RecvError>, TakenOver> {
         let outcome = match outcome {
-            Err(error) if error.is_lost_connection() && desk.lock().may_reattach(id) => {
+            Err(error) if error.is_lost_connection() && admission.lock().may_reattach(id) => {
                 let wait = self.options.timeout.min(RECONNECT_GRACE);
                 observer.lost(peer, &error, wait);
                 let deadline = Instant::now() + wait;
                 let lost = LostSession { peer, error: error.into(), wait, deadline };
-                match desk.update(|now| now.detach(id, lost)) {
+                match admission.update(|now| now.detach(id, lost)) {
                     Ok(()) => return Err(TakenOver),
-                    Err(lost) => Err(self.reconnect_timeout(lost, desk)),
+                    Err(lost) => Err(self.reconnect_timeout(lost, admission)),
                 }
             }
             outcome => outcome,
         };
         // If it is, what becomes of it is told when that session ends.
-        if desk.lock().finish_tracking(id) { Err(TakenOver) } else { Ok(outcome) }
+        if admission.lock().finish_tracking(id) { Err(TakenOver) } else { Ok(outcome) }
     }
 
     /// How a session has ended whose sender did not reconnect.
-    fn reconnect_timeout(&self, lost: LostSession, desk: &SharedAdmission) -> RecvError {
+    fn reconnect_timeout(&self, lost: LostSession, admission: &SharedAdmission) -> RecvError {
         if self.options.cancel.is_cancelled() {
-            desk.lock().interrupted = true;
+            admission.lock().interrupted = true;
             return RecvError::Interrupted;
         }
         RecvError::ReconnectTimeout { lost: lost.error, wait: lost.wait }
@@ -451,8 +468,8 @@ impl Server {
 
     /// Ends lost sessions whose sender does not reconnect in time, and connections that were told to go and are not gone in
     /// time; until the last connection has ended.
-    fn enforce_deadlines(&self, desk: &SharedAdmission, observer: &dyn Observer) {
-        let mut now = desk.lock();
+    fn enforce_deadlines(&self, admission: &SharedAdmission, observer: &dyn Observer) {
+        let mut now = admission.lock();
         loop {
             let at = Instant::now();
             now.close_overdue(at);
@@ -462,7 +479,7 @@ impl Server {
                     return;
                 }
                 let limit = now.next_deadline().map(|deadline| deadline.saturating_duration_since(at));
-                now = desk.wait(now, limit);
+                now = admission.wait(now, limit);
                 continue;
             }
             if self.sessions_left(&now) == 0 {
@@ -471,11 +488,11 @@ impl Server {
             drop(now);
             for lost in expired {
                 let peer = lost.peer;
-                observer.ended(peer, &Err(self.reconnect_timeout(lost, desk)));
+                observer.ended(peer, &Err(self.reconnect_timeout(lost, admission)));
             }
             // Another session may begin.
-            desk.notify();
-            now = desk.lock();
+            admission.notify();
+            now = admission.lock();
         }
     }
 
@@ -487,9 +504,9 @@ impl Server {
     fn admit<'a>(
         &'a self,
         opening: &SessionStart,
-        line: &ConnectionHandle,
+        handle: &ConnectionHandle,
         number: u64,
-        desk: &'a SharedAdmission,
+        admission: &'a SharedAdmission,
     ) -> Result<Option<ActiveSession<'a>>, RecvError> {
         let (kind, patience) = match opening {
             // A sender that reconnects waits for the place that its lost connection still has.
@@ -499,21 +516,21 @@ impl Server {
             SessionStart::Native { .. } => (Kind::Native, Duration::ZERO),
             // A classic sender cannot be told that there is no place: it waits for one.
             SessionStart::Classic { .. } => {
-                line.record_bytes(0);
+                handle.record_bytes(0);
                 (Kind::Classic, Duration::MAX)
             }
         };
-        self.wait_for_descriptors(line, number, desk);
+        self.wait_for_descriptors(handle, number, admission);
         let asked = Instant::now();
-        let mut now = desk.lock();
+        let mut now = admission.lock();
         let mut served = now.try_admit(number, kind);
-        while served.is_err() && asked.elapsed() < patience && !line.is_evicted() {
+        while served.is_err() && asked.elapsed() < patience && !handle.is_evicted() {
             now.enqueue(number, asked);
-            now = desk.wait(now, Some(net::POLL_INTERVAL));
+            now = admission.wait(now, Some(net::POLL_INTERVAL));
             served = now.try_admit(number, kind);
         }
-        desk.notify();
-        if line.is_evicted() {
+        admission.notify();
+        if handle.is_evicted() {
             return Err(RecvError::Evicted);
         }
         served.map_err(|AtCapacity| RecvError::Busy)?;
@@ -526,11 +543,11 @@ impl Server {
         while taken_over.is_none()
             && self.sessions_left(&now) > 0
             && now.active >= self.sessions_left(&now)
-            && !line.is_evicted()
+            && !handle.is_evicted()
         {
-            now = desk.wait(now, None);
+            now = admission.wait(now, None);
         }
-        if line.is_evicted() {
+        if handle.is_evicted() {
             return Err(RecvError::Evicted);
         }
         if self.sessions_left(&now) == 0 {
@@ -541,22 +558,29 @@ impl Server {
         // Without a limit nobody waits for the end of any of them.
         let id = id.filter(|_| self.options.sessions.is_some());
         let id = id.filter(|id| now.track(*id, failed.clone()));
-        Ok(Some(ActiveSession { server: self, admission: desk, number, id, failures: failed, outcome: Accounting::Finished }))
+        Ok(Some(ActiveSession {
+            server: self,
+            admission,
+            number,
+            id,
+            failures: failed,
+            outcome: Accounting::Finished,
+        }))
     }
 
     /// Where few descriptors are free, waits for idle sessions to release theirs. The wait is bounded: after `idle_time` a
     /// session that holds descriptors is either idle, and can be evicted, or makes progress, and will release them.
-    fn wait_for_descriptors(&self, line: &ConnectionHandle, number: u64, desk: &SharedAdmission) {
+    fn wait_for_descriptors(&self, handle: &ConnectionHandle, number: u64, admission: &SharedAdmission) {
         let start = Instant::now();
-        while start.elapsed() <= desk.lock().idle_time
-            && desk::fd_headroom_below(line.stream(), SESSION_FD_FRACTION)
-            && !line.is_evicted()
+        while start.elapsed() <= admission.lock().idle_time
+            && desk::fd_headroom_below(handle.stream(), SESSION_FD_FRACTION)
+            && !handle.is_evicted()
             && !self.stop().is_cancelled()
         {
-            let mut now = desk.lock();
+            let mut now = admission.lock();
             now.enqueue(number, start);
             now.release_descriptors(Instant::now());
-            drop(desk.wait(now, Some(ADMISSION_POLL)));
+            drop(admission.wait(now, Some(ADMISSION_POLL)));
         }
     }
 
@@ -569,37 +593,38 @@ impl Server {
     fn receive(
         &self,
         opening: SessionStart,
-        input: ConnectionReader,
+        reader: ConnectionReader,
         session: &ActiveSession<'_>,
         progress: Box<dyn Reporter + '_>,
-        desk: &SharedAdmission,
+        admission: &SharedAdmission,
     ) -> Result<Summary, RecvError> {
         let progress = session.failures.wrap(progress, session.number);
-        let lister = FileHasher::new(self.options.whole_digests, &progress);
-        let mut unserved = Some((opening, input));
+        let hasher = FileHasher::new(self.options.whole_digests, &progress);
+        let mut unserved = Some((opening, reader));
         let receive = || {
-            let limit_entries = || desk.update(|now| now.enforce_entry_limit(Instant::now()));
-            let spare_descriptors = || desk.update(|now| now.release_descriptors(Instant::now()));
-            let host = SessionContext {
+            let limit_entries = || admission.update(|now| now.enforce_entry_limit(Instant::now()));
+            let spare_descriptors = || admission.update(|now| now.release_descriptors(Instant::now()));
+            let context = SessionContext {
                 registry: &self.sessions,
                 progress: &progress,
-                hasher: &lister,
+                hasher: &hasher,
                 enforce_entry_limit: &limit_entries,
                 release_descriptors: &spare_descriptors,
             };
-            let may_join = || desk.lock().reserve_streams(session.number, MAX_JOINED);
-            unserved.take().map(|(opening, input)| self.dispatch(opening, input, may_join, &host))
+            let may_join = || admission.lock().reserve_streams(session.number, MAX_JOINED);
+            unserved.take().map(|(opening, reader)| self.dispatch(opening, reader, may_join, &context))
         };
-        let received = self.options.cancel.run_with_hook(|| lister.stop_waiting(), || lister.run_with(receive));
+        let received =
+            self.options.cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(receive));
         let received = match received.flatten() {
             Ok(received) => received.unwrap_or(Err(RecvError::Busy)),
             Err(error) => Err(RecvError::NoThread(error)),
         };
-        if let (Some((opening, input)), Err(error)) = (&unserved, &received) {
-            opening.reject(input, error);
+        if let (Some((opening, reader)), Err(error)) = (&unserved, &received) {
+            opening.reject(reader, error);
         }
         received.map(|summary| {
-            let mut summary = Summary { undigested: lister.on_unavailable(), ..summary };
+            let mut summary = Summary { undigested: hasher.on_unavailable(), ..summary };
             session.failures.merge_earlier(session.number, &mut summary);
             summary
         })
@@ -608,52 +633,52 @@ impl Server {
     fn dispatch(
         &self,
         opening: SessionStart,
-        input: ConnectionReader,
+        reader: ConnectionReader,
         may_join: impl FnOnce() -> bool,
-        host: &SessionContext<'_>,
+        context: &SessionContext<'_>,
     ) -> Result<Summary, RecvError> {
         match opening {
             SessionStart::Native { hello, .. } => {
                 let store = self.root.session(ImplicitDirs::Private).map_err(RecvError::from);
-                let store = store.inspect_err(|error| native::reject(&input, error))?;
+                let store = store.inspect_err(|error| native::reject(&reader, error))?;
                 let mut session = ReceiverSession::new(self.options.names);
                 if !may_join() {
                     session.disable_streams();
                 }
-                native::receive(input, &hello, session, store, host)
+                native::receive(reader, &hello, session, store, context)
             }
             SessionStart::Classic { header } => {
                 let store = self.root.session(ImplicitDirs::Umask)?;
-                classic::receive(input, header, store, self.options.names, host.progress)
+                classic::receive(reader, header, store, self.options.names, context.progress)
             }
         }
     }
 
     /// What a connection is for; `None` if nothing came. One that is refused is closed, after an error in its dialect.
-    fn read_first_message(&self, input: &mut ConnectionReader) -> Result<Option<FirstMessage>, RecvError> {
-        let opening = match input.detect_dialect() {
+    fn read_first_message(&self, reader: &mut ConnectionReader) -> Result<Option<FirstMessage>, RecvError> {
+        let opening = match reader.detect_dialect() {
             Ok(None) => return Ok(None),
-            Ok(Some(Dialect::Classic)) => open_classic(input, self.options.names)?,
+            Ok(Some(Dialect::Classic)) => open_classic(reader, self.options.names)?,
             Ok(Some(Dialect::Native)) => {
-                open_native(input).inspect_err(|error| native::reject(input, error))?
+                open_native(reader).inspect_err(|error| native::reject(reader, error))?
             }
             Ok(Some(Dialect::Tls)) => {
-                input.close();
+                reader.close();
                 return Err(RecvError::UnsupportedDialect("TLS"));
             }
             Ok(Some(Dialect::Http)) => {
                 // It is not a sender; what becomes of the answer does not matter.
-                let _ = input.stream().write_all(HTTP_RESPONSE);
-                input.close();
+                let _ = reader.stream().write_all(HTTP_RESPONSE);
+                reader.close();
                 return Err(RecvError::UnsupportedDialect("HTTP"));
             }
             Err(RecvError::Evicted) => return Err(RecvError::Evicted),
             Err(error) => {
-                input.close();
+                reader.close();
                 return Err(error);
             }
         };
-        input.handshake_done();
+        reader.handshake_done();
         Ok(Some(opening))
     }
 }
@@ -700,16 +725,16 @@ impl Drop for ActiveSession<'_> {
 
 impl SessionStart {
     /// Ends a connection for which there is no place, and says so where its dialect can.
-    fn reject(&self, input: &ConnectionReader, why: &RecvError) {
+    fn reject(&self, reader: &ConnectionReader, why: &RecvError) {
         match self {
-            SessionStart::Native { .. } => native::reject(input, why),
-            SessionStart::Classic { .. } => input.reset(),
+            SessionStart::Native { .. } => native::reject(reader, why),
+            SessionStart::Classic { .. } => reader.reset(),
         }
     }
 }
 
-fn open_native(input: &mut ConnectionReader) -> Result<FirstMessage, RecvError> {
-    let first = input.frame(Framing::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+fn open_native(reader: &mut ConnectionReader) -> Result<FirstMessage, RecvError> {
+    let first = reader.frame(Framing::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
     Ok(match receiver::parse_first_frame(first)? {
         receiver::FirstFrame::Joins(session) => FirstMessage::Join(session),
         receiver::FirstFrame::Begins { session, continues } => {
@@ -718,13 +743,13 @@ fn open_native(input: &mut ConnectionReader) -> Result<FirstMessage, RecvError> 
     })
 }
 
-fn open_classic(input: &mut ConnectionReader, names: NamePolicy) -> Result<FirstMessage, RecvError> {
-    let first = input.frame(Framing::Classic)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+fn open_classic(reader: &mut ConnectionReader, names: NamePolicy) -> Result<FirstMessage, RecvError> {
+    let first = reader.frame(Framing::Classic)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
     let header = match parse_header(first, names) {
         // A header of a sender, whose file is refused.
         header @ (Ok(_) | Err(ClassicError::Name { .. })) => header,
         Err(error) => {
-            input.reset();
+            reader.reset();
             return Err(error.into());
         }
     };
@@ -754,7 +779,7 @@ mod tests {
     use super::*;
     use crate::digest::PART_BYTES;
     use crate::relpath::RelPath;
-    use crate::store::{SourceVersion, Record};
+    use crate::store::{Record, SourceVersion};
     use crate::wire::frame;
 
     #[test]
@@ -860,10 +885,10 @@ mod tests {
         let mut store = server.root.session(ImplicitDirs::Private).unwrap();
         let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
         let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
-        let landing = store.land_parts(&path, origin).unwrap();
+        let staged = store.land_parts(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
-        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
-        drop(landing);
+        staged.journal().unwrap().record(&staged.written().unwrap(), &records, true).unwrap();
+        drop(staged);
         let watch = Watch(Mutex::default(), Condvar::new());
         thread::scope(|scope| {
             let running = scope.spawn(|| server.run(&watch).unwrap());

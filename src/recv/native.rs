@@ -36,7 +36,7 @@ use crate::md5sum::FileHasher;
 use crate::net::TimedWriter;
 use crate::progress::{Reporter, Summary};
 use crate::relpath::NamePolicy;
-use crate::spent::{Stopwatch, Bottleneck, BusyTime};
+use crate::spent::{Bottleneck, BusyTime, Stopwatch};
 use crate::store::LocalSession;
 use crate::wire::{ReceiverSession, WireError};
 
@@ -152,8 +152,8 @@ impl PhaseTimers {
     }
 }
 
-pub fn lock_session(speaker: &Mutex<SessionControl>) -> MutexGuard<'_, SessionControl> {
-    speaker.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn lock_session(control: &Mutex<SessionControl>) -> MutexGuard<'_, SessionControl> {
+    control.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a session has of the receiver around it.
@@ -173,16 +173,16 @@ pub fn receive(
     hello: &[u8],
     session: ReceiverSession,
     store: LocalSession,
-    host: &SessionContext<'_>,
+    context: &SessionContext<'_>,
 ) -> Result<Summary, RecvError> {
-    let mut speaker = SessionControl::new(session, &input);
-    let opened = speaker.session.handle(hello).map_err(RecvError::from);
+    let mut control = SessionControl::new(session, &input);
+    let opened = control.session.handle(hello).map_err(RecvError::from);
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
-    let places = if speaker.session.takes_streams() { MAX_JOINED } else { 0 };
+    let places = if control.session.takes_streams() { MAX_JOINED } else { 0 };
     let opened = opened.and_then(|_| {
-        speaker.session.id().map(|id| host.registry.open(id, input.shared_stream(), places)).transpose()
+        control.session.id().map(|id| context.registry.open(id, input.shared_stream(), places)).transpose()
     });
-    let opened = opened.and_then(|entrance| speaker.flush().map(|()| entrance));
+    let opened = opened.and_then(|entrance| control.flush().map(|()| entrance));
     let (opened, in_work) = match opened {
         Ok(entrance) => {
             let (entrance, in_work) = entrance.unzip();
@@ -190,25 +190,25 @@ pub fn receive(
         }
         Err(error) => (Err(error), None),
     };
-    let speaker = Mutex::new(speaker);
-    let (clocks, start) = (PhaseTimers::default(), Instant::now());
-    let outcome = opened.and_then(|entrance| run(&mut input, store, &speaker, entrance, &clocks, host));
+    let control = Mutex::new(control);
+    let (timers, start) = (PhaseTimers::default(), Instant::now());
+    let outcome = opened.and_then(|entrance| run(&mut input, store, &control, entrance, &timers, context));
     // Everything is kept: a session that goes on with this one may have it.
     drop(in_work);
-    let mut speaker = lock_session(&speaker);
-    let spent = clocks.busy_time(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
-    speaker.session.set_spent(spent);
-    speaker.summary.limit = Bottleneck::of_receiver(spent, start.elapsed());
+    let mut control = lock_session(&control);
+    let spent = timers.busy_time(1 + outcome.as_ref().map_or(0, |joined| joined.len() as u32));
+    control.session.set_spent(spent);
+    control.summary.limit = Bottleneck::of_receiver(spent, start.elapsed());
     let outcome = outcome.and_then(|joined| {
-        speaker.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
-        speaker.flush().map(|()| joined)
+        control.session.finish().ok_or_else(|| WireError::Protocol("the session ended unsettled".into()))?;
+        control.flush().map(|()| joined)
     });
     if let Err(error) = &outcome {
-        speaker.send_error(error);
+        control.send_error(error);
     }
     input.close();
     // Joined connections stay open until here: for the sender, the end of one before the receipt is a failure.
-    outcome.map(|_joined| std::mem::take(&mut speaker.summary))
+    outcome.map(|_joined| std::mem::take(&mut control.summary))
 }
 
 /// Ends a connection whose first frame is refused.
@@ -221,33 +221,42 @@ pub fn reject(input: &ConnectionReader, error: &RecvError) {
 fn run(
     input: &mut ConnectionReader,
     store: LocalSession,
-    speaker: &Mutex<SessionControl>,
+    control: &Mutex<SessionControl>,
     entrance: Option<JoinQueue<'_>>,
-    clocks: &PhaseTimers,
-    host: &SessionContext<'_>,
+    timers: &PhaseTimers,
+    context: &SessionContext<'_>,
 ) -> Result<Vec<JoinedConnection>, RecvError> {
     let ended = (Mutex::new(false), Condvar::new());
     thread::scope(|scope| {
-        spawn(scope, "keepalive", || every(KEEPALIVE_INTERVAL, &ended, || keepalive(speaker)))?;
+        spawn(scope, "keepalive", || every(KEEPALIVE_INTERVAL, &ended, || keepalive(control)))?;
         // However this ends, the pulse has to: a session that is kept alive for ever would never be given up.
         let _end = EndOnDrop(&ended);
         let committing = store.fork();
         let (complete, to_commit) = unbounded();
         let committer = spawn(scope, "committer", || {
-            committer::commit(committing, speaker, to_commit, host.progress, &clocks.committing, host.hasher)
+            committer::commit(
+                committing,
+                control,
+                to_commit,
+                context.progress,
+                &timers.committing,
+                context.hasher,
+            )
         })?;
-        let arrivals = InboundFiles::new(speaker, complete, clocks, host)?;
+        let inbound = InboundFiles::new(control, complete, timers, context)?;
         let read_to_end = (Mutex::new(false), Condvar::new());
         let received = thread::scope(|scope| {
-            spawn(scope, "checkpoint", || every(CHECKPOINT_INTERVAL, &read_to_end, || arrivals.checkpoint(false)))?;
+            spawn(scope, "checkpoint", || {
+                every(CHECKPOINT_INTERVAL, &read_to_end, || inbound.checkpoint(false))
+            })?;
             let _end = EndOnDrop(&read_to_end);
-            read_all(input, &store, &arrivals, entrance)
+            read_all(input, &store, &inbound, entrance)
         });
         if received.is_err() {
-            arrivals.checkpoint(true);
+            inbound.checkpoint(true);
         }
         // Closes the queue: the committer finishes what is complete, whatever happened to the rest.
-        drop(arrivals);
+        drop(inbound);
         let ended_early = || Err(RecvError::Connection(io::Error::other("the committer ended early")));
         let committed = committer.join().unwrap_or_else(|_| ended_early());
         received.and_then(|joined| committed.map(|()| joined))
@@ -258,7 +267,7 @@ fn run(
 fn read_all(
     input: &mut ConnectionReader,
     store: &LocalSession,
-    arrivals: &InboundFiles<'_>,
+    inbound: &InboundFiles<'_>,
     entrance: Option<JoinQueue<'_>>,
 ) -> Result<Vec<JoinedConnection>, RecvError> {
     let parked = Mutex::new(Vec::new());
@@ -267,38 +276,38 @@ fn read_all(
         // Owned here, so that the queues close however this ends: the threads that read them end with it.
         let entrance = entrance;
         let (to_verifier, queues) = verifier::queues();
-        spawn(scope, "verifier", || verifier::verify(arrivals, store.fork(), queues))?;
-        let (waiters, waiting) = unbounded();
-        let decider = Planner::new(store.fork(), arrivals, to_verifier.clone());
-        spawn(scope, "decider", || decider::run_deferred(decider, waiting))?;
+        spawn(scope, "verifier", || verifier::verify(inbound, store.fork(), queues))?;
+        let (deferred, waiting) = unbounded();
+        let planner = Planner::new(store.fork(), inbound, to_verifier.clone());
+        spawn(scope, "decider", || decider::run_deferred(planner, waiting))?;
         if let Some(entrance) = &entrance {
             let (queue, to_verifier, parked) = (entrance.queue(), to_verifier.clone(), &parked);
-            let waiters = waiters.clone();
+            let deferred = deferred.clone();
             spawn(scope, "joins", move || {
                 for mut joined in queue {
                     joined.reader.join_session(&first);
                     let reader = Reader::new(
                         store.fork(),
-                        arrivals,
+                        inbound,
                         to_verifier.clone(),
-                        waiters.clone(),
+                        deferred.clone(),
                         ConnectionRole::Secondary,
                     );
                     let reading = spawn(scope, "reader", move || {
-                        arrivals.end_if_failed(reader.read(&mut joined.reader));
+                        inbound.end_if_failed(reader.read(&mut joined.reader));
                         parked.lock().unwrap_or_else(PoisonError::into_inner).push(joined);
                     });
-                    arrivals.end_if_failed(reading.map(drop));
+                    inbound.end_if_failed(reading.map(drop));
                 }
             })?;
         }
-        let reader = Reader::new(store.fork(), arrivals, to_verifier, waiters, ConnectionRole::Primary);
-        arrivals.end_if_failed(reader.read(input));
+        let reader = Reader::new(store.fork(), inbound, to_verifier, deferred, ConnectionRole::Primary);
+        inbound.end_if_failed(reader.read(input));
         // Nobody can join any more.
         drop(entrance);
         Ok::<_, RecvError>(())
     })?;
-    arrivals.outcome().map(|()| parked.into_inner().unwrap_or_else(PoisonError::into_inner))
+    inbound.outcome().map(|()| parked.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Starts a thread of a session; where the system gives none, the session ends and its sender may come back.
@@ -336,12 +345,12 @@ pub fn every(interval: Duration, ended: &(Mutex<bool>, Condvar), work: impl Fn()
 }
 
 /// Tells the sender that this side is alive, so that it can tell slow from dead.
-fn keepalive(speaker: &Mutex<SessionControl>) {
-    let mut speaker = lock_session(speaker);
-    speaker.session.keepalive();
-    if speaker.session.is_committing() {
-        speaker.record_busy(KEEPALIVE_INTERVAL);
+fn keepalive(control: &Mutex<SessionControl>) {
+    let mut control = lock_session(control);
+    control.session.keepalive();
+    if control.session.is_committing() {
+        control.record_busy(KEEPALIVE_INTERVAL);
     }
     // A broken connection is noticed by the reader.
-    let _ = speaker.flush();
+    let _ = control.flush();
 }

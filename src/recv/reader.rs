@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::RecvError;
 use super::arrivals::InboundFiles;
-use super::decider::{Planner, Deferred};
+use super::decider::{Deferred, Planner};
 use super::desk::{PROCESS_FD_FRACTION, fd_headroom_below};
 use super::input::ConnectionReader;
 use super::measure;
-use super::verifier::{SmallBatch, VerifyQueue, VerifyJob};
+use super::verifier::{SmallBatch, VerifyJob, VerifyQueue};
 use crate::net::SpliceStep;
 use crate::progress::Event as Told;
 use crate::store::{LocalSession, StoreError, SyncedFile};
@@ -47,33 +47,42 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn new(
         store: LocalSession,
-        arrivals: &'a InboundFiles<'a>,
+        inbound: &'a InboundFiles<'a>,
         verifier: VerifyQueue,
-        waiters: Deferred,
+        deferred: Deferred,
         place: ConnectionRole,
     ) -> Self {
-        let decider = Planner::new(store.fork(), arrivals, verifier.clone());
-        Reader { store, files: arrivals, verifier, planner: decider, deferred: waiters, role: place, small: SmallBatch::default(), frames: 0 }
+        let planner = Planner::new(store.fork(), inbound, verifier.clone());
+        Reader {
+            store,
+            files: inbound,
+            verifier,
+            planner,
+            deferred,
+            role: place,
+            small: SmallBatch::default(),
+            frames: 0,
+        }
     }
 
     /// Until everything is received, or somebody ended the session.
-    pub fn read(mut self, input: &mut ConnectionReader) -> Result<(), RecvError> {
+    pub fn read(mut self, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         loop {
             // While whole frames are at hand, work is collected: many small files are verified at once, and many
             // decisions fit into one frame.
-            if !input.has_frame(Framing::Native) {
+            if !reader.has_frame(Framing::Native) {
                 self.verify_small()?;
                 self.flush_control()?;
-                if !self.files.timers.waiting.time(|| input.wait_unless(self.files.done()))? {
+                if !self.files.timers.waiting.time(|| reader.wait_unless(self.files.done()))? {
                     return Ok(());
                 }
             }
             // Whatever it has said beyond that would only take more room.
-            if input.handle().is_evicted() {
+            if reader.handle().is_evicted() {
                 return Err(RecvError::Evicted);
             }
             self.files.hasher.wait_for_room();
-            let Some(json) = input.frame(Framing::Native)? else {
+            let Some(json) = reader.frame(Framing::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
             let bytes = json.len() as u64;
@@ -88,9 +97,9 @@ impl<'a> Reader<'a> {
                 event,
                 Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
             ) {
-                input.handle().record_bytes(bytes);
+                reader.handle().record_bytes(bytes);
             }
-            self.handle_event(event, input)?;
+            self.handle_event(event, reader)?;
             self.frames += 1;
             if self.frames >= FRAMES_PER_FLUSH {
                 self.flush_control()?;
@@ -105,7 +114,7 @@ impl<'a> Reader<'a> {
         told
     }
 
-    fn handle_event(&mut self, event: Event, input: &mut ConnectionReader) -> Result<(), RecvError> {
+    fn handle_event(&mut self, event: Event, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         let progress = self.files.progress;
         match event {
             // Perhaps the end, or a folder whose turn is now.
@@ -119,9 +128,9 @@ impl<'a> Reader<'a> {
                 }
             }
             Event::Refused { name, fault, reason } => {
-                let mut speaker = self.files.lock_session();
-                speaker.summary.count_failure(fault);
-                self.files.enqueue_dirs_and_links(&mut speaker);
+                let mut control = self.files.lock_session();
+                control.summary.count_failure(fault);
+                self.files.enqueue_dirs_and_links(&mut control);
                 progress.report(Told::Failed { name: &name, fault, reason: &reason });
             }
             Event::Body(header) => {
@@ -129,15 +138,15 @@ impl<'a> Reader<'a> {
                     self.files.on_retransmit(&header);
                 }
                 if header.range.len <= SMALL_FILE_BYTES && header.range.offset == 0 {
-                    self.small_body(header, input)?;
+                    self.small_body(header, reader)?;
                 } else {
-                    self.large_body(header, input)?;
+                    self.large_body(header, reader)?;
                 }
             }
-            Event::Discard { bytes } => input.body(bytes, "a body that is not needed", |_| {})?,
+            Event::Discard { bytes } => reader.body(bytes, "a body that is not needed", |_| {})?,
             Event::Offer(header) => self.offer(header)?,
             Event::OfferAndBody(header) => {
-                input.body(header.range.len, "a small file", |_| {})?;
+                reader.body(header.range.len, "a small file", |_| {})?;
                 self.offer(header)?;
             }
             Event::Hole(hole) if hole.is_offer => match self.files.existing(hole.id) {
@@ -146,26 +155,26 @@ impl<'a> Reader<'a> {
                 None => {}
             },
             Event::Hole(hole) => {
-                self.wait_for_descriptors(hole.id, input)?;
+                self.wait_for_descriptors(hole.id, reader)?;
                 self.hole(&hole);
             }
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
                 self.files.discard(id);
-                let mut speaker = self.files.lock_session();
-                speaker.summary.count_failure(fault);
+                let mut control = self.files.lock_session();
+                control.summary.count_failure(fault);
                 // It may have been what folders waited for.
-                self.files.enqueue_dirs_and_links(&mut speaker);
-                drop(speaker);
+                self.files.enqueue_dirs_and_links(&mut control);
+                drop(control);
                 progress.report(Told::FileDropped { remaining_bytes });
                 progress.report(Told::Failed { name: path.as_bytes(), fault, reason: &message });
             }
             Event::Measure(asked) => {
-                let measured = measure::run_probe(asked, input, &mut self.store)?;
-                let mut speaker = self.files.lock_session();
-                speaker.summary.measures += 1;
-                speaker.session.measured(measured);
+                let measured = measure::run_probe(asked, reader, &mut self.store)?;
+                let mut control = self.files.lock_session();
+                control.summary.measures += 1;
+                control.session.measured(measured);
                 // A peer that has gone is noticed before the next one is measured.
-                speaker.flush()?;
+                control.flush()?;
             }
             Event::Totals { .. } => progress.report(Told::PlanComplete),
         }
@@ -186,10 +195,10 @@ impl<'a> Reader<'a> {
 
     /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
     /// others give way.
-    fn wait_for_descriptors(&self, id: EntryId, input: &ConnectionReader) -> Result<(), RecvError> {
-        while self.files.has_too_many_staged(id) && fd_headroom_below(input.stream(), PROCESS_FD_FRACTION) {
+    fn wait_for_descriptors(&self, id: EntryId, reader: &ConnectionReader) -> Result<(), RecvError> {
+        while self.files.has_too_many_staged(id) && fd_headroom_below(reader.stream(), PROCESS_FD_FRACTION) {
             (self.files.context.release_descriptors)();
-            if !input.sleep(self.files.done(), DESCRIPTORS_TICK)? {
+            if !reader.sleep(self.files.done(), DESCRIPTORS_TICK)? {
                 // Whatever ended the session says why.
                 return Ok(());
             }
@@ -213,9 +222,9 @@ impl<'a> Reader<'a> {
     }
 
     /// A small file, whole: kept in memory until enough of them are there to be verified together.
-    fn small_body(&mut self, header: PartHeader, input: &mut ConnectionReader) -> Result<(), RecvError> {
+    fn small_body(&mut self, header: PartHeader, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         let small = &mut self.small;
-        input.body(header.range.len, "a small file", |chunk| small.bytes.extend_from_slice(chunk))?;
+        reader.body(header.range.len, "a small file", |chunk| small.bytes.extend_from_slice(chunk))?;
         small.headers.push(header);
         self.files.record_bytes(header.range.len);
         if small.is_full() { self.verify_small() } else { Ok(()) }
@@ -231,28 +240,28 @@ impl<'a> Reader<'a> {
     }
 
     /// One part of a larger file: to its landing at once, and then to the verifier.
-    fn large_body(&mut self, header: PartHeader, input: &mut ConnectionReader) -> Result<(), RecvError> {
-        self.wait_for_descriptors(header.id, input)?;
+    fn large_body(&mut self, header: PartHeader, reader: &mut ConnectionReader) -> Result<(), RecvError> {
+        self.wait_for_descriptors(header.id, reader)?;
         let _in_transit = self.files.in_transit();
         let written = self.files.open_staging(&mut self.store, header.id);
         let written = match written {
             // A part that was damaged has left something where its zeros belong.
             Ok((written, true)) if self.files.is_sparse(header.id) && !header.is_repair => {
-                self.body_without_zeros(header, written, input)?
+                self.body_without_zeros(header, written, reader)?
             }
             Ok((written, _)) => {
                 let name = || self.files.name(header.id);
-                let clocks = self.files.timers;
+                let timers = self.files.timers;
                 let moved = |step: &SpliceStep| {
                     self.files.record_bytes(step.taken as u64);
-                    clocks.waiting.add(step.waited);
-                    clocks.writing.add(step.wrote);
+                    timers.waiting.add(step.waited);
+                    timers.writing.add(step.wrote);
                 };
-                let done = input.body_to_file(header.range, name, written.file(), moved)?;
+                let done = reader.body_to_file(header.range, name, written.file(), moved)?;
                 done.map(|()| written).map_err(|source| StoreError::Io { doing: "write the file", source })
             }
             Err(error) => {
-                input.body(header.range.len, "a body that cannot land", |_| {})?;
+                reader.body(header.range.len, "a body that cannot land", |_| {})?;
                 Err(error)
             }
         };
@@ -269,18 +278,18 @@ impl<'a> Reader<'a> {
     fn body_without_zeros(
         &self,
         header: PartHeader,
-        landing: SyncedFile,
-        input: &mut ConnectionReader,
+        staged: SyncedFile,
+        reader: &mut ConnectionReader,
     ) -> Result<Result<SyncedFile, StoreError>, RecvError> {
         let mut offset = header.range.offset;
         let mut written = Ok(());
-        input.body(header.range.len, &self.files.name(header.id), |chunk| {
+        reader.body(header.range.len, &self.files.name(header.id), |chunk| {
             if written.is_ok() {
-                written = landing.write_sparse_at(chunk, offset);
+                written = staged.write_sparse_at(chunk, offset);
             }
             offset += chunk.len() as u64;
             self.files.record_bytes(chunk.len() as u64);
         })?;
-        Ok(written.map(|()| landing))
+        Ok(written.map(|()| staged))
     }
 }

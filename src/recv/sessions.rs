@@ -102,25 +102,25 @@ impl SessionRegistry {
     pub fn join(
         &self,
         id: SessionId,
-        input: ConnectionReader,
+        reader: ConnectionReader,
         joins: impl FnOnce(),
     ) -> Result<(), Box<(ConnectionReader, RecvError)>> {
         let (open, done) = bounded(0);
-        let refused = |why: &str, input| Err(Box::new((input, WireError::Protocol(why.into()).into())));
+        let refused = |why: &str, reader| Err(Box::new((reader, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
         let Some((door, queue)) =
             sessions.get_mut(&id).and_then(|door| door.queue.clone().map(|queue| (door, queue)))
         else {
-            return refused("it joins a session that is not in work here", input);
+            return refused("it joins a session that is not in work here", reader);
         };
         if door.free_slots == 0 {
-            return refused("its session takes no more connections", input);
+            return refused("its session takes no more connections", reader);
         }
         door.free_slots -= 1;
-        door.streams.push(input.shared_stream());
+        door.streams.push(reader.shared_stream());
         joins();
         // If the session ends meanwhile, so does the wait.
-        let _ = queue.send(JoinedConnection { reader: input, _open: open });
+        let _ = queue.send(JoinedConnection { reader, _open: open });
         drop((sessions, queue));
         // Nothing is ever sent: this ends when the other half is dropped.
         let _ = done.recv();

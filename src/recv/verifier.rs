@@ -95,7 +95,7 @@ impl SmallBatch {
 }
 
 /// Verifies until the queue is closed and empty.
-pub fn verify(arrivals: &InboundFiles<'_>, mut store: LocalSession, Queues { work: queue, spare }: Queues) {
+pub fn verify(inbound: &InboundFiles<'_>, mut store: LocalSession, Queues { work: queue, spare }: Queues) {
     while let Ok(first) = queue.recv() {
         let start = Instant::now();
         let deadline = start + WINDOW_AGE;
@@ -104,13 +104,13 @@ pub fn verify(arrivals: &InboundFiles<'_>, mut store: LocalSession, Queues { wor
         while let Some(work) = next {
             match work {
                 VerifyJob::Small(mut small) => {
-                    verify_small(arrivals, &mut store, &small);
+                    verify_small(inbound, &mut store, &small);
                     small.headers.clear();
                     small.bytes.clear();
                     // Where there are enough of them, it is let go.
                     let _ = spare.try_send(small);
                 }
-                VerifyJob::Recheck(kept) => recheck(arrivals, kept),
+                VerifyJob::Recheck(kept) => recheck(inbound, kept),
                 VerifyJob::Part(header, written) => window.push((header, PartReader::Landing(written))),
                 VerifyJob::Offer(header, file) => window.push((header, PartReader::Existing(file))),
             }
@@ -120,21 +120,21 @@ pub fn verify(arrivals: &InboundFiles<'_>, mut store: LocalSession, Queues { wor
             next = match queue.try_recv() {
                 Ok(next) => Some(next),
                 // The sender may be waiting for the verdict on what there is.
-                Err(_) if window.is_empty() || arrivals.is_drained() => None,
+                Err(_) if window.is_empty() || inbound.is_drained() => None,
                 Err(_) => queue.recv_deadline(deadline).ok(),
             };
         }
         if !window.is_empty() {
-            verify_window(arrivals, &mut store, &window);
+            verify_window(inbound, &mut store, &window);
         }
-        let mut speaker = arrivals.lock_session();
-        speaker.record_busy(start.elapsed());
+        let mut control = inbound.lock_session();
+        control.record_busy(start.elapsed());
         // A connection that is broken is noticed by its reader.
-        let _ = speaker.flush();
+        let _ = control.flush();
     }
 }
 
-fn verify_small(arrivals: &InboundFiles<'_>, store: &mut LocalSession, small: &SmallBatch) {
+fn verify_small(inbound: &InboundFiles<'_>, store: &mut LocalSession, small: &SmallBatch) {
     let mut rest = &small.bytes[..];
     let mut bodies = Vec::with_capacity(small.headers.len());
     for header in &small.headers {
@@ -143,20 +143,20 @@ fn verify_small(arrivals: &InboundFiles<'_>, store: &mut LocalSession, small: &S
         rest = behind;
     }
     let mut whole = Vec::with_capacity(bodies.len());
-    let digests = arrivals.timers.md5.time(|| digest_many(&bodies));
+    let digests = inbound.timers.md5.time(|| digest_many(&bodies));
     for ((header, body), md5) in small.headers.iter().zip(&bodies).zip(digests) {
         if md5 == header.md5 {
             whole.push((header, *body));
         } else {
             // Damaged bytes never reach the disk.
-            arrivals.on_digest(header, md5);
+            inbound.on_digest(header, md5);
         }
     }
-    arrivals.timers.checking_disk.time(|| arrivals.stage_small(store, whole.into_iter()));
+    inbound.timers.checking_disk.time(|| inbound.stage_small(store, whole.into_iter()));
 }
 
 /// Keeps of what is recorded what is really there.
-fn recheck(arrivals: &InboundFiles<'_>, kept: ResumeCheck) {
+fn recheck(inbound: &InboundFiles<'_>, kept: ResumeCheck) {
     let ResumeCheck { id, layout, written, mut digests } = kept;
     let recorded = digests.count();
     // A hole is one question, however many parts it has.
@@ -174,7 +174,7 @@ fn recheck(arrivals: &InboundFiles<'_>, kept: ResumeCheck) {
             }
         }
     }
-    arrivals.request_missing(id, layout, digests, recorded);
+    inbound.request_missing(id, layout, digests, recorded);
 }
 
 /// The digests of parts of a landing; `None` for those that cannot be read, as when it is shorter than it was.
@@ -203,39 +203,41 @@ impl PartReader {
     }
 }
 
-fn verify_window(arrivals: &InboundFiles<'_>, store: &mut LocalSession, window: &[(PartHeader, PartReader)]) {
+fn verify_window(inbound: &InboundFiles<'_>, store: &mut LocalSession, window: &[(PartHeader, PartReader)]) {
     let ranges: Vec<_> = window.iter().map(|(header, _)| header.range).collect();
     let (start, reading) = (Instant::now(), Stopwatch::default());
     let together = digest_ranges(&ranges, |index, buffer, offset| {
         reading.time(|| window[index].1.read_at(buffer, offset))
     });
-    arrivals.timers.checking_disk.add(reading.spent());
-    arrivals.timers.md5.add(start.elapsed() - reading.spent());
+    inbound.timers.checking_disk.add(reading.spent());
+    inbound.timers.md5.add(start.elapsed() - reading.spent());
     match together {
         Ok(digests) => {
             for ((header, _), md5) in window.iter().zip(digests) {
-                report_digests(arrivals, store, header, md5);
+                report_digests(inbound, store, header, md5);
             }
         }
         // One file that cannot be read must not cost the others.
         Err(_) => {
             for (header, file) in window {
                 match digest_ranges(&[header.range], |_, buffer, offset| file.read_at(buffer, offset)) {
-                    Ok(digests) => digests.into_iter().for_each(|md5| report_digests(arrivals, store, header, md5)),
-                    Err(_) if header.is_offer => arrivals.offer_differs(store, header.id),
-                    Err(error) => arrivals.fail_file(header.id, &error),
+                    Ok(digests) => {
+                        digests.into_iter().for_each(|md5| report_digests(inbound, store, header, md5))
+                    }
+                    Err(_) if header.is_offer => inbound.offer_differs(store, header.id),
+                    Err(error) => inbound.fail_file(header.id, &error),
                 }
             }
         }
     }
 }
 
-fn report_digests(arrivals: &InboundFiles<'_>, store: &mut LocalSession, header: &PartHeader, actual: Md5) {
+fn report_digests(inbound: &InboundFiles<'_>, store: &mut LocalSession, header: &PartHeader, actual: Md5) {
     if !header.is_offer {
-        arrivals.on_digest(header, actual);
+        inbound.on_digest(header, actual);
     } else if actual == header.md5 {
-        arrivals.offer_matches(header);
+        inbound.offer_matches(header);
     } else {
-        arrivals.offer_differs(store, header.id);
+        inbound.offer_differs(store, header.id);
     }
 }

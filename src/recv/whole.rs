@@ -26,7 +26,10 @@ impl ReceivedFile {
             (Some(bytes), _) => bytes,
             (None, Some(file)) => file.bytes().map_err(unread)?,
             (None, None) => {
-                return Err(DigestUnavailable { fault: ErrorCode::Other, reason: "it was closed already".into() });
+                return Err(DigestUnavailable {
+                    fault: ErrorCode::Other,
+                    reason: "it was closed already".into(),
+                });
             }
         };
         Ok(self.bytes.insert(opened))

@@ -10,7 +10,7 @@ use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
 use crate::fault::ErrorCode;
 use crate::net::{self, CancelToken, IdleTimer, NetError, TimedWriter, Wake};
-use crate::plan::{self, WalkItem, OpenSource, ReadError, Root, Source};
+use crate::plan::{self, OpenSource, ReadError, Root, Source, WalkItem};
 use crate::progress::{Event, Reporter, Summary};
 use crate::wire::classic::encode_header;
 
@@ -22,14 +22,14 @@ pub fn send(
     connect: impl Fn() -> Result<TcpStream, NetError>,
     how: Classic,
     timeout: Duration,
-    interrupt: &CancelToken,
+    cancel: &CancelToken,
     progress: &dyn Reporter,
 ) -> Result<Summary, SendError> {
-    let mut sender = Sender { connection: None, timeout, interrupt, progress, summary: Summary::default() };
+    let mut sender = Sender { connection: None, timeout, cancel, progress, summary: Summary::default() };
     // Connecting first tells of a wrong host before anything is hashed.
     sender.connection = Some(sender.connected(connect()?)?);
     let mut outcome = Ok(());
-    let go_on = || !interrupt.is_cancelled();
+    let go_on = || !cancel.is_cancelled();
     let told = plan::walk_files(roots, go_on, |found| {
         let source = match found {
             WalkItem::File(source) => source,
@@ -66,7 +66,7 @@ pub fn send(
 struct Sender<'a> {
     connection: Option<Connection>,
     timeout: Duration,
-    interrupt: &'a CancelToken,
+    cancel: &'a CancelToken,
     progress: &'a dyn Reporter,
     summary: Summary,
 }
@@ -80,13 +80,13 @@ impl Sender<'_> {
     fn connected(&self, stream: TcpStream) -> Result<Connection, SendError> {
         net::configure(&stream).map_err(SendError::Connection)?;
         let clone = stream.try_clone().map_err(SendError::Connection)?;
-        let writer = TimedWriter::new(clone, IdleTimer::new(self.timeout), self.interrupt.clone());
+        let writer = TimedWriter::new(clone, IdleTimer::new(self.timeout), self.cancel.clone());
         Ok(Connection { stream, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
     }
 
     /// Nothing can be said in this dialect: a connection that ends early says it.
     fn check_cancelled(&self) -> Result<(), SendError> {
-        if self.interrupt.is_cancelled() { Err(SendError::Interrupted) } else { Ok(()) }
+        if self.cancel.is_cancelled() { Err(SendError::Interrupted) } else { Ok(()) }
     }
 
     fn failed(&mut self, name: &[u8], fault: ErrorCode, reason: &str) {
@@ -112,7 +112,7 @@ impl Sender<'_> {
         self.progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.report(Event::FileStarted { path: name, size_bytes: source.size_bytes });
         while let Some(left) = source.unsettled_for() {
-            self.interrupt.wait(None, Some(left)).map_err(SendError::Connection)?;
+            self.cancel.wait(None, Some(left)).map_err(SendError::Connection)?;
             self.check_cancelled()?;
         }
         let digested =
@@ -151,7 +151,7 @@ impl Sender<'_> {
         let mut hasher = Hasher::new();
         let mut buffer = Vec::new();
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
-            if self.interrupt.is_cancelled() {
+            if self.cancel.is_cancelled() {
                 return Ok(None);
             }
             open.read(range, &mut buffer)?;
@@ -205,10 +205,10 @@ impl Sender<'_> {
             .flush()
             .and_then(|()| connection.stream.shutdown(Shutdown::Write))
             .map_err(closed)?;
-        let heard = IdleTimer::new(self.timeout);
+        let idle_timer = IdleTimer::new(self.timeout);
         let mut answer = [0; 512];
-        while !heard.is_expired() {
-            match self.interrupt.wait(Some(connection.stream.as_fd()), Some(net::POLL_INTERVAL)) {
+        while !idle_timer.is_expired() {
+            match self.cancel.wait(Some(connection.stream.as_fd()), Some(net::POLL_INTERVAL)) {
                 Ok(Wake::Cancelled) => return Err(SendError::Interrupted),
                 Ok(Wake::TimedOut) => continue,
                 Ok(Wake::Ready) => {}

@@ -13,7 +13,7 @@ use crate::escape::Escaped;
 use crate::fault::{ErrorCode, in_words};
 use crate::md5sum::FileHasher;
 use crate::net::{self, CancelToken, HostPort, NetError};
-use crate::plan::{self, SourceError, ReadError, StateKey};
+use crate::plan::{self, ReadError, SourceError, StateKey};
 use crate::progress::{Event, Reporter, Summary};
 use crate::wire::WireError;
 
@@ -226,12 +226,12 @@ const RETRIES: u32 = 10;
 /// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest
 /// goes on.
 pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendError> {
-    let interrupt = &options.cancel;
+    let cancel = &options.cancel;
     let roots = plan::roots(&options.paths)?;
     let start = Instant::now();
     let was_connected = Cell::new(false);
     let connect_patiently = |retries| {
-        net::connect(&options.target, options.port, options.timeout, retries, interrupt, |pause| {
+        net::connect(&options.target, options.port, options.timeout, retries, cancel, |pause| {
             progress.report(Event::Retrying { pause });
         })
         .inspect(|_| was_connected.set(true))
@@ -248,23 +248,23 @@ pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendE
         streams: options.streams,
         timeout: options.timeout,
         state_key: &state_key,
-        cancel: interrupt,
+        cancel,
     };
-    let lister = FileHasher::new(options.whole_digests, progress);
+    let hasher = FileHasher::new(options.whole_digests, progress);
     let session = || {
         let summary = match options.classic {
-            None => native::send(&roots, &route, progress, &lister)?,
-            Some(how) => classic::send(&roots, connect, how, options.timeout, interrupt, progress)?,
+            None => native::send(&roots, &route, progress, &hasher)?,
+            Some(how) => classic::send(&roots, connect, how, options.timeout, cancel, progress)?,
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })
     };
-    let sent = interrupt.run_with_hook(|| lister.stop_waiting(), || lister.run_with(session));
+    let sent = cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(session));
     let sent = sent.flatten().map_err(SendError::NoThread)?;
     match sent {
-        Ok(summary) => Ok(Summary { undigested: lister.on_unavailable(), ..summary }),
+        Ok(summary) => Ok(Summary { undigested: hasher.on_unavailable(), ..summary }),
         // Whatever broke, this is why.
-        Err(_) if interrupt.is_cancelled() && !was_connected.get() => Err(SendError::InterruptedEarly),
-        Err(_) if interrupt.is_cancelled() => Err(SendError::Interrupted),
+        Err(_) if cancel.is_cancelled() && !was_connected.get() => Err(SendError::InterruptedEarly),
+        Err(_) if cancel.is_cancelled() => Err(SendError::Interrupted),
         Err(error) => Err(error),
     }
 }

@@ -37,7 +37,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::SendError;
 use crate::md5sum::FileHasher;
 use crate::net::{self, CancelToken, FLUSH_GRACE as QUICKLY, IdleTimer, NetError, TimedWriter, Wake};
-use crate::plan::{self, WalkItem, Root, StateKey};
+use crate::plan::{self, Root, StateKey, WalkItem};
 use crate::progress::{Event, Reporter, Summary};
 use crate::wire::SessionId;
 
@@ -112,12 +112,12 @@ pub fn send(
     roots: &[Root],
     route: &Dialer<'_>,
     progress: &dyn Reporter,
-    lister: &FileHasher<'_, SourceFile>,
+    hasher: &FileHasher<'_, SourceFile>,
 ) -> Result<Summary, SendError> {
-    let interrupt = route.cancel;
+    let cancel = route.cancel;
     let (to_announcer, found) = bounded(WALK_AHEAD);
     let is_over = AtomicBool::new(false);
-    let go_on = || !interrupt.is_cancelled() && !is_over.load(Ordering::Relaxed);
+    let go_on = || !cancel.is_cancelled() && !is_over.load(Ordering::Relaxed);
     thread::scope(|scope| {
         // Moved in, so that the queue closes when the walk ends. It need not wait for the connection.
         let walker = thread::Builder::new().name("walker".into());
@@ -131,7 +131,7 @@ pub fn send(
         let mut backoff = Backoff::new(route.retries);
         loop {
             let (before, began) = (left.progress(), Instant::now());
-            let mut error = match run_session(stream, &found, &mut left, route, progress, lister) {
+            let mut error = match run_session(stream, &found, &mut left, route, progress, hasher) {
                 Ok(()) => return Ok(left.summary),
                 Err(error) if error.is_disconnect() => error.into_lost(route.host, 0),
                 Err(error) => error,
@@ -140,10 +140,14 @@ pub fn send(
             stream = loop {
                 let attempts = backoff.attempts();
                 let Some(pause) = backoff.next_pause().filter(|_| error.is_retryable()) else {
-                    return Err(if left.was_answered { error.into_lost(route.host, attempts) } else { error });
+                    return Err(if left.was_answered {
+                        error.into_lost(route.host, attempts)
+                    } else {
+                        error
+                    });
                 };
                 progress.report(Event::Lost { reason: &error.to_string(), pause });
-                let waited = interrupt.wait(None, Some(pause)).map_err(SendError::Connection)?;
+                let waited = cancel.wait(None, Some(pause)).map_err(SendError::Connection)?;
                 if waited == Wake::Cancelled {
                     return Err(SendError::Interrupted);
                 }
@@ -178,38 +182,38 @@ fn run_session(
     left: &mut CarryOver,
     route: &Dialer<'_>,
     progress: &dyn Reporter,
-    lister: &FileHasher<'_, SourceFile>,
+    hasher: &FileHasher<'_, SourceFile>,
 ) -> Result<(), SendError> {
-    let interrupt = route.cancel;
+    let cancel = route.cancel;
     let at = peer_address(&stream);
     net::configure(&stream).map_err(SendError::Connection)?;
-    let heard = IdleTimer::new(route.timeout);
+    let idle_timer = IdleTimer::new(route.timeout);
     let reading = stream.try_clone().map_err(SendError::Connection)?;
     let writing = stream.try_clone().map_err(SendError::Connection)?;
-    let writer = TimedWriter::new(writing, heard.clone(), interrupt.clone());
+    let writer = TimedWriter::new(writing, idle_timer.clone(), cancel.clone());
     let is_answered = AtomicBool::new(false);
-    let (words, spoken) = bounded(1);
-    let shared = SessionShared::new(words, left, progress, lister, route.timeout, interrupt)?;
+    let (control_tx, control_rx) = bounded(1);
+    let shared = SessionShared::new(control_tx, left, progress, hasher, route.timeout, cancel)?;
     let (loaded, parts) = bounded(loader::LOADED_AHEAD);
     let (loaded_unasked, unasked) = bounded(loader::LOADED_AHEAD);
     let (used, spare) = bounded(loader::SPARE);
     let transfer = || {
         thread::scope(|scope| {
             let named = |name: &str| thread::Builder::new().name(name.into());
-            let (shared, stream, heard, streams) = (&shared, &stream, &heard, route.streams);
+            let (shared, stream, idle_timer, streams) = (&shared, &stream, &idle_timer, route.streams);
             let (used, is_answered) = (&used, &is_answered);
             let start = || {
                 named("loader")
                     .spawn_scoped(scope, move || loader::load(shared, loaded, loaded_unasked, spare))?;
                 let hearing = named("ear")
-                    .spawn_scoped(scope, move || ear::run(shared, reading, heard, is_answered))?;
+                    .spawn_scoped(scope, move || ear::run(shared, reading, idle_timer, is_answered))?;
                 let joining = parts.clone();
-                let first = writer::PrimaryInputs { control_rx: spoken, unasked };
+                let first = writer::PrimaryInputs { control_rx, unasked };
                 let writing = named("writer")
                     .spawn_scoped(scope, move || writer::write(shared, writer, Some(first), parts, used))?;
                 named("streams").spawn_scoped(scope, move || {
                     streams::scale_streams(shared, stream, streams, |joined| {
-                        let (ear, writer) = joined.split(heard)?;
+                        let (ear, writer) = joined.split(idle_timer)?;
                         let joining = joining.clone();
                         let writes = move || writer::write(shared, writer, None, joining, used);
                         // Without a writer it carries nothing, and is closed with the session.
@@ -232,10 +236,10 @@ fn run_session(
             shared.wait_for_the_end(KEEPALIVE_INTERVAL);
             if shared.send_error() {
                 // The receiver is told why, if it still listens.
-                let limit = if interrupt.is_cancelled() { QUICKLY } else { ERROR_GRACE };
+                let limit = if cancel.is_cancelled() { QUICKLY } else { ERROR_GRACE };
                 wait_until(limit, || writing.is_finished());
             }
-            if interrupt.is_cancelled() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
+            if cancel.is_cancelled() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
                 // It brings what is complete to its end, says `stored` of it, and closes.
                 wait_until(QUICKLY, || hearing.is_finished());
             }
@@ -249,7 +253,7 @@ fn run_session(
         // Not later: whoever would do it may wait for a disk.
         shared.send_error();
     };
-    interrupt.run_with_hook(interrupted, transfer).map_err(SendError::NoThread)?;
+    cancel.run_with_hook(interrupted, transfer).map_err(SendError::NoThread)?;
     let outcome = shared.into_outcome(left);
     if is_answered.into_inner() {
         left.was_answered = true;
@@ -296,7 +300,9 @@ fn walk(
     }
     progress.report(Event::PlanComplete);
     if to_announcer.send(WalkEvent::FilesComplete).is_ok() {
-        plan::walk_dirs_and_links(roots, &told, go_on, |found| to_announcer.send(WalkEvent::Found(found)).is_ok());
+        plan::walk_dirs_and_links(roots, &told, go_on, |found| {
+            to_announcer.send(WalkEvent::Found(found)).is_ok()
+        });
     }
 }
 
@@ -384,11 +390,11 @@ mod tests {
 
     /// A session without a connection.
     pub fn with_shared(test: impl FnOnce(&SessionShared<'_>)) {
-        let (words, _spoken) = bounded(1);
-        let (lister, interrupt) = (FileHasher::new(false, &NullReporter), CancelToken::new().unwrap());
+        let (control_tx, _spoken) = bounded(1);
+        let (hasher, cancel) = (FileHasher::new(false, &NullReporter), CancelToken::new().unwrap());
         let timeout = Duration::from_secs(60);
         let mut left = CarryOver::default();
-        test(&SessionShared::new(words, &mut left, &NullReporter, &lister, timeout, &interrupt).unwrap());
+        test(&SessionShared::new(control_tx, &mut left, &NullReporter, &hasher, timeout, &cancel).unwrap());
     }
 
     /// Announces a file as the only entry, of which the receiver then wants `parts`.

@@ -263,7 +263,7 @@ impl DirTree {
             return Err(EQUIVALENT_NAME);
         }
         // Another session, or one that was killed, may have made it and not synced its name.
-        self.touched().add_above(&parent);
+        self.dirty().add_above(&parent);
         Ok(self.keep(dir, folder))
     }
 
@@ -362,10 +362,11 @@ impl DirTree {
         }
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         let handle = self.retry_without_cache(|| rustix::fs::openat(&parent, name, flags, Mode::empty()));
-        let handle = handle.and_then(|handle| match is_fresh || self.is_exact_name(&parent, above, name)? {
-            true => Ok(handle),
-            false => Err(EQUIVALENT_NAME),
-        });
+        let handle =
+            handle.and_then(|handle| match is_fresh || self.is_exact_name(&parent, above, name)? {
+                true => Ok(handle),
+                false => Err(EQUIVALENT_NAME),
+            });
         let folder = handle.and_then(Dir::new).map_err(StoreError::io("open the folder it belongs in"))?;
         if is_fresh && self.0.new_dirs == ImplicitDirs::Private && !is_marked(folder.mode) {
             let mut unmarked = self.unmarked();
@@ -394,20 +395,20 @@ impl DirTree {
 
     /// Notes that names were made in a folder, which has to be synced.
     pub fn mark_dirty(&self, folder: &Arc<Dir>) {
-        self.touched().add(folder);
+        self.dirty().add(folder);
     }
 
     /// What has to be synced since the last call.
     pub fn take_dirty(&self) -> DirtyDirs {
-        std::mem::take(&mut *self.touched())
+        std::mem::take(&mut *self.dirty())
     }
 
     /// It was taken, and could not be synced.
-    pub fn put_back_dirty(&self, touched: DirtyDirs) {
-        self.touched().merge(touched);
+    pub fn put_back_dirty(&self, dirty: DirtyDirs) {
+        self.dirty().merge(dirty);
     }
 
-    fn touched(&self) -> MutexGuard<'_, DirtyDirs> {
+    fn dirty(&self) -> MutexGuard<'_, DirtyDirs> {
         self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -510,20 +511,20 @@ mod tests {
     fn where_descriptors_are_short_those_that_are_kept_for_speed_are_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
-        let kept = Arc::downgrade(&beneath.open_or_make(b"x").unwrap());
+        let tree = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
+        let kept = Arc::downgrade(&tree.open_or_make(b"x").unwrap());
         // It is touched, too, and that has to be synced.
-        beneath.take_dirty();
+        tree.take_dirty();
         assert!(kept.upgrade().is_some());
         let mut tries = 0;
-        let opened = beneath.retry_without_cache(|| {
+        let opened = tree.retry_without_cache(|| {
             tries += 1;
             if kept.upgrade().is_some() { Err(Errno::MFILE) } else { Ok(tries) }
         });
         assert_eq!(opened, Ok(2));
         // Nothing is left to let go, and other failures are none of descriptors.
-        assert_eq!(beneath.retry_without_cache(|| Err::<(), _>(Errno::MFILE)), Err(Errno::MFILE));
-        assert_eq!(beneath.retry_without_cache(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
+        assert_eq!(tree.retry_without_cache(|| Err::<(), _>(Errno::MFILE)), Err(Errno::MFILE));
+        assert_eq!(tree.retry_without_cache(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
     }
 
     #[test]
@@ -531,12 +532,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
-        beneath.open_or_make(b"x/y/z").unwrap();
+        let tree = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
+        tree.open_or_make(b"x/y/z").unwrap();
         assert!(dir.path().join("x/y/z").is_dir());
-        assert_eq!(beneath.take_dirty().few(), 3, "each folder that got a new name");
+        assert_eq!(tree.take_dirty().few(), 3, "each folder that got a new name");
         symlink(outside.path(), dir.path().join("link")).unwrap();
-        assert!(matches!(beneath.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
+        assert!(matches!(tree.open_or_make(b"link/new"), Err(StoreError::Blocked { .. })));
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
     }
 
@@ -545,15 +546,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("theirs")).unwrap();
         let handle = rustix::fs::open(dir.path(), DIR_FLAGS, Mode::empty()).unwrap();
-        let mut beneath = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
+        let mut tree = DirTree::new(Dir::new(handle).unwrap(), ImplicitDirs::Private);
         // What such a file system makes of the mode.
-        Arc::get_mut(&mut beneath.0).unwrap().dir_mode = Mode::RWXU;
+        Arc::get_mut(&mut tree.0).unwrap().dir_mode = Mode::RWXU;
         let is_unannounced =
-            |folder: &Dir| beneath.is_implicit(folder, rustix::fs::fstat(folder).unwrap().st_mode);
-        let (ours, theirs) =
-            (beneath.open_or_make(b"ours").unwrap(), beneath.open_or_make(b"theirs").unwrap());
+            |folder: &Dir| tree.is_implicit(folder, rustix::fs::fstat(folder).unwrap().st_mode);
+        let (ours, theirs) = (tree.open_or_make(b"ours").unwrap(), tree.open_or_make(b"theirs").unwrap());
         assert!(is_unannounced(&ours) && !is_unannounced(&theirs));
-        beneath.set_announced(&ours);
+        tree.set_announced(&ours);
         assert!(!is_unannounced(&ours), "set once");
     }
 }

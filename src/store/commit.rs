@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use super::beneath::Dir;
 use super::journal::SourceVersion;
 use super::landing::{StagedFile, set_metadata, timestamps};
-use super::occupant::{ExistingFile, Existing, lookup, numbered_names};
-use super::{OnConflict, LocalSession, StoreError};
+use super::occupant::{Existing, ExistingFile, lookup, numbered_names};
+use super::{LocalSession, OnConflict, StoreError};
 use crate::digest::{Md5, PartDigests};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::{Metadata, Mode};
@@ -26,7 +26,7 @@ pub enum Item {
     /// A file whose parts are all verified.
     File {
         /// Where its bytes are.
-        landing: StagedFile,
+        staged: StagedFile,
         /// What it holds.
         content: Content,
         /// Mode and time of modification.
@@ -96,9 +96,9 @@ impl LocalSession {
         for (item, result) in items.into_iter().zip(&mut results) {
             if result.is_ok() {
                 *result = self.place(item);
-            } else if let Item::File { landing, .. } = item {
+            } else if let Item::File { staged, .. } = item {
                 // Nobody knows what of it is on the disk: the next attempt must not build on it.
-                landing.discard();
+                staged.discard();
             }
         }
         if let Err(errno) = self.sync_names() {
@@ -114,14 +114,14 @@ impl LocalSession {
         let mut results: Vec<Result<Placed, StoreError>> = items
             .iter_mut()
             .map(|item| match item {
-                Item::File { landing, content, metadata } => {
-                    landing.seal(*metadata, content.size_bytes).map(|()| Placed::Named)
+                Item::File { staged, content, metadata } => {
+                    staged.seal(*metadata, content.size_bytes).map(|()| Placed::Named)
                 }
                 _ => Ok(Placed::Named),
             })
             .collect();
         let device_of_small = |item: &Item| match item {
-            Item::File { landing, .. } if !landing.is_large() => Some(landing.device()),
+            Item::File { staged, .. } if !staged.is_large() => Some(staged.device()),
             _ => None,
         };
         let in_a_batch = items.iter().filter_map(device_of_small).count() > MAX_SYNCED_ONE_BY_ONE;
@@ -129,21 +129,21 @@ impl LocalSession {
         // written meanwhile: from then on, no sync of it succeeds in this session.
         let failed_devices: BTreeSet<u64> = if in_a_batch {
             let devices: BTreeSet<u64> = items.iter().filter_map(device_of_small).collect();
-            devices.into_iter().filter(|device| self.beneath.sync_device(*device).is_err()).collect()
+            devices.into_iter().filter(|device| self.tree.sync_device(*device).is_err()).collect()
         } else {
             BTreeSet::new()
         };
         for (item, result) in items.iter().zip(&mut results).filter(|(_, result)| result.is_ok()) {
             let synced = match item {
-                Item::File { landing, .. } if in_a_batch && !landing.is_large() => {
-                    if failed_devices.contains(&landing.device()) {
+                Item::File { staged, .. } if in_a_batch && !staged.is_large() => {
+                    if failed_devices.contains(&staged.device()) {
                         // Somebody's data on that file system was lost. It may be ours: never call it good.
                         Err(StoreError::io("bring the file to stable storage")(Errno::IO))
                     } else {
                         Ok(())
                     }
                 }
-                Item::File { landing, .. } => landing.sync(),
+                Item::File { staged, .. } => staged.sync(),
                 Item::AlreadyThere { file, .. } => file.sync(),
                 Item::Dir { .. } | Item::Link { .. } => Ok(()),
             };
@@ -157,9 +157,9 @@ impl LocalSession {
     /// Step 5.
     fn place(&mut self, item: Item) -> Result<Placed, StoreError> {
         match item {
-            Item::File { landing, content, .. } => self.place_file(landing, &content),
+            Item::File { staged, content, .. } => self.place_file(staged, &content),
             Item::AlreadyThere { file, origin } => {
-                self.beneath.mark_dirty(&file.dir()?);
+                self.tree.mark_dirty(&file.dir()?);
                 if let Some(origin) = origin {
                     file.remove_left_behind(origin);
                 }
@@ -172,39 +172,39 @@ impl LocalSession {
 
     /// Step 6.
     fn sync_names(&mut self) -> Result<(), Errno> {
-        let touched = self.beneath.take_dirty();
-        let synced = touched.sync(&self.beneath);
+        let dirty = self.tree.take_dirty();
+        let synced = dirty.sync(&self.tree);
         if synced.is_err() {
             // What is in them is not durable, now or after the next batch.
-            self.beneath.put_back_dirty(touched);
+            self.tree.put_back_dirty(dirty);
         }
         synced
     }
 
-    fn place_file(&mut self, mut landing: StagedFile, content: &Content) -> Result<Placed, StoreError> {
-        let placed = self.name_file(&landing, content);
+    fn place_file(&mut self, mut staged: StagedFile, content: &Content) -> Result<Placed, StoreError> {
+        let placed = self.name_file(&staged, content);
         match placed {
-            Ok(Placed::Named | Placed::Renamed(_)) => landing.mark_committed(),
-            Ok(Placed::AlreadyThere | Placed::CopyThere(_)) | Err(_) => landing.discard(),
+            Ok(Placed::Named | Placed::Renamed(_)) => staged.mark_committed(),
+            Ok(Placed::AlreadyThere | Placed::CopyThere(_)) | Err(_) => staged.discard(),
         }
         placed
     }
 
-    fn name_file(&mut self, landing: &StagedFile, content: &Content) -> Result<Placed, StoreError> {
-        let path = landing.path().clone();
+    fn name_file(&mut self, staged: &StagedFile, content: &Content) -> Result<Placed, StoreError> {
+        let path = staged.path().clone();
         let name = path.split().1;
-        let dir = landing.dir()?;
-        let placed = match rename_new(&dir, landing.name().as_bytes(), name) {
+        let dir = staged.dir()?;
+        let placed = match rename_new(&dir, staged.name().as_bytes(), name) {
             Ok(()) => Placed::Named,
             Err(Errno::EXIST) => {
                 let is_same = |occupant: &Existing| match occupant {
                     Existing::File(file) if file.matches(content) => file.sync().map(|()| true),
                     _ => Ok(false),
                 };
-                let occupant = lookup(&self.beneath, &path)?;
+                let occupant = lookup(&self.tree, &path)?;
                 if self.on_conflict != OnConflict::Error && is_same(&occupant)? {
                     // The session that named it may not have synced its folder yet.
-                    self.beneath.mark_dirty(&dir);
+                    self.tree.mark_dirty(&dir);
                     return Ok(Placed::AlreadyThere);
                 }
                 let taken = match occupant {
@@ -212,13 +212,13 @@ impl LocalSession {
                     Existing::EquivalentName => StoreError::SpelledOtherwise,
                     Existing::Other(what) => StoreError::Exists { what },
                 };
-                self.resolve_conflict(&dir, landing.name().as_bytes(), &path, taken, |copy| {
-                    is_same(&lookup(&self.beneath, copy)?)
+                self.resolve_conflict(&dir, staged.name().as_bytes(), &path, taken, |copy| {
+                    is_same(&lookup(&self.tree, copy)?)
                 })?
             }
             Err(errno) => return Err(StoreError::io("give the file its name")(errno)),
         };
-        self.beneath.mark_dirty(&dir);
+        self.tree.mark_dirty(&dir);
         Ok(placed)
     }
 
@@ -255,15 +255,15 @@ impl LocalSession {
     }
 
     fn place_dir(&mut self, path: &RelPath, metadata: Metadata) -> Result<Placed, StoreError> {
-        let kept = self.beneath.open(path.as_bytes()).ok();
-        let handle = match kept.filter(|kept| self.beneath.is_named(kept, path.as_bytes())) {
+        let kept = self.tree.open(path.as_bytes()).ok();
+        let handle = match kept.filter(|kept| self.tree.is_named(kept, path.as_bytes())) {
             Some(handle) => handle,
             None => {
                 // Something else is there by now than the folder that is open, or nothing.
-                self.beneath.invalidate(path.as_bytes());
-                match lookup(&self.beneath, path)? {
+                self.tree.invalidate(path.as_bytes());
+                match lookup(&self.tree, path)? {
                     Existing::Nothing | Existing::Other("a folder") => {
-                        self.beneath.open_or_make(path.as_bytes())?
+                        self.tree.open_or_make(path.as_bytes())?
                     }
                     Existing::File(_) => return Err(StoreError::Exists { what: "a file" }),
                     Existing::EquivalentName => return Err(StoreError::SpelledOtherwise),
@@ -273,15 +273,15 @@ impl LocalSession {
         };
         // A folder that was there before is somebody's: its rights and time are not ours to change unasked.
         let stat = rustix::fs::fstat(&handle).map_err(StoreError::io("look at the folder"))?;
-        let is_ours = self.beneath.is_implicit(&handle, stat.st_mode);
+        let is_ours = self.tree.is_implicit(&handle, stat.st_mode);
         if is_ours || self.on_conflict == OnConflict::Overwrite {
             let default = is_ours.then_some(Mode::new(0o777 & !self.umask));
             // The setgid bit is not the sender's: the folder has it from the one above, to hand its group on.
             let bits = metadata.mode.or(default).map(|mode| mode.bits() | stat.st_mode & SETGID);
             set_metadata(&*handle, bits, metadata.mtime)?;
-            self.beneath.set_announced(&handle);
+            self.tree.set_announced(&handle);
         }
-        self.beneath.mark_dirty(&handle);
+        self.tree.mark_dirty(&handle);
         Ok(Placed::Named)
     }
 
@@ -292,14 +292,14 @@ impl LocalSession {
         metadata: Metadata,
     ) -> Result<Placed, StoreError> {
         let (parent, name) = path.split();
-        let dir = self.beneath.open_or_make(parent)?;
+        let dir = self.tree.open_or_make(parent)?;
         let is_same = |name: &[u8]| {
             rustix::fs::readlinkat(&dir, name, Vec::new())
                 .is_ok_and(|there| there.as_bytes() == target.as_bytes())
-                && self.beneath.is_exact_name(&dir, parent, name).is_ok_and(|is| is)
+                && self.tree.is_exact_name(&dir, parent, name).is_ok_and(|is| is)
         };
         if is_same(name) && self.on_conflict != OnConflict::Error {
-            self.beneath.mark_dirty(&dir);
+            self.tree.mark_dirty(&dir);
             return Ok(Placed::AlreadyThere);
         }
         // Made under a hidden name first, so that it can take its place in one step like a file.
@@ -320,18 +320,20 @@ impl LocalSession {
             match rename_new(&dir, hidden.as_bytes(), name) {
                 Ok(()) => Ok(Placed::Named),
                 Err(Errno::EXIST) => {
-                    let taken = match lookup(&self.beneath, path)? {
+                    let taken = match lookup(&self.tree, path)? {
                         Existing::EquivalentName => StoreError::SpelledOtherwise,
                         Existing::Other(what) => StoreError::Exists { what },
                         Existing::File(_) | Existing::Nothing => StoreError::Exists { what: "a file" },
                     };
-                    self.resolve_conflict(&dir, hidden.as_bytes(), path, taken, |copy| Ok(is_same(copy.split().1)))
+                    self.resolve_conflict(&dir, hidden.as_bytes(), path, taken, |copy| {
+                        Ok(is_same(copy.split().1))
+                    })
                 }
                 Err(errno) => Err(StoreError::io("give the link its name")(errno)),
             }
         })();
         if placed.is_ok() {
-            self.beneath.mark_dirty(&dir);
+            self.tree.mark_dirty(&dir);
         }
         if !matches!(placed, Ok(Placed::Named | Placed::Renamed(_))) {
             let _ = rustix::fs::unlinkat(&dir, &*hidden, AtFlags::empty());

@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::beneath::{DirTree, Dir};
+use super::beneath::{Dir, DirTree};
 use super::landing::SyncedFile;
 use super::partial::{NEW_SUFFIX, is_safe_to_reuse};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
@@ -64,8 +64,8 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn new(name: &[u8], origin: SourceVersion, inode: u64, beneath: &DirTree) -> Self {
-        Header { root: Some(beneath.root_inode()), ..Header::of(name, origin, inode) }
+    pub fn new(name: &[u8], origin: SourceVersion, inode: u64, tree: &DirTree) -> Self {
+        Header { root: Some(tree.root_inode()), ..Header::of(name, origin, inode) }
     }
 
     fn of(name: &[u8], origin: SourceVersion, inode: u64) -> Self {
@@ -317,19 +317,19 @@ impl Journal {
     ///
     /// An error is one of the landing: the system tells of lost bytes once only, so it must not be used any more. That
     /// the journal itself cannot be written costs no more than what it would have told.
-    pub fn record(&self, landing: &SyncedFile, records: &[Record], close: bool) -> Result<(), StoreError> {
-        landing.sync_data()?;
-        let _ = self.write(landing.file(), records, close);
+    pub fn record(&self, staged: &SyncedFile, records: &[Record], close: bool) -> Result<(), StoreError> {
+        staged.sync_data()?;
+        let _ = self.write(staged.file(), records, close);
         Ok(())
     }
 
-    fn write(&self, landing: &File, records: &[Record], close: bool) -> io::Result<()> {
+    fn write(&self, staged: &File, records: &[Record], close: bool) -> io::Result<()> {
         let mut open = self.lock();
         if matches!(*open, State::New) {
             *open = State::Open(self.make(&self.name)?);
         }
         let State::Open(open) = &mut *open else { return Ok(()) };
-        let closed = if close { Some(FileStamp::of(&rustix::fs::fstat(landing)?)) } else { None };
+        let closed = if close { Some(FileStamp::of(&rustix::fs::fstat(staged)?)) } else { None };
         open.append(records.iter().copied(), closed)?;
         if close {
             rustix::fs::fdatasync(&open.file)?;
@@ -506,8 +506,8 @@ mod tests {
         let file = File::create(dir.path().join("landing")).unwrap();
         let folder = Dir::new(File::open(dir.path()).unwrap().into()).unwrap();
         let journal = Journal::new(Arc::new(folder), "journal".into(), header());
-        let landing = SyncedFile::before(file, (0, 0));
-        let record = || journal.record(&landing, &[Record::Part(0, Md5::of(b""))], false).unwrap();
+        let staged = SyncedFile::before(file, (0, 0));
+        let record = || journal.record(&staged, &[Record::Part(0, Md5::of(b""))], false).unwrap();
         record();
         assert!(journal.has_records() && dir.path().join("journal").exists());
         journal.remove();
@@ -518,12 +518,12 @@ mod tests {
     #[test]
     fn what_is_left_of_it_takes_its_place() {
         let dir = tempfile::tempdir().unwrap();
-        let landing = File::create(dir.path().join("landing")).unwrap();
-        let landing = SyncedFile::before(landing, (0, 0));
+        let staged = File::create(dir.path().join("landing")).unwrap();
+        let staged = SyncedFile::before(staged, (0, 0));
         let folder = Arc::new(Dir::new(File::open(dir.path()).unwrap().into()).unwrap());
         let told = || parse(&std::fs::read(dir.path().join("journal")).unwrap()).unwrap();
         let record = |journal: &Journal, index| {
-            journal.record(&landing, &[Record::Part(index, Md5::of(&[index as u8]))], true).unwrap();
+            journal.record(&staged, &[Record::Part(index, Md5::of(&[index as u8]))], true).unwrap();
         };
         let begun = Journal::new(Arc::clone(&folder), "journal".into(), header());
         (0..3).for_each(|index| record(&begun, index));
@@ -567,10 +567,10 @@ mod tests {
     #[test]
     fn a_journal_that_is_longer_than_what_it_says_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let landing = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let staged = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
         let journal = journal_of(dir.path(), 1 << 40);
         let holes: Vec<Record> = (0..10_000).map(|part| Record::Holes(part, 1)).collect();
-        journal.record(&landing, &holes, true).unwrap();
+        journal.record(&staged, &holes, true).unwrap();
         let path = dir.path().join("journal");
         let (long, before) = (std::fs::metadata(&path).unwrap().len(), parse(&std::fs::read(&path).unwrap()));
         let folder = Arc::clone(&journal.dir);
@@ -586,7 +586,7 @@ mod tests {
         );
         assert!(after.closed.is_some() && told.digests == after.digests && journal.has_records());
         // And goes on.
-        journal.record(&landing, &[Record::Holes(10_000, 5)], false).unwrap();
+        journal.record(&staged, &[Record::Holes(10_000, 5)], false).unwrap();
         assert_eq!(parse(&std::fs::read(&path).unwrap()).unwrap().digests.count(), 10_005);
         let (_, told) = Journal::open(folder, "journal".into()).unwrap().unwrap();
         assert_eq!(told.digests.count(), 10_005);
@@ -595,14 +595,14 @@ mod tests {
     #[test]
     fn more_than_a_journal_may_have_is_neither_written_nor_read() {
         let dir = tempfile::tempdir().unwrap();
-        let landing = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
+        let staged = SyncedFile::before(File::create(dir.path().join("landing")).unwrap(), (0, 0));
         let journal = journal_of(dir.path(), 1 << 40);
-        journal.record(&landing, &[Record::Holes(0, 1)], false).unwrap();
+        journal.record(&staged, &[Record::Holes(0, 1)], false).unwrap();
         if let State::Open(open) = &mut *journal.lock() {
             open.len = MAX_JOURNAL_BYTES - 3 * MAX_LINE_BYTES;
         }
         let holes: Vec<Record> = (1..1000).map(|part| Record::Holes(2 * part, 1)).collect();
-        journal.record(&landing, &holes, true).unwrap();
+        journal.record(&staged, &holes, true).unwrap();
         let path = dir.path().join("journal");
         let told = parse(&std::fs::read(&path).unwrap()).unwrap();
         assert!((2..10).contains(&told.digests.count()), "{}", told.digests.count());

@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::{DirTree, Dir};
+use super::beneath::{Dir, DirTree};
 use super::journal::Journal;
 use crate::digest::{PART_BYTES, PartRange};
 use crate::relpath::{RESERVED_PREFIX, RelPath};
@@ -120,7 +120,7 @@ pub fn is_hex(text: &str) -> bool {
 
 /// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
 pub fn create(
-    beneath: &DirTree,
+    tree: &DirTree,
     path: &RelPath,
     hidden: &TempNames,
     umask: u32,
@@ -130,20 +130,20 @@ pub fn create(
     let asked = mode.map_or(PRIVATE_MODE, |mode| mode.bits() & 0o777);
     let mut retried = false;
     loop {
-        let dir = beneath.open_or_make(parent)?;
+        let dir = tree.open_or_make(parent)?;
         let name = hidden.next();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(asked);
-        match beneath.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
+        match tree.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
             Ok(file) => {
                 let mode = (!dir.has_default_acl()).then_some(asked & !umask);
                 let bytes = StagedBytes::new(File::from(file));
-                return Ok(StagedFile::new(beneath, dir, name, path, bytes, mode, umask));
+                return Ok(StagedFile::new(tree, dir, name, path, bytes, mode, umask));
             }
             Err(Errno::EXIST) => {}
             // The folder behind a kept handle was removed by somebody else.
             Err(Errno::NOENT) if !retried => {
-                beneath.invalidate(parent);
+                tree.invalidate(parent);
                 retried = true;
             }
             Err(errno) => return Err(StoreError::io("create the file")(errno)),
@@ -153,7 +153,7 @@ pub fn create(
 
 impl StagedFile {
     pub(super) fn new(
-        beneath: &DirTree,
+        tree: &DirTree,
         dir: Arc<Dir>,
         name: Box<str>,
         path: &RelPath,
@@ -162,7 +162,7 @@ impl StagedFile {
         umask: u32,
     ) -> Self {
         StagedFile {
-            tree: beneath.clone(),
+            tree: tree.clone(),
             device: dir.device,
             dir: Some(dir),
             name,
@@ -504,8 +504,12 @@ mod tests {
         let mut read = vec![9; whole.len()];
         written.read_at(&mut read, 0).unwrap();
         assert!(read == whole);
-        let room = written.file().metadata().unwrap().blocks() * 512;
-        assert!(room <= (whole.len() / 2 + HOLE_BLOCK_BYTES) as u64, "{room} bytes of {}", whole.len());
+        let reservation = written.file().metadata().unwrap().blocks() * 512;
+        assert!(
+            reservation <= (whole.len() / 2 + HOLE_BLOCK_BYTES) as u64,
+            "{reservation} bytes of {}",
+            whole.len()
+        );
     }
 
     #[test]

@@ -36,14 +36,14 @@ use crate::fault::{ErrorCode, in_words};
 use crate::relpath::RelPath;
 use crate::units::{Metadata, MtimeNs, bytes_text};
 
-use beneath::{DirTree, Dir, EQUIVALENT_NAME};
-use landing::{TempNames, KEEP_HANDLE_BYTES, LiveSessions};
+use beneath::{Dir, DirTree, EQUIVALENT_NAME};
+use landing::{KEEP_HANDLE_BYTES, LiveSessions, TempNames};
 use room::SpaceLedger;
 
 pub use commit::{Content, Digests, Item, Placed};
-pub use journal::{Journal, SourceVersion, Record, Records, JournalContents, parse as parse_journal};
+pub use journal::{Journal, JournalContents, Record, Records, SourceVersion, parse as parse_journal};
 pub use landing::{StagedFile, SyncedFile};
-pub use occupant::{ExistingFile, Existing};
+pub use occupant::{Existing, ExistingFile};
 pub use partial::{PartialFile, Resumable, Unfinished};
 pub use room::{SpaceReservation, check_size_limit};
 
@@ -238,7 +238,7 @@ pub struct LocalDestination {
     on_conflict: OnConflict,
     /// The bits that new files and folders do not get.
     umask: u32,
-    rooms: SpaceLedger,
+    ledger: SpaceLedger,
     live: LiveSessions,
 }
 
@@ -264,7 +264,7 @@ impl LocalDestination {
             path,
             on_conflict,
             umask: umask.bits(),
-            rooms: SpaceLedger::default(),
+            ledger: SpaceLedger::default(),
             live: LiveSessions::default(),
         })
     }
@@ -292,14 +292,13 @@ impl LocalDestination {
     pub fn session(&self, new_dirs: ImplicitDirs) -> Result<LocalSession, RootError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let failed = |errno: Errno| RootError::new(&self.path, errno.into());
-        let root =
-            rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Dir::new).map_err(failed)?;
+        let root = rustix::fs::open(&self.path, flags, FsMode::empty()).and_then(Dir::new).map_err(failed)?;
         Ok(LocalSession {
-            beneath: DirTree::new(root, new_dirs),
+            tree: DirTree::new(root, new_dirs),
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: TempNames::new(&self.live).map_err(failed)?,
-            rooms: self.rooms.for_session(),
+            ledger: self.ledger.for_session(),
         })
     }
 }
@@ -330,17 +329,17 @@ pub enum ImplicitDirs {
 /// What one session reads and writes below the root.
 #[derive(Debug)]
 pub struct LocalSession {
-    beneath: DirTree,
+    tree: DirTree,
     on_conflict: OnConflict,
     umask: u32,
     hidden: TempNames,
-    rooms: SpaceLedger,
+    ledger: SpaceLedger,
 }
 
 impl LocalSession {
     /// Looks at what is under the name of a file that wants to come.
     pub fn occupant(&mut self, path: &RelPath) -> Result<Existing, StoreError> {
-        occupant::lookup_cached(&self.beneath, path)
+        occupant::lookup_cached(&self.tree, path)
     }
 
     /// What an earlier session may have made of a file that wants to come, because its name was taken.
@@ -350,7 +349,7 @@ impl LocalSession {
         size_bytes: u64,
         mtime: Option<MtimeNs>,
     ) -> Result<Option<ExistingFile>, StoreError> {
-        occupant::lookup_copy(&self.beneath, path, size_bytes, mtime)
+        occupant::lookup_copy(&self.tree, path, size_bytes, mtime)
     }
 
     /// The policy of this receiver.
@@ -360,21 +359,21 @@ impl LocalSession {
 
     /// Makes the private file in which `path` is collected, a file of `size_bytes`.
     pub fn land(&mut self, path: &RelPath, size_bytes: u64) -> Result<StagedFile, StoreError> {
-        let landing = landing::create(&self.beneath, path, &self.hidden, self.umask, None)?;
+        let staged = landing::create(&self.tree, path, &self.hidden, self.umask, None)?;
         if size_bytes > KEEP_HANDLE_BYTES {
-            landing.lock();
+            staged.lock();
         }
-        Ok(landing)
+        Ok(staged)
     }
 
     /// Takes up what an earlier session left of a file of several parts, if it is of the very same state of the file.
     pub fn take_up(&mut self, path: &RelPath, origin: SourceVersion) -> Result<Resumable, StoreError> {
-        partial::resume(&self.beneath, path, origin, self.umask)
+        partial::resume(&self.tree, path, origin, self.umask)
     }
 
     /// Makes the private file in which a file of several parts is collected, and kept if the session is cut.
     pub fn land_parts(&mut self, path: &RelPath, origin: SourceVersion) -> Result<StagedFile, StoreError> {
-        partial::create(&self.beneath, path, origin, &self.hidden, self.umask)
+        partial::create(&self.tree, path, origin, &self.hidden, self.umask)
     }
 
     /// Makes the landing of a file whose verified bytes are all at hand, with everything but its name.
@@ -384,20 +383,20 @@ impl LocalSession {
         bytes: &[u8],
         metadata: Metadata,
     ) -> Result<StagedFile, StoreError> {
-        let mut landing = landing::create(&self.beneath, path, &self.hidden, self.umask, metadata.mode)?;
-        landing.write_at(bytes, 0)?;
-        landing.seal(metadata, bytes.len() as u64)?;
-        Ok(landing)
+        let mut staged = landing::create(&self.tree, path, &self.hidden, self.umask, metadata.mode)?;
+        staged.write_at(bytes, 0)?;
+        staged.seal(metadata, bytes.len() as u64)?;
+        Ok(staged)
     }
 
     /// The same store for another thread of the session.
     pub fn fork(&self) -> LocalSession {
         LocalSession {
-            beneath: self.beneath.clone(),
+            tree: self.tree.clone(),
             on_conflict: self.on_conflict,
             umask: self.umask,
             hidden: self.hidden.clone(),
-            rooms: self.rooms.clone(),
+            ledger: self.ledger.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::beneath::{DirTree, Dir};
+use super::beneath::{Dir, DirTree};
 use super::commit::{Content, Digests};
 use super::journal::SourceVersion;
 use super::landing::{self, SyncedFile};
@@ -152,14 +152,14 @@ impl ExistingFile {
 /// Of the names `name (1)`, `name (2)`, ... beside `path`: the first file of this size, or rather the first that was also
 /// last modified at `mtime`. It may be what an earlier session made of the same file because its name was taken.
 pub fn lookup_copy(
-    beneath: &DirTree,
+    tree: &DirTree,
     path: &RelPath,
     size_bytes: u64,
     mtime: Option<MtimeNs>,
 ) -> Result<Option<ExistingFile>, StoreError> {
     let mut found = None;
     for numbered in numbered_names(path) {
-        match lookup(beneath, &numbered)? {
+        match lookup(tree, &numbered)? {
             Existing::Nothing => break,
             Existing::File(file) if file.size_bytes == size_bytes => {
                 let is_likely = file.is_modified_at(mtime);
@@ -193,22 +193,18 @@ pub fn numbered_names(path: &RelPath) -> impl Iterator<Item = RelPath> + use<> {
 }
 
 /// Looks at what is under `path`, without following a link there or on the way.
-pub fn lookup(beneath: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
-    let dir = beneath.open(path.split().0);
-    lookup_in(beneath, dir, path)
+pub fn lookup(tree: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
+    let dir = tree.open(path.split().0);
+    lookup_in(tree, dir, path)
 }
 
 /// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
-pub fn lookup_cached(beneath: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
-    let dir = beneath.open_if_occupied(path.split().0);
-    lookup_in(beneath, dir, path)
+pub fn lookup_cached(tree: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
+    let dir = tree.open_if_occupied(path.split().0);
+    lookup_in(tree, dir, path)
 }
 
-fn lookup_in(
-    beneath: &DirTree,
-    dir: Result<Arc<Dir>, Errno>,
-    path: &RelPath,
-) -> Result<Existing, StoreError> {
+fn lookup_in(tree: &DirTree, dir: Result<Arc<Dir>, Errno>, path: &RelPath) -> Result<Existing, StoreError> {
     let (parent, name) = path.split();
     let dir = match dir {
         Ok(dir) => dir,
@@ -220,7 +216,7 @@ fn lookup_in(
         Err(Errno::NOENT) => return Ok(Existing::Nothing),
         Err(errno) => return Err(StoreError::io("look at what is there")(errno)),
     };
-    if !beneath.is_exact_name(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
+    if !tree.is_exact_name(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
         return Ok(Existing::EquivalentName);
     }
     match FileType::from_raw_mode(stat.st_mode) {
@@ -230,7 +226,7 @@ fn lookup_in(
         _ => return Ok(Existing::Other("a device, FIFO or socket")),
     }
     Ok(Existing::File(ExistingFile {
-        tree: beneath.clone(),
+        tree: tree.clone(),
         dir: parent.into(),
         name: name.into(),
         size_bytes: stat.st_size as u64,

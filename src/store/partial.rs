@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{DirTree, Dir};
-use super::journal::{Header, Journal, SourceVersion, FileStamp, JournalContents};
-use super::landing::{self, StagedBytes, TempNames, StagedFile, is_hex};
+use super::beneath::{Dir, DirTree};
+use super::journal::{FileStamp, Header, Journal, JournalContents, SourceVersion};
+use super::landing::{self, StagedBytes, StagedFile, TempNames, is_hex};
 use super::{LocalSession, StoreError};
 use crate::digest::{Md5, PartDigests, PartLayout};
 use crate::relpath::RelPath;
@@ -127,27 +127,27 @@ fn open_journal(dir: &Arc<Dir>, name: &str) -> Result<Option<(Journal, JournalCo
 
 /// What earlier sessions left of this state of the file.
 pub fn resume(
-    beneath: &DirTree,
+    tree: &DirTree,
     path: &RelPath,
     origin: SourceVersion,
     umask: u32,
 ) -> Result<Resumable, StoreError> {
     let (parent, name) = path.split();
-    let dir = match beneath.open_if_occupied(parent) {
+    let dir = match tree.open_if_occupied(parent) {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(Resumable::Nothing),
         Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
     };
     let (landing, journal) = names(name, origin);
     let cannot = StoreError::io("open what is there of it from before");
-    let (file, stat) = match beneath.retry_without_cache(|| open_locked(&dir, &landing)).map_err(cannot)? {
+    let (file, stat) = match tree.retry_without_cache(|| open_locked(&dir, &landing)).map_err(cannot)? {
         Locked::Ours(file, stat) => (file, stat),
         Locked::InUse => return Ok(Resumable::InUse),
         Locked::Nothing => return Ok(Resumable::Nothing),
     };
-    let header = Header::new(name, origin, stat.st_ino, beneath);
+    let header = Header::new(name, origin, stat.st_ino, tree);
     let cannot = StoreError::io("open the journal of what is there of it from before");
-    let opened = beneath.retry_without_cache(|| open_journal(&dir, &journal)).map_err(cannot)?;
+    let opened = tree.retry_without_cache(|| open_journal(&dir, &journal)).map_err(cannot)?;
     let fits = |told: &JournalContents| told.header.is_same_state(&header) && told.digests.count() > 0;
     let Some((journal, told)) = opened.filter(|(_, told)| fits(told)) else {
         // Nothing of it can be believed. Its room is needed.
@@ -160,30 +160,30 @@ pub fn resume(
             .map_err(|source| StoreError::Io { doing: "cut the file in arrival to its size", source })?;
     }
     let bytes = StagedBytes::new(file);
-    let landing = StagedFile::new(beneath, dir, landing, path, bytes, None, umask).with_journal(journal, false);
+    let landing = StagedFile::new(tree, dir, landing, path, bytes, None, umask).with_journal(journal, false);
     Ok(Resumable::Partial(PartialFile { staged: landing, digests: told.digests, is_trusted }))
 }
 
 /// Makes a landing that can be taken up again; one of a session's own where that is not possible.
 pub fn create(
-    beneath: &DirTree,
+    tree: &DirTree,
     path: &RelPath,
     origin: SourceVersion,
     hidden: &TempNames,
     umask: u32,
 ) -> Result<StagedFile, StoreError> {
-    let create_private = || landing::create(beneath, path, hidden, umask, None).inspect(StagedFile::lock);
+    let create_private = || landing::create(tree, path, hidden, umask, None).inspect(StagedFile::lock);
     let (parent, final_name) = path.split();
     let (name, journal) = names(final_name, origin);
-    let dir = beneath.open_or_make(parent)?;
+    let dir = tree.open_or_make(parent)?;
     // Nothing of what is there can be believed, or it would have been taken up.
     let cannot = StoreError::io("open what is there of it from before");
-    if let Locked::Ours(stale, _) = beneath.retry_without_cache(|| open_locked(&dir, &name)).map_err(cannot)? {
+    if let Locked::Ours(stale, _) = tree.retry_without_cache(|| open_locked(&dir, &name)).map_err(cannot)? {
         let _ = rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty());
         drop(stale);
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = beneath.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
+    let made = tree.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, Mode::RUSR | Mode::WUSR));
     let Ok(file) = made else {
         // Another session is at work on it, or somebody put something else there.
         return create_private();
@@ -196,11 +196,10 @@ pub fn create(
         return create_private();
     }
     let _ = rustix::fs::unlinkat(&*dir, &*journal, AtFlags::empty());
-    let journal =
-        Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, beneath));
+    let journal = Journal::new(Arc::clone(&dir), journal, Header::new(final_name, origin, stat.st_ino, tree));
     let bytes = StagedBytes::new(file.into());
     let mode = (!dir.has_default_acl()).then_some(0o600 & !umask);
-    Ok(StagedFile::new(beneath, dir, name, path, bytes, mode, umask).with_journal(journal, true))
+    Ok(StagedFile::new(tree, dir, name, path, bytes, mode, umask).with_journal(journal, true))
 }
 
 /// Removes what sessions left of this state of a file, unless one is at work on it.
@@ -285,7 +284,7 @@ pub fn sweep(
         let Some(parent) = below.filter(|_| entry.file_type().is_file()) else { continue };
         // By handle from here on: the path may lead elsewhere by now.
         let parent = parent.as_os_str().as_bytes();
-        let Ok(dir) = store.beneath.open(parent) else { continue };
+        let Ok(dir) = store.tree.open(parent) else { continue };
         if let Some(told) = (Sweep { store, dir, parent, now, max_age }).visit(name, form) {
             tell(told);
         }
@@ -352,7 +351,7 @@ impl Sweep<'_> {
         let Ok(Locked::Ours(_locked, stat)) = open_locked(&self.dir, name) else { return None };
         let (journal, told) = open_journal(&self.dir, &format!("{name}{JOURNAL_SUFFIX}")).ok()?.unzip();
         let told = told.filter(|told| told.header.inode == stat.st_ino);
-        let root = self.store.beneath.root_inode();
+        let root = self.store.tree.root_inode();
         if told.as_ref().is_some_and(|told| told.header.root.is_some_and(|other| other != root)) {
             return None;
         }
@@ -387,7 +386,7 @@ mod tests {
     use super::*;
     use crate::digest::PART_BYTES;
     use crate::relpath::NamePolicy;
-    use crate::store::{ImplicitDirs, OnConflict, Record, LocalDestination};
+    use crate::store::{ImplicitDirs, LocalDestination, OnConflict, Record};
     use crate::units::MtimeNs;
     use std::fs;
 

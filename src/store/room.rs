@@ -49,7 +49,7 @@ struct Reservation {
     device: u64,
     size_bytes: u64,
     /// Where it is collected, once that is so.
-    landing: Option<StagedSize>,
+    staged: Option<StagedSize>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl StagedSize {
 impl Reservation {
     /// What it will still take.
     fn outstanding_bytes(&self) -> u64 {
-        let there_bytes = self.landing.as_ref().map_or(0, StagedSize::there_bytes);
+        let there_bytes = self.staged.as_ref().map_or(0, StagedSize::there_bytes);
         self.size_bytes.saturating_sub(there_bytes)
     }
 
@@ -85,7 +85,7 @@ impl Reservation {
         if self.session == session {
             return self.outstanding_bytes();
         }
-        let Some(landed) = &self.landing else { return 0 };
+        let Some(landed) = &self.staged else { return 0 };
         let there_bytes = landed.there_bytes();
         let came_bytes = u128::from(there_bytes.saturating_sub(landed.before_bytes));
         let time = now.saturating_duration_since(landed.since).max(MIN_RATE_WINDOW);
@@ -97,9 +97,9 @@ impl Reservation {
 impl SpaceLedger {
     /// The same rooms, for a session of their own.
     pub fn for_session(&self) -> SpaceLedger {
-        let mut promises = self.lock();
-        promises.sessions += 1;
-        SpaceLedger { reservations: Arc::clone(&self.reservations), session: promises.sessions }
+        let mut reservations = self.lock();
+        reservations.sessions += 1;
+        SpaceLedger { reservations: Arc::clone(&self.reservations), session: reservations.sessions }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reservations> {
@@ -110,22 +110,22 @@ impl SpaceLedger {
 /// The room of a file in arrival: others do not get it until this is dropped.
 #[derive(Debug)]
 pub struct SpaceReservation {
-    rooms: SpaceLedger,
+    ledger: SpaceLedger,
     number: u64,
 }
 
 impl SpaceReservation {
     /// The file has its landing: what is written there is not promised any more, it is taken.
-    pub fn attach(&self, landing: Option<SyncedFile>) {
-        if let Some(promise) = self.rooms.lock().by_number.get_mut(&self.number) {
-            promise.landing = landing.map(StagedSize::new);
+    pub fn attach(&self, staged: Option<SyncedFile>) {
+        if let Some(reservation) = self.ledger.lock().by_number.get_mut(&self.number) {
+            reservation.staged = staged.map(StagedSize::new);
         }
     }
 }
 
 impl Drop for SpaceReservation {
     fn drop(&mut self) {
-        self.rooms.lock().by_number.remove(&self.number);
+        self.ledger.lock().by_number.remove(&self.number);
     }
 }
 
@@ -152,10 +152,10 @@ impl LocalSession {
         left: Option<&StagedFile>,
     ) -> Result<Option<SpaceReservation>, StoreError> {
         check_size_limit(size_bytes)?;
-        let landing = left.and_then(StagedFile::written).map(StagedSize::new);
-        let session = self.rooms.session;
-        let mut promise = Reservation { session, device: 0, size_bytes, landing };
-        let needs_bytes = promise.outstanding_bytes();
+        let staged = left.and_then(StagedFile::written).map(StagedSize::new);
+        let session = self.ledger.session;
+        let mut reservation = Reservation { session, device: 0, size_bytes, staged };
+        let needs_bytes = reservation.outstanding_bytes();
         if needs_bytes < WORTH_ASKING_BYTES {
             return Ok(None);
         }
@@ -169,33 +169,34 @@ impl LocalSession {
         {
             return Err(StoreError::io("create the file")(errno));
         }
-        promise.device = folder.device;
-        let mut promises = self.rooms.lock();
+        reservation.device = folder.device;
+        let mut reservations = self.ledger.lock();
         if let Some(available_bytes) = available_bytes(&folder) {
             // Asked after that: what is written in between counts as free, never as taken twice.
-            let (here, now) = (|promise: &&Reservation| promise.device == folder.device, Instant::now());
-            let promised: u64 = promises
+            let (here, now) =
+                (|reservation: &&Reservation| reservation.device == folder.device, Instant::now());
+            let promised: u64 = reservations
                 .by_number
                 .values()
                 .filter(here)
-                .map(|promise| promise.kept_from(session, now))
+                .map(|reservation| reservation.kept_from(session, now))
                 .fold(0, u64::saturating_add);
             let free_bytes = available_bytes.saturating_sub(promised);
             if needs_bytes > free_bytes {
                 return Err(StoreError::NoRoom { needs_bytes, free_bytes });
             }
         }
-        let number = promises.next;
-        promises.next += 1;
-        promises.by_number.insert(number, promise);
-        drop(promises);
-        Ok(Some(SpaceReservation { rooms: self.rooms.clone(), number }))
+        let number = reservations.next;
+        reservations.next += 1;
+        reservations.by_number.insert(number, reservation);
+        drop(reservations);
+        Ok(Some(SpaceReservation { ledger: self.ledger.clone(), number }))
     }
 
     /// The folder `dir`, or the nearest one above it that is there; `None` if that cannot be told.
     fn nearest_existing_dir(&mut self, mut dir: &[u8]) -> Option<Arc<Dir>> {
         loop {
-            match self.beneath.open(dir) {
+            match self.tree.open(dir) {
                 Ok(folder) => return Some(folder),
                 Err(Errno::NOENT) if !dir.is_empty() => {
                     dir = &dir[..dir.iter().rposition(|&b| b == b'/').unwrap_or(0)];
@@ -226,7 +227,7 @@ fn available_bytes(folder: &Dir) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::relpath::NamePolicy;
-    use crate::store::{ImplicitDirs, OnConflict, LocalDestination};
+    use crate::store::{ImplicitDirs, LocalDestination, OnConflict};
 
     fn path(name: &str) -> RelPath {
         RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
@@ -258,12 +259,12 @@ mod tests {
         begun.write_at(&[1; 4096], 0).unwrap();
         drop(other.reserve(&path("c"), 6 * share, None).unwrap().unwrap());
         let kept_from = |session: u64, seconds: u64| {
-            let promises = store.rooms.lock();
-            let promise = promises.by_number.values().next().unwrap();
-            let since = promise.landing.as_ref().unwrap().since;
-            promise.kept_from(session, since + Duration::from_secs(seconds))
+            let reservations = store.ledger.lock();
+            let reservation = reservations.by_number.values().next().unwrap();
+            let since = reservation.staged.as_ref().unwrap().since;
+            reservation.kept_from(session, since + Duration::from_secs(seconds))
         };
-        let (own, of_other) = (store.rooms.session, other.rooms.session);
+        let (own, of_other) = (store.ledger.session, other.ledger.session);
         assert_eq!([1, 3600].map(|seconds| kept_from(own, seconds)), [6 * share - 4096; 2]);
         assert_eq!(
             [0, 1, 2, 60].map(|seconds| kept_from(of_other, seconds)),
@@ -274,12 +275,13 @@ mod tests {
         drop(six);
         let six = store.reserve(&path("c"), 6 * share, None).unwrap().unwrap();
         drop((three, six));
-        assert!(store.rooms.lock().by_number.is_empty());
+        assert!(store.ledger.lock().by_number.is_empty());
         let eight = store.reserve(&path("d"), 8 << 20, None).unwrap().unwrap();
-        let landing = store.land(&path("d"), 8 << 20).unwrap();
-        eight.attach(landing.written());
-        landing.write_at(&vec![1; 3 << 20], 0).unwrap();
-        let outstanding = store.rooms.lock().by_number.values().map(Reservation::outstanding_bytes).sum::<u64>();
+        let staged = store.land(&path("d"), 8 << 20).unwrap();
+        eight.attach(staged.written());
+        staged.write_at(&vec![1; 3 << 20], 0).unwrap();
+        let outstanding =
+            store.ledger.lock().by_number.values().map(Reservation::outstanding_bytes).sum::<u64>();
         assert_eq!(outstanding, 5 << 20);
         assert!(store.reserve(&path("small"), WORTH_ASKING_BYTES - 1, None).unwrap().is_none());
     }

@@ -11,7 +11,7 @@ use super::{LocalSession, StoreError};
 impl LocalSession {
     /// Makes a private file in the root, without a name: it is gone when it is closed, however this process ends.
     pub fn scratch(&mut self) -> Result<File, StoreError> {
-        let root = self.beneath.open(b"").map_err(StoreError::io("open the folder"))?;
+        let root = self.tree.open(b"").map_err(StoreError::io("open the folder"))?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         match rustix::fs::openat(&root, ".", flags | OFlags::TMPFILE, mode) {
@@ -27,7 +27,7 @@ impl LocalSession {
 
     /// Bytes that a process like this one may still write in the root.
     pub fn available_bytes(&mut self) -> Result<u64, StoreError> {
-        let root = self.beneath.open(b"");
+        let root = self.tree.open(b"");
         let fs = root.and_then(rustix::fs::fstatvfs).map_err(StoreError::io("ask how much room there is"))?;
         Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
     }
@@ -43,7 +43,7 @@ fn unlinked(dir: &Dir, name: &str, flags: OFlags, mode: Mode) -> Result<File, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{ImplicitDirs, OnConflict, LocalDestination};
+    use crate::store::{ImplicitDirs, LocalDestination, OnConflict};
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -52,7 +52,7 @@ mod tests {
         let root = LocalDestination::open(dir.path(), OnConflict::Error).unwrap();
         let mut store = root.session(ImplicitDirs::Private).unwrap();
         assert!(store.available_bytes().unwrap() > 0);
-        let handle = store.beneath.open(b"").unwrap();
+        let handle = store.tree.open(b"").unwrap();
         let mode = Mode::RUSR | Mode::WUSR;
         for file in [store.scratch().unwrap(), unlinked(&handle, ".ftx-x", OFlags::RDWR, mode).unwrap()] {
             file.write_all_at(b"abc", 0).unwrap();

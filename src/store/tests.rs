@@ -20,13 +20,13 @@ fn store(root: &Path, on_conflict: OnConflict) -> LocalSession {
 }
 
 fn file(store: &mut LocalSession, name: &str, content: &str) -> Item {
-    let landing = store.land(&path(name), content.len() as u64).unwrap();
-    landing.write_at(content.as_bytes(), 0).unwrap();
+    let staged = store.land(&path(name), content.len() as u64).unwrap();
+    staged.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
     let metadata = Metadata { mode: Some(Mode::new(0o640)), mtime: Some(MtimeNs(1_700_000_000_123_456_789)) };
     let content = Content { size_bytes: content.len() as u64, digests: Digests::Parts(digests) };
-    Item::File { landing, content, metadata }
+    Item::File { staged, content, metadata }
 }
 
 fn land(store: &mut LocalSession, name: &str, content: &str) -> Result<Placed, StoreError> {
@@ -66,13 +66,13 @@ fn bytes_that_somebody_writes_to_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path(), OnConflict::SkipSame);
     // Larger ones keep their handle.
-    let Item::File { mut landing, content, metadata } = file(&mut store, "a", &"a".repeat(2 << 20)) else {
+    let Item::File { mut staged, content, metadata } = file(&mut store, "a", &"a".repeat(2 << 20)) else {
         panic!("a file");
     };
-    let written = landing.written().unwrap();
+    let written = staged.written().unwrap();
     written.check_unchanged().unwrap();
-    landing.seal(metadata, content.size_bytes).unwrap();
-    assert!(matches!(store.commit(vec![Item::File { landing, content, metadata }])[..], [Ok(_)]));
+    staged.seal(metadata, content.size_bytes).unwrap();
+    assert!(matches!(store.commit(vec![Item::File { staged, content, metadata }])[..], [Ok(_)]));
     written.check_unchanged().unwrap();
     let Ok(Existing::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
     existing.bytes().unwrap().check_unchanged().unwrap();

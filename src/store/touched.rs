@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::beneath::{DirTree, Dir};
+use super::beneath::{Dir, DirTree};
 use super::commit::MAX_SYNCED_ONE_BY_ONE;
 
 /// Folders above those in which names are made, once for each: most of them have nothing to be synced. More than this lie
@@ -62,8 +62,8 @@ impl DirtyDirs {
     }
 
     /// Brings the names to stable storage.
-    pub fn sync(&self, beneath: &DirTree) -> Result<(), Errno> {
-        self.devices.iter().try_for_each(|device| beneath.sync_device(*device))?;
+    pub fn sync(&self, tree: &DirTree) -> Result<(), Errno> {
+        self.devices.iter().try_for_each(|device| tree.sync_device(*device))?;
         self.above.iter().chain(&self.changed).try_for_each(|folder| folder.sync())
     }
 
@@ -94,13 +94,13 @@ mod tests {
                 folder(&path)
             })
             .collect();
-        let mut touched = DirtyDirs::default();
+        let mut dirty = DirtyDirs::default();
         for _ in 0..2 {
-            here[1..].iter().for_each(|folder| touched.add(folder));
+            here[1..].iter().for_each(|folder| dirty.add(folder));
         }
-        assert_eq!(touched.few(), MAX_SYNCED_ONE_BY_ONE);
+        assert_eq!(dirty.few(), MAX_SYNCED_ONE_BY_ONE);
         let mut again = DirtyDirs::default();
-        again.merge(touched);
+        again.merge(dirty);
         assert_eq!(again.few(), MAX_SYNCED_ONE_BY_ONE);
         again.add(&here[0]);
         again.add(&folder(std::path::Path::new("/proc")));
@@ -122,15 +122,15 @@ mod tests {
                 folder(&path)
             })
             .collect();
-        let mut touched = DirtyDirs::default();
+        let mut dirty = DirtyDirs::default();
         for _ in 0..2 {
-            folders[1..].iter().for_each(|folder| touched.add_above(folder));
+            folders[1..].iter().for_each(|folder| dirty.add_above(folder));
         }
-        touched.add(&folders[1]);
-        assert_eq!((touched.above.len(), touched.changed.len()), (MAX_ABOVE - 1, 1), "once each");
-        folders[..2].iter().for_each(|folder| touched.add_above(folder));
-        assert_eq!((touched.few(), touched.devices.len()), (MAX_ABOVE + 1, 0));
-        touched.add_above(&folder(dir.path()));
-        assert_eq!((touched.few(), touched.devices.len()), (0, 1));
+        dirty.add(&folders[1]);
+        assert_eq!((dirty.above.len(), dirty.changed.len()), (MAX_ABOVE - 1, 1), "once each");
+        folders[..2].iter().for_each(|folder| dirty.add_above(folder));
+        assert_eq!((dirty.few(), dirty.devices.len()), (MAX_ABOVE + 1, 0));
+        dirty.add_above(&folder(dir.path()));
+        assert_eq!((dirty.few(), dirty.devices.len()), (0, 1));
     }
 }

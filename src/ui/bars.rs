@@ -190,7 +190,7 @@ fn saturating_sub(number: &AtomicU64, by: u64) {
 
 impl Reporter for Bars<'_> {
     fn report(&self, event: Event<'_>) {
-        self.ui.interrupt_notice.tally().event(&event);
+        self.ui.interrupt_notice.counters().event(&event);
         match event {
             Event::Planned { files, bytes } => {
                 saturating_add(&self.files_planned, files);
@@ -236,7 +236,8 @@ impl Reporter for Bars<'_> {
                 self.refresh();
             }
             Event::Failed { name, fault, reason } => {
-                let line = format!("not transferred: {}: {} [{fault}]", Escaped::new(name), Escaped::new(reason));
+                let line =
+                    format!("not transferred: {}: {} [{fault}]", Escaped::new(name), Escaped::new(reason));
                 self.ui.print_error(&line);
             }
             Event::DigestUnavailable { path, fault, reason } => {
@@ -273,8 +274,10 @@ impl Reporter for Bars<'_> {
                 self.ui.note(&format!("{}: waits for another session that still has it", Escaped::new(path)));
             }
             Event::Repairing { path, part } => {
-                self.ui
-                    .note(&format!("{}: part {part} arrived damaged and is fetched again", Escaped::new(path)));
+                self.ui.note(&format!(
+                    "{}: part {part} arrived damaged and is fetched again",
+                    Escaped::new(path)
+                ));
             }
         }
     }
@@ -294,7 +297,7 @@ impl Drop for Bars<'_> {
 mod tests {
     use super::*;
     use crate::ui::closing::InterruptNotice;
-    use crate::ui::{Exit, ChecksumOutputs, Screen};
+    use crate::ui::{ChecksumOutputs, Exit, Screen};
 
     fn ui() -> Ui {
         let screen = Screen::new(true);
@@ -303,7 +306,7 @@ mod tests {
             interrupt_notice: InterruptNotice::new(screen.clone(), true),
             screen,
             quiet: true,
-            lists: ChecksumOutputs::default(),
+            outputs: ChecksumOutputs::default(),
             exit: Mutex::new(Exit::Ok),
         }
     }

@@ -15,7 +15,7 @@ use crate::progress::Event;
 pub struct InterruptNotice {
     screen: Screen,
     quiet: bool,
-    tally: Arc<Counters>,
+    counters: Arc<Counters>,
 }
 
 /// What the program is about.
@@ -124,21 +124,21 @@ impl Counters {
 
 impl InterruptNotice {
     pub(super) fn new(screen: Screen, quiet: bool) -> Self {
-        InterruptNotice { screen, quiet, tally: Arc::default() }
+        InterruptNotice { screen, quiet, counters: Arc::default() }
     }
 
-    pub(super) fn tally(&self) -> &Counters {
-        &self.tally
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(super) fn set_role(&self, role: Role) {
-        let _ = self.tally.role.set(role);
+        let _ = self.counters.role.set(role);
     }
 
     /// Says it, if nobody has.
     pub fn print_once(&self) {
-        if !self.tally.is_printed.swap(true, Ordering::SeqCst) && !self.is_unremarkable() {
-            let line = format!("ftx: {}", self.tally.sentence());
+        if !self.counters.is_printed.swap(true, Ordering::SeqCst) && !self.is_unremarkable() {
+            let line = format!("ftx: {}", self.counters.sentence());
             self.screen.line(Stream::Stderr, &line, WhenFull::Drop);
         }
     }
@@ -157,7 +157,7 @@ impl InterruptNotice {
 
     /// A receiver ends that way every day: no reason to say so where only errors are wanted.
     fn is_unremarkable(&self) -> bool {
-        self.quiet && matches!(self.tally.role.get(), Some(Role::Receiver { .. }))
+        self.quiet && matches!(self.counters.role.get(), Some(Role::Receiver { .. }))
     }
 }
 
@@ -166,36 +166,36 @@ mod tests {
     use super::*;
 
     fn sentence(role: Option<Role>, planned: u64, done: u64, is_complete: bool) -> String {
-        let tally = Counters::default();
-        role.into_iter().for_each(|role| tally.role.set(role).unwrap());
-        tally.event(&Event::Planned { files: planned, bytes: 0 });
+        let counters = Counters::default();
+        role.into_iter().for_each(|role| counters.role.set(role).unwrap());
+        counters.event(&Event::Planned { files: planned, bytes: 0 });
         if is_complete {
-            tally.event(&Event::PlanComplete);
+            counters.event(&Event::PlanComplete);
         }
-        (0..done).for_each(|_| tally.event(&Event::FileDone { path: b"a", md5: None, there_bytes: None }));
-        tally.sentence()
+        (0..done).for_each(|_| counters.event(&Event::FileDone { path: b"a", md5: None, there_bytes: None }));
+        counters.sentence()
     }
 
     #[test]
     fn what_was_there_already_is_not_called_stored() {
-        let tally = Counters::default();
-        tally.role.set(Role::Receiver { out: "/in".into() }).unwrap();
-        tally.event(&Event::Planned { files: 4, bytes: 0 });
+        let counters = Counters::default();
+        counters.role.set(Role::Receiver { out: "/in".into() }).unwrap();
+        counters.event(&Event::Planned { files: 4, bytes: 0 });
         for there_bytes in [None, None, Some(0)] {
-            tally.event(&Event::FileDone { path: b"a", md5: None, there_bytes });
+            counters.event(&Event::FileDone { path: b"a", md5: None, there_bytes });
         }
-        tally.event(&Event::FileDropped { remaining_bytes: 0 });
-        assert_eq!(tally.sentence(), "interrupted. 2 files were stored in /in, 1 was there already.");
+        counters.event(&Event::FileDropped { remaining_bytes: 0 });
+        assert_eq!(counters.sentence(), "interrupted. 2 files were stored in /in, 1 was there already.");
     }
 
     #[test]
     fn a_file_that_failed_is_one_of_those_that_were_to_be_sent() {
-        let tally = Counters::default();
-        tally.role.set(Role::Sender { host: "nas".into(), classic: false }).unwrap();
-        tally.event(&Event::Planned { files: 70, bytes: 0 });
-        tally.event(&Event::PlanComplete);
-        tally.event(&Event::FileDropped { remaining_bytes: 0 });
-        let line = tally.sentence();
+        let counters = Counters::default();
+        counters.role.set(Role::Sender { host: "nas".into(), classic: false }).unwrap();
+        counters.event(&Event::Planned { files: 70, bytes: 0 });
+        counters.event(&Event::PlanComplete);
+        counters.event(&Event::FileDropped { remaining_bytes: 0 });
+        let line = counters.sentence();
         assert!(line.starts_with("interrupted. 0 of 70 files are stored at nas"), "{line}");
     }
 

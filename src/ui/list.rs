@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::manifest::{WriteMode, ManifestLines, Manifest, ManifestError};
+use super::manifest::{Manifest, ManifestError, ManifestLines, WriteMode};
 use crate::cli::ListArgs;
 
 /// Where lines go.

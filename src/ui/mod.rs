@@ -32,14 +32,14 @@ use list::{ChecksumOutputs, SessionLines};
 use output::{Stream, WhenFull};
 use screen::Screen;
 
-pub use closing::{InterruptNotice, ForcedExit, Role};
-pub use manifest::{WriteMode, ManifestError};
+pub use closing::{ForcedExit, InterruptNotice, Role};
+pub use manifest::{ManifestError, WriteMode};
 
 /// Screen and logs of one program run.
 pub struct Ui {
     screen: Screen,
     quiet: bool,
-    lists: ChecksumOutputs,
+    outputs: ChecksumOutputs,
     interrupt_notice: InterruptNotice,
     /// The code of the first session that failed.
     exit: Mutex<Exit>,
@@ -58,7 +58,7 @@ impl Ui {
             interrupt_notice: InterruptNotice::new(screen.clone(), args.quiet),
             screen,
             quiet: args.quiet,
-            lists: ChecksumOutputs::default(),
+            outputs: ChecksumOutputs::default(),
             exit: Mutex::new(Exit::Ok),
         }
     }
@@ -82,26 +82,26 @@ impl Ui {
 
     /// Makes sure that the lists that `args` ask for can be written.
     pub fn open_lists(&mut self, args: &ListArgs, earlier: WriteMode) -> Result<(), ManifestError> {
-        self.lists = ChecksumOutputs::new(args, earlier)?;
+        self.outputs = ChecksumOutputs::new(args, earlier)?;
         Ok(())
     }
 
     /// A line for the lists, if there are any.
     fn list(&self, line: impl FnOnce() -> Vec<u8>, collected: &Mutex<Option<SessionLines>>) {
-        if !self.lists.own_stdout() && !self.lists.has_manifest() {
+        if !self.outputs.own_stdout() && !self.outputs.has_manifest() {
             return;
         }
         let line = line();
-        self.lists.collect(&line, collected);
+        self.outputs.collect(&line, collected);
         // Bars are only in the way where both are on a terminal. Where they are not, a session waits for the reader of its
         // list, and nothing that draws does.
-        let printed = if self.screen.has_bars() && self.lists.own_stdout() && std::io::stdout().is_terminal()
-        {
-            self.screen.print(Stream::Stdout, line, WhenFull::Wait);
-            Ok(())
-        } else {
-            self.lists.print(&line)
-        };
+        let printed =
+            if self.screen.has_bars() && self.outputs.own_stdout() && std::io::stdout().is_terminal() {
+                self.screen.print(Stream::Stdout, line, WhenFull::Wait);
+                Ok(())
+            } else {
+                self.outputs.print(&line)
+            };
         if let Err(error) = printed {
             self.print_error(&format!("ftx: cannot write the list to standard output: {error}"));
             self.failed(Exit::FileIo);
@@ -110,7 +110,7 @@ impl Ui {
 
     /// A session is over, and these are its lines.
     fn session_over(&self, lines: Option<SessionLines>) {
-        self.listed(self.lists.session_over(lines));
+        self.listed(self.outputs.session_over(lines));
     }
 
     fn listed(&self, listed: Result<(), ManifestError>) {
@@ -142,7 +142,7 @@ impl Ui {
     /// A result, on standard output, unless that belongs to a list.
     fn result(&self, line: &str, when_full: WhenFull) {
         if !self.quiet {
-            let stream = if self.lists.own_stdout() { Stream::Stderr } else { Stream::Stdout };
+            let stream = if self.outputs.own_stdout() { Stream::Stderr } else { Stream::Stdout };
             self.screen.line(stream, line, when_full);
         }
     }
@@ -189,7 +189,7 @@ impl Ui {
         if summary.failures.contains_key(&ErrorCode::Exists) {
             self.note(text::NAME_TAKEN_ADVICE);
         }
-        self.listed(self.lists.replace());
+        self.listed(self.outputs.replace());
         match exit_of_summary(summary) {
             Exit::Ok => self.first_failure(),
             exit => exit,
@@ -204,7 +204,7 @@ impl Ui {
     }
 
     fn list_as_before(&self) {
-        if self.lists.is_replaced_at_the_end() {
+        if self.outputs.is_replaced_at_the_end() {
             self.note("     the list was not written: it is as it was before");
         }
     }

@@ -117,7 +117,8 @@ impl Output {
     pub fn wait_for_room(&self, when_full: WhenFull) {
         let mut state = self.lock();
         while state.is_full() && (when_full == WhenFull::Wait || state.took.elapsed() < BLOCKED_TIME) {
-            state = self.0.changed.wait_timeout(state, BLOCKED_TIME).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.0.changed.wait_timeout(state, BLOCKED_TIME).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

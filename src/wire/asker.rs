@@ -6,9 +6,7 @@
 //! end 0  -> receipt
 //! ```
 
-use super::message::{
-    FEATURE_MEASURE, ErrorReport, Hello, Measurable, Measure, Measured, Message, Receipt,
-};
+use super::message::{ErrorReport, FEATURE_MEASURE, Hello, Measurable, Measure, Measured, Message, Receipt};
 use super::{VERSION, WireError};
 use crate::fault::ErrorCode;
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::frame::{FrameError, FrameBuffer, check_json};
+use super::frame::{FrameBuffer, FrameError, check_json};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

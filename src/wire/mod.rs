@@ -25,7 +25,7 @@ pub mod sender;
 
 pub use asker::MeasureClient;
 pub use dialect::Dialect;
-pub use frame::{Framing, FrameError, FrameBuffer};
+pub use frame::{FrameBuffer, FrameError, Framing};
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecision};
 use super::sender::{self, Job, SenderSession};
-use super::{EntryId, Framing, FrameBuffer, SessionId, WireError};
+use super::{EntryId, FrameBuffer, Framing, SessionId, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::fault::ErrorCode;
 use crate::relpath::{NamePolicy, RelPath};

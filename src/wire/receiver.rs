@@ -24,10 +24,11 @@ use std::ops::RangeInclusive;
 
 use super::classic::MAX_FILE_BYTES;
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, ErrorReport, Hole, Hello,
-    Join, Kept, KeptParts, MAX_DIGESTS_A_FRAME, Measure, Measured, Message, Part, Receipt, SessionId, WantedParts,
+    Entry, EntryId, EntryKind, ErrorReport, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Hello, Hole,
+    Join, Kept, KeptParts, MAX_DIGESTS_A_FRAME, Measure, Measured, Message, Part, Receipt, SessionId,
+    WantedParts,
 };
-use super::runs::{MAX_RANGES, IdRanges};
+use super::runs::{IdRanges, MAX_RANGES};
 use super::{
     MAX_ENTRIES_IN_FLIGHT, MAX_ETAGS_A_FRAME, MAX_KEPT_DIGESTS, MAX_MEASURE_BYTES, MAX_MEASURES,
     MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES, VERSION, WireError,
@@ -37,7 +38,9 @@ use crate::fault::ErrorCode;
 use crate::relpath::{LinkTarget, NamePolicy, RelPath};
 use crate::spent::BusyTime;
 
-pub use event::{Event, FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, PartOutcome, RetryDecision};
+pub use event::{
+    Event, FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, PartOutcome, RetryDecision,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Stage {
@@ -622,7 +625,8 @@ impl ReceiverSession {
         };
         self.name_bytes -= name_bytes;
         self.receipt.failed += 1;
-        Message::Error(ErrorReport { entry: Some(id), fault, message: reason.to_owned() }).encode(&mut self.out);
+        Message::Error(ErrorReport { entry: Some(id), fault, message: reason.to_owned() })
+            .encode(&mut self.out);
         file.map_or(0, |file| file.entry.layout.size_bytes() - file.verified_bytes)
     }
 

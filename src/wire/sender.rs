@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::message::{
-    Entry, EntryId, EntryKind, FEATURE_ETAGS, FEATURE_STREAMS, ErrorReport, Hole, Hello, Join, Kept,
+    Entry, EntryId, EntryKind, ErrorReport, FEATURE_ETAGS, FEATURE_STREAMS, Hello, Hole, Join, Kept,
     KeptParts, Message, Part, Receipt, SessionId, WantedParts,
 };
 use super::runs::IdRanges;
@@ -478,7 +478,9 @@ impl SenderSession {
                 (FileStage::Announced | FileStage::Offers, WantedParts::All) => {
                     (FileStage::Bodies, VecDeque::from([0..=last]))
                 }
-                (FileStage::Announced, WantedParts::Offers) => (FileStage::Offers, VecDeque::from([0..=last])),
+                (FileStage::Announced, WantedParts::Offers) => {
+                    (FileStage::Offers, VecDeque::from([0..=last]))
+                }
                 (FileStage::Announced | FileStage::Offers, WantedParts::Parts(runs)) => {
                     if runs.last().is_none_or(|part| part > last) {
                         return unexpected("parts that do not exist");

@@ -15,7 +15,7 @@ use crate::net::{self, IdleTimer};
 use crate::progress::{Event as Told, Summary};
 use crate::wire::message::ErrorReport;
 use crate::wire::sender::Event;
-use crate::wire::{EntryId, Framing, FrameError, FrameBuffer, Message, WireError};
+use crate::wire::{EntryId, FrameBuffer, FrameError, Framing, Message, WireError};
 
 /// A receiver that only says `busy` may be bringing gigabytes to a slow disk. After so long it is not.
 const STALL_TIME: Duration = Duration::from_secs(60 * 60);
@@ -56,10 +56,15 @@ impl StallDetector {
 }
 
 /// Reads frames until the receipt is in or the session is over.
-pub fn run(shared: &SessionShared<'_>, mut stream: TcpStream, heard: &IdleTimer, is_answered: &AtomicBool) {
+pub fn run(
+    shared: &SessionShared<'_>,
+    mut stream: TcpStream,
+    idle_timer: &IdleTimer,
+    is_answered: &AtomicBool,
+) {
     // If the ear breaks down, nobody else would notice that the session is over.
     let guard = EndOnDrop(shared);
-    let outcome = read_frames(shared, &mut stream, heard, is_answered);
+    let outcome = read_frames(shared, &mut stream, idle_timer, is_answered);
     shared.end(outcome);
     drop(guard);
 }
@@ -76,28 +81,28 @@ impl Drop for EndOnDrop<'_, '_> {
 fn read_frames(
     shared: &SessionShared<'_>,
     stream: &mut TcpStream,
-    heard: &IdleTimer,
+    idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) -> Result<(), SendError> {
-    let mut inbox = FrameBuffer::new();
-    let mut watch = heard.frame_deadline();
+    let mut buffer = FrameBuffer::new();
+    let mut watch = idle_timer.frame_deadline();
     let mut standstill = StallDetector::new(Instant::now());
     loop {
         if !is_answered.load(Ordering::Relaxed)
-            && let Err(FrameError::Length { .. }) = inbox.peek_json()
+            && let Err(FrameError::Length { .. }) = buffer.peek_json()
         {
-            let begins = inbox.bytes().iter().copied().take(SHOWN_BYTES).collect();
+            let begins = buffer.bytes().iter().copied().take(SHOWN_BYTES).collect();
             return Err(SendError::NotFtx { at: peer_address(stream), begins });
         }
-        while let Some(json) = inbox.next_frame(Framing::Native).map_err(WireError::from)? {
+        while let Some(json) = buffer.next_frame(Framing::Native).map_err(WireError::from)? {
             is_answered.store(true, Ordering::Relaxed);
-            watch = heard.frame_deadline();
+            watch = idle_timer.frame_deadline();
             let mut state = shared.lock();
             let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
             if event != Event::Nothing || state.announced.is_empty() {
                 standstill = StallDetector::new(Instant::now());
             }
-            if standstill.is_stalled(Instant::now(), heard.taken_bytes()) {
+            if standstill.is_stalled(Instant::now(), idle_timer.taken_bytes()) {
                 return Err(SendError::Stalled(STALL_TIME));
             }
             if apply(shared, &mut state, event) {
@@ -105,17 +110,17 @@ fn read_frames(
             }
         }
         shared.notify();
-        if watch.is_expired(!inbox.is_empty()) {
+        if watch.is_expired(!buffer.is_empty()) {
             return Err(SendError::HeaderTimeout(shared.timeout));
         }
-        match stream.read(inbox.space()) {
+        match stream.read(buffer.space()) {
             Ok(0) => return Err(closed(shared)),
             Ok(count) => {
-                inbox.filled(count);
-                heard.touch();
+                buffer.filled(count);
+                idle_timer.touch();
             }
             Err(error) if net::is_timeout(&error) => {
-                if heard.is_expired() {
+                if idle_timer.is_expired() {
                     return Err(SendError::Silent(shared.timeout));
                 }
                 if shared.lock().outcome.is_some() {
@@ -132,9 +137,9 @@ fn read_frames(
 
 /// Reads a connection that joined, on which the receiver says nothing but why it ends the session.
 pub fn run_secondary(shared: &SessionShared<'_>, mut stream: TcpStream) {
-    let mut inbox = FrameBuffer::new();
+    let mut buffer = FrameBuffer::new();
     let failed = loop {
-        match inbox.next_frame(Framing::Native).map(|json| json.map(Message::parse)) {
+        match buffer.next_frame(Framing::Native).map(|json| json.map(Message::parse)) {
             Ok(None) => {}
             Ok(Some(Ok(Message::Error(ErrorReport { entry: None, fault, message })))) => {
                 break WireError::PeerGaveUp { fault, message }.into();
@@ -143,9 +148,9 @@ pub fn run_secondary(shared: &SessionShared<'_>, mut stream: TcpStream) {
             Ok(Some(Err(error))) => break WireError::from(error).into(),
             Err(error) => break WireError::from(error).into(),
         }
-        match stream.read(inbox.space()) {
+        match stream.read(buffer.space()) {
             Ok(0) => break closed(shared),
-            Ok(count) => inbox.filled(count),
+            Ok(count) => buffer.filled(count),
             Err(error) if net::is_timeout(&error) => {
                 if shared.lock().outcome.is_some() {
                     return;
@@ -292,7 +297,13 @@ fn on_stored(shared: &SessionShared<'_>, summary: &mut Summary, id: EntryId, ann
 }
 
 /// An entry will not arrive: its bytes leave the plan, and the user hears why.
-pub fn report_failed(shared: &SessionShared<'_>, state: &mut SessionState, announced: &mut InFlightEntry, fault: ErrorCode, reason: &str) {
+pub fn report_failed(
+    shared: &SessionShared<'_>,
+    state: &mut SessionState,
+    announced: &mut InFlightEntry,
+    fault: ErrorCode,
+    reason: &str,
+) {
     state.summary.count_failure(fault);
     if let InFlightEntry::File { source, transferred, .. } = announced {
         report_undone(shared, transferred.take_uncertain());

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::state::{InFlightEntry, SessionShared};
 use super::whole;
-use super::writer::{PartBatch, PartBody, LoadedPart};
+use super::writer::{LoadedPart, PartBatch, PartBody};
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
 use crate::plan::{OpenSource, ReadError, Source};
 use crate::spent::Stopwatch;
@@ -36,7 +36,12 @@ const MAX_BATCHES_WAITED: u32 = 8;
 
 /// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`. Buffers
 /// that were written come back by way of `spare`.
-pub fn load(shared: &SessionShared<'_>, loaded: Sender<PartBatch>, unasked: Sender<PartBatch>, spare: Receiver<Vec<u8>>) {
+pub fn load(
+    shared: &SessionShared<'_>,
+    loaded: Sender<PartBatch>,
+    unasked: Sender<PartBatch>,
+    spare: Receiver<Vec<u8>>,
+) {
     let mut loader = Loader { shared, spare, open: None, window: FIRST_WINDOW };
     // In a tree, large and small ones come in turn: each kind is gathered by itself, so that the lanes are full.
     let (mut small, mut large) = (JobBatch::default(), JobBatch::default());

@@ -20,7 +20,7 @@ use crate::net::CancelToken;
 use crate::plan::{ReadError, Source, StateKey};
 use crate::progress::{Event, Reporter, Summary};
 use crate::relpath::{LinkTarget, RelPath};
-use crate::spent::{Stopwatch, Bottleneck, BusyTime};
+use crate::spent::{Bottleneck, BusyTime, Stopwatch};
 use crate::units::Metadata;
 use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
@@ -150,12 +150,12 @@ impl InFlightEntry {
 
 impl<'a> SessionShared<'a> {
     pub fn new(
-        words: Sender<()>,
+        control_tx: Sender<()>,
         left: &mut CarryOver,
         progress: &'a dyn Reporter,
-        lister: &'a FileHasher<'a, SourceFile>,
+        hasher: &'a FileHasher<'a, SourceFile>,
         timeout: Duration,
-        interrupt: &'a CancelToken,
+        cancel: &'a CancelToken,
     ) -> Result<Self, SendError> {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
@@ -177,12 +177,12 @@ impl<'a> SessionShared<'a> {
         Ok(SessionShared {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            control_tx: words,
+            control_tx,
             progress,
-            hasher: lister,
+            hasher,
             listed_before: left.announced_before,
             timeout,
-            cancel: interrupt,
+            cancel,
             reading: Stopwatch::default(),
             md5: Stopwatch::default(),
             writing: Stopwatch::default(),
@@ -205,7 +205,11 @@ impl<'a> SessionShared<'a> {
     }
 
     /// Waits until the bell rings or the time is up.
-    pub fn wait<'s>(&self, state: MutexGuard<'s, SessionState>, limit: Duration) -> MutexGuard<'s, SessionState> {
+    pub fn wait<'s>(
+        &self,
+        state: MutexGuard<'s, SessionState>,
+        limit: Duration,
+    ) -> MutexGuard<'s, SessionState> {
         self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 

@@ -44,8 +44,8 @@ impl JoinedConnection {
     }
 
     /// A half to listen to and one to write to.
-    pub fn split(self, heard: &IdleTimer) -> io::Result<(TcpStream, TimedWriter)> {
-        Ok((self.0.try_clone()?, TimedWriter::new(self.0, heard.clone(), self.1)))
+    pub fn split(self, idle_timer: &IdleTimer) -> io::Result<(TcpStream, TimedWriter)> {
+        Ok((self.0.try_clone()?, TimedWriter::new(self.0, idle_timer.clone(), self.1)))
     }
 }
 

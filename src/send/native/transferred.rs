@@ -89,7 +89,11 @@ impl ByteLedger {
         let twice = gone_bytes.saturating_sub(size_bytes - resumed_bytes.min(size_bytes));
         // Where nobody knows which, it was holes.
         let holes_twice = hole_bytes.min(twice);
-        ByteTotals { resumed_bytes, hole_bytes: hole_bytes - holes_twice, repeated_bytes: twice - holes_twice }
+        ByteTotals {
+            resumed_bytes,
+            hole_bytes: hole_bytes - holes_twice,
+            repeated_bytes: twice - holes_twice,
+        }
     }
 }
 

@@ -92,20 +92,21 @@ fn write_all(
 ) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
     let is_first = first.is_some();
-    let (words, mut unasked) = first.map_or_else(|| (never(), never()), |first| (first.control_rx, first.unasked));
+    let (control_tx, mut unasked) =
+        first.map_or_else(|| (never(), never()), |first| (first.control_rx, first.unasked));
     if is_first {
         stream.write_all(&shared.take_output().0)?;
     }
     loop {
         let at_hand = || unasked.try_recv().or_else(|_| parts.try_recv()).ok();
-        let loaded = match words.try_recv() {
+        let loaded = match control_tx.try_recv() {
             Ok(()) => None,
             Err(_) => match at_hand() {
                 Some(loaded) => Some(loaded),
                 None => {
                     stream.flush()?;
                     select! {
-                        recv(words) -> _ => None,
+                        recv(control_tx) -> _ => None,
                         recv(unasked) -> loaded => {
                             if loaded.is_err() {
                                 unasked = never();
@@ -198,7 +199,12 @@ fn write_group(
 
 /// Appends the dictionary of a part to `frames`, unless nobody wants it any more. Returns how many bytes count as moved
 /// with it; those that come out of a file are counted while they go.
-fn frame(shared: &SessionShared<'_>, state: &mut SessionState, part: &LoadedPart, frames: &mut Vec<u8>) -> u64 {
+fn frame(
+    shared: &SessionShared<'_>,
+    state: &mut SessionState,
+    part: &LoadedPart,
+    frames: &mut Vec<u8>,
+) -> u64 {
     let LoadedPart { job, md5, body, source } = part;
     let goes = match body {
         PartBody::Holes(parts, _) => state.session.hole_frame(job, *parts, frames),
@@ -329,8 +335,8 @@ mod tests {
             let mut bytes = Vec::new();
             peer.read_to_end(&mut bytes).map(|_| bytes)
         });
-        let heard = IdleTimer::new(Duration::from_secs(60));
-        let writer = TimedWriter::new(stream, heard, shared.cancel.clone());
+        let idle_timer = IdleTimer::new(Duration::from_secs(60));
+        let writer = TimedWriter::new(stream, idle_timer, shared.cancel.clone());
         let mut writer = BufWriter::new(writer);
         write(&mut writer).and_then(|()| writer.flush()).unwrap();
         drop(writer);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::digest::Md5;
-use crate::wire::{Framing, FrameBuffer};
+use crate::wire::{FrameBuffer, Framing};
 
 /// A session that has said welcome.
 fn open() -> ReceiverSession {
