@@ -22,13 +22,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::proofs::{Chance, each, figures, rounds};
+use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
-use ftx::fault::ErrorCode;
-use ftx::net::CancelToken;
-use ftx::progress::{NullReporter, Reporter, Summary};
+use ftx::error_code::ErrorCode;
+use ftx::event::{NullReporter, Reporter, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{OnConflict, Unfinished};
+use ftx::sync::CancelToken;
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::sender::{Event, Job};
 use ftx::wire::{EntryId, FrameBuffer, Framing, SenderSession, SessionId};

@@ -13,7 +13,7 @@ use common::proofs::{Attached, can_trace};
 use common::raw::{Entry, Raw};
 use common::{Ended, FTX, Receiver, listing, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::ErrorCode;
+use ftx::error_code::ErrorCode;
 use ftx::wire::Message;
 use ftx::wire::message::WantedParts;
 use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};

@@ -7,20 +7,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ftx::busy_time::BusyTime;
 use ftx::digest::Md5;
-use ftx::fault::ErrorCode;
+use ftx::error_code::ErrorCode;
 use ftx::recv::RecvError;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::spent::BusyTime;
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
+use ftx::wire::id_ranges::IdRanges;
 use ftx::wire::message::{
     Entry, EntryKind, ErrorReport, Hello, Hole, Join, Kept, KeptParts, Measurable, Measure, Measured, Part,
     Receipt, SessionId, WantedParts,
 };
 use ftx::wire::receiver::{Event, PartOutcome};
-use ftx::wire::runs::IdRanges;
 use ftx::wire::{Dialect, FrameBuffer, Framing, Message, ReceiverSession, SenderSession, frame, sender};
 
 const MD5_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";

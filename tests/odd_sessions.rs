@@ -18,8 +18,8 @@ use common::proofs::Chance;
 use common::proxy::{Proxy, Then};
 use common::raw::{Entry, Settled, transfer};
 use common::{Ended, Receiver, names, send};
+use ftx::dest::local::SourceVersion;
 use ftx::digest::PART_BYTES;
-use ftx::store::SourceVersion;
 use ftx::units::MtimeNs;
 use ftx::wire::frame::{Framing, encode};
 

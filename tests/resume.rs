@@ -18,8 +18,8 @@ use common::proxy::{Place, Proxy, Then, Way};
 use common::raw::Raw;
 use common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
+use ftx::wire::id_ranges::IdRanges;
 use ftx::wire::message::WantedParts;
-use ftx::wire::runs::IdRanges;
 
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;

@@ -15,10 +15,10 @@ use common::proofs::{can_trace, not_run};
 use common::proxy::{Place, Proxy, Then};
 use common::raw::Raw;
 use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
+use ftx::dest::local::{ImplicitDirs, LocalDestination, OnConflict, Record, SourceVersion};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::ErrorCode;
+use ftx::error_code::ErrorCode;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{ImplicitDirs, LocalDestination, OnConflict, Record, SourceVersion};
 use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;

@@ -12,18 +12,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::demo;
+use crate::app::demo;
+use crate::app::explain::{Exit, Explained};
+use crate::dest::local::Unfinished;
 use crate::digest::{kernel_name, lane_count};
-use crate::error::{Exit, Explained};
 use crate::escape::Escaped;
+use crate::event::{Event, NullReporter, Reporter, Summary};
 use crate::measure::{self, Rate, WorkLimit};
-use crate::net::{CancelToken, HostPort, NetError};
-use crate::progress::{Event, NullReporter, Reporter, Summary};
+use crate::net::{HostPort, NetError};
 use crate::recv::{Observer, RecvError, StartError};
-use crate::scrap::TempDirGuard;
+use crate::report::Ui;
 use crate::send::{self, SendError};
-use crate::store::Unfinished;
-use crate::ui::Ui;
+use crate::sync::CancelToken;
+use crate::temp_dirs::TempDirGuard;
 use crate::wire::WireError;
 use crate::wire::message::Measurable;
 

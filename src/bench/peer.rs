@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::BenchError;
-use crate::fault::ErrorCode;
+use crate::error_code::ErrorCode;
 use crate::measure::{Rate, pseudo_random};
-use crate::net::{self, CancelToken, HostPort, IdleTimer, TimedWriter, Wake};
-use crate::wire::asker::MeasureEvent;
+use crate::net::{self, HostPort, IdleTimer, TimedWriter};
+use crate::sync::{CancelToken, Wake};
+use crate::wire::measure_client::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
 use crate::wire::{FrameBuffer, Framing, MeasureClient, WireError};
 

@@ -1,13 +1,13 @@
 //! What `md5sum` would print: the MD5 of whole files, taken beside a transfer, and the lines of its lists.
 
-mod front;
+mod contiguous;
+mod hasher;
 mod line;
-mod lister;
 
-use crate::fault::ErrorCode;
+use crate::error_code::ErrorCode;
 
+pub use hasher::FileHasher;
 pub use line::line;
-pub use lister::FileHasher;
 
 /// A file that is read from its start to its end to be hashed.
 pub trait HashInput: Send {

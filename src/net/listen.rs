@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{CancelToken, NetError, Wake};
+use super::NetError;
+use crate::sync::{CancelToken, Wake};
 
 /// Connections that the system keeps for us while we are busy.
 const BACKLOG: i32 = 1024;

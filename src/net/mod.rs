@@ -1,12 +1,11 @@
 //! Sockets: names to addresses, connecting, listening. No frames are known here.
 
-mod address;
-mod bell;
-mod connect;
+mod dial;
 mod listen;
-mod pace;
-mod patience;
-mod splice;
+mod min_rate;
+mod splice_pipe;
+mod target;
+mod timed_writer;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -14,15 +13,14 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::fault::in_words;
+use crate::error_code::in_words;
 
-pub use address::{AddressError, DEFAULT_PORT, HostPort};
-pub use bell::{CancelToken, Wake};
-pub use connect::{connect, connect_to};
+pub use dial::{connect, connect_to};
 pub use listen::{Listener, reachable_addresses};
-pub use pace::{MIN_RATE_BYTES_PER_S, MinRate};
-pub use patience::{FLUSH_GRACE, FrameDeadline, IdleTimer, TimedWriter, drain_and_close};
-pub use splice::{SplicePipe, SpliceStep};
+pub use min_rate::{MIN_RATE_BYTES_PER_S, MinRate};
+pub use splice_pipe::{SplicePipe, SpliceStep};
+pub use target::{AddressError, DEFAULT_PORT, HostPort};
+pub use timed_writer::{FLUSH_GRACE, FrameDeadline, IdleTimer, TimedWriter, drain_and_close};
 
 /// A failure of the network, with where it happened.
 #[derive(Debug, thiserror::Error)]

@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::desk::{PROCESS_FD_FRACTION, fd_headroom_below};
-use super::input::ConnectionReader;
-use super::{RecvError, escaped};
+use crate::dest::local::{Content, Digests, Item, LocalSession, Placed, StoreError};
 use crate::digest::Hasher;
+use crate::event::{Event, Reporter, Summary};
 use crate::net;
-use crate::progress::{Event, Reporter, Summary};
+use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
+use crate::recv::connection_reader::ConnectionReader;
+use crate::recv::{RecvError, escaped};
 use crate::relpath::NamePolicy;
-use crate::store::{Content, Digests, Item, LocalSession, Placed, StoreError};
 use crate::units::Metadata;
 use crate::wire::Framing;
 use crate::wire::classic::{ClassicError, Header, parse_header};

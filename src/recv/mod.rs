@@ -1,21 +1,15 @@
 //! The receiver's driver: an open port, a thread for each session, everything below one folder.
 
-mod arrivals;
+mod admission;
 mod classic;
-mod committer;
-mod decider;
-mod desk;
-mod failed;
-mod input;
+mod connection_reader;
 #[cfg(all(test, not(feature = "tiny-parts")))]
-mod limits;
-mod line;
-mod measure;
+mod documented_limits;
+mod failure_log;
+mod handle;
 mod native;
-mod reader;
-mod sessions;
-mod verifier;
-mod whole;
+mod received_file;
+mod registry;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -25,24 +19,27 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::dest::local::{ImplicitDirs, LocalDestination, OnConflict, RootError, StoreError, Unfinished};
 use crate::digest::Md5;
+use crate::error_code::{ErrorCode, in_words};
 use crate::escape::Escaped;
-use crate::fault::{ErrorCode, in_words};
+use crate::event::{Reporter, Summary};
 use crate::md5sum::FileHasher;
-use crate::net::{self, CancelToken, Listener, NetError};
-use crate::progress::{Reporter, Summary};
+use crate::net::{self, Listener, NetError};
 use crate::relpath::NamePolicy;
-use crate::store::{ImplicitDirs, LocalDestination, OnConflict, RootError, StoreError, Unfinished};
+use crate::sync::CancelToken;
 use crate::wire::classic::{ClassicError, Header, parse_header};
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Framing, ReceiverSession, SessionId, WireError, receiver};
 
-use desk::{AdmissionControl, AtCapacity, Kind, Limits, LostSession, SESSION_FD_FRACTION, SharedAdmission};
-use failed::FailureLog;
-use input::ConnectionReader;
-use line::ConnectionHandle;
+use admission::{
+    AdmissionControl, AtCapacity, Kind, Limits, LostSession, SESSION_FD_FRACTION, SharedAdmission,
+};
+use connection_reader::ConnectionReader;
+use failure_log::FailureLog;
+use handle::ConnectionHandle;
 use native::{EndOnDrop, SessionContext, every};
-use sessions::{MAX_JOINED, SessionRegistry};
+use registry::{MAX_JOINED, SessionRegistry};
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -64,7 +61,7 @@ pub struct Options {
     /// How long files that were cut are kept for their sender to come back.
     pub keep_unfinished: Duration,
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
-    /// [`Event::FileDone`](crate::progress::Event::FileDone).
+    /// [`Event::FileDone`](crate::event::Event::FileDone).
     pub whole_digests: bool,
     /// Rung, it ends everything, sessions in work too: each as after a failure, after last words to its sender.
     pub cancel: CancelToken,
@@ -281,7 +278,7 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<StopReason> {
-        let limits = Limits::new(desk::descriptors(), desk::threads());
+        let limits = Limits::new(admission::descriptors(), admission::threads());
         let admission = SharedAdmission::new(AdmissionControl::new(limits, self.options.timeout));
         self.options
             .cancel
@@ -573,7 +570,7 @@ impl Server {
     fn wait_for_descriptors(&self, handle: &ConnectionHandle, number: u64, admission: &SharedAdmission) {
         let start = Instant::now();
         while start.elapsed() <= admission.lock().idle_time
-            && desk::fd_headroom_below(handle.stream(), SESSION_FD_FRACTION)
+            && admission::fd_headroom_below(handle.stream(), SESSION_FD_FRACTION)
             && !handle.is_evicted()
             && !self.stop().is_cancelled()
         {
@@ -777,9 +774,9 @@ fn escaped(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dest::local::{Record, SourceVersion};
     use crate::digest::PART_BYTES;
     use crate::relpath::RelPath;
-    use crate::store::{Record, SourceVersion};
     use crate::wire::frame;
 
     #[test]

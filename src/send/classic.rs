@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
-use crate::fault::ErrorCode;
-use crate::net::{self, CancelToken, IdleTimer, NetError, TimedWriter, Wake};
-use crate::plan::{self, OpenSource, ReadError, Root, Source, WalkItem};
-use crate::progress::{Event, Reporter, Summary};
+use crate::error_code::ErrorCode;
+use crate::event::{Event, Reporter, Summary};
+use crate::net::{self, IdleTimer, NetError, TimedWriter};
+use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
+use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -30,7 +31,7 @@ pub fn send(
     sender.connection = Some(sender.connected(connect()?)?);
     let mut outcome = Ok(());
     let go_on = || !cancel.is_cancelled();
-    let told = plan::walk_files(roots, go_on, |found| {
+    let told = source::walk_files(roots, go_on, |found| {
         let source = match found {
             WalkItem::File(source) => source,
             WalkItem::Skipped { path, fault, reason } => {
@@ -49,7 +50,7 @@ pub fn send(
         outcome.is_ok()
     });
     outcome?;
-    plan::walk_dirs_and_links(roots, &told, go_on, |found| {
+    source::walk_dirs_and_links(roots, &told, go_on, |found| {
         if let WalkItem::Link { name, .. } = found {
             sender.failed(name.as_bytes(), ErrorCode::LeftOut, "the classic dialect has no links");
         }

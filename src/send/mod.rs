@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::digest::Etag;
+use crate::error_code::{ErrorCode, in_words};
 use crate::escape::Escaped;
-use crate::fault::{ErrorCode, in_words};
+use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
-use crate::net::{self, CancelToken, HostPort, NetError};
-use crate::plan::{self, ReadError, SourceError, StateKey};
-use crate::progress::{Event, Reporter, Summary};
+use crate::net::{self, HostPort, NetError};
+use crate::source::{self, ReadError, SourceError, StateKey};
+use crate::sync::CancelToken;
 use crate::wire::WireError;
 
 pub use native::{MAX_STREAMS, Streams};
@@ -227,7 +228,7 @@ const RETRIES: u32 = 10;
 /// goes on.
 pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendError> {
     let cancel = &options.cancel;
-    let roots = plan::roots(&options.paths)?;
+    let roots = source::roots(&options.paths)?;
     let start = Instant::now();
     let was_connected = Cell::new(false);
     let connect_patiently = |retries| {

@@ -12,20 +12,20 @@
 //! The length counts the JSON alone, [`frame::LENGTH_BYTES`] wide, `1..=`[`frame::MAX_JSON_BYTES`]. The CRC-32C
 //! ([`frame::CRC_BYTES`]) covers length and JSON. `docs/protocol.md` describes the whole for other implementations.
 
-pub mod asker;
 pub mod classic;
 pub mod dialect;
 pub mod frame;
+pub mod id_ranges;
+pub mod measure_client;
 pub mod message;
 #[cfg(test)]
 mod pair;
 pub mod receiver;
-pub mod runs;
 pub mod sender;
 
-pub use asker::MeasureClient;
 pub use dialect::Dialect;
 pub use frame::{FrameBuffer, FrameError, Framing};
+pub use measure_client::MeasureClient;
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
@@ -106,7 +106,7 @@ pub enum WireError {
     #[error("the other side gave up: {}", crate::escape::Escaped::new(message))]
     PeerGaveUp {
         /// The stable code.
-        fault: crate::fault::ErrorCode,
+        fault: crate::error_code::ErrorCode,
         /// The peer's sentence, raw.
         message: String,
     },

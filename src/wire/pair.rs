@@ -8,7 +8,7 @@ use super::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecisi
 use super::sender::{self, Job, SenderSession};
 use super::{EntryId, FrameBuffer, Framing, SessionId, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
-use crate::fault::ErrorCode;
+use crate::error_code::ErrorCode;
 use crate::relpath::{NamePolicy, RelPath};
 use crate::units::Metadata;
 

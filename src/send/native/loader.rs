@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::source_file;
 use super::state::{InFlightEntry, SessionShared};
-use super::whole;
 use super::writer::{LoadedPart, PartBatch, PartBody};
+use crate::busy_time::Stopwatch;
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
-use crate::plan::{OpenSource, ReadError, Source};
-use crate::spent::Stopwatch;
+use crate::source::{OpenSource, ReadError, Source};
 use crate::wire::sender::Job;
 use crate::wire::{EntryId, SMALL_FILE_BYTES};
 
@@ -75,7 +75,7 @@ pub fn load(
             let jobs = std::mem::take(&mut small).jobs;
             let queue = if jobs[0].0.is_unasked { &unasked } else { &loaded };
             wait_until_settled(shared, &jobs);
-            whole::start_hashing(shared, &jobs);
+            source_file::start_hashing(shared, &jobs);
             if queue.send(loader.load_small(jobs)).is_err() {
                 return;
             }
@@ -87,7 +87,7 @@ pub fn load(
         {
             let jobs = std::mem::take(&mut large).jobs;
             wait_until_settled(shared, &jobs);
-            whole::start_hashing(shared, &jobs);
+            source_file::start_hashing(shared, &jobs);
             // One by one, for whichever connection is free.
             let parts = loader.load_large(jobs);
             let batches = parts.into_iter().map(|part| PartBatch { parts: vec![part], bytes: Vec::new() });

@@ -8,12 +8,12 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
-use super::ear::report_undone;
+use super::receive_loop::report_undone;
 use super::state::{InFlightEntry, SessionShared, SessionState};
 use crate::digest::{Md5, PART_BYTES};
+use crate::event::Event;
 use crate::net::{self, TimedWriter};
-use crate::plan::{OpenSource, ReadError, Source};
-use crate::progress::Event;
+use crate::source::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 

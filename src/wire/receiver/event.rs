@@ -1,7 +1,7 @@
 //! What a receiver's session hears, says of what it heard, and is told about it.
 
 use crate::digest::{Md5, PartDigests, PartLayout, PartRange};
-use crate::fault::ErrorCode;
+use crate::error_code::ErrorCode;
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::Metadata;
 use crate::wire::message::{EntryId, Measure};
