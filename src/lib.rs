@@ -12,6 +12,7 @@
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! sync   event                                 cancellation and threads; what the drivers report
 //! digest                                       MD5
+//! sys                                          the operating system
 //! relpath   units   error_code   escape   busy_time   temp_dirs    values
 //! ```
 
@@ -34,6 +35,7 @@ pub mod report;
 pub mod send;
 pub mod source;
 pub mod sync;
+pub mod sys;
 pub mod temp_dirs;
 pub mod units;
 pub mod wire;

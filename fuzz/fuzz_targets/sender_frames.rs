@@ -11,11 +11,11 @@ use ftx::error_code::ErrorCode;
 use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::Metadata;
-use ftx::wire::message::{KeptParts, Measurable, Measure, Wanted};
+use ftx::wire::message::{KeptParts, Measurable, Measure, WantedParts};
 use ftx::wire::sender::{Event, Job};
 use ftx::wire::{
-    FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureSession, Message, SMALL_FILE_BYTES,
-    SenderSession, SessionId, WireError, asker,
+    FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureClient, Message, SMALL_FILE_BYTES,
+    SenderSession, SessionId, WireError, measure_client,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -349,7 +349,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 continue;
             }
             Step::Busy => {
-                session.busy();
+                session.keepalive();
                 r#"{"ftx":"busy"}"#.into()
             }
             Step::Welcome { version, streams } => format!(
@@ -438,12 +438,12 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 let Some(file) = files.get_mut(&id).filter(|_| open.contains(&id)) else { continue };
                 if std::mem::take(&mut file.is_unasked) {
                     match &parts {
-                        Wanted::All => continue,
-                        Wanted::Parts(runs) => {
+                        WantedParts::All => continue,
+                        WantedParts::Parts(runs) => {
                             assert_eq!(runs.last(), Some(0));
                             continue;
                         }
-                        Wanted::Offers if !file.sent.is_empty() => {
+                        WantedParts::Offers if !file.sent.is_empty() => {
                             // What went out of it was its offer.
                             (file.wants_bodies, file.todo) = (false, BTreeSet::new());
                             continue;
@@ -452,10 +452,10 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     }
                 }
                 match &parts {
-                    Wanted::All => file.asked(0..file.layout.count(), true),
-                    Wanted::Parts(runs) => file.asked(runs.iter().flatten(), true),
-                    Wanted::Offers => file.asked(0..file.layout.count(), false),
-                    Wanted::None => {
+                    WantedParts::All => file.asked(0..file.layout.count(), true),
+                    WantedParts::Parts(runs) => file.asked(runs.iter().flatten(), true),
+                    WantedParts::Offers => file.asked(0..file.layout.count(), false),
+                    WantedParts::None => {
                         assert!(!file.wants_bodies && file.sent == file.asked && !file.asked.is_empty());
                         assert!(!file.is_there);
                         file.is_there = true;
@@ -585,7 +585,7 @@ fn send(
 
 /// The ear of `ftx bench`.
 fn bench(steps: &[BenchStep<'_>]) {
-    let mut session = MeasureSession::new();
+    let mut session = MeasureClient::new();
     let (mut is_ready, mut asked, mut ended) = (false, None, false);
     for step in steps.iter().take(100) {
         let json = match step {
@@ -625,15 +625,15 @@ fn bench(steps: &[BenchStep<'_>]) {
         };
         match session.handle(json.as_bytes()) {
             Err(error) => return refused(&error),
-            Ok(measure_client::Event::Nothing) => {}
-            Ok(measure_client::Event::Ready) => is_ready = true,
-            Ok(measure_client::Event::Measured(measured)) => {
+            Ok(measure_client::MeasureEvent::Nothing) => {}
+            Ok(measure_client::MeasureEvent::Ready) => is_ready = true,
+            Ok(measure_client::MeasureEvent::Measured(measured)) => {
                 let asked = asked.take().expect("asked for");
                 assert!(measured.bytes <= asked.size_bytes && measured.elapsed_ns > 0);
                 assert!(asked.what != Measurable::Wire || measured.bytes == asked.size_bytes);
                 is_ready = true;
             }
-            Ok(measure_client::Event::Receipt) => assert!(ended && asked.is_none()),
+            Ok(measure_client::MeasureEvent::Receipt) => assert!(ended && asked.is_none()),
         }
         said(&session.take_output());
     }

@@ -18,12 +18,12 @@ use arbitrary::Arbitrary;
 use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
 use ftx::event::{Event, Reporter, Summary};
-use ftx::net::CancelToken;
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
+use ftx::sync::CancelToken;
 use ftx::wire::frame::{Framing, encode};
-use ftx::wire::message::{Failure, Wanted};
-use ftx::wire::runs::Runs;
+use ftx::wire::id_ranges::IdRanges;
+use ftx::wire::message::{ErrorReport, WantedParts};
 use ftx::wire::{FrameBuffer, Message};
 use libfuzzer_sys::fuzz_target;
 
@@ -185,7 +185,7 @@ impl Observer for Listening {
 }
 
 impl Reporter for Listening {
-    fn event(&self, event: Event<'_>) {
+    fn report(&self, event: Event<'_>) {
         if let Event::FileDone { path, md5, .. } = event {
             TOLD.lock().unwrap().done.push((path.to_vec(), md5));
         }
@@ -224,7 +224,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
             timeout: Duration::from_secs(5),
             keep_unfinished: Duration::from_secs(3600),
             whole_digests: takes_digests,
-            interrupt: CancelToken::new().unwrap(),
+            cancel: CancelToken::new().unwrap(),
         })
         .unwrap();
         let address = server.local_addr().unwrap();
@@ -410,11 +410,11 @@ impl Session {
                 Some(Announced::Huge) => (HUGE_BYTES / PART_BYTES, true),
                 _ => continue,
             };
-            let is_body = wanted != Wanted::Offers;
+            let is_body = wanted != WantedParts::Offers;
             let runs = match wanted {
-                Wanted::All | Wanted::Offers => vec![0..=count - 1],
-                Wanted::Parts(runs) => runs.iter().collect(),
-                Wanted::None => continue,
+                WantedParts::All | WantedParts::Offers => vec![0..=count - 1],
+                WantedParts::Parts(runs) => runs.iter().collect(),
+                WantedParts::None => continue,
             };
             for run in runs {
                 if is_huge {
@@ -446,14 +446,16 @@ impl Session {
                     }
                 }
                 // Zeros that were damaged are sent as what they are.
-                Message::Again { entry, part } => self.wants.push((entry, Wanted::Parts(Runs::one(part)))),
+                Message::Again { entry, part } => {
+                    self.wants.push((entry, WantedParts::Parts(IdRanges::one(part))))
+                }
                 Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
                         assert!(self.stored.insert(id) && !self.failed.contains(&id), "stored twice: {id}");
                         self.answered.insert(id);
                     }
                 }
-                Message::Error(Failure { entry: Some(id), .. }) => {
+                Message::Error(ErrorReport { entry: Some(id), .. }) => {
                     assert!(self.failed.insert(id) && !self.stored.contains(&id), "failed twice: {id}");
                     self.answered.insert(id);
                 }
@@ -467,7 +469,7 @@ impl Session {
                 Message::Welcome(_)
                 | Message::Measured(_)
                 | Message::Busy
-                | Message::Error(Failure { entry: None, .. }) => {}
+                | Message::Error(ErrorReport { entry: None, .. }) => {}
                 other => panic!("{other:?} is not a receiver's"),
             }
         }
