@@ -324,7 +324,7 @@ struct Session {
     withdrawn: HashSet<u64>,
     receipt: Option<ftx::wire::message::Receipt>,
     /// What is wanted and was not sent yet.
-    wants: Vec<(u64, Wanted)>,
+    wants: Vec<(u64, WantedParts)>,
     /// Bodies of a part's full size that were sent: they take their time.
     long_bodies: usize,
     /// It said what nobody knows.
