@@ -1,7 +1,7 @@
 //! The offenders that the fences still allow: `allowed.txt`, a section for each fence, a line for each offender.
 //!
 //! The list equals the offenders of today, so that it can only shrink. `FTX_WRITE_ALLOWED=1 cargo test --test layers` writes
-//! it anew; its diff shows the direction.
+//! it again; its diff shows the direction.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,8 +32,10 @@ impl Offenders {
     }
 }
 
-/// Every fence: the section of its list and what finds its offenders.
-const FENCES: [(&str, fn() -> Offenders); 9] = [
+/// The section of its list and what finds its offenders.
+type Fence = (&'static str, fn() -> Offenders);
+
+const FENCES: [Fence; 9] = [
     ("import-cycles", cycles::offenders),
     ("file-lines", lengths::long_files),
     ("function-lines", lengths::long_functions),
@@ -47,7 +49,7 @@ const FENCES: [(&str, fn() -> Offenders); 9] = [
 
 const HEAD: &str = "\
 # What still offends the fences in this folder. A list may only shrink.
-# `FTX_WRITE_ALLOWED=1 cargo test --test layers` writes this file anew.
+# `FTX_WRITE_ALLOWED=1 cargo test --test layers` rewrites this file.
 ";
 
 /// How many places a message names for each offender.
@@ -61,7 +63,7 @@ fn is_to_be_written() -> bool {
     std::env::var_os("FTX_WRITE_ALLOWED").is_some()
 }
 
-/// Holds the offenders of a fence against its list.
+/// Compares the offenders of a fence with its list.
 pub fn check(section: &str) {
     if is_to_be_written() {
         return;
@@ -102,7 +104,7 @@ fn compare(offenders: &Offenders, allowed: &BTreeMap<String, usize>) -> Vec<Stri
         }
     }
     let gone = allowed.keys().filter(|offender| !offenders.0.contains_key(*offender));
-    faults.extend(gone.map(|offender| format!("{offender}: offends no more, remove it from the list")));
+    faults.extend(gone.map(|offender| format!("{offender}: no longer offends, remove it from the list")));
     faults
 }
 
@@ -140,6 +142,6 @@ fn this_list_can_only_shrink() {
     assert_eq!(faults(&[("src/a.rs", 3), ("src/b c", 5)]), Vec::<String>::new());
     assert_eq!(faults(&[("src/a.rs", 4), ("src/b c", 5)]), ["src/a.rs: 4, allowed 3", "    why"]);
     assert_eq!(faults(&[("src/a.rs", 2), ("src/b c", 5)]), ["src/a.rs: lower it from 3 to 2 in the list"]);
-    assert_eq!(faults(&[("src/a.rs", 3)]), ["src/b c: offends no more, remove it from the list"]);
+    assert_eq!(faults(&[("src/a.rs", 3)]), ["src/b c: no longer offends, remove it from the list"]);
     assert_eq!(faults(&[("new", 1), ("src/a.rs", 3), ("src/b c", 5)]), ["new: 1, allowed 0", "    why"]);
 }

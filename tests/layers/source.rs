@@ -136,7 +136,7 @@ pub fn sources(folder: &str) -> Vec<SourceFile> {
 }
 
 #[test]
-fn test_code_is_told_from_production_code() {
+fn test_code_is_separated_from_production_code() {
     let root = "mod a;\n#[cfg(test)]\nmod pair;\nfn f() {}\n#[cfg(test)]\nmod tests {\n    fn g() {\n    }\n}\nfn h() {}\n";
     let files = tree([("src/net/mod.rs", root), ("src/net/pair.rs", ""), ("src/net/a.rs", "")]);
     assert_eq!(files.iter().map(|file| file.is_test).collect::<Vec<_>>(), [false, true, false]);
