@@ -8,6 +8,8 @@
 //!
 //! With the cargo feature `tiny-parts`, parts are small, and thousands of cases pass in a minute.
 
+#[allow(dead_code)] // The other test crate uses the rest.
+#[path = "suite/common/mod.rs"]
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -8,16 +8,14 @@
 //!   name one of them wins whole and the other one gets 23; whoever watches never sees anything but one of the two under
 //!   the final name. If a name were given with a rename that replaces, both would end with 0.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::proofs::{Chance, contents, figures, is_landing, rounds};
-use common::{Ended, Receiver, end, listing, send, start_send};
+use crate::common::proofs::{Chance, contents, figures, is_landing, rounds};
+use crate::common::{Ended, Receiver, end, listing, send, start_send};
 use ftx::digest::PART_BYTES;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 

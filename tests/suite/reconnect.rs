@@ -3,17 +3,15 @@
 //! It fails if something that was there moves again, if something is left out or doubled, or if the sender gives up
 //! although the receiver is back.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::proofs::Chance;
-use common::proxy::{Place, Proxy, Then, Way};
-use common::raw::Raw;
-use common::{Receiver, end, listing, names, send, start_send_with};
+use crate::common::proofs::Chance;
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::wire::Message;
 
 const PART: u64 = 8 << 20;
@@ -215,7 +213,7 @@ fn nobody_takes_the_place_of_a_sender_that_has_come_back() {
             stranger
         })
         .collect();
-    common::until("the strangers", || receiver.sockets() >= before + strangers.len());
+    crate::common::until("the strangers", || receiver.sockets() >= before + strangers.len());
     // It is the last that wants to begin.
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
     assert!(second.hear().is_some(), "a welcome");
@@ -261,7 +259,7 @@ fn a_receiver_that_comes_back_is_found() {
         let source = source.clone();
         move || send(&["--retries", "20"], &[&source], &host)
     });
-    common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
+    crate::common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
     first.kill();
     let second = Receiver::start(&out, &["--port", &port.to_string()]);
     let sent = sender.join().unwrap();
@@ -282,13 +280,16 @@ fn a_receiver_that_does_not_come_back_is_a_lost_connection() {
     let host = receiver.host();
     // It is there until the first part is.
     let mut receiver = Some(receiver);
-    let mut peer = common::start_send_with(&["--retries", "2"], &[&source], &host);
-    common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
+    let mut peer = crate::common::start_send_with(&["--retries", "2"], &[&source], &host);
+    crate::common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
     let has_ended = peer.try_wait().unwrap().is_some();
     receiver.take().unwrap().kill();
-    let sent = common::end(peer);
+    let sent = crate::common::end(peer);
     if has_ended || sent.code == 0 {
-        return common::proofs::not_run("a receiver that does not come back", "it was faster than this test");
+        return crate::common::proofs::not_run(
+            "a receiver that does not come back",
+            "it was faster than this test",
+        );
     }
     assert_eq!(sent.code, 10, "{}", sent.stderr);
     let lines: Vec<&str> = sent.stderr.lines().collect();
@@ -404,7 +405,7 @@ fn take_over(receiver: Receiver, out: &Path) {
         say.extend(part(index));
     }
     first.write_all(&say).unwrap();
-    common::until("both parts", || {
+    crate::common::until("both parts", || {
         names(out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() == 2 * PART))
     });
     // The first connection stays open and silent, as if the way had been cut without a word.

@@ -2,8 +2,6 @@
 //! side is told, what is in place stays and is counted, and nothing half is left under a final name. A second Ctrl-C
 //! ends at once.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::proofs::{assert_nothing_or_whole, contents, is_landing, not_run};
-use common::{Ended, FTX, Receiver, end, names, pid, send, until};
+use crate::common::proofs::{assert_nothing_or_whole, contents, is_landing, not_run};
+use crate::common::{Ended, FTX, Receiver, end, names, pid, send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::frame::{Form, encode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -482,7 +480,7 @@ fn whatever_it_waits_for_it_ends_in_time_and_at_once_if_asked_twice() {
         let (mut sender, _peer, _unread) = stuck_sender(&file);
         let start = Instant::now();
         kill_process(pid(&sender), signal).unwrap();
-        let ended = common::wait(&mut sender);
+        let ended = crate::common::wait(&mut sender);
         let alone = start.elapsed();
         assert!(ended == code && alone < IN_TIME, "{ended} after {alone:?}");
         let (mut sender, _peer, _unread) = stuck_sender(&file);

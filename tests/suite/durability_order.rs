@@ -9,8 +9,6 @@
 //!   no other name holds half a file. Files that are copied there without a sync are lost the same way, each time this
 //!   runs: otherwise this would prove nothing.
 
-mod common;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::proofs::{Chance, can_trace, contents, figures, is_landing, not_run, rounds};
-use common::proxy::{Proxy, Then, Way};
-use common::{FTX, Receiver, listing, send, until};
+use crate::common::proofs::{Chance, can_trace, contents, figures, is_landing, not_run, rounds};
+use crate::common::proxy::{Proxy, Then, Way};
+use crate::common::{FTX, Receiver, listing, send, until};
 use ftx::digest::PART_BYTES;
 use serde_json::Value;
 

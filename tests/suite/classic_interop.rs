@@ -1,8 +1,6 @@
 //! The classic dialect against programs that others might have written: `tests/textbook/client.py` sends and
 //! `tests/textbook/server.py` receives, in plain Python and without anything of ours.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

@@ -7,8 +7,6 @@
 //!
 //! If a file were collected under its final name, or named before it is verified, a kill in the middle would find it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,9 +14,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_landing, is_long, rounds};
-use common::proxy::{Proxy, Then, Way};
-use common::{Receiver, end, names, pid, send, start_send, until};
+use crate::common::proofs::{
+    Chance, assert_nothing_or_whole, contents, each, figures, is_landing, is_long, rounds,
+};
+use crate::common::proxy::{Proxy, Then, Way};
+use crate::common::{Receiver, end, names, pid, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use rustix::process::{Signal, kill_process};
 

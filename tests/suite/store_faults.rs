@@ -1,8 +1,6 @@
 //! What a file system refuses is told in words that people understand, on both ends, with a stable code; before the
 //! first byte where that can be known. The rest of the transfer goes on.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -10,11 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::mounted::Mounted;
-use common::proofs::{can_trace, not_run};
-use common::proxy::{Place, Proxy, Then};
-use common::raw::Raw;
-use common::{Ended, FTX, Receiver, end, names, send, start_send, until};
+use crate::common::mounted::Mounted;
+use crate::common::proofs::{can_trace, not_run};
+use crate::common::proxy::{Place, Proxy, Then};
+use crate::common::raw::Raw;
+use crate::common::{Ended, FTX, Receiver, end, names, send, start_send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::Fault;
 use ftx::relpath::{NamePolicy, RelPath};

@@ -1,8 +1,6 @@
 //! A thousand connections that want nothing, and one that wants to send: the one is served, in bounded memory, and
 //! nothing of the thousand stays behind.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -10,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::raw::Raw;
-use common::{Receiver, end, listing, send, start_send_with, until};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, end, listing, send, start_send_with, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::wire::frame::{Form, encode};
 use ftx::wire::{Inbox, Message};

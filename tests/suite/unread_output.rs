@@ -2,13 +2,11 @@
 //!
 //! It fails if a line is printed by a thread that other work waits for.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use common::{FTX, send, until, wait};
+use crate::common::{FTX, send, until, wait};
 
 /// Enough lines to fill the pipe and the queue before it: each of these files is refused, and both ends tell of that.
 const REFUSED: usize = 5000;

@@ -4,8 +4,6 @@
 //! It fails if the journal is believed where it should not be (a part is wrong in the end), or not used at all (the
 //! bytes on the wire are those of a fresh transfer).
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
@@ -13,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::proofs::{Attached, Chance, can_trace, figures, rounds};
-use common::proxy::{Place, Proxy, Then, Way};
-use common::raw::Raw;
-use common::{Receiver, listing, names, send, start_send, until};
+use crate::common::proofs::{Attached, Chance, can_trace, figures, rounds};
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
 use ftx::wire::message::Wanted;
 use ftx::wire::runs::Runs;
@@ -135,7 +133,7 @@ fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
     });
     receiver.kill();
     go_on.store(1, Ordering::SeqCst);
-    assert_ne!(common::end(sender).code, 0);
+    assert_ne!(crate::common::end(sender).code, 0);
     let (moved, _) = send_whole(&out, &source);
     assert!(moved <= 3 * PART, "{moved} bytes moved again");
     assert_eq!(names(&out), ["disk.img"]);
@@ -192,7 +190,7 @@ fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_do
             assert!(passed.load(Ordering::SeqCst) < PART, "it begins while somebody has what is there");
             held.unlock().unwrap();
         }
-        let sent = common::end(sender);
+        let sent = crate::common::end(sender);
         assert_eq!(sent.code, 0, "{}", sent.stderr);
         let moved = passed.load(Ordering::SeqCst);
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
@@ -219,7 +217,7 @@ fn a_landing_that_is_not_locked_yet_costs_nobody_the_file() {
     let first = start_send(&[&source], &slow.host());
     until("the landing", || names(&out).len() == 1);
     let second = send(&[], &[&source], &fast.host());
-    let first = common::end(first);
+    let first = crate::common::end(first);
     assert!(fs::read_to_string(&trace).unwrap().contains("DELAYED"), "the lock was not slow");
     assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
     assert_eq!(names(&out), ["disk.img"]);
@@ -432,7 +430,7 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     // Not every file system has files of that size.
     let in_memory = Path::new("/dev/shm");
     if !in_memory.is_dir() {
-        return common::proofs::not_run("a huge sparse file", "there is no /dev/shm");
+        return crate::common::proofs::not_run("a huge sparse file", "there is no /dev/shm");
     }
     let out = tempfile::tempdir_in(in_memory).unwrap();
     let receiver = Receiver::start(out.path(), &[]);

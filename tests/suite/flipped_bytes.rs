@@ -7,8 +7,6 @@
 //! If the receiver took a part without comparing its digest, the flips in bodies would find the damaged file under its
 //! name. If a frame's CRC were not compared, a flip in a name, a mode or a time would end with 0 and another listing.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,9 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_long, rounds};
-use common::proxy::{Place, Proxy, Then, Way};
-use common::{Ended, Receiver, listing, send};
+use crate::common::proofs::{Chance, assert_nothing_or_whole, contents, each, figures, is_long, rounds};
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::{Ended, Receiver, listing, send};
 use ftx::digest::PART_BYTES;
 
 /// One bit, the highest bit, upper case for lower case, all of them, some.

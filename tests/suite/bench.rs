@@ -1,13 +1,11 @@
 //! `ftx bench`: every stage is told, nothing is left behind, and a receiver that cannot or will not is told plainly.
 
-mod common;
-
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use common::{Ended, Receiver, fake_receiver, ftx, names, send};
+use crate::common::{Ended, Receiver, fake_receiver, ftx, names, send};
 
 /// Exit codes, as documented.
 const USAGE: i32 = 2;

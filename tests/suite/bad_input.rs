@@ -1,14 +1,12 @@
 //! What a hostile or broken sender can say to `ftx recv`. After each: one clear line, a documented exit code, nothing
 //! under a final name and no landing, and the next sender is served.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
 
-use common::{Receiver, names, send};
+use crate::common::{Receiver, names, send};
 use ftx::wire::frame::{Form, encode};
 use ftx::wire::{Inbox, Message};
 
@@ -428,7 +426,7 @@ fn a_classic_sender_that_waits_for_us_does_not_wait_in_vain() {
     let receiver = Receiver::start(out.path(), &["--once", "--timeout", "2"]);
     let mut stream = receiver.connect();
     stream.write_all(&classic_file("a.txt", "3", MD5_OF_ABC, b"abc")).unwrap();
-    common::until("the file", || out.path().join("a.txt").exists());
+    crate::common::until("the file", || out.path().join("a.txt").exists());
     assert_eq!(receiver.wait().code, 0, "silence at a frame boundary is an end like any other");
 }
 
@@ -455,7 +453,7 @@ fn a_huge_size_allocates_nothing() {
 }
 
 /// Sends one file whose part has each of these bodies in turn, the next one whenever the receiver asks again.
-fn converse(out: &Path, bodies: &[&[u8]]) -> common::Ended {
+fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
     let receiver = Receiver::start(out, &["--once"]);
     let mut stream = receiver.connect();
     let mut inbox = Inbox::new();
@@ -516,7 +514,7 @@ fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
         let mut stream = receiver.connect();
         stream.write_all(&begun).unwrap();
         let mut written = 0;
-        common::until("the end of the connection", || {
+        crate::common::until("the end of the connection", || {
             written += usize::from(written < 50_000 && stream.write_all(b" ").is_ok());
             receiver.has_said("still not complete after 1 seconds")
         });

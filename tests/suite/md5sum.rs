@@ -1,7 +1,5 @@
 //! `--md5sum` and `--manifest`: what is listed is what `md5sum` says, at both ends.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Ended, FTX, Receiver, ftx, names, send};
+use crate::common::{Ended, FTX, Receiver, ftx, names, send};
 
 const PART: u64 = 8 << 20;
 
@@ -225,9 +223,9 @@ fn sessions_at_the_same_time_and_one_after_another_add_to_one_manifest() {
     }
     let receiver = Receiver::start(&to, &["--count", "5", "--manifest", text(&list)]);
     let children: Vec<_> =
-        files[..5].iter().map(|file| common::start_send(&[file], &receiver.host())).collect();
+        files[..5].iter().map(|file| crate::common::start_send(&[file], &receiver.host())).collect();
     for child in children {
-        assert_eq!(common::end(child).code, 0);
+        assert_eq!(crate::common::end(child).code, 0);
     }
     assert_eq!(receiver.wait().code, 0);
     assert_lists(&fs::read(&list).unwrap(), &md5sum(&to), "five at the same time");
@@ -331,7 +329,7 @@ fn a_manifest_may_lie_in_the_folder_that_is_sent() {
 fn send_into(stdout: Stdio, path: &Path, host: &str) -> Ended {
     let mut command = Command::new(FTX);
     command.args(["send", "--md5sum"]).arg(path).arg(host).stdout(stdout).stderr(Stdio::piped());
-    common::end(command.spawn().unwrap())
+    crate::common::end(command.spawn().unwrap())
 }
 
 #[test]
@@ -368,13 +366,13 @@ fn a_reader_that_takes_its_time_gets_every_line() {
         fs::write(from.join(name(number)), name(number)).unwrap();
     }
     let receiver = Receiver::start(&to, &["--once"]);
-    let mut child = common::start_send_with(&["--md5sum"], &[&from], &receiver.host());
+    let mut child = crate::common::start_send_with(&["--md5sum"], &[&from], &receiver.host());
     // Nobody reads, and files arrive all the same.
-    common::until("files", || names(&to).len() > 1000);
+    crate::common::until("files", || names(&to).len() > 1000);
     let mut list = Vec::new();
     let stdout = child.stdout.take().unwrap();
     std::io::copy(&mut BufReader::new(stdout), &mut list).unwrap();
-    assert_eq!(common::end(child).code, 0);
+    assert_eq!(crate::common::end(child).code, 0);
     assert_eq!(receiver.wait().code, 0);
     assert_lists(&list, &md5sum(&to), "what was read late");
 }
@@ -388,14 +386,14 @@ fn a_source_that_changes_before_it_was_hashed_has_no_line() {
     hole.set_len(3 << 30).unwrap();
     let receiver = Receiver::start(&dir.path().join("to"), &["--once"]);
     let mut child =
-        common::start_send_with(&["--md5sum", "--manifest", text(&list)], &[&file], &receiver.host());
+        crate::common::start_send_with(&["--md5sum", "--manifest", text(&list)], &[&file], &receiver.host());
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut told = String::new();
     stderr.read_line(&mut told).unwrap();
     assert!(told.contains("left to hash for the list"), "{told}");
     hole.write_all_at(b"x", 0).unwrap();
     std::io::copy(&mut stderr, &mut std::io::sink()).unwrap();
-    let sent = common::end(child);
+    let sent = crate::common::end(child);
     assert_eq!((sent.code, sent.stdout.as_str()), (24, ""), "{sent:?}");
     assert_eq!(fs::read_to_string(list).unwrap(), "");
     assert_eq!(receiver.wait().code, 0, "what arrived is whole");

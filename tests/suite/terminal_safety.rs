@@ -4,8 +4,6 @@
 //!
 //! If one of these texts were printed as it came, the round whose text it is would find the bytes in the output.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
@@ -14,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::thread;
 
-use common::proofs::{Chance, each, figures, rounds};
-use common::{Ended, FTX, Receiver, send};
+use crate::common::proofs::{Chance, each, figures, rounds};
+use crate::common::{Ended, FTX, Receiver, send};
 use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
 use serde_json::{Value, json};

@@ -8,17 +8,15 @@
 //! If a file got its name before its bytes were there, or before they were synced, a row of the tables would not hold; if
 //! what a kill leaves were in the way of the next attempt, that attempt would fail.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::proofs::{Attached, Chance, can_trace, contents, each, figures, is_landing, rounds};
-use common::proxy::{Place, Proxy, Then, Way};
-use common::{Ended, Receiver, end, names, send, start_send};
+use crate::common::proofs::{Attached, Chance, can_trace, contents, each, figures, is_landing, rounds};
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::{Ended, Receiver, end, names, send, start_send};
 use ftx::digest::PART_BYTES;
 
 /// What moves.

@@ -1,7 +1,5 @@
 //! Whole transfers between real processes.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use common::{Receiver, ftx, listing, names, send};
+use crate::common::{Receiver, ftx, listing, names, send};
 
 /// A tree with everything that a file system has to offer.
 fn make_tree(root: &Path) {
@@ -218,11 +216,11 @@ fn many_senders_are_served_at_once() {
         .map(|number| {
             let file = dir.path().join(format!("file {number}"));
             fs::write(&file, vec![number; 3 << 20]).unwrap();
-            common::start_send(&[&file], &receiver.host())
+            crate::common::start_send(&[&file], &receiver.host())
         })
         .collect();
     for child in children {
-        assert_eq!(common::end(child).code, 0);
+        assert_eq!(crate::common::end(child).code, 0);
     }
     drop(_idle);
     assert_eq!(receiver.wait().code, 0);
@@ -234,7 +232,7 @@ fn the_demo_shows_a_verified_transfer_and_cleans_up() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a");
     fs::write(&file, "bytes").unwrap();
-    let output = std::process::Command::new(common::FTX)
+    let output = std::process::Command::new(crate::common::FTX)
         .arg("demo")
         .arg(&file)
         .env("TMPDIR", temp.path())
@@ -342,7 +340,7 @@ fn a_log_that_cannot_be_written_does_not_fail_a_transfer() {
     symlink("/etc/passwd", from.join("left out")).unwrap();
     let receiver = Receiver::start(&to, &["--once"]);
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    let status = std::process::Command::new(common::FTX)
+    let status = std::process::Command::new(crate::common::FTX)
         .arg("send")
         .arg(&from)
         .arg(receiver.host())

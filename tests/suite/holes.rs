@@ -1,13 +1,11 @@
 //! Zeros that replace bytes: whatever was written where a hole belongs must be gone when the file has its name.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
 
-use common::raw::Raw;
-use common::{Receiver, names, until};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, names, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::wire::Message;
 use ftx::wire::message::Wanted;

@@ -1,15 +1,13 @@
 //! Small files leave before the receiver has said a word, and cost nothing but their way if they are there already.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use common::raw::{Entry, Raw};
-use common::{Receiver, end, start_send_with};
+use crate::common::raw::{Entry, Raw};
+use crate::common::{Receiver, end, start_send_with};
 use ftx::digest::Md5;
 use ftx::wire::frame::{Form, encode};
 use ftx::wire::message::Wanted;

@@ -1,8 +1,6 @@
 //! Sessions of several connections: parts arrive whole whichever way they came, and whoever joins where it has no
 //! business ends nothing but itself, or the session it lied to.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,8 +8,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use common::raw::Raw;
-use common::{Receiver, end, listing, names, send, start_send_with};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::digest::Md5;
 use ftx::wire::Message;
 use ftx::wire::frame::{Form, encode};

@@ -3,15 +3,13 @@
 //!
 //! It fails if what is found under a name is taken for what has that name: then two files become one with exit code 0.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::mounted::Mounted;
-use common::proofs::{contents, not_run};
-use common::{Ended, Receiver, names, send};
+use crate::common::mounted::Mounted;
+use crate::common::proofs::{contents, not_run};
+use crate::common::{Ended, Receiver, names, send};
 
 const PARTIAL: i32 = 23;
 const WORDS: &str = "spelled otherwise, but the same to this file system";

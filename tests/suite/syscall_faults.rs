@@ -8,8 +8,6 @@
 //! If an error of a sync, a write or a rename were dropped, one of these rounds would end with 0 and less on the disk,
 //! or with 0 after a sync that failed.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -17,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use common::proofs::{
+use crate::common::proofs::{
     Attached, Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds,
 };
-use common::{Ended, FTX, Receiver, end, listing, send};
+use crate::common::{Ended, FTX, Receiver, end, listing, send};
 use ftx::digest::PART_BYTES;
 
 /// Whose calls fail.
@@ -194,7 +192,7 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     assert!(!heard.stderr.contains("panicked"), "{heard:?}");
     assert_eq!(again.code, 0, "the next sender: {again:?} {heard:?}");
     let there: BTreeMap<_, _> =
-        contents(&out).into_iter().filter(|(name, _)| !common::proofs::is_landing(name)).collect();
+        contents(&out).into_iter().filter(|(name, _)| !crate::common::proofs::is_landing(name)).collect();
     assert_eq!(there, tree.whole, "after the next sender");
     let mut tally = tally.lock().unwrap();
     tally.rounds += 1;

@@ -1,17 +1,15 @@
 //! What the machine refuses or delays costs the file or the session that it concerns, with a message and a stable code. The
 //! receiver and its other sessions go on.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::proofs::{Attached, can_trace};
-use common::raw::{Entry, Raw};
-use common::{Ended, FTX, Receiver, listing, names, send, until};
+use crate::common::proofs::{Attached, can_trace};
+use crate::common::raw::{Entry, Raw};
+use crate::common::{Ended, FTX, Receiver, listing, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::Fault;
 use ftx::wire::Message;

@@ -1,7 +1,5 @@
 //! Sources that change, or are not what their size says, at moments that only one of the sender's looks can notice.
 
-mod common;
-
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
@@ -9,10 +7,10 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use common::mounted::Mounted;
-use common::proofs::{Chance, not_run};
-use common::proxy::{Place, Proxy, Then, Way};
-use common::{Receiver, names, send};
+use crate::common::mounted::Mounted;
+use crate::common::proofs::{Chance, not_run};
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::{Receiver, names, send};
 use ftx::digest::PART_BYTES;
 
 /// Writes a file early in a second of the clock, so that all of the test's own work is done within that second.

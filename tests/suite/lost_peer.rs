@@ -1,7 +1,5 @@
 //! What happens when one end goes away in the middle, and the exit codes of everything that is not a transfer.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::proofs::Chance;
-use common::proxy::{Place, Proxy, Then, Way};
-use common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
+use crate::common::proofs::Chance;
+use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
@@ -358,7 +356,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         .arg(&small)
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        return common::proofs::not_run("a full disk", "needs the right to mount");
+        return crate::common::proofs::not_run("a full disk", "needs the right to mount");
     }
     let file = dir.path().join("large.img");
     fs::write(&file, vec![7; 6 << 20]).unwrap();

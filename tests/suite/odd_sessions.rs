@@ -4,8 +4,6 @@
 //! It fails if an entry takes the place of another one of the same session, if a receipt counts what is not there, or
 //! if rights or names of a sender's choice take effect that it has no business with.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -14,10 +12,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::proofs::Chance;
-use common::proxy::{Proxy, Then};
-use common::raw::{Entry, Settled, transfer};
-use common::{Ended, Receiver, names, send};
+use crate::common::proofs::Chance;
+use crate::common::proxy::{Proxy, Then};
+use crate::common::raw::{Entry, Settled, transfer};
+use crate::common::{Ended, Receiver, names, send};
 use ftx::digest::PART_BYTES;
 use ftx::store::Origin;
 use ftx::units::MtimeNs;
@@ -254,7 +252,7 @@ fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
     for time in wrong {
         let out = tempfile::tempdir().unwrap();
         let receiver = Receiver::start(out.path(), &["--once"]);
-        let mut raw = common::raw::Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
+        let mut raw = crate::common::raw::Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
         raw.say(&format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"a","size":3,"mtime_ns":{time}}}"#
         ));

@@ -1,7 +1,5 @@
 //! Running the real program in tests.
 
-#![allow(dead_code)] // Each test file uses its share.
-
 pub mod mounted;
 pub mod proofs;
 pub mod proxy;

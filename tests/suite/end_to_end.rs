@@ -1,16 +1,14 @@
 //! What a receiver holds of a file from before is held against the source, as far as the sender can know it, and no
 //! receiver can leave anything at another one in a sender's name.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use common::raw::Raw;
-use common::{Receiver, names, send, until};
+use crate::common::raw::Raw;
+use crate::common::{Receiver, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::wire::frame::{Form, encode};
 use ftx::wire::message::{EntryKind, Wanted};
