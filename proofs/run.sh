@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The proofs in their long form, run by hand: many rounds of each, with figures. The short form is part of `cargo test`.
+# The proofs in their long form, by hand: many rounds of each, and what they did. The short form is part of `cargo test`.
 #
 #   proofs/run.sh              all of them, half an hour or so on two cores
 #   proofs/run.sh 10           ten times as many rounds
-#   FTX_SEED=7 proofs/run.sh   other random choices, the same ones for the same seed
+#   FTX_SEED=7 proofs/run.sh   other choices by chance, the same ones for the same seed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 times=${1:-1}
