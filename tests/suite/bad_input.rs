@@ -1,5 +1,5 @@
-//! What a hostile or broken sender can say to `ftx recv`. After each: one clear line, a documented exit code, nothing
-//! under a final name and no landing, and the next sender is served.
+//! Input of hostile or broken senders to `ftx recv`. Each ends with one clear line and a documented exit code, leaves no
+//! file and no staged file, and the next sender is served.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -47,7 +47,7 @@ fn native(jsons: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// What a sender says that would measure.
+/// The frames of a client that benchmarks.
 fn measuring(jsons: &[&str], body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode(Form::Native, br#"{"ftx":"hello","version":1,"features":["measure"]}"#, &mut bytes);
@@ -61,10 +61,10 @@ fn native_entry(name: &str) -> String {
     serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":name,"size":3}).to_string()
 }
 
-/// Says `bytes` to a receiver that is already there and closes; then waits until it has closed too.
-fn say(receiver: &Receiver, bytes: &[u8]) {
+/// Sends `bytes` to a running receiver, closes, and waits until the receiver has closed.
+fn send_and_close(receiver: &Receiver, bytes: &[u8]) {
     let mut stream = receiver.connect();
-    // The receiver may have heard enough before the end and closed.
+    // The receiver may close before it has read all of it.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.read_to_end(&mut Vec::new());
@@ -175,7 +175,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         add(what, native(&[json]), PROTOCOL, "ftx: 127.0.0.1: ");
     }
     let entry = native_entry("a");
-    // Two parts, of which the last has three bytes; nothing of it is kept, as its state is not told.
+    // Two parts, the last of three bytes. Without a state key nothing of it is kept.
     let two = r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":8388611}"#;
     let sparse = r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":8388611,"sparse":true}"#;
     let part = |entry: u64, part: u64, size: u64| {
@@ -304,15 +304,15 @@ fn bad_names() -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn each_ends_with_its_code_and_a_line_and_leaves_nothing() {
+fn each_bad_input_ends_with_its_exit_code_and_message() {
     for (what, bytes, code, line) in cases() {
         let out = tempfile::tempdir().unwrap();
         let mut receiver = Receiver::start(out.path(), &["--once"]);
-        say(&receiver, &bytes);
+        send_and_close(&receiver, &bytes);
         let ended = if code == NO_SESSION {
-            receiver.hear(line);
+            receiver.wait_for(line);
             assert!(!receiver.has_ended(), "{what}");
-            receiver.kill_and_hear()
+            receiver.kill_and_wait()
         } else {
             receiver.wait()
         };
@@ -324,40 +324,40 @@ fn each_ends_with_its_code_and_a_line_and_leaves_nothing() {
 }
 
 #[test]
-fn the_next_sender_is_served_after_all_of_them() {
+fn next_sender_is_served_after_all_bad_inputs() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("good.txt"), dir.path().join("out"));
     fs::write(&file, "good").unwrap();
     let receiver = Receiver::start(&out, &[]);
     for (_, bytes, _, _) in cases() {
-        say(&receiver, &bytes);
+        send_and_close(&receiver, &bytes);
     }
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     assert_eq!(names(&out), ["good.txt"]);
     receiver.kill();
 }
 
-/// Cuts `bytes` everywhere and looks at what is left each time.
+/// Sends every prefix of `bytes` and checks that no file is left.
 fn cut_everywhere(bytes: &[u8], step: usize) {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     for end in (0..bytes.len()).step_by(step) {
-        say(&receiver, &bytes[..end]);
+        send_and_close(&receiver, &bytes[..end]);
         assert_eq!(names(out.path()), Vec::<String>::new(), "cut after {end} bytes");
     }
-    say(&receiver, bytes);
+    send_and_close(&receiver, bytes);
     assert_eq!(names(out.path()), ["a.txt"], "and whole it lands");
     receiver.kill();
 }
 
 #[test]
-fn a_classic_sender_that_stops_at_any_byte_leaves_nothing() {
+fn classic_sender_cut_at_any_byte_leaves_no_file() {
     cut_everywhere(&classic_file("a.txt", "3", MD5_OF_ABC, b"abc"), 1);
 }
 
 #[test]
-fn a_native_sender_that_stops_at_any_byte_leaves_nothing() {
-    // Everything a sender says for one file, without waiting for the answers.
+fn native_sender_cut_at_any_byte_leaves_no_file() {
+    // All frames for one file, sent without waiting for answers.
     let mut bytes = native(&[
         r#"{"ftx":"entry","entry":0,"type":"file","filename":"a.txt","size":3}"#,
         &format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{MD5_OF_ABC}"}}"#),
@@ -367,13 +367,13 @@ fn a_native_sender_that_stops_at_any_byte_leaves_nothing() {
 }
 
 #[test]
-fn odd_names_land_when_the_receiver_takes_them() {
+fn odd_names_are_stored_with_allow_odd_names() {
     for (what, name) in
         bad_names().into_iter().filter(|(what, _)| ["newline", "ESC", "C1", "bidi"].contains(what))
     {
         let out = tempfile::tempdir().unwrap();
         let receiver = Receiver::start(out.path(), &["--once", "--allow-odd-names"]);
-        say(&receiver, &classic_file(&name, "3", MD5_OF_ABC, b"abc"));
+        send_and_close(&receiver, &classic_file(&name, "3", MD5_OF_ABC, b"abc"));
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{what}: {ended:?}");
         assert_eq!(fs::read(out.path().join(&name)).unwrap(), b"abc", "{what}");
@@ -382,25 +382,25 @@ fn odd_names_land_when_the_receiver_takes_them() {
             "{what}"
         );
     }
-    // NUL does not, whatever was asked for.
+    // NUL is refused even then.
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once", "--allow-odd-names"]);
-    say(&receiver, &classic_file("a\0b", "3", MD5_OF_ABC, b"abc"));
+    send_and_close(&receiver, &classic_file("a\0b", "3", MD5_OF_ABC, b"abc"));
     assert_eq!(receiver.wait().code, PARTIAL);
     assert_eq!(names(out.path()), Vec::<String>::new());
 }
 
 #[test]
-fn an_uppercase_digest_is_fine() {
+fn uppercase_digest_is_accepted() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
-    say(&receiver, &classic_file("a.txt", "3", &MD5_OF_ABC.to_uppercase(), b"abc"));
+    send_and_close(&receiver, &classic_file("a.txt", "3", &MD5_OF_ABC.to_uppercase(), b"abc"));
     assert_eq!(receiver.wait().code, 0);
     assert_eq!(names(out.path()), ["a.txt"]);
 }
 
 #[test]
-fn a_peer_that_begins_and_then_says_nothing_is_given_up() {
+fn silent_peer_times_out() {
     let silent = "nothing was heard from the sender for 1 seconds";
     let unfinished = "a header from the sender was still not complete after 1 seconds";
     for (begun, line, code) in [
@@ -413,15 +413,15 @@ fn a_peer_that_begins_and_then_says_nothing_is_given_up() {
         let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
         let mut stream = receiver.connect();
         stream.write_all(begun).unwrap();
-        receiver.hear(line);
-        let ended = if code == NO_SESSION { receiver.kill_and_hear() } else { receiver.wait() };
+        receiver.wait_for(line);
+        let ended = if code == NO_SESSION { receiver.kill_and_wait() } else { receiver.wait() };
         assert_eq!(ended.code, code, "{ended:?}");
         assert_eq!(names(out.path()), Vec::<String>::new());
     }
 }
 
 #[test]
-fn a_classic_sender_that_waits_for_us_does_not_wait_in_vain() {
+fn classic_session_ends_after_silence_between_files() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once", "--timeout", "2"]);
     let mut stream = receiver.connect();
@@ -431,7 +431,7 @@ fn a_classic_sender_that_waits_for_us_does_not_wait_in_vain() {
 }
 
 #[test]
-fn a_look_whether_the_port_is_open_is_no_session() {
+fn port_probe_does_not_count_as_a_session() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("good.txt"), dir.path().join("out"));
     fs::write(&file, "good").unwrap();
@@ -442,17 +442,17 @@ fn a_look_whether_the_port_is_open_is_no_session() {
 }
 
 #[test]
-fn a_huge_size_allocates_nothing() {
+fn huge_announced_size_allocates_nothing() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
-    say(&receiver, &classic_file("a", "9223372036854775807", MD5_OF_ABC, b"abc"));
+    send_and_close(&receiver, &classic_file("a", "9223372036854775807", MD5_OF_ABC, b"abc"));
     let ended = receiver.wait();
-    // Refused where the file system says for certain what fits; elsewhere the body ends early.
+    // Refused where the file system reports reliable free space; elsewhere the body ends early.
     assert!([NO_SPACE, CONNECTION].contains(&ended.code), "{ended:?}");
     assert_eq!(names(out.path()), Vec::<String>::new());
 }
 
-/// Sends one file whose part has each of these bodies in turn, the next one whenever the receiver asks again.
+/// Sends a file of one part, with the next of `bodies` each time the receiver requests it.
 fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
     let receiver = Receiver::start(out, &["--once"]);
     let mut stream = receiver.connect();
@@ -486,7 +486,7 @@ fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
 }
 
 #[test]
-fn a_damaged_part_is_repaired_in_the_same_session() {
+fn damaged_part_is_retransmitted_in_the_same_session() {
     let out = tempfile::tempdir().unwrap();
     let ended = converse(out.path(), &[b"abX", b"aXc", b"abc"]);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -495,16 +495,16 @@ fn a_damaged_part_is_repaired_in_the_same_session() {
 }
 
 #[test]
-fn a_part_that_is_damaged_three_times_is_given_up() {
+fn part_damaged_three_times_fails_its_file() {
     let out = tempfile::tempdir().unwrap();
     let ended = converse(out.path(), &[b"abX", b"aXc", b"Xbc"]);
     assert_eq!(ended.code, DIGEST, "{ended:?}");
     assert_eq!(names(out.path()), Vec::<String>::new());
 }
 
-/// After a damaged length, the peer's signs of life fill the frame: they must not keep the session alive for ever.
+/// After a damaged length the peer's keepalives are read as the frame's content and must not extend its deadline.
 #[test]
-fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
+fn incomplete_frame_times_out_while_bytes_trickle_in() {
     let mut begun = native(&[]);
     begun.extend_from_slice(&60_000u32.to_le_bytes());
     // In a session, and before there is one.
@@ -516,9 +516,9 @@ fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
         let mut written = 0;
         crate::common::until("the end of the connection", || {
             written += usize::from(written < 50_000 && stream.write_all(b" ").is_ok());
-            receiver.has_said("still not complete after 1 seconds")
+            receiver.has_printed("still not complete after 1 seconds")
         });
-        let ended = if code == NO_SESSION { receiver.kill_and_hear() } else { receiver.wait() };
+        let ended = if code == NO_SESSION { receiver.kill_and_wait() } else { receiver.wait() };
         assert_eq!(ended.code, code, "{ended:?}");
     }
 }

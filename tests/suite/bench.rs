@@ -1,4 +1,4 @@
-//! `ftx bench`: every stage is told, nothing is left behind, and a receiver that cannot or will not is told plainly.
+//! `ftx bench`: it reports every stage and leaves no file; a receiver that cannot measure, or refuses to, is an error.
 
 use std::fs;
 use std::io::Read;
@@ -32,7 +32,7 @@ fn has(rows: &[&str], label: &str, note: &str) -> bool {
 }
 
 #[test]
-fn this_machine_alone_has_every_stage_and_a_real_transfer() {
+fn local_benchmark_reports_every_stage_and_a_real_transfer() {
     let dir = tempfile::tempdir().unwrap();
     let ended = bench(dir.path(), &[]);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -53,7 +53,7 @@ fn this_machine_alone_has_every_stage_and_a_real_transfer() {
 }
 
 #[test]
-fn a_receiver_measures_its_stages_keeps_nothing_and_serves_the_next_transfer() {
+fn remote_benchmark_reports_every_stage_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let (here, out, file) = (dir.path().join("here"), dir.path().join("out"), dir.path().join("file"));
     fs::create_dir(&here).unwrap();
@@ -84,12 +84,12 @@ fn a_receiver_measures_its_stages_keeps_nothing_and_serves_the_next_transfer() {
 }
 
 #[test]
-fn what_a_receiver_says_that_cannot_measure_or_lies_is_an_error() {
+fn bad_answers_to_a_benchmark_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     const WELCOME: &str = r#"{"ftx":"welcome","version":1,"features":["measure"]}"#;
     for (answer, code, line) in [
-        // A receiver from before there was such a feature.
+        // A receiver of a version without the feature.
         (
             vec![r#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#],
             REFUSED,
@@ -112,7 +112,7 @@ fn what_a_receiver_says_that_cannot_measure_or_lies_is_an_error() {
         (vec![], CONNECTION, "closed the connection"),
         (vec![WELCOME], CONNECTION, "closed the connection"),
     ] {
-        // Closes only where the answer alone does not end the session.
+        // Closes the connection only where the answer does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == CONNECTION { drop } else { until_closed });
         let ended = bench(dir.path(), &[&host]);
         thread.join().unwrap();
@@ -124,7 +124,7 @@ fn what_a_receiver_says_that_cannot_measure_or_lies_is_an_error() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said_with_its_code() {
+fn benchmark_errors_have_their_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let ended = bench(&dir.path().join("missing"), &[]);
     assert_eq!(ended.code, FILE_IO, "{ended:?}");

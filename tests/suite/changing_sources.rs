@@ -1,4 +1,4 @@
-//! Sources that change, or are not what their size says, at moments that only one of the sender's looks can notice.
+//! Sources that change at moments that only one of the sender's checks can detect, and sources whose size is wrong.
 
 use std::fs;
 use std::net::TcpListener;
@@ -8,12 +8,12 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use crate::common::mounted::Mounted;
-use crate::common::proofs::{Chance, not_run};
-use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::proofs::{Random, not_run};
+use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::{Receiver, names, send};
 use ftx::digest::PART_BYTES;
 
-/// Writes a file early in a second of the clock, so that all of the test's own work is done within that second.
+/// Writes a file in the first 200 ms of a second, so that the test's own work fits into that second.
 fn write_early_in_a_second(path: &Path, content: &[u8]) -> SystemTime {
     loop {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -26,10 +26,10 @@ fn write_early_in_a_second(path: &Path, content: &[u8]) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
 }
 
-/// On a file system that dates changes by the second, a file that is read within the second of its last change can change
-/// once more without any trace in its size and dates.
+/// Where timestamps have a resolution of a second, a file that is read within the second of its last change can change
+/// again without a trace in its size and times.
 #[test]
-fn a_file_is_not_read_while_another_change_would_have_the_same_date() {
+fn file_is_read_only_after_the_timestamp_tick_of_its_last_change() {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk");
     let Some(_mounted) = Mounted::whole_seconds(dir.path(), &disk) else {
@@ -41,7 +41,7 @@ fn a_file_is_not_read_while_another_change_would_have_the_same_date() {
     for (name, size) in [("small", 1000), ("large", 2 * PART_BYTES as usize)] {
         let (file, out) = (disk.join(name), dir.path().join("out"));
         let receiver = Receiver::start(&out, &["--once"]);
-        let date = write_early_in_a_second(&file, &Chance::new(1).bytes(size));
+        let date = write_early_in_a_second(&file, &Random::new(1).bytes(size));
         let (tell, left) = mpsc::channel();
         let changed = file.clone();
         let proxy = Proxy::start(receiver.port, move |piece| {
@@ -55,13 +55,13 @@ fn a_file_is_not_read_while_another_change_would_have_the_same_date() {
                 file.write_all_at(b"other", 100).unwrap();
                 file.write_all_at(b"other", size as u64 - 100).unwrap();
             }
-            Then::Pass
+            Action::Pass
         });
         let sent = send(&[], &[&file], &proxy.host());
         let received = receiver.wait();
         let left = left.try_recv().unwrap().duration_since(date).unwrap();
         assert!(left >= Duration::from_secs(1), "{name} left {left:?} after its date");
-        // A small file was read in one go before it left.
+        // A small file is read at once, before it is sent.
         let code = if name == "small" { 0 } else { 24 };
         assert_eq!((sent.code, received.code), (code, code), "{name}: {sent:?} {received:?}");
     }
@@ -80,7 +80,7 @@ fn a_file_is_not_read_while_another_change_would_have_the_same_date() {
 
 /// `/proc/cpuinfo` has size 0 and content, a file of `/sys` a page as its size and less content.
 #[test]
-fn a_file_whose_size_does_not_tell_where_it_ends_is_not_sent_as_if_it_did() {
+fn file_with_more_or_fewer_bytes_than_its_size_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for (file, what) in [("/proc/cpuinfo", "more"), ("/sys/kernel/mm/transparent_hugepage/enabled", "fewer")]
     {

@@ -1,5 +1,5 @@
-//! The classic dialect against programs that others might have written: `tests/textbook/client.py` sends and
-//! `tests/textbook/server.py` receives, in plain Python and without anything of ours.
+//! The classic dialect against independent programs in plain Python: `tests/textbook/client.py` sends and
+//! `tests/textbook/server.py` receives.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The spellings of the header's keys; each program is run with one of them and knows no other.
+/// The spellings of the header's size key; each program is run with one of them.
 const VARIANTS: [&str; 3] = ["total_size", "file_size", "size"];
-/// Longer than this, nothing here takes; what does is killed and its test fails.
+/// A program that runs longer is killed, and its test fails.
 const WATCHDOG: Duration = Duration::from_secs(60);
 const LARGE_BYTES: usize = 100 << 20;
 
@@ -75,7 +75,7 @@ fn a_file_of_100_mib_arrives() {
 }
 
 #[test]
-fn a_header_that_comes_byte_by_byte_is_understood() {
+fn a_header_sent_byte_by_byte_is_understood() {
     for variant in VARIANTS {
         let place = Place::with(&[("a.txt", 1000), ("b.txt", 0), ("c.txt", 1)]);
         let receiver = place.ftx_recv(&["--once"]);
@@ -86,7 +86,7 @@ fn a_header_that_comes_byte_by_byte_is_understood() {
 }
 
 #[test]
-fn headers_and_bodies_in_one_segment_are_told_apart() {
+fn headers_and_bodies_in_one_segment_are_separated() {
     for variant in VARIANTS {
         let place = Place::with(&[("a.txt", 1000), ("b.txt", 0), ("c.txt", 1), ("d.txt", 20_000)]);
         let receiver = place.ftx_recv(&["--once"]);
@@ -97,7 +97,7 @@ fn headers_and_bodies_in_one_segment_are_told_apart() {
 }
 
 #[test]
-fn two_hundred_glued_files_with_large_ones_among_them_are_told_apart() {
+fn two_hundred_glued_files_with_large_ones_are_separated() {
     let place = Place::with_200_files();
     place.make("file 020 large", 3 << 20);
     place.make("file 120 large", 5 << 20);
@@ -108,7 +108,7 @@ fn two_hundred_glued_files_with_large_ones_among_them_are_told_apart() {
 }
 
 #[test]
-fn an_absolute_name_lands_as_its_last_component() {
+fn an_absolute_name_is_stored_as_its_last_component() {
     let place = Place::with(&[("a.txt", 1000)]);
     let receiver = place.ftx_recv(&["--once"]);
     place.client(&receiver, &["--name", "/a/b/c/a.txt"]).succeeds();
@@ -162,7 +162,7 @@ fn two_senders_at_the_same_time_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_whole_file_is_in_place_while_the_next_body_is_waited_for() {
+fn a_complete_file_is_committed_before_the_next_body_arrives() {
     let place = Place::with(&[("1 whole", 3 << 20), ("2 small", 10), ("3 slow", 1 << 20)]);
     let receiver = place.ftx_recv(&["--once"]);
     let mut client = place.start_client(&receiver, &place.sources(), &["--row", "--halfway"]);
@@ -192,7 +192,7 @@ fn a_body_that_does_not_match_its_digest_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_body_that_is_cut_leaves_nothing_behind() {
+fn a_truncated_body_leaves_nothing_behind() {
     for variant in VARIANTS {
         for missing in ["1", "99999", "100000"] {
             let place = Place::with(&[("bad", 100_000)]);
@@ -205,7 +205,7 @@ fn a_body_that_is_cut_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_cut_body_is_told_with_the_number_of_bytes_that_are_missing() {
+fn a_truncated_body_is_reported_with_the_number_of_missing_bytes() {
     for missing in ["100000", "99999", "1"] {
         let place = Place::with(&[("bad", 100_000)]);
         let receiver = place.ftx_recv(&["--once"]);
@@ -216,7 +216,7 @@ fn a_cut_body_is_told_with_the_number_of_bytes_that_are_missing() {
 }
 
 #[test]
-fn what_came_whole_before_a_bad_file_is_kept() {
+fn files_before_a_bad_file_are_kept() {
     for (fault, code) in [(["--md5", "d41d8cd98f00b204e9800998ecf8427e"], 40), (["--cut", "1"], 10)] {
         let place = Place::with(&[("1 good", 1000), ("2 good", 0), ("3 bad", 1000)]);
         let receiver = place.ftx_recv(&["--once"]);
@@ -307,7 +307,7 @@ fn a_textbook_receiver_takes_names_beyond_ascii() {
 }
 
 #[test]
-fn ftx_send_says_that_a_classic_receiver_confirms_nothing() {
+fn ftx_send_reports_that_a_classic_receiver_confirms_nothing() {
     let place = Place::with(&[("a.txt", 1000)]);
     let receiver = place.server("--classic", &[]);
     let ended = place.ftx_send(&receiver, "--classic").succeeds();
@@ -318,7 +318,7 @@ fn ftx_send_says_that_a_classic_receiver_confirms_nothing() {
 #[test]
 fn a_receiver_that_closes_after_one_of_several_files_makes_the_sender_fail() {
     let place = Place::with(&[("1 taken", 1000), ("2 refused", 1000), ("3 refused", 20 << 20)]);
-    // It takes one file for each connection, and ends after one.
+    // It accepts one file per connection, and ends after one.
     let receiver = place.start_server(&["--files", "1"]);
     let ended = place.ftx_send(&receiver, "--classic").fails_with(10);
     assert!(ended.stderr.starts_with("ftx: the receiver closed the connection"), "{}", ended.stderr);
@@ -326,7 +326,7 @@ fn a_receiver_that_closes_after_one_of_several_files_makes_the_sender_fail() {
     place.assert_only_arrived(&["1 taken"]);
 }
 
-/// So small that all of it is sent before anybody notices; when the refusal arrives is a race, hence the repetition.
+/// All of it is sent before the refusal can arrive; when it arrives is a race, hence the repetition.
 #[test]
 fn a_receiver_that_closes_after_one_of_several_small_files_makes_the_sender_fail() {
     let place = Place::with(&[("1 taken", 1000), ("2 refused", 1000)]);
@@ -341,11 +341,11 @@ fn a_receiver_that_closes_after_one_of_several_small_files_makes_the_sender_fail
 
 // ---------------------------------------------------------------------------------------- helpers
 
-/// Files to send in one folder, and another one for them to land in.
+/// A directory with the files to send, and the receiver's output directory.
 struct Place(TempDir);
 
 impl Place {
-    /// A file of so many bytes for each pair.
+    /// One file per pair of name and size.
     fn with(files: &[(&str, usize)]) -> Self {
         let place = Place(tempfile::tempdir().unwrap());
         fs::create_dir(place.from()).unwrap();
@@ -399,14 +399,14 @@ impl Place {
         receiver
     }
 
-    /// `ftx send` of everything, to its end.
+    /// Runs `ftx send` with all files to its end.
     fn ftx_send(&self, receiver: &Running, how: &str) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
         command.arg("send").arg(how).args(self.sources()).arg(format!("127.0.0.1:{}", receiver.port));
         Running::start(&mut command).finish()
     }
 
-    /// The textbook receiver for everything, in the way in which `how` sends it.
+    /// Starts the textbook receiver, for one connection or one per file as `how` sends them.
     fn server(&self, how: &str, args: &[&str]) -> Running {
         let count = self.sources().len().to_string();
         let row = if how == "--classic" { &["--row"][..] } else { &[] };
@@ -420,7 +420,7 @@ impl Place {
         receiver
     }
 
-    /// The textbook sender with everything, to its end.
+    /// Runs the textbook sender with all files to its end.
     fn client(&self, receiver: &Running, args: &[&str]) -> Ended {
         self.start_client(receiver, &self.sources(), args).finish()
     }
@@ -430,13 +430,13 @@ impl Place {
         Running::start(python("client.py").args(args).args(["127.0.0.1", &port]).args(files))
     }
 
-    /// What landed is what was sent, byte for byte, and nothing else is there.
+    /// The output directory holds exactly the files that were sent, byte for byte.
     fn assert_all_arrived(&self) {
         let all = names(&self.from());
         self.assert_only_arrived(&all.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    /// These landed, byte for byte, and nothing else is there: no file in arrival either.
+    /// The output directory holds exactly these files, byte for byte, and no staged file.
     fn assert_only_arrived(&self, expected: &[&str]) {
         assert_eq!(names(&self.to()), expected);
         for name in expected {
@@ -446,7 +446,7 @@ impl Place {
     }
 }
 
-/// Bytes that repeat neither within a file nor from file to file.
+/// Bytes that differ within a file and between files.
 fn content(name: &str, size: usize) -> Vec<u8> {
     let seed = name.bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     let mut bytes = vec![0; size];
@@ -471,16 +471,16 @@ fn python(script: &str) -> Command {
     command
 }
 
-/// A program at work; it does not outlive its test.
+/// A running program; killed when dropped.
 struct Running {
     child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
-    /// Where it listens, if it does.
+    /// Its port if it listens.
     port: u16,
 }
 
-/// How a program ended, and what it said that was not read before.
+/// A program's exit code and the output that was not read before.
 struct Ended {
     code: Option<i32>,
     stdout: String,
@@ -503,12 +503,12 @@ impl Running {
         self.stderr.recv_timeout(WATCHDOG).expect("a line on stderr")
     }
 
-    /// Types a line.
+    /// Writes a line to its standard input.
     fn answer(&mut self, line: &str) {
         writeln!(self.child.stdin.as_ref().unwrap(), "{line}").unwrap();
     }
 
-    /// Waits for its end, which is where both of its outputs end.
+    /// Waits for its end, which closes both of its outputs.
     fn finish(mut self) -> Ended {
         let deadline = Instant::now() + WATCHDOG;
         let (stdout, stderr) = (rest(&self.stdout, deadline), rest(&self.stderr, deadline));
@@ -518,7 +518,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already, unless its test failed.
+        // It runs only if its test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -543,7 +543,7 @@ impl Ended {
     }
 }
 
-/// The lines of an output, as they come.
+/// The lines of an output as they arrive.
 fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {

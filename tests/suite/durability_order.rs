@@ -1,13 +1,12 @@
-//! **Promised: what is `stored` survives a loss of power.**
+//! **Promised: what is `stored` survives power loss.**
 //!
-//! - In the order of system calls: `ftx recv` runs under `strace`, and for each entry everything that was written to it
-//!   is synced before it is renamed, and its folder, with every folder above it, made or there before, is synced before
-//!   `stored` says its number. A sync that is left out, or moved behind the rename, fails this.
-//! - On a disk: the receiver's folder is a file system of its own, on an image file. At `stored`, and again when the
-//!   sender has ended, the image is copied as it is, without unmounting: what the file system has not written back by
-//!   then is not in it, just as after a loss of power. In the copy everything `stored` is whole and under its name, and
-//!   no other name holds half a file. Files that are copied there without a sync are lost the same way, each time this
-//!   runs: otherwise this would prove nothing.
+//! - Order of system calls: `ftx recv` runs under `strace`. For each entry, everything written to it is synced before it
+//!   is renamed, and its directory and every directory above it, new or existing, are synced before `stored` reports it.
+//!   A sync that is missing, or that follows the rename, fails this.
+//! - Disk images: the output directory is a file system on an image file. At `stored`, and again when the sender has
+//!   ended, the image is copied without unmounting it: data that the file system has not written back is missing from the
+//!   copy, as after power loss. In the copy every `stored` entry is complete and under its name, and no other name holds
+//!   an incomplete file. As a control, files that are copied without a sync must be lost in such an image.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,30 +15,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use crate::common::proofs::{Chance, can_trace, contents, figures, is_landing, not_run, rounds};
-use crate::common::proxy::{Proxy, Then, Way};
+use crate::common::proofs::{Random, can_trace, contents, is_staged, not_run, report_figures, rounds};
+use crate::common::proxy::{Action, Proxy, Way};
 use crate::common::{FTX, Receiver, listing, send, until};
 use ftx::digest::PART_BYTES;
 use serde_json::Value;
 
-/// Small files in folders, a file of a middle size, one of several parts, one with holes, links, an empty folder.
-fn make_tree(root: &Path, chance: &mut Chance) {
+/// Small files in directories, a file of one part, one of several parts, a sparse one, links, an empty directory.
+fn make_tree(root: &Path, random: &mut Random) {
     fs::create_dir_all(root.join("deep/er/still")).unwrap();
     fs::create_dir_all(root.join("empty")).unwrap();
     for number in 0..60 {
-        let size = chance.below(5000) as usize;
+        let size = random.below(5000) as usize;
         let folder = ["", "deep/", "deep/er/", "deep/er/still/"][number % 4];
-        fs::write(root.join(format!("{folder}{number}")), chance.bytes(size)).unwrap();
+        fs::write(root.join(format!("{folder}{number}")), random.bytes(size)).unwrap();
     }
     fs::write(root.join("nothing"), "").unwrap();
-    fs::write(root.join("middle"), chance.bytes(400_000)).unwrap();
-    fs::write(root.join("large"), chance.bytes(PART_BYTES as usize + 300_000)).unwrap();
+    fs::write(root.join("middle"), random.bytes(400_000)).unwrap();
+    fs::write(root.join("large"), random.bytes(PART_BYTES as usize + 300_000)).unwrap();
     fs::File::create(root.join("holes")).unwrap().set_len(3 * PART_BYTES + 17).unwrap();
     symlink("deep/1", root.join("link")).unwrap();
     symlink("er", root.join("deep/to a folder")).unwrap();
 }
 
-/// What a session said, as a proxy heard it: the names of the entries, and how many were stored.
+/// The entries that a session announced and stored, as seen by a proxy.
 #[derive(Default)]
 struct Heard {
     names: HashMap<u64, String>,
@@ -48,7 +47,7 @@ struct Heard {
 
 impl Heard {
     /// `true` if the frame was `stored`.
-    fn hear(&mut self, frame: &Value) -> bool {
+    fn record(&mut self, frame: &Value) -> bool {
         match frame["ftx"].as_str() {
             Some("entry") => {
                 let name = frame["filename"].as_str().unwrap().to_owned();
@@ -64,13 +63,13 @@ impl Heard {
     }
 }
 
-/// The numbers in a frame's runs.
+/// The entry ids in a frame's ranges.
 fn numbers(frame: &Value) -> impl Iterator<Item = u64> {
     let runs = frame["entries"].as_array().unwrap().clone();
     runs.into_iter().flat_map(|run| run[0].as_u64().unwrap()..=run[1].as_u64().unwrap())
 }
 
-/// One system call of a trace: lines are numbered in the order in which they were seen.
+/// One system call of a trace. `begun` and `ended` are line numbers.
 #[derive(Debug)]
 struct Call {
     begun: usize,
@@ -80,7 +79,7 @@ struct Call {
     result: i64,
 }
 
-/// Reads what `strace -f -y -xx` wrote. Calls that were interrupted by another thread's are put together again.
+/// Parses the output of `strace -f -y -xx`; calls that strace splits into two lines are joined.
 fn parse_trace(text: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut unfinished: HashMap<&str, (usize, String, String)> = HashMap::new();
@@ -148,7 +147,7 @@ impl Call {
     }
 }
 
-/// `\x61` and the like; what is no escape stays.
+/// Decodes `\x61`; other characters stay.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -168,22 +167,22 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What happened when to names below the root.
+/// System calls by the names they concern, with line numbers of the trace as times.
 #[derive(Default)]
 struct Timeline {
-    /// Last change of each file, by the name it had then: when it was complete.
+    /// End of the last write to each file, by its name at that time.
     written: BTreeMap<String, usize>,
-    /// Landing, final name, when the rename began and ended.
+    /// Staged name, final name, begin and end of the rename.
     renamed: Vec<(String, String, usize, usize)>,
-    /// Folders that were made, and links, by the name they were made under: when that was complete.
+    /// Directories and links that were created: name and end of the call.
     made: Vec<(String, usize)>,
-    /// Syncs of one file or folder: when they began and ended.
+    /// Syncs of one file or directory: begin and end.
     synced: Vec<(String, usize, usize)>,
-    /// Syncs of the whole file system.
+    /// Syncs of the file system: begin and end.
     synced_all: Vec<(usize, usize)>,
-    /// `stored` frames: when they began, and what they say.
+    /// `stored` frames: begin of the write, and the entry ids.
     stored: Vec<(usize, Vec<u64>)>,
-    /// What was there before the receiver began.
+    /// Entries that existed before the receiver started.
     before: BTreeMap<String, String>,
 }
 
@@ -238,12 +237,12 @@ impl Timeline {
                     self.stored.push((span.0, numbers(&frame).collect()));
                 }
             }
-            // A link's time is set by its name, below a folder; what is set by a handle has no string.
+            // A link's time is set by name; calls on a descriptor have no string.
             "utimensat" if !call.strings().is_empty() => {
                 self.made.push((at(0, &call.strings()[0]), span.1));
             }
             name if WRITES.contains(&name) => {
-                // What is written to is the last descriptor of calls with two, but the first of `sendfile` and the like.
+                // `copy_file_range` and `splice` write to their last descriptor, all others to their first.
                 let target =
                     if matches!(name, "copy_file_range" | "splice") { paths.last() } else { paths.first() };
                 if let Some(target) = target.filter(|path| path.starts_with('/')) {
@@ -254,13 +253,13 @@ impl Timeline {
         }
     }
 
-    /// Was this synced, by itself or with everything, after `after` and before `before`?
+    /// Whether the path or its file system was synced after `after` and before `before`.
     fn is_synced(&self, path: &str, after: usize, before: usize) -> bool {
         self.synced.iter().any(|(synced, begun, ended)| synced == path && *begun > after && *ended < before)
             || self.synced_all.iter().any(|(begun, ended)| *begun > after && *ended < before)
     }
 
-    /// Every rule, for every entry; returns how many entries were checked.
+    /// Checks every rule for every entry; returns the number of entries.
     fn check(&self, out: &str, names: &HashMap<u64, String>) -> usize {
         let mut checked = 0;
         for (said, numbers) in &self.stored {
@@ -280,7 +279,7 @@ impl Timeline {
             let is_link = self.made.iter().any(|(made, _)| made == landing);
             if !is_link {
                 let written = self.written.get(landing).copied();
-                // An empty file has its mode and time, at the least.
+                // An empty file gets at least its mode and time.
                 let written = written.unwrap_or_else(|| panic!("{name} was never written"));
                 assert!(written < *begun, "{name} was written to after it had its name");
                 assert!(
@@ -293,14 +292,14 @@ impl Timeline {
                 "the folder of {name} was not synced after the rename and before `stored`"
             );
         } else if self.before.get(name).is_some_and(|what| what != "folder") {
-            // Skipped: whoever wrote it may not have synced it.
+            // Skipped as identical: its writer may not have synced it.
             assert!(
                 self.is_synced(name, 0, said) || self.before[name].starts_with("->"),
                 "{name} was not synced"
             );
             assert!(self.is_synced(&folder(name), 0, said), "the folder of {name} was not synced");
         } else {
-            // Only folders are not renamed to their name.
+            // Only directories are created under their final name.
             let made = self.made.iter().any(|(made, _)| made == name);
             assert!(made || self.before.contains_key(name), "{name} is stored, but was never made");
             let set = self.written.get(name).copied().unwrap_or(0);
@@ -309,12 +308,12 @@ impl Timeline {
                 "the folder {name} was not synced with its mode and time"
             );
         }
-        // The folders above it are names in folders, too.
+        // The directories above it are entries of directories as well.
         let mut above = name.to_owned();
         while above != out {
             let made =
                 self.made.iter().find(|(made, _)| *made == above && renamed.is_none_or(|r| r.0 != above));
-            // What was there before may have been made a moment ago, by a session that has not synced it.
+            // An existing directory may have been created by a session that has not synced it yet.
             let before = self.before.contains_key(&above).then_some(0);
             if let Some(since) = made.map(|(_, made)| *made).or(before) {
                 assert!(
@@ -327,12 +326,12 @@ impl Timeline {
     }
 }
 
-/// A receiver under strace takes what `paths` hold; returns how many entries were checked.
+/// Sends `from/t` to a receiver under strace; returns the number of checked entries.
 fn trace_transfer(from: &Path, policy: &str, prepare: impl FnOnce(&Path)) -> usize {
     trace_faulty_transfer(from, policy, None, prepare)
 }
 
-/// The same, where a system call fails.
+/// The same with a fault injected by strace.
 fn trace_faulty_transfer(
     from: &Path,
     policy: &str,
@@ -355,9 +354,9 @@ fn trace_faulty_transfer(
     let hearing = Arc::clone(&heard);
     let proxy = Proxy::start(receiver.port, move |piece| {
         if let Some(frame) = piece.frame {
-            hearing.lock().unwrap().hear(frame);
+            hearing.lock().unwrap().record(frame);
         }
-        Then::Pass
+        Action::Pass
     });
     let sent = send(&[], &[&from.join("t")], &proxy.host());
     let received = receiver.wait();
@@ -372,35 +371,35 @@ fn trace_faulty_transfer(
 }
 
 #[test]
-fn synced_then_named_then_the_folder_synced_then_stored() {
+fn files_are_synced_renamed_and_their_directories_synced_before_stored() {
     if !can_trace("durability_order, system calls") {
         return;
     }
-    let mut chance = Chance::new(7);
+    let mut random = Random::new(7);
     let mut checked = 0;
     let all = rounds(1);
     for _ in 0..all {
         let from = tempfile::tempdir().unwrap();
-        // A tree in one batch; a few files, which are synced one by one; one file alone.
-        make_tree(&from.path().join("t"), &mut chance);
+        // A tree in one batch; then a few files, which are synced one by one.
+        make_tree(&from.path().join("t"), &mut random);
         checked += trace_transfer(from.path(), "skip-same", |_| {});
         let few = tempfile::tempdir().unwrap();
         fs::create_dir_all(few.path().join("t/d")).unwrap();
-        fs::write(few.path().join("t/d/small"), chance.bytes(100)).unwrap();
-        fs::write(few.path().join("t/large"), chance.bytes(2 * PART_BYTES as usize)).unwrap();
+        fs::write(few.path().join("t/d/small"), random.bytes(100)).unwrap();
+        fs::write(few.path().join("t/large"), random.bytes(2 * PART_BYTES as usize)).unwrap();
         checked += trace_transfer(few.path(), "skip-same", |_| {});
-        // Over what is there.
+        // Replacing existing files.
         checked += trace_transfer(few.path(), "overwrite", |out| {
             fs::create_dir_all(out.join("t/d")).unwrap();
             fs::write(out.join("t/large"), "something else").unwrap();
         });
-        // Where it is there already.
+        // Identical files exist already.
         checked += trace_transfer(few.path(), "skip-same", |out| {
             let copied = Command::new("cp").arg("-a").arg(few.path().join("t")).arg(out).status();
             assert!(copied.unwrap().success());
         });
     }
-    // Folders that another session makes between the look and the making.
+    // Another session creates the directories between lookup and creation.
     let folders = tempfile::tempdir().unwrap();
     fs::create_dir_all(folders.path().join("t/d")).unwrap();
     fs::write(folders.path().join("t/d/small"), "small").unwrap();
@@ -408,7 +407,7 @@ fn synced_then_named_then_the_folder_synced_then_stored() {
     checked += trace_faulty_transfer(folders.path(), "skip-same", not_yet_there, |out| {
         fs::create_dir_all(out.join("t/d")).unwrap();
     });
-    figures(&format!("order of system calls: {all} rounds, {checked} entries in order"));
+    report_figures(&format!("order of system calls: {all} rounds, {checked} entries in order"));
 }
 
 /// A file system on an image file, unmounted when dropped.
@@ -424,12 +423,12 @@ impl Disk {
         fs::create_dir(&disk.folder).ok()?;
         let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image).status();
         let made = made.is_ok_and(|status| status.success());
-        // It writes back by itself only after minutes, so that what is in the image was synced by somebody.
+        // Write-back starts only after minutes, so that data in the image was synced explicitly.
         (made && mount(&disk.image, &disk.folder, "loop,commit=600")).then_some(disk)
     }
 }
 
-/// Copies an image as it is.
+/// Copies an image without what has not been written back.
 fn lose_what_is_not_in(image: &Path, to: &Path) {
     fs::copy(image, to).unwrap();
 }
@@ -449,7 +448,7 @@ fn unmount(folder: &Path) {
     let _ = Command::new("umount").arg(folder).output();
 }
 
-/// What is in a copied image, after the file system has recovered from the crash.
+/// Mounts a copied image, which replays its journal, and runs `look` on it.
 fn recovered<T>(image: &Path, look: impl FnOnce(&Path) -> T) -> T {
     struct Mounted(tempfile::TempDir);
     impl Drop for Mounted {
@@ -462,14 +461,14 @@ fn recovered<T>(image: &Path, look: impl FnOnce(&Path) -> T) -> T {
     look(folder.0.path())
 }
 
-/// Stops a program with all its threads, and waits until they have stopped: nothing is on its way to the disk then.
+/// Stops a program and waits until all of its threads have stopped, so that no write is in progress.
 fn freeze(pid: rustix::process::Pid) {
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     until("all threads to stop", || {
         let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
         threads.flatten().all(|thread| {
             let stat = fs::read_to_string(thread.path().join("stat"));
-            // A thread that has ended has no state.
+            // A thread that has ended has no stat file.
             stat.map_or(true, |stat| {
                 stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 'Z', 'X']))
             })
@@ -481,17 +480,17 @@ fn thaw(pid: rustix::process::Pid) {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
 }
 
-/// One transfer to a disk of its own, with the power lost at `stored` number `at`, and at the end. Returns the number
-/// of entries that were stored at the first of the two; `None` where there can be no such disk.
-fn lose_power(at: u64, chance: &mut Chance) -> Option<usize> {
+/// One transfer to a disk image, copied at `stored` frame number `at` and at the end. Returns the number of entries that
+/// were stored at the first copy; `None` where no image can be mounted.
+fn lose_power(at: u64, random: &mut Random) -> Option<usize> {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("from");
-    make_tree(&from.join("t"), chance);
-    // A batch is 512 entries at most, so that there are several.
+    make_tree(&from.join("t"), random);
+    // More than one batch of 512 entries.
     fs::create_dir(from.join("t/many")).unwrap();
     for number in 0..1200 {
-        let size = chance.below(300) as usize;
-        fs::write(from.join(format!("t/many/{number}")), chance.bytes(size)).unwrap();
+        let size = random.below(300) as usize;
+        fs::write(from.join(format!("t/many/{number}")), random.bytes(size)).unwrap();
     }
     let whole = contents(&from);
     let disk = Disk::new(dir.path())?;
@@ -505,7 +504,7 @@ fn lose_power(at: u64, chance: &mut Chance) -> Option<usize> {
     let mut left = at;
     let proxy = Proxy::start(receiver.port, move |piece| {
         let mut heard = hearing.lock().unwrap();
-        let is_stored = piece.frame.is_some_and(|frame| heard.hear(frame));
+        let is_stored = piece.frame.is_some_and(|frame| heard.record(frame));
         if is_stored && piece.way == Way::ToSender {
             left = left.saturating_sub(1);
             if left == 0 && storing.lock().unwrap().is_none() {
@@ -515,7 +514,7 @@ fn lose_power(at: u64, chance: &mut Chance) -> Option<usize> {
                 thaw(pid);
             }
         }
-        Then::Pass
+        Action::Pass
     });
     let sent = send(&[], &[&from.join("t")], &proxy.host());
     lose_what_is_not_in(&disk.image, &late);
@@ -532,7 +531,7 @@ fn lose_power(at: u64, chance: &mut Chance) -> Option<usize> {
             for name in &stored {
                 assert_eq!(there.get(name), whole.get(name), "{name:?} was stored and is lost");
             }
-            for (name, what) in there.iter().filter(|(name, _)| !is_landing(name) && *name != "lost+found") {
+            for (name, what) in there.iter().filter(|(name, _)| !is_staged(name) && *name != "lost+found") {
                 assert_eq!(Some(what), whole.get(name), "{name:?} has its name and is not whole");
             }
         });
@@ -541,12 +540,12 @@ fn lose_power(at: u64, chance: &mut Chance) -> Option<usize> {
 }
 
 #[test]
-fn what_is_stored_survives_a_loss_of_power() {
-    let mut chance = Chance::new(8);
+fn stored_entries_survive_power_loss() {
+    let mut random = Random::new(8);
     let (mut lost_powers, mut stored) = (0, 0);
     let all = rounds(3);
     for round in 0..all {
-        match lose_power(1 + round as u64 % 5, &mut chance) {
+        match lose_power(1 + round as u64 % 5, &mut random) {
             Some(count) => {
                 lost_powers += 2;
                 stored += count;
@@ -559,19 +558,19 @@ fn what_is_stored_survives_a_loss_of_power() {
             }
         }
     }
-    figures(&format!(
+    report_figures(&format!(
         "loss of power: {lost_powers} images, {stored} entries stored before the early ones, none lost"
     ));
 }
 
 #[test]
-fn what_is_not_synced_is_lost_with_the_power() {
+fn unsynced_files_are_lost_with_power() {
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = Disk::new(dir.path()) else {
         return not_run("durability_order, the control", "no ext4 on a loop device can be mounted here");
     };
     let (from, image) = (dir.path().join("from"), dir.path().join("copy"));
-    make_tree(&from, &mut Chance::new(9));
+    make_tree(&from, &mut Random::new(9));
     let copied = Command::new("cp").arg("-a").arg(&from).arg(&disk.folder).status().unwrap();
     assert!(copied.success());
     assert_eq!(contents(&disk.folder.join("from")), contents(&from));

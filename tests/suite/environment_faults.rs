@@ -1,5 +1,5 @@
-//! What the machine refuses or delays costs the file or the session that it concerns, with a message and a stable code. The
-//! receiver and its other sessions go on.
+//! Limits and delays of the machine fail the file or session concerned, with a message and a stable code. The receiver
+//! and its other sessions continue.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::proofs::{Attached, can_trace};
+use crate::common::proofs::{Strace, can_trace};
 use crate::common::raw::{Entry, Raw};
 use crate::common::{Ended, FTX, Receiver, listing, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
@@ -20,7 +20,7 @@ use serde_json::json;
 const HELLO: &str = r#"{"ftx":"hello","version":1}"#;
 const MIB: u64 = 1 << 20;
 
-/// Sets a limit of a receiver that runs.
+/// Sets a resource limit of a running receiver.
 fn limit(receiver: &Receiver, resource: Resource, most: u64) {
     let limit = Rlimit { current: Some(most), maximum: Some(most) };
     prlimit(Some(receiver.pid()), resource, limit).unwrap();
@@ -31,7 +31,7 @@ fn make(path: &Path, bytes: u64) {
     fs::write(path, vec![7; bytes as usize]).unwrap();
 }
 
-/// Both ends report the entry with this text.
+/// Asserts that both ends report the entry with this text.
 fn both_report(sent: &Ended, received: &Ended, text: &str) {
     for ended in [sent, received] {
         let line = ended.stderr.lines().find(|line| line.starts_with("not transferred: "));
@@ -40,7 +40,7 @@ fn both_report(sent: &Ended, received: &Ended, text: &str) {
 }
 
 #[test]
-fn a_file_above_the_size_limit_is_refused_before_its_first_byte() {
+fn file_above_the_size_limit_is_refused_before_its_first_byte() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     make(&tree.join("large"), 4 * MIB + 1);
@@ -58,35 +58,35 @@ fn a_file_above_the_size_limit_is_refused_before_its_first_byte() {
 }
 
 #[test]
-fn a_file_that_meets_the_size_limit_when_it_is_written_fails_alone() {
+fn file_that_exceeds_the_size_limit_while_written_fails_alone() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--count", "2"]);
     let (large, small) = (vec![7; PART_BYTES as usize + 1], b"small".to_vec());
     let entries = [Entry::file("large", &large), Entry::file("small", &small)];
     let mut raw = Raw::connect(&receiver, HELLO);
     let mut other = Raw::connect(&receiver, HELLO);
-    raw.say(&entries[0].clone().with("entry", 0).json.to_string());
-    while !matches!(raw.hear(), Some(Message::Want { .. })) {}
-    // It was no limit when the file was announced.
+    raw.send_json(&entries[0].clone().with("entry", 0).json.to_string());
+    while !matches!(raw.next_message(), Some(Message::Want { .. })) {}
+    // The limit did not exist when the file was announced.
     limit(&receiver, Resource::Fsize, MIB);
     raw.answer(0, &large, &Wanted::All);
     let failure = loop {
-        match raw.hear().expect("an error for the file") {
+        match raw.next_message().expect("an error for the file") {
             Message::Error(failure) => break failure,
             message => assert!(!matches!(message, Message::Stored { .. }), "{message:?}"),
         }
     };
     assert_eq!((failure.entry, failure.fault), (Some(0), Fault::NoSpace), "{failure:?}");
-    // Both sessions go on, each with a file that fits.
-    raw.say(&entries[1].clone().with("entry", 1).json.to_string());
+    // Both sessions continue, each with a file that fits.
+    raw.send_json(&entries[1].clone().with("entry", 1).json.to_string());
     raw.answer(1, &small, &Wanted::All);
-    raw.say(&json!({"ftx": "end", "entries": 2}).to_string());
-    other.say(&Entry::file("other", &small).with("entry", 0).json.to_string());
+    raw.send_json(&json!({"ftx": "end", "entries": 2}).to_string());
+    other.send_json(&Entry::file("other", &small).with("entry", 0).json.to_string());
     other.answer(0, &small, &Wanted::All);
-    other.say(&json!({"ftx": "end", "entries": 1}).to_string());
+    other.send_json(&json!({"ftx": "end", "entries": 1}).to_string());
     for (session, stored) in [(&mut raw, 1), (&mut other, 1)] {
         let receipt = loop {
-            if let Message::Receipt(receipt) = session.hear().expect("a receipt") {
+            if let Message::Receipt(receipt) = session.next_message().expect("a receipt") {
                 break receipt;
             }
         };
@@ -97,14 +97,14 @@ fn a_file_that_meets_the_size_limit_when_it_is_written_fails_alone() {
     assert_eq!(names(out.path()), ["other", "small"]);
 }
 
-/// Fails the nth thread that each thread starts. The numbers of strace are those of each thread by itself.
+/// Arguments of strace that fail the nth thread each thread starts; strace counts per thread.
 fn fail_thread(nth: u32) -> [String; 4] {
     let calls = "clone,clone3";
     ["-e".into(), format!("trace={calls}"), "-e".into(), format!("inject={calls}:error=EAGAIN:when={nth}")]
 }
 
 #[test]
-fn a_receiver_without_threads_refuses_sessions_and_serves_them_later() {
+fn receiver_without_threads_refuses_sessions_until_it_has_some() {
     if !can_trace("a receiver without threads") {
         return;
     }
@@ -116,7 +116,7 @@ fn a_receiver_without_threads_refuses_sessions_and_serves_them_later() {
     let receiver = Receiver::spawn(command, "127.0.0.1", &out, &[]);
     let mut refused = 0;
     for nth in 1..=7 {
-        let traced = Attached::to(receiver.pid(), &fail_thread(nth), &dir.path().join("trace"));
+        let traced = Strace::attach(receiver.pid(), &fail_thread(nth), &dir.path().join("trace"));
         // The first thread of all is that of the connection, which is closed before its dialect is known.
         let retries = if nth == 1 { "1" } else { "0" };
         let sent = send(&["--retries", retries], &[&file], &receiver.host());
@@ -134,7 +134,7 @@ fn a_receiver_without_threads_refuses_sessions_and_serves_them_later() {
 }
 
 #[test]
-fn a_sender_without_threads_ends_with_a_message() {
+fn sender_without_threads_ends_with_a_message() {
     if !can_trace("a sender without threads") {
         return;
     }
@@ -158,7 +158,7 @@ fn a_sender_without_threads_ends_with_a_message() {
 }
 
 #[test]
-fn a_disk_that_takes_long_for_one_call_does_not_silence_the_receiver() {
+fn receiver_sends_keepalives_during_a_slow_disk_call() {
     if !can_trace("a slow disk") {
         return;
     }
@@ -166,14 +166,14 @@ fn a_disk_that_takes_long_for_one_call_does_not_silence_the_receiver() {
     let tree = dir.path().join("t");
     make(&tree.join("a/1.img"), 20 * MIB);
     make(&tree.join("b/2.img"), 20 * MIB);
-    // Each for longer than either end may be silent: the folder of the second file, the lock on what it is collected in, and
-    // the time of the first one. Parts of the first file are verified meanwhile.
+    // Each delay exceeds the timeout: creating the second file's directory, locking its staged file, and setting the first
+    // file's time. Parts of the first file are verified meanwhile.
     for (call, nth) in [("mkdirat", 3), ("flock", 2), ("utimensat", 1)] {
         let out = dir.path().join(call);
         let receiver = Receiver::start(&out, &["--once", "--timeout", "2"]);
         let delay = format!("inject={call}:delay_enter=5000000:when={nth}");
         let args = ["-e".into(), format!("trace={call}"), "-e".into(), delay];
-        let traced = Attached::to(receiver.pid(), &args, &dir.path().join(format!("{call}.trace")));
+        let traced = Strace::attach(receiver.pid(), &args, &dir.path().join(format!("{call}.trace")));
         let start = Instant::now();
         let sent = send(&["--timeout", "2"], &[&tree], &receiver.host());
         assert_eq!(sent.code, 0, "{call}: {sent:?}");
@@ -185,24 +185,24 @@ fn a_disk_that_takes_long_for_one_call_does_not_silence_the_receiver() {
 }
 
 #[test]
-fn a_session_that_waits_for_descriptors_keeps_no_connection_waiting() {
+fn session_that_waits_for_descriptors_does_not_block_accept() {
     const FILES: u64 = 90;
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start_limited(512, out.path(), &[]);
     let descriptors =
         || fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count() as u64;
-    // It has delivered a part of each of many files, and is not idle for a while.
+    // The holder has delivered a part of each of many files and does not count as idle yet.
     let mut holder = Raw::connect(&receiver, HELLO);
     for id in 0..FILES {
         let size = 16 * PART_BYTES + 1;
         let entry = Entry::file(&id.to_string(), b"").with("entry", id).with("size", size);
-        holder.say(
+        holder.send_json(
             &entry.with("sparse", true).with("mtime_ns", 5).with("state", "ab".repeat(16)).json.to_string(),
         );
     }
     for id in 0..FILES {
         let md5 = Md5::of(b"x").to_string();
-        holder.say(&json!({"ftx": "part", "entry": id, "part": 16, "size": 1, "md5": md5}).to_string());
+        holder.send_json(&json!({"ftx": "part", "entry": id, "part": 16, "size": 1, "md5": md5}).to_string());
         holder.stream.write_all(b"x").unwrap();
     }
     until("its files to be open", || descriptors() >= 2 * FILES);
@@ -217,6 +217,9 @@ fn a_session_that_waits_for_descriptors_keeps_no_connection_waiting() {
     // A session that holds descriptors is idle after 15 seconds at the earliest.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     drop(holder);
-    assert!(matches!(waiting.hear(), Some(Message::Welcome(_))), "it begins when there are descriptors");
+    assert!(
+        matches!(waiting.next_message(), Some(Message::Welcome(_))),
+        "it begins when there are descriptors"
+    );
     receiver.kill();
 }

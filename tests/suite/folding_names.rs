@@ -1,7 +1,8 @@
-//! Names that differ in upper and lower case alone, or in how their characters are composed, on file systems that take
-//! them for the same: nothing is merged, nothing is overwritten, and the sender is told of each that could not land.
+//! Names that differ only in case or Unicode normalisation, on file systems that treat them as equivalent: nothing is
+//! merged, nothing is overwritten, and each entry that could not be stored is reported to the sender.
 //!
-//! It fails if what is found under a name is taken for what has that name: then two files become one with exit code 0.
+//! These tests fail if the receiver assumes that an entry found under a name has exactly that name: two files would become
+//! one with exit code 0.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,7 +20,7 @@ fn put(path: &Path, content: &str) {
     fs::write(path, content).unwrap();
 }
 
-/// Pairs that are the same to a file system that folds, and what folds nowhere.
+/// Pairs of equivalent names, and names without an equivalent.
 fn make_tree(t: &Path) {
     put(&t.join("A.txt"), "one");
     put(&t.join("a.txt"), "two");
@@ -42,12 +43,12 @@ fn transfer(out: &Path, policy: &str, from: &Path) -> (Ended, Ended) {
     (sent, receiver.wait())
 }
 
-/// How often either end told that a name is taken for another.
+/// How often each end reported an equivalent name.
 fn told(ended: &(Ended, Ended)) -> [usize; 2] {
     [&ended.0, &ended.1].map(|end| end.stderr.lines().filter(|line| line.contains(WORDS)).count())
 }
 
-/// Each name that is there has what was sent under it, whoever was first.
+/// Every existing name holds what was sent under exactly that name.
 fn assert_nothing_merged(out: &Path, from: &Path) {
     let whole = contents(from);
     for (name, what) in contents(out) {
@@ -56,24 +57,24 @@ fn assert_nothing_merged(out: &Path, from: &Path) {
 }
 
 #[test]
-fn of_two_names_that_are_the_same_there_one_lands_and_the_other_is_told() {
+fn of_two_equivalent_names_one_is_stored_and_the_other_fails() {
     let dir = tempfile::tempdir().unwrap();
     let (from, at) = (dir.path().join("from"), dir.path().join("disk"));
     make_tree(&from.join("t"));
-    let Some(_mounted) = Mounted::folding(dir.path(), &at) else {
+    let Some(_mounted) = Mounted::case_insensitive(dir.path(), &at) else {
         return not_run("folding_names", "no file system that folds names can be mounted here");
     };
     for policy in ["skip-same", "overwrite", "error"] {
         let out = at.join(policy);
         let ended = transfer(&out, policy, &from.join("t"));
         assert_eq!((ended.0.code, ended.1.code), (PARTIAL, PARTIAL), "{policy}: {ended:?}");
-        // Three files; two in a folder that is not theirs, the folder in it, and itself; an empty folder.
+        // Three files; a directory with two files and a directory in it; an empty directory.
         assert_eq!(told(&ended), [8, 8], "{policy}: {ended:?}");
         assert_nothing_merged(&out, &from);
-        // A, same, d, large, alone, folder and three in it, empty, and t.
+        // A, same, d, large, alone, folder and three entries in it, empty, and t.
         assert_eq!(names(&out).len(), 11, "{policy}: {:?}", names(&out));
         let there = contents(&out);
-        // Again: what has its name is there, of the rest the same is said.
+        // The second run finds the stored entries and reports the others again.
         let again = transfer(&out, policy, &from.join("t"));
         assert_eq!(again.0.code, PARTIAL, "{policy}: {again:?}");
         assert!(told(&again)[0] >= 5, "{policy}: {again:?}");
@@ -82,12 +83,12 @@ fn of_two_names_that_are_the_same_there_one_lands_and_the_other_is_told() {
 }
 
 #[test]
-fn with_rename_the_other_file_lands_beside_it() {
+fn rename_policy_stores_the_other_file_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let (from, at) = (dir.path().join("from"), dir.path().join("disk"));
     put(&from.join("t/A.txt"), "one");
     put(&from.join("t/a.txt"), "two");
-    let Some(_mounted) = Mounted::folding(dir.path(), &at) else {
+    let Some(_mounted) = Mounted::case_insensitive(dir.path(), &at) else {
         return not_run("folding_names, rename", "no file system that folds names can be mounted here");
     };
     let ended = transfer(&at, "rename", &from.join("t"));
@@ -102,13 +103,13 @@ fn with_rename_the_other_file_lands_beside_it() {
 }
 
 #[test]
-fn what_was_there_before_in_another_spelling_stays_as_it_is() {
+fn existing_entries_with_equivalent_names_stay_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let (from, at) = (dir.path().join("from"), dir.path().join("disk"));
     put(&from.join("t/File"), "the same");
     put(&from.join("t/folder/in it"), "1");
     put(&from.join("t/\u{e9}t\u{e9}"), "summer");
-    let Some(_mounted) = Mounted::folding(dir.path(), &at) else {
+    let Some(_mounted) = Mounted::case_insensitive(dir.path(), &at) else {
         return not_run(
             "folding_names, what was there",
             "no file system that folds names can be mounted here",
@@ -121,11 +122,11 @@ fn what_was_there_before_in_another_spelling_stays_as_it_is() {
     for policy in ["skip-same", "overwrite"] {
         let ended = transfer(&at, policy, &from.join("t"));
         assert_eq!((ended.0.code, ended.1.code), (PARTIAL, PARTIAL), "{ended:?}");
-        // The file, the one in the folder, the folder, the summer.
+        // The file, the directory, the file in it, and the name with accents.
         assert_eq!(told(&ended), [4, 4], "{ended:?}");
         assert_eq!(contents(&at), there);
     }
-    // In the classic dialect the receiver alone can say it.
+    // In the classic dialect only the receiver can report it.
     let receiver = Receiver::start(&at.join("t"), &["--once"]);
     assert_eq!(send(&["--classic"], &[&from.join("t/File")], &receiver.host()).code, 10);
     let received = receiver.wait();
@@ -135,13 +136,13 @@ fn what_was_there_before_in_another_spelling_stays_as_it_is() {
 }
 
 #[test]
-fn characters_that_are_composed_otherwise() {
+fn composed_and_decomposed_characters_are_equivalent_names() {
     let dir = tempfile::tempdir().unwrap();
     let (from, at) = (dir.path().join("from"), dir.path().join("disk"));
     let (composed, decomposed) = ("\u{e9}", "e\u{301}");
     put(&from.join("t").join(composed), "one");
     put(&from.join("t").join(decomposed), "two");
-    let Some(_mounted) = Mounted::folding(dir.path(), &at) else {
+    let Some(_mounted) = Mounted::case_insensitive(dir.path(), &at) else {
         return not_run("folding_names, composed", "no file system that folds names can be mounted here");
     };
     put(&at.join(composed), "");
@@ -156,13 +157,13 @@ fn characters_that_are_composed_otherwise() {
 }
 
 #[test]
-fn links_that_are_the_same_there() {
+fn links_with_equivalent_names_conflict() {
     let dir = tempfile::tempdir().unwrap();
     let (from, at) = (dir.path().join("from"), dir.path().join("disk"));
     put(&from.join("t/there"), "one");
     symlink("there", from.join("t/Link")).unwrap();
     symlink("there", from.join("t/link")).unwrap();
-    let Some(_mounted) = Mounted::folding(dir.path(), &at) else {
+    let Some(_mounted) = Mounted::case_insensitive(dir.path(), &at) else {
         return not_run("folding_names, links", "no file system that folds names can be mounted here");
     };
     if symlink("there", at.join("probe")).is_err() {
@@ -175,7 +176,7 @@ fn links_that_are_the_same_there() {
 }
 
 #[test]
-fn where_nothing_folds_all_of_them_land() {
+fn case_sensitive_file_system_stores_all_names() {
     let dir = tempfile::tempdir().unwrap();
     let (from, out) = (dir.path().join("from"), dir.path().join("out"));
     make_tree(&from.join("t"));

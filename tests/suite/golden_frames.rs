@@ -1,5 +1,5 @@
-//! Every frame in `fixtures/wire` is read, compared with its value, written again and compared byte for byte; every
-//! bad one is refused with its sentence. The dump in `docs/protocol.md` is what the two sessions really say.
+//! Every frame in `fixtures/wire` is read, compared with its value, written again and compared byte for byte; every bad
+//! frame is refused with its message. The dump in `docs/protocol.md` is that of a real session.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -100,7 +100,7 @@ fn measure(what: Measurable, size_bytes: u64) -> Message {
     Message::Measure(Measure { what, size_bytes })
 }
 
-/// What the native frames in `good` mean.
+/// The values of the native frames in `good`.
 fn native() -> Vec<(&'static str, Message)> {
     let bare = Metadata::default();
     let dir = |id, name: &[u8], metadata| {
@@ -209,7 +209,7 @@ fn native() -> Vec<(&'static str, Message)> {
     ]
 }
 
-/// Where the files of the classic headers in `good` land, and how large they are.
+/// The classic headers in `good`: fixture, file name, size.
 const CLASSIC: [(&str, &str, u64); 9] = [
     ("classic-all-spellings", "ä/b.txt", 3),
     ("classic-md5-in-capitals", "a.txt", 3),
@@ -222,7 +222,7 @@ const CLASSIC: [(&str, &str, u64); 9] = [
     ("classic-file_name-file_size", "a.txt", 3),
 ];
 
-/// What is in `bad`. The sentences are in the files.
+/// The frames in `bad`. The expected messages are in the files.
 const BAD: [&str; 117] = [
     "classic-array",
     "classic-array-of-values",
@@ -358,7 +358,7 @@ fn only_frame(bytes: &[u8], form: Form) -> Vec<u8> {
 }
 
 #[test]
-fn every_native_frame_means_what_it_always_meant_and_is_written_the_same() {
+fn every_native_frame_is_read_and_written_unchanged() {
     for (name, expected) in native() {
         let bytes = read(&format!("good/{name}.frame"));
         let message = Message::parse(&only_frame(&bytes, Form::Native)).unwrap();
@@ -370,7 +370,7 @@ fn every_native_frame_means_what_it_always_meant_and_is_written_the_same() {
 }
 
 #[test]
-fn every_classic_header_means_what_it_always_meant() {
+fn every_classic_header_is_read_unchanged() {
     for (name, path, size_bytes) in CLASSIC {
         let bytes = read(&format!("good/{name}.frame"));
         assert_eq!(detect(&inbox_with(&bytes)), Ok(Some(Dialect::Classic)), "{name}");
@@ -392,13 +392,13 @@ fn the_classic_header_that_is_sent_has_every_spelling() {
 }
 
 #[test]
-fn a_hello_tells_the_native_dialect() {
+fn a_hello_selects_the_native_dialect() {
     for name in ["hello", "hello-features"] {
         assert_eq!(detect(&inbox_with(&read(&format!("good/{name}.frame")))), Ok(Some(Dialect::Native)));
     }
 }
 
-/// A session that has heard `hello`.
+/// A session that has received `hello`.
 fn open() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1}"#).unwrap();
@@ -406,7 +406,7 @@ fn open() -> ReceiverSession {
     session
 }
 
-/// The sentence with which `bytes` are refused; `None` if they are not.
+/// The message with which `bytes` are refused; `None` if they are accepted.
 fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
     let mut inbox = inbox_with(bytes);
     if name.starts_with("first-") {
@@ -415,7 +415,7 @@ fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
     let form = if name.starts_with("classic-") { Form::Classic } else { Form::Native };
     let json = match inbox.next_frame(form) {
         Ok(Some(json)) => json,
-        // The connection ends here, and the inbox is not empty.
+        // The connection ends within a frame.
         Ok(None) => return Some(RecvError::Truncated("a header".into()).to_string()),
         Err(error) => return Some(error.to_string()),
     };
@@ -436,7 +436,7 @@ fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn every_bad_frame_is_refused_with_its_sentence() {
+fn every_bad_frame_is_refused_with_its_message() {
     for name in names("bad", ".frame") {
         let sentence = String::from_utf8(read(&format!("bad/{name}.error"))).unwrap();
         let sentence = sentence.trim_end();
@@ -450,7 +450,7 @@ fn every_bad_frame_is_refused_with_its_sentence() {
 }
 
 #[test]
-fn names_and_targets_cost_their_entry_and_not_the_session() {
+fn bad_names_and_targets_fail_their_entry_and_not_the_session() {
     for name in names("bad", ".frame") {
         let costs_the_entry =
             name.starts_with("name-") || name.starts_with("target-") || name == "size-2-to-the-63";
@@ -494,14 +494,14 @@ fn an_independent_program_makes_the_same_fixtures() {
     );
 }
 
-/// A frame as one end said it, or a body.
+/// A frame or body as one end sent it.
 struct Said {
     by: &'static str,
     what: String,
     bytes: Vec<u8>,
 }
 
-/// The frames in `bytes`, each on its own. The agent is the one of the document, whatever the crate's version is.
+/// Splits `bytes` into frames. The agent is replaced by the one of the document, so that the crate's version does not matter.
 fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
     let mut inbox = inbox_with(bytes);
     let mut all = Vec::new();
@@ -520,17 +520,17 @@ fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
     all
 }
 
-/// The receiver hears these frames; what the last of them means.
+/// Feeds frames to the receiver; returns the event of the last one.
 fn receive(receiver: &mut ReceiverSession, frames: &[Said]) -> Option<Event> {
     frames.iter().fold(None, |_, said| receiver.handle(&only_frame(&said.bytes, Form::Native)).ok())
 }
 
-/// The sender hears these frames; what the last of them means.
+/// Feeds frames to the sender; returns the event of the last one.
 fn listen(sender: &mut SenderSession, frames: &[Said]) -> Option<sender::Event> {
     frames.iter().fold(None, |_, said| sender.handle(&only_frame(&said.bytes, Form::Native)).ok())
 }
 
-/// What both ends say when the file `a.txt` that holds `abc` is sent, one frame at a time.
+/// All frames of a session that sends the file `a.txt` with content `abc`.
 fn tiny_session() -> Vec<Said> {
     const SENDER: &str = "sender";
     const RECEIVER: &str = "receiver";
@@ -580,7 +580,7 @@ fn tiny_session() -> Vec<Said> {
     all
 }
 
-/// As `hexdump -C` writes it.
+/// Formats a session like `hexdump -C`.
 fn dump(session: &[Said]) -> String {
     let mut text = String::new();
     for Said { by, what, bytes } in session {
@@ -602,7 +602,7 @@ fn dump(session: &[Said]) -> String {
 }
 
 #[test]
-fn the_dump_in_the_document_is_what_the_two_ends_say() {
+fn the_dump_in_the_protocol_page_is_a_real_session() {
     let session = tiny_session();
     let kinds: Vec<&str> = session.iter().map(|said| said.what.as_str()).collect();
     assert_eq!(kinds, ["hello", "welcome", "entry", "want", "part", "the body", "end", "stored", "receipt"]);

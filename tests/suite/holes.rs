@@ -1,4 +1,4 @@
-//! Zeros that replace bytes: whatever was written where a hole belongs must be gone when the file has its name.
+//! Holes over written bytes: a range announced as a hole must read as zeros in the stored file, whatever was written there.
 
 use std::fs;
 use std::io::Write;
@@ -13,15 +13,15 @@ use serde_json::json;
 
 const PART: usize = PART_BYTES as usize;
 
-/// A session with one sparse file `a` of three parts announced, as far as its `want`.
+/// A session that has announced the sparse file `a` of three parts and has received its `want`.
 fn announce(receiver: &Receiver) -> (Raw, Wanted) {
     let mut raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
     let entry = json!({"ftx": "entry", "entry": 0, "type": "file", "filename": "a", "size": 3 * PART, "sparse": true,
         "mtime_ns": 5, "state": "ab".repeat(16)});
-    raw.say(&entry.to_string());
-    raw.say(r#"{"ftx":"end","entries":1}"#);
+    raw.send_json(&entry.to_string());
+    raw.send_json(r#"{"ftx":"end","entries":1}"#);
     loop {
-        match raw.hear().expect("a want") {
+        match raw.next_message().expect("a want") {
             Message::Want { parts, .. } => return (raw, parts),
             Message::Welcome(_) => {}
             other => panic!("{other:?}"),
@@ -29,24 +29,24 @@ fn announce(receiver: &Receiver) -> (Raw, Wanted) {
     }
 }
 
-/// Sends a part whose header promises the digest of `promised`, with the body `sent`.
+/// Sends a part whose header has the digest of `promised`, with the body `sent`.
 fn part(raw: &mut Raw, part: u64, promised: &[u8], sent: &[u8]) {
     let md5 = Md5::of(promised).to_string();
-    raw.say(
+    raw.send_json(
         &json!({"ftx": "part", "entry": 0, "part": part, "size": promised.len(), "md5": md5}).to_string(),
     );
     raw.stream.write_all(sent).unwrap();
 }
 
 fn hole(raw: &mut Raw, part: u64, parts: u64) {
-    raw.say(&json!({"ftx": "hole", "entry": 0, "part": part, "parts": parts}).to_string());
+    raw.send_json(&json!({"ftx": "hole", "entry": 0, "part": part, "parts": parts}).to_string());
 }
 
-/// Reads to the receipt; the file must be `stored`.
+/// Reads up to the receipt and asserts that the file was `stored`.
 fn finish(mut raw: Raw) {
     let mut is_stored = false;
     loop {
-        match raw.hear().expect("a receipt") {
+        match raw.next_message().expect("a receipt") {
             Message::Stored { .. } => is_stored = true,
             Message::Receipt(_) => break,
             other => panic!("{other:?}"),
@@ -56,10 +56,10 @@ fn finish(mut raw: Raw) {
 }
 
 fn hear_again(raw: &mut Raw, part: u64) {
-    assert_eq!(raw.hear(), Some(Message::Again { entry: 0, part }));
+    assert_eq!(raw.next_message(), Some(Message::Again { entry: 0, part }));
 }
 
-/// Zeros, with bytes in the middle.
+/// A part of zeros with other bytes in the middle.
 fn mixed() -> Vec<u8> {
     let mut bytes = vec![0; PART];
     bytes[PART / 2..PART / 2 + 10_000].fill(7);
@@ -67,7 +67,7 @@ fn mixed() -> Vec<u8> {
 }
 
 #[test]
-fn a_damaged_part_that_comes_again_as_a_hole_leaves_nothing_of_the_damage() {
+fn damaged_part_resent_as_a_hole_reads_as_zeros() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let (mut raw, wanted) = announce(&receiver);
@@ -81,7 +81,7 @@ fn a_damaged_part_that_comes_again_as_a_hole_leaves_nothing_of_the_damage() {
 }
 
 #[test]
-fn a_damaged_part_of_a_sparse_file_is_repaired_where_it_holds_zeros_too() {
+fn damaged_part_of_a_sparse_file_is_repaired_including_its_zeros() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let (mut raw, _) = announce(&receiver);
@@ -94,12 +94,12 @@ fn a_damaged_part_of_a_sparse_file_is_repaired_where_it_holds_zeros_too() {
 }
 
 #[test]
-fn a_hole_of_a_resumed_file_clears_what_the_cut_session_wrote_there() {
+fn hole_in_a_resumed_file_clears_bytes_of_the_lost_session() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let (mut raw, _) = announce(&receiver);
     part(&mut raw, 0, &mixed(), &mixed());
-    // Half of a part, and then the connection is lost.
+    // Half of a part, then the connection is lost.
     part(&mut raw, 1, &vec![0; PART], &vec![b'X'; PART / 2]);
     raw.stream.shutdown(Shutdown::Both).unwrap();
     let journal = |name: &String| name.ends_with(".journal");

@@ -1,5 +1,4 @@
-//! A thousand connections that want nothing, and one that wants to send: the one is served, in bounded memory, and
-//! nothing of the thousand stays behind.
+//! Floods of connections: a real sender is served beside them in bounded memory, and no thread or descriptor stays behind.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,7 +22,8 @@ const TIMEOUT: i32 = 30;
 /// The memory that a receiver may take with one session of one stream.
 const BUDGET_KIB: u64 = (64 + 4) << 10;
 
-/// Both ends of a thousand connections need descriptors, and these tests have one of them.
+/// Raises the soft limit of descriptors to the hard one: this process holds one end of a thousand connections. The limit
+/// is that of the whole process; a higher one does not affect other tests.
 fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -39,7 +39,7 @@ fn hello() -> Vec<u8> {
     frame(r#"{"ftx":"hello","version":1}"#)
 }
 
-/// A connection from one of this machine's own addresses; `None` if the receiver's system would not have it just now.
+/// A connection from one of this machine's addresses; `None` if it is not established in time.
 fn connect_from(ip: [u8; 4], port: u16) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
@@ -48,7 +48,7 @@ fn connect_from(ip: [u8; 4], port: u16) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-/// What the kernel says about a process.
+/// A number from `/proc/PID/status`.
 fn status(receiver: &Receiver, key: &str) -> u64 {
     let pid = receiver.pid().as_raw_nonzero();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -60,22 +60,22 @@ fn descriptors(receiver: &Receiver) -> usize {
     fs::read_dir(format!("/proc/{}/fd", receiver.pid().as_raw_nonzero())).unwrap().count()
 }
 
-/// Ticks of a hundredth of a second that a process has spent computing.
+/// CPU time of a process in hundredths of a second.
 fn cpu_ticks(receiver: &Receiver) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", receiver.pid().as_raw_nonzero())).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// What a hostile connection says at first, and what it goes on with, byte by byte, for as long as it is let.
-struct Manner {
+/// Bytes that a hostile connection sends first, and bytes that it then sends one by one.
+struct Behaviour {
     first: Vec<u8>,
     trickle: Vec<u8>,
 }
 
-/// The manners of a crowd, one for each `number`.
-fn manner(number: usize) -> Manner {
-    let says = |first: &[u8], trickle: &[u8]| Manner { first: first.to_vec(), trickle: trickle.to_vec() };
+/// The behaviour of connection `number` of a flood.
+fn behaviour(number: usize) -> Behaviour {
+    let says = |first: &[u8], trickle: &[u8]| Behaviour { first: first.to_vec(), trickle: trickle.to_vec() };
     let long = 60_000u32.to_le_bytes();
     match number % 10 {
         0 => says(b"", b""),
@@ -91,7 +91,7 @@ fn manner(number: usize) -> Manner {
     }
 }
 
-/// Members of the crowd that are connected now, and how many there have been.
+/// A flood of connections: its end, and the number of connections so far.
 #[derive(Default)]
 struct Crowd {
     over: AtomicBool,
@@ -99,9 +99,9 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// Keeps `size` connections from one address, each in its own manner: whichever the receiver closes comes again.
-    fn press(&self, ip: [u8; 4], port: u16, size: usize) {
-        let mut members: Vec<Option<(TcpStream, Manner, usize)>> = (0..size).map(|_| None).collect();
+    /// Keeps `size` connections from one address open; a connection that the receiver closes is opened again.
+    fn keep_connections(&self, ip: [u8; 4], port: u16, size: usize) {
+        let mut members: Vec<Option<(TcpStream, Behaviour, usize)>> = (0..size).map(|_| None).collect();
         while !self.over.load(Ordering::Relaxed) {
             for (number, member) in members.iter_mut().enumerate() {
                 if self.over.load(Ordering::Relaxed) {
@@ -111,18 +111,18 @@ impl Crowd {
                     None => {
                         let Some(mut stream) = connect_from(ip, port) else { continue };
                         stream.set_nonblocking(true).unwrap();
-                        let manner = manner(number);
-                        let _ = stream.write_all(&manner.first);
+                        let behaviour = behaviour(number);
+                        let _ = stream.write_all(&behaviour.first);
                         self.came.fetch_add(1, Ordering::Relaxed);
-                        *member = Some((stream, manner, 0));
+                        *member = Some((stream, behaviour, 0));
                     }
-                    Some((stream, manner, said)) => {
+                    Some((stream, behaviour, said)) => {
                         let mut heard = [0; 512];
                         let is_closed = match stream.read(&mut heard) {
                             Ok(count) => count == 0,
                             Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
                         };
-                        if let Some(byte) = manner.trickle.get(*said) {
+                        if let Some(byte) = behaviour.trickle.get(*said) {
                             *said += stream.write(&[*byte]).unwrap_or(0);
                         }
                         if is_closed {
@@ -134,7 +134,7 @@ impl Crowd {
         }
     }
 
-    /// Connects and resets, again and again.
+    /// Connects and resets in a loop.
     fn reset(&self, ip: [u8; 4], port: u16) {
         while !self.over.load(Ordering::Relaxed) {
             if let Some(stream) = connect_from(ip, port) {
@@ -145,11 +145,11 @@ impl Crowd {
     }
 }
 
-/// As often as a sender tries by itself.
+/// The default number of retries.
 const RETRIES: &[&str] = &["--retries", "10"];
 
 #[test]
-fn a_thousand_hostile_connections_keep_nobody_out() {
+fn thousand_hostile_connections_do_not_block_a_sender() {
     raise_descriptor_limit();
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("tree"), dir.path().join("out"));
@@ -159,7 +159,7 @@ fn a_thousand_hostile_connections_keep_nobody_out() {
     }
     fs::write(tree.join("large"), vec![7; 20 << 20]).unwrap();
     let receiver = Receiver::start_limited(512, &out, &[]);
-    // One transfer beforehand, so that everything that is made once is there.
+    // One transfer first, so that lazily created resources exist.
     let warm = dir.path().join("warm");
     fs::write(&warm, "warm").unwrap();
     assert_eq!(send(&[], &[&warm], &receiver.host()).code, 0);
@@ -172,7 +172,7 @@ fn a_thousand_hostile_connections_keep_nobody_out() {
         let crowd = &crowd;
         let over = EndOnDrop(crowd);
         for last in 2..=5 {
-            scope.spawn(move || crowd.press([127, 0, 0, last], port, 250));
+            scope.spawn(move || crowd.keep_connections([127, 0, 0, last], port, 250));
         }
         scope.spawn(move || crowd.reset([127, 0, 0, 6], port));
         until("a thousand", || crowd.came.load(Ordering::Relaxed) >= 1000);
@@ -198,7 +198,7 @@ impl Drop for EndOnDrop<'_> {
 }
 
 #[test]
-fn a_crowd_from_the_senders_own_address_keeps_it_out_neither() {
+fn own_address_flood_does_not_block_the_sender() {
     raise_descriptor_limit();
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
@@ -218,8 +218,8 @@ fn a_crowd_from_the_senders_own_address_keeps_it_out_neither() {
     receiver.kill();
 }
 
-/// A native sender that has delivered a part of its file and is not done.
-fn working(receiver: &Receiver) -> TcpStream {
+/// A native session that has delivered a byte of its file and is not done.
+fn active_session(receiver: &Receiver) -> TcpStream {
     let mut stream = receiver.connect();
     let mut inbox = Inbox::new();
     stream.write_all(&hello()).unwrap();
@@ -246,8 +246,8 @@ fn hear(stream: &mut TcpStream, inbox: &mut Inbox, mut is_wanted: impl FnMut(&Me
     }
 }
 
-/// Says all of this in a session, and then only that it is alive, for as long as it is let. `settled` counts it once
-/// the receiver has asked for its last entry, or has ended it.
+/// Sends `frames`, then keepalives until `is_over`. Increments `settled` once the receiver has requested the last entry or
+/// has closed the session.
 fn hold(mut raw: Raw, frames: &[u8], last: u64, settled: &AtomicUsize, is_over: &AtomicBool) {
     let mut way_out = raw.stream.try_clone().unwrap();
     thread::scope(|scope| {
@@ -263,13 +263,13 @@ fn hold(mut raw: Raw, frames: &[u8], last: u64, settled: &AtomicUsize, is_over: 
             Message::Want { entries, .. } => entries.iter().flatten().any(|id| id == last),
             _ => false,
         };
-        while raw.hear().is_some_and(|message| !asks_for_last(&message)) {}
+        while raw.next_message().is_some_and(|message| !asks_for_last(&message)) {}
         settled.fetch_add(1, Ordering::Relaxed);
-        while raw.hear().is_some() {}
+        while raw.next_message().is_some() {}
     });
 }
 
-/// A file is sent beside sessions that hold what they can: whatever they say, it arrives.
+/// Sends a file beside sessions that hold resources, and asserts that it arrives.
 fn send_beside(receiver: &Receiver, sessions: &[Vec<u8>], last: u64) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("honest");
@@ -282,7 +282,7 @@ fn send_beside(receiver: &Receiver, sessions: &[Vec<u8>], last: u64) {
             let (settled, is_over) = (&settled, &is_over);
             scope.spawn(move || hold(raw, frames, last, settled, is_over));
         }
-        // Where no descriptors are left, the last of them wait to be heard.
+        // Without free descriptors the last sessions stay queued.
         until("all that can to be there", || {
             settled.load(Ordering::Relaxed) == sessions.len() || descriptors(receiver) >= 500
         });
@@ -300,10 +300,10 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
-fn sessions_that_hold_all_descriptors_and_deliver_no_more_give_way() {
+fn idle_sessions_that_hold_all_descriptors_are_evicted() {
     const LANDINGS: u64 = 64;
     let out = tempfile::tempdir().unwrap();
-    // Their least part of each of these files, which then has a landing and a journal.
+    // The smallest part of each file, which creates a staged file and a journal.
     let sessions: Vec<Vec<u8>> = (0..5)
         .map(|session| {
             let mut frames = Vec::new();
@@ -329,9 +329,9 @@ fn sessions_that_hold_all_descriptors_and_deliver_no_more_give_way() {
 }
 
 #[test]
-fn sessions_that_announce_all_they_may_and_deliver_nothing_take_bounded_memory() {
+fn sessions_that_only_announce_use_bounded_memory() {
     const ENTRIES: u64 = 16_000;
-    /// Of all of them together: without a bound each takes 18 MiB. The allocator keeps some of what was given back.
+    /// For all sessions together; without a bound each takes 18 MiB. The allocator keeps some freed memory.
     const BOUND_KIB: u64 = 256 << 10;
     let out = tempfile::tempdir().unwrap();
     let mut frames = Vec::new();
@@ -349,7 +349,7 @@ fn sessions_that_announce_all_they_may_and_deliver_nothing_take_bounded_memory()
 }
 
 #[test]
-fn lost_sessions_that_count_hold_no_thread_and_no_connection() {
+fn lost_sessions_hold_no_thread_and_no_connection() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
@@ -360,10 +360,10 @@ fn lost_sessions_that_count_hold_no_thread_and_no_connection() {
     for number in 0..150 {
         let hello = format!(r#"{{"ftx":"hello","version":1,"session":"{number:032x}"}}"#);
         let mut raw = Raw::connect(&receiver, &hello);
-        assert!(matches!(raw.hear(), Some(Message::Welcome(_))));
+        assert!(matches!(raw.next_message(), Some(Message::Welcome(_))));
         drop(raw);
-        receiver.hear("Waiting 30 s for the sender to come back");
-        receiver.forget_heard();
+        receiver.wait_for("Waiting 30 s for the sender to come back");
+        receiver.clear_output();
     }
     let start = Instant::now();
     until("the end of their threads", || status(&receiver, "Threads") <= threads);
@@ -374,18 +374,18 @@ fn lost_sessions_that_count_hold_no_thread_and_no_connection() {
 }
 
 #[test]
-fn a_session_that_is_told_to_go_and_does_not_read_is_gone_soon() {
+fn evicted_session_that_does_not_read_is_closed_soon() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
-    // So few descriptors that one address has one place.
+    // With so few descriptors an address gets one slot.
     let receiver = Receiver::start_limited(60, &out, &[]);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, receiver.port)).into()).unwrap();
     let mut stream: TcpStream = socket.into();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    // Each entry is refused with a message, and no message is read: the way back fills up, and the receiver reads no more.
+    // Each entry is refused with a message, and no message is read: the receiver's socket buffer fills and it stops reading.
     let mut said = stream.write_all(&hello());
     let name = "x".repeat(3000);
     for entry in 0..100_000 {
@@ -405,14 +405,14 @@ fn a_session_that_is_told_to_go_and_does_not_read_is_gone_soon() {
 }
 
 #[test]
-fn whoever_finds_no_place_is_told_and_served_later() {
+fn sender_is_refused_at_capacity_and_served_later() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
-    // So few descriptors that one address has one place.
+    // With so few descriptors an address gets one slot.
     let receiver = Receiver::start_limited(60, &out, &[]);
-    let busy = working(&receiver);
-    // The receiver may not have seen yet that this one works; after that it has.
+    let busy = active_session(&receiver);
+    // Until the receiver has seen the session's first bytes, it may still evict it.
     let send_once = || send(&[], &[&file], &receiver.host());
     until("the place to be taken", || send_once().code == REFUSED);
     let sent = send_once();
@@ -430,30 +430,30 @@ fn whoever_finds_no_place_is_told_and_served_later() {
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(end(patient).code, 0, "{rest}");
-    let ended = receiver.kill_and_hear();
+    let ended = receiver.kill_and_wait();
     assert!(ended.stderr.contains("as many connections as it takes"), "{ended:?}");
 }
 
 #[test]
-fn a_receiver_without_descriptors_does_not_spin_and_serves_the_next_one() {
+fn receiver_without_descriptors_does_not_spin() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
     let receiver = Receiver::start_limited(64, &out, &[]);
-    // Now it is at work, not merely about to be.
+    // A transfer first, so that the receiver is fully started.
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     let limit = |current| {
         let limit = Rlimit { current: Some(current), maximum: Some(64) };
         rustix::process::prlimit(Some(receiver.pid()), Resource::Nofile, limit).unwrap();
     };
-    // It has more already, and may have no other: no connection can be accepted.
+    // More descriptors are open than the limit allows: no connection can be accepted.
     limit(3);
     let crowd: Vec<TcpStream> = (0..8).map(|_| receiver.connect()).collect();
     let looks = || status(&receiver, "voluntary_ctxt_switches");
     let (looked, spent, start) = (looks(), cpu_ticks(&receiver), Instant::now());
     until("it to look again, a few times", || looks() >= looked + 5);
     let seconds = start.elapsed().as_secs_f64();
-    // Each look is a wait for the connection, one that fails, and a pause of a fifth of a second.
+    // Each attempt waits for a connection, fails to accept it, and pauses for 200 ms.
     assert!(seconds > 0.3, "{} looks in {seconds} s", looks() - looked);
     let spent = cpu_ticks(&receiver) - spent;
     assert!(spent as f64 <= 10.0 + 20.0 * seconds, "{spent} hundredths of a second in {seconds} s");
@@ -464,7 +464,7 @@ fn a_receiver_without_descriptors_does_not_spin_and_serves_the_next_one() {
 }
 
 #[test]
-fn what_trickles_is_given_up() {
+fn trickled_input_times_out() {
     let mut body = Vec::new();
     let header = format!(r#"{{"filename":"a","size":100000,"md5":"{}"}}"#, Md5::of(b""));
     encode(Form::Classic, header.as_bytes(), &mut body);
@@ -480,11 +480,11 @@ fn what_trickles_is_given_up() {
         stream.write_all(first).unwrap();
         until("the end of the connection", || {
             let _ = stream.write(trickle);
-            // Five bytes a second: slower than any link, and never silent.
+            // Five bytes a second: below the minimum rate, and never silent.
             thread::sleep(Duration::from_millis(200));
-            receiver.has_said(line)
+            receiver.has_printed(line)
         });
-        // What began no session does not use up `--once`.
+        // A connection without a session does not count for `--once`.
         if is_session {
             let ended = receiver.wait();
             assert_eq!(ended.code, TIMEOUT, "{line}: {ended:?}");

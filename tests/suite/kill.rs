@@ -1,11 +1,10 @@
 //! **Promised: no half files**, whenever either program is killed with `kill -9`. A proxy kills the receiver, the
 //! sender or both when a chosen number of bytes has passed, in either direction.
 //!
-//! After it each final name is absent or whole. The same transfer to a new receiver then completes, and the trees are
-//! equal. What a killed receiver leaves beside them are landings, at most one for each entry that was in arrival; a
-//! killed sender leaves none.
+//! After a kill each final name is absent or complete. The same transfer to a new receiver then completes, and the trees
+//! are equal. A killed receiver leaves staged files, at most one per entry in flight; a killed sender leaves none.
 //!
-//! If a file were collected under its final name, or named before it is verified, a kill in the middle would find it.
+//! If a file were written under its final name, or renamed before it is verified, a kill would expose it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::common::proofs::{
-    Chance, assert_nothing_or_whole, contents, each, figures, is_landing, is_long, rounds,
+    Random, assert_absent_or_complete, contents, is_long_run, is_staged, report_figures, rounds, run_parallel,
 };
-use crate::common::proxy::{Proxy, Then, Way};
+use crate::common::proxy::{Action, Proxy, Way};
 use crate::common::{Receiver, end, names, pid, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use rustix::process::{Signal, kill_process};
@@ -29,7 +28,7 @@ enum Victim {
     Both,
 }
 
-/// Who is killed, and when.
+/// Which program is killed, and when.
 #[derive(Clone, Copy, Debug)]
 struct Kill {
     victim: Victim,
@@ -39,22 +38,22 @@ struct Kill {
 
 const SMALL_FILES: usize = 150;
 
-/// About 9.5 MB: many small files, a middle one, one of two parts, holes, links.
+/// About 9.5 MB: many small files, one of 300 kB, one of two parts, a sparse one, a link.
 fn make_tree(t: &Path) {
-    let mut chance = Chance::new(12);
+    let mut random = Random::new(12);
     fs::create_dir_all(t.join("d/e")).unwrap();
     for number in 0..SMALL_FILES {
-        let size = chance.below(6000) as usize;
+        let size = random.below(6000) as usize;
         let folder = ["", "d/", "d/e/"][number % 3];
-        fs::write(t.join(format!("{folder}{number}")), chance.bytes(size)).unwrap();
+        fs::write(t.join(format!("{folder}{number}")), random.bytes(size)).unwrap();
     }
-    fs::write(t.join("middle"), chance.bytes(300_000)).unwrap();
-    fs::write(t.join("large"), chance.bytes(PART_BYTES as usize + 200_000)).unwrap();
+    fs::write(t.join("middle"), random.bytes(300_000)).unwrap();
+    fs::write(t.join("large"), random.bytes(PART_BYTES as usize + 200_000)).unwrap();
     fs::File::create(t.join("holes")).unwrap().set_len(2 * PART_BYTES).unwrap();
     symlink("d/1", t.join("link")).unwrap();
 }
 
-/// Bytes that pass each way in a whole transfer.
+/// Bytes in each direction of a complete transfer.
 fn lengths(from: &Path) -> [u64; 2] {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
@@ -62,7 +61,7 @@ fn lengths(from: &Path) -> [u64; 2] {
     let counting = Arc::clone(&passed);
     let proxy = Proxy::start(receiver.port, move |piece| {
         counting.lock().unwrap()[usize::from(piece.way == Way::ToSender)] += piece.bytes.len() as u64;
-        Then::Pass
+        Action::Pass
     });
     assert_eq!(send(&[], &[&from.join("t")], &proxy.host()).code, 0);
     assert_eq!(receiver.wait().code, 0);
@@ -70,18 +69,18 @@ fn lengths(from: &Path) -> [u64; 2] {
     *passed.lock().unwrap()
 }
 
-/// One transfer that is cut by a kill. Returns whether the kill came before the end, and the landings that are left.
+/// One transfer with a kill. Returns whether the kill interrupted it, and the number of staged files that are left.
 fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
     let whole = contents(from);
     let receiver = Receiver::start(out, &[]);
     let receiver_pid = receiver.pid();
-    // The proxy has to know the sender, and the sender has to know the proxy.
+    // The proxy needs the sender's pid, and the sender needs the proxy's address.
     let sender_pid = Arc::new(Mutex::new(None));
     let to_kill = Arc::clone(&sender_pid);
     let mut passed = 0;
     let proxy = Proxy::start(receiver.port, move |piece| {
         if piece.way != kill.way {
-            return Then::Pass;
+            return Action::Pass;
         }
         let before = passed;
         passed += piece.bytes.len() as u64;
@@ -95,7 +94,7 @@ fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
                 kill_process(pid, Signal::KILL).unwrap();
             }
         }
-        Then::Pass
+        Action::Pass
     });
     let sent = {
         let mut slot = sender_pid.lock().unwrap();
@@ -105,55 +104,55 @@ fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
         end(sender)
     };
     if sent.code == 0 {
-        // The kill came after the receipt, or never; what is promised holds.
-        assert_eq!(without_landings(out), whole, "{sent:?}");
+        // The transfer ended before the kill.
+        assert_eq!(without_staged(out), whole, "{sent:?}");
     }
     if matches!(kill.victim, Victim::Sender) {
-        // The receiver stays and cleans up when it notices; then nothing is left but what is whole, or can be gone on with.
-        let is_left = |name: &String| is_landing(name) && !name.contains("/.ftx-part-");
+        // The receiver removes its staged files, except those that can be resumed.
+        let is_left = |name: &String| is_staged(name) && !name.contains("/.ftx-part-");
         until("the landings to go", || !names(out).iter().any(is_left));
     }
-    let heard = receiver.kill_and_hear();
+    let heard = receiver.kill_and_wait();
     assert!(!heard.stderr.contains("panicked"), "{heard:?}");
     drop(proxy);
-    (sent.code != 0, assert_nothing_or_whole(out, &whole, &(kill, sent)))
+    (sent.code != 0, assert_absent_or_complete(out, &whole, &(kill, sent)))
 }
 
-fn without_landings(out: &Path) -> BTreeMap<String, String> {
-    contents(out).into_iter().filter(|(name, _)| !is_landing(name)).collect()
+fn without_staged(out: &Path) -> BTreeMap<String, String> {
+    contents(out).into_iter().filter(|(name, _)| !is_staged(name)).collect()
 }
 
-/// The same again, to a new receiver: it completes.
+/// Sends the same tree to a new receiver, which completes.
 fn complete(from: &Path, out: &Path) {
     let receiver = Receiver::start(out, &[]);
     let sent = send(&[], &[&from.join("t")], &receiver.host());
     assert_eq!(sent.code, 0, "{sent:?}");
     receiver.kill();
-    assert_eq!(without_landings(out), contents(from));
+    assert_eq!(without_staged(out), contents(from));
 }
 
-fn random_kill(chance: &mut Chance, [to_receiver, to_sender]: [u64; 2]) -> Kill {
-    let victim = *chance.pick(&[Victim::Receiver, Victim::Receiver, Victim::Sender, Victim::Both]);
-    let (way, after_bytes) = match chance.below(4) {
-        // What the receiver says is short, and close to each commit.
-        0 => (Way::ToSender, chance.below(to_sender)),
-        // The small files come first or last; the large one has most of the bytes.
-        1 => (Way::ToReceiver, chance.below(to_receiver / 10)),
-        2 => (Way::ToReceiver, to_receiver - 1 - chance.below(to_receiver / 10)),
-        _ => (Way::ToReceiver, chance.below(to_receiver)),
+fn random_kill(random: &mut Random, [to_receiver, to_sender]: [u64; 2]) -> Kill {
+    let victim = *random.pick(&[Victim::Receiver, Victim::Receiver, Victim::Sender, Victim::Both]);
+    let (way, after_bytes) = match random.below(4) {
+        // The receiver's frames are few, and close to each commit.
+        0 => (Way::ToSender, random.below(to_sender)),
+        // Small files are sent first or last; the large one has most of the bytes.
+        1 => (Way::ToReceiver, random.below(to_receiver / 10)),
+        2 => (Way::ToReceiver, to_receiver - 1 - random.below(to_receiver / 10)),
+        _ => (Way::ToReceiver, random.below(to_receiver)),
     };
     Kill { victim, way, after_bytes }
 }
 
 #[test]
-fn after_a_kill_each_name_is_absent_or_whole_and_the_next_try_completes() {
+fn after_a_kill_each_name_is_absent_or_complete() {
     let from = tempfile::tempdir().unwrap();
     make_tree(&from.path().join("t"));
     let lengths = lengths(from.path());
-    let mut chance = Chance::new(13);
-    let kills: Vec<Kill> = (0..rounds(24)).map(|_| random_kill(&mut chance, lengths)).collect();
+    let mut random = Random::new(13);
+    let kills: Vec<Kill> = (0..rounds(24)).map(|_| random_kill(&mut random, lengths)).collect();
     let (cuts, left, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    each(&kills, 4, |kill| {
+    run_parallel(&kills, 4, |kill| {
         let out = tempfile::tempdir().unwrap();
         let (was_cut, landings) = cut(from.path(), out.path(), *kill);
         cuts.fetch_add(usize::from(was_cut), Ordering::Relaxed);
@@ -163,36 +162,36 @@ fn after_a_kill_each_name_is_absent_or_whole_and_the_next_try_completes() {
     });
     let cuts = cuts.into_inner();
     assert!(cuts * 2 > kills.len(), "most transfers ended before the kill: {cuts} of {}", kills.len());
-    figures(&format!(
+    report_figures(&format!(
         "kills: {} rounds, {cuts} cut a transfer, {left:?} landings left, {most:?} at the most in one round",
         kills.len()
     ));
 }
 
-/// One folder, killed again and again: what a killed receiver leaves is bounded by what was in arrival, each time.
+/// Repeated kills in one directory: each leaves at most one staged file per entry in flight.
 #[test]
-fn many_kills_in_one_folder() {
+fn repeated_kills_leave_a_bounded_number_of_staged_files() {
     let from = tempfile::tempdir().unwrap();
     make_tree(&from.path().join("t"));
     let entries = contents(from.path()).len();
     let lengths = lengths(from.path());
-    let mut chance = Chance::new(14);
+    let mut random = Random::new(14);
     let out = tempfile::tempdir().unwrap();
-    let all = rounds(6).min(if is_long() { 200 } else { 6 });
+    let all = rounds(6).min(if is_long_run() { 200 } else { 6 });
     let mut before = 0;
     for _ in 0..all {
-        let kill = Kill { victim: Victim::Receiver, ..random_kill(&mut chance, lengths) };
+        let kill = Kill { victim: Victim::Receiver, ..random_kill(&mut random, lengths) };
         let (_, landings) = cut(from.path(), out.path(), kill);
         assert!(landings <= before + entries, "{} new landings for {entries} entries", landings - before);
         before = landings;
-        // Everything again the next time.
-        for name in names(out.path()).iter().filter(|name| !is_landing(name)) {
+        // The next round sends everything again.
+        for name in names(out.path()).iter().filter(|name| !is_staged(name)) {
             let _ = fs::remove_file(out.path().join(name));
         }
     }
     complete(from.path(), out.path());
-    let landings = names(out.path()).iter().filter(|name| is_landing(name)).count();
-    figures(&format!(
+    let landings = names(out.path()).iter().filter(|name| is_staged(name)).count();
+    report_figures(&format!(
         "kills in one folder: {all} rounds, {landings} landings are left after a clean transfer"
     ));
 }

@@ -1,12 +1,12 @@
-//! **Promised: a final name is absent, or what was there before, or the whole verified file**, wherever landing stops.
+//! **Promised: a final name is absent, or the old file, or the complete verified file**, at whichever step storing a file
+//! stops.
 //!
-//! Landing has named steps (see `src/store/mod.rs`). For each of them `strace` kills the receiver where the step is done
-//! and the next one is about to begin, at the entry of the system call that begins it; and in a second run lets that call
-//! fail. The trace shows that it was this call and no other. Then the table says what is on the disk, and the same send
-//! again completes: nothing of a half-done step is in its way.
+//! The steps are named in `src/store/mod.rs`. For each step `strace` kills the receiver at the entry of the system call
+//! that begins the next step; in a second run that call fails. The trace shows that this call was hit and no other. The
+//! tables say what is on the disk then, and sending the same again must complete.
 //!
-//! If a file got its name before its bytes were there, or before they were synced, a row of the tables would not hold; if
-//! what a kill leaves were in the way of the next attempt, that attempt would fail.
+//! If a file were renamed before its bytes were written or synced, a row of the tables would not hold; if the remains of a
+//! kill blocked the next attempt, that attempt would fail.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
@@ -14,29 +14,31 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::common::proofs::{Attached, Chance, can_trace, contents, each, figures, is_landing, rounds};
-use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::proofs::{
+    Random, Strace, can_trace, contents, is_staged, report_figures, rounds, run_parallel,
+};
+use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::{Ended, Receiver, end, names, send, start_send};
 use ftx::digest::PART_BYTES;
 
-/// What moves.
+/// What is transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     /// Small enough to be verified in memory.
     Small,
-    /// One part, which goes to its landing at once.
+    /// One part, written directly to its staged file.
     Middle,
     /// Several parts.
     Large,
-    /// Another file of the name is there, and is to be replaced.
+    /// Replaces an existing file.
     Over,
-    /// Several parts, of which the last does not come: the connection is cut.
+    /// Several parts; the connection is cut before the last one.
     Cut,
-    /// The rest of that.
+    /// The missing part of `Cut`.
     Resumed,
-    /// The same, where a part of what is there has been damaged.
+    /// The same, after a stored part has been damaged.
     Damaged,
-    /// A link in a folder.
+    /// A link in a directory.
     Link,
 }
 
@@ -52,21 +54,21 @@ enum There {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
     Nothing,
-    /// A landing that does not have all of the file.
+    /// An incomplete staged file.
     Begun,
-    /// A landing that has.
+    /// A complete staged file.
     Complete,
     /// A link.
     Link,
-    /// A landing with a journal beside it.
+    /// A staged file with a journal.
     Journalled,
-    /// And one more that is to take the place of the first.
+    /// A staged file with a journal and the journal's replacement.
     Rejournalled,
     /// A journal alone.
     Journal,
 }
 
-/// A step that is done, and the nth call of a thread that begins the next one, known by a word in its arguments.
+/// A finished step, and the nth call of a thread that begins the next one, identified by a word in its arguments.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     step: &'static str,
@@ -97,7 +99,7 @@ impl Row {
 use Left::{Begun, Complete, Nothing};
 use There::{Absent, Old, Whole};
 
-/// From the last byte on all files are alike.
+/// After the last byte all files go through the same steps.
 const NAMED: [Row; 4] = [
     row("mode and time set", ("fsync", 1, ".ftx-"), Absent, Complete),
     row("synced", ("renameat2", 1, ".ftx-"), Absent, Complete),
@@ -124,7 +126,7 @@ const OVER: [Row; 3] = [
     row("found taken", ("renameat", 1, ".ftx-"), Old, Complete),
     row("replaced", ("fsync", 2, "/out>"), Whole, Nothing),
 ];
-/// The sender is gone: nothing is left to be told to it.
+/// The sender is gone: no answer is sent.
 const CUT: [Row; 6] = [
     row("cut", ("fdatasync", 1, ".ftx-part-"), Absent, Begun).failing_with(10),
     row("parts synced", ("openat", 3, ".journal"), Absent, Begun).failing_with(10),
@@ -171,20 +173,20 @@ fn table() -> Vec<(What, Row)> {
     .concat()
 }
 
-/// What is sent, and what is under its name in the end.
+/// What is sent, and what its name holds in the end.
 struct Source {
     path: PathBuf,
-    /// Below the receiver's folder, of what the rows speak of.
+    /// The path in the output directory that the rows are about.
     name: &'static str,
     size: u64,
 }
 
 impl Source {
-    fn new(dir: &Path, what: What, chance: &mut Chance) -> Self {
+    fn new(dir: &Path, what: What, random: &mut Random) -> Self {
         let size = match what {
-            What::Small => 1 + chance.below(100_000),
-            What::Middle | What::Over => 300_000 + chance.below(1_000_000),
-            What::Large => PART_BYTES + 1 + chance.below(PART_BYTES),
+            What::Small => 1 + random.below(100_000),
+            What::Middle | What::Over => 300_000 + random.below(1_000_000),
+            What::Large => PART_BYTES + 1 + random.below(PART_BYTES),
             What::Cut | What::Resumed | What::Damaged => 2 * PART_BYTES + 500_000,
             What::Link => {
                 fs::create_dir_all(dir.join("d")).unwrap();
@@ -193,25 +195,25 @@ impl Source {
             }
         };
         fs::create_dir_all(dir).unwrap();
-        fs::write(dir.join("f"), chance.bytes(size as usize)).unwrap();
+        fs::write(dir.join("f"), random.bytes(size as usize)).unwrap();
         Source { path: dir.join("f"), name: "f", size }
     }
 }
 
-fn attach(receiver: &Receiver, row: &Row, deed: &str, trace: &Path) -> Attached {
+fn attach(receiver: &Receiver, row: &Row, deed: &str, trace: &Path) -> Strace {
     let calls = format!("trace={}", row.call);
     let inject = format!("inject={}:{deed}:when={}", row.call, row.nth);
-    Attached::to(receiver.pid(), &["-s", "200", "-e", &calls, "-e", &inject], trace)
+    Strace::attach(receiver.pid(), &["-s", "200", "-e", &calls, "-e", &inject], trace)
 }
 
-/// Stops the sender at the first frame that makes the receiver do something, until `attach` is done; cuts it off after so
-/// many bytes of bodies.
+/// Holds the sender back at the first frame that makes the receiver act, until `attach` returns; cuts the connection after
+/// a number of bytes of bodies.
 fn send_held(
     receiver: &Receiver,
     what: What,
     source: &Source,
-    attach: impl FnOnce() -> Attached,
-) -> (Ended, Attached) {
+    attach: impl FnOnce() -> Strace,
+) -> (Ended, Strace) {
     let (held, hold) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let at = if [What::Link, What::Damaged].contains(&what) { "entry" } else { "part" };
@@ -225,14 +227,14 @@ fn send_held(
         if piece.way == Way::ToReceiver && piece.place == Place::Body {
             passed += piece.bytes.len() as u64;
             if what == What::Cut && passed > 2 * PART_BYTES + 1000 {
-                return Then::Cut;
+                return Action::Cut;
             }
         }
-        Then::Pass
+        Action::Pass
     });
     let sender = start_send(&[&source.path], &proxy.host());
     hold.recv_timeout(Duration::from_secs(60)).expect("the sender begins");
-    // The receiver answers what came before that; once it has, nothing but its last words is left to be said.
+    // By then the receiver has answered the earlier frames.
     std::thread::sleep(Duration::from_millis(50));
     let attached = attach();
     release.send(()).unwrap();
@@ -256,7 +258,7 @@ fn look(out: &Path, source: &Source) -> (There, Left) {
         }
     };
     let hidden: Vec<PathBuf> =
-        names(out).into_iter().filter(|name| is_landing(name)).map(|name| out.join(name)).collect();
+        names(out).into_iter().filter(|name| is_staged(name)).map(|name| out.join(name)).collect();
     let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "journal");
     let left = match &hidden[..] {
         [] => Left::Nothing,
@@ -278,7 +280,7 @@ fn policy(what: What) -> &'static str {
     if what == What::Over { "overwrite" } else { "skip-same" }
 }
 
-/// What is there before the receiver that is killed starts.
+/// Creates what exists before the receiver under test starts.
 fn prepare(out: &Path, what: What, source: &Source) {
     fs::create_dir(out).unwrap();
     match what {
@@ -288,15 +290,15 @@ fn prepare(out: &Path, what: What, source: &Source) {
             let mut passed = 0;
             let proxy = Proxy::start(receiver.port, move |piece| {
                 passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
-                if passed > 2 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
+                if passed > 2 * PART_BYTES + 1000 { Action::Cut } else { Action::Pass }
             });
             assert_ne!(send(&[], &[&source.path], &proxy.host()).code, 0);
-            receiver.hear("ftx: 127.0.0.1: ");
+            receiver.wait_for("ftx: 127.0.0.1: ");
             receiver.kill();
             assert_eq!(look(out, source), (There::Absent, Left::Journalled));
             if what == What::Damaged {
-                let is_landing = |name: &String| !name.ends_with(".journal");
-                let landing = names(out).into_iter().find(is_landing).unwrap();
+                let is_staged = |name: &String| !name.ends_with(".journal");
+                let landing = names(out).into_iter().find(is_staged).unwrap();
                 let landing = fs::OpenOptions::new().write(true).open(out.join(landing)).unwrap();
                 landing.write_all_at(b"damage", 5).unwrap();
             }
@@ -305,22 +307,22 @@ fn prepare(out: &Path, what: What, source: &Source) {
     }
 }
 
-/// The same again, to a new receiver or to the same: it completes.
+/// Sends the same to a new or the same receiver, which completes.
 fn completes(receiver: Receiver, out: &Path, source: &Source, context: &dyn std::fmt::Debug) {
     let sent = send(&[], &[&source.path], &receiver.host());
-    let heard = receiver.kill_and_hear();
+    let heard = receiver.kill_and_wait();
     assert_eq!(sent.code, 0, "{context:?}: {sent:?} {heard:?}");
     assert!(!heard.stderr.contains("panicked"), "{heard:?}");
     let whole = contents(source.path.parent().unwrap());
-    let there = contents(out).into_iter().filter(|(name, _)| !is_landing(name)).collect();
+    let there = contents(out).into_iter().filter(|(name, _)| !is_staged(name)).collect();
     assert_eq!(whole, there, "{context:?}");
 }
 
-/// The line of the trace with the call that was hit, if it is the one that was meant.
+/// Checks that the trace shows a hit of the intended call.
 fn hit(trace: &Path, row: &Row, sign: &str) -> Result<(), String> {
     let trace = fs::read_to_string(trace).unwrap();
     let call = format!("{}(", row.call);
-    // Signs of life come when they come.
+    // Keepalives come at any time.
     let meant = |line: &str| line.contains(&call) && line.contains(row.word);
     let (lines, hit): (Vec<_>, bool) = match sign {
         "(INJECTED)" => (trace.lines().filter(|line| line.contains(sign)).collect(), true),
@@ -332,16 +334,16 @@ fn hit(trace: &Path, row: &Row, sign: &str) -> Result<(), String> {
     }
 }
 
-fn kill_at(what: What, row: &Row, chance: &mut Chance) {
+fn kill_at(what: What, row: &Row, random: &mut Random) {
     for attempt in 1.. {
         let dir = tempfile::tempdir().unwrap();
         let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
-        let source = Source::new(&dir.path().join("from"), what, chance);
+        let source = Source::new(&dir.path().join("from"), what, random);
         prepare(&out, what, &source);
         let receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
         let attach = || attach(&receiver, row, "signal=KILL", &trace);
         let (sent, attached) = send_held(&receiver, what, &source, attach);
-        // The receiver is dead, or something else than the step was hit.
+        // The receiver was killed, unless another call was hit.
         let ended = receiver.wait_or_kill();
         attached.end();
         if let Err(said) = hit(&trace, row, "+++ killed by SIGKILL +++") {
@@ -356,18 +358,18 @@ fn kill_at(what: What, row: &Row, chance: &mut Chance) {
     }
 }
 
-fn fail_at(what: What, row: &Row, chance: &mut Chance) {
+fn fail_at(what: What, row: &Row, random: &mut Random) {
     for attempt in 1.. {
         let dir = tempfile::tempdir().unwrap();
         let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
-        let source = Source::new(&dir.path().join("from"), what, chance);
+        let source = Source::new(&dir.path().join("from"), what, random);
         prepare(&out, what, &source);
         let mut receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
         let attach = || attach(&receiver, row, "error=EIO", &trace);
         let (sent, attached) = send_held(&receiver, what, &source, attach);
         if sent.code == 10 {
-            // The sender is gone before the receiver has done what is left to do.
-            receiver.hear("ftx: 127.0.0.1: ");
+            // The sender ends before the receiver has finished.
+            receiver.wait_for("ftx: 127.0.0.1: ");
         }
         attached.detach();
         if let Err(said) = hit(&trace, row, "(INJECTED)") {
@@ -376,14 +378,14 @@ fn fail_at(what: What, row: &Row, chance: &mut Chance) {
         }
         assert_eq!(sent.code, row.code, "{what:?}, {}: {sent:?}", row.step);
         let (there, left) = look(&out, &source);
-        // Where nothing was lost by it, the entry is stored all the same.
+        // Where the failed call loses nothing, the entry is stored.
         assert_eq!(
             there,
             if row.code == 0 { There::Whole } else { row.there },
             "{what:?}, {}: {sent:?}",
             row.step
         );
-        // What the next attempt may go on with stays, and nothing else.
+        // Only what the next attempt can resume stays.
         let may_stay = [Left::Nothing, Left::Journalled, Left::Journal].contains(&left);
         assert!(
             may_stay && (left == Left::Nothing || [What::Cut, What::Resumed].contains(&what)),
@@ -395,32 +397,32 @@ fn fail_at(what: What, row: &Row, chance: &mut Chance) {
 }
 
 #[test]
-fn at_each_step_a_final_name_is_absent_or_old_or_whole() {
+fn at_each_step_a_final_name_is_absent_or_old_or_complete() {
     if !can_trace("landing_steps") {
         return;
     }
     let table = table();
     let all = rounds(1);
     for round in 0..all {
-        each(&table, 4, |(what, row)| {
-            let mut chance = Chance::new(15 + round as u64);
-            kill_at(*what, row, &mut chance);
-            fail_at(*what, row, &mut chance);
+        run_parallel(&table, 4, |(what, row)| {
+            let mut random = Random::new(15 + round as u64);
+            kill_at(*what, row, &mut random);
+            fail_at(*what, row, &mut random);
         });
     }
-    figures(&format!(
+    report_figures(&format!(
         "landing: {} steps, each {all} times with a kill and with an error; each final name as the tables say",
         table.len()
     ));
 }
 
-/// Killed when `stored` is out: it is true, whether or not anybody heard it.
+/// The receiver is killed when it has sent `stored`; the entry is there even if the frame was not received.
 #[test]
-fn what_was_answered_is_there() {
+fn killed_after_stored_the_entry_is_there() {
     for what in [What::Small, What::Middle, What::Large, What::Over, What::Link] {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        let source = Source::new(&dir.path().join("from"), what, &mut Chance::new(16));
+        let source = Source::new(&dir.path().join("from"), what, &mut Random::new(16));
         prepare(&out, what, &source);
         let receiver = Receiver::start(&out, &["--on-conflict", policy(what)]);
         let pid = receiver.pid();
@@ -428,7 +430,7 @@ fn what_was_answered_is_there() {
             if piece.frame.is_some_and(|frame| frame["ftx"] == "stored") {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
             }
-            Then::Pass
+            Action::Pass
         });
         let sent = send(&[], &[&source.path], &proxy.host());
         assert_eq!(receiver.wait().code, -1, "{sent:?}");

@@ -1,4 +1,4 @@
-//! What happens when one end goes away in the middle, and the exit codes of everything that is not a transfer.
+//! Loss of either end during a session, and exit codes of errors outside a transfer.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::proofs::Chance;
-use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::proofs::Random;
+use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::Inbox;
@@ -29,18 +29,18 @@ fn large_file(dir: &tempfile::TempDir) -> PathBuf {
     path
 }
 
-fn landing_has_bytes(out: &std::path::Path) -> bool {
+fn staged_file_has_bytes(out: &std::path::Path) -> bool {
     let Ok(entries) = fs::read_dir(out) else { return false };
     entries.flatten().any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
 }
 
 #[test]
-fn a_receiver_that_dies_is_noticed_quickly_and_leaves_no_final_name() {
+fn sender_detects_a_killed_receiver_quickly() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (large_file(&dir), dir.path().join("out"));
     let receiver = Receiver::start(&out, &[]);
     let sender = start_send(&[&file], &receiver.host());
-    until("bytes at the receiver", || landing_has_bytes(&out));
+    until("bytes at the receiver", || staged_file_has_bytes(&out));
     receiver.kill();
     let killed = Instant::now();
     let sent = end(sender);
@@ -52,12 +52,12 @@ fn a_receiver_that_dies_is_noticed_quickly_and_leaves_no_final_name() {
 }
 
 #[test]
-fn a_sender_that_dies_leaves_no_final_name_and_the_next_one_is_served() {
+fn next_sender_is_served_after_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (large_file(&dir), dir.path().join("out"));
     let receiver = Receiver::start(&out, &["--count", "2"]);
     let mut sender = start_send(&[&file], &receiver.host());
-    until("bytes at the receiver", || landing_has_bytes(&out));
+    until("bytes at the receiver", || staged_file_has_bytes(&out));
     sender.kill().unwrap();
     sender.wait().unwrap();
     let small = dir.path().join("small");
@@ -66,19 +66,19 @@ fn a_sender_that_dies_leaves_no_final_name_and_the_next_one_is_served() {
     let ended = receiver.wait();
     assert_eq!(ended.code, 10, "{ended:?}");
     assert!(ended.stderr.contains("the connection was lost in the middle of large.img"), "{ended:?}");
-    // What came of the large one may wait for its sender to come back.
+    // A staged file of the large one may be kept for a resume.
     let in_place: Vec<String> =
         names(&out).into_iter().filter(|name| !name.starts_with(".ftx-part-")).collect();
     assert_eq!(in_place, ["small"]);
 }
 
-/// What a file holds that does not leave before it is asked for: a body would stand between the frames.
+/// Content that is too large to be sent before it is requested, so that no body stands between the frames.
 const NOT_UNASKED: &[u8] = &[7; 1 << 20];
 
 const WELCOME: &str = r#"{"ftx":"welcome","version":1}"#;
 
 #[test]
-fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
+fn bad_answers_of_a_receiver_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, NOT_UNASKED).unwrap();
@@ -92,7 +92,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
         (
             vec![WELCOME, r#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0}"#],
             12,
-            // Out of place, or not of what was announced by then.
+            // Unexpected, or of another number of entries than announced by then.
             "receipt",
         ),
         (
@@ -103,7 +103,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
         (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
         (vec!["[]"], 12, "not a JSON dictionary"),
     ] {
-        // Closes only where the answer alone does not end the session.
+        // Closes the connection only where the answer does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
         let sent = send(&["--retries", "0"], &[&file], &host);
         thread.join().unwrap();
@@ -113,7 +113,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
     }
 }
 
-/// Reads frames of a sender until one is of this kind.
+/// Reads frames of a sender up to one of this kind.
 fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
     let mut inbox = Inbox::new();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -134,7 +134,7 @@ fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpSt
 }
 
 #[test]
-fn a_sender_gives_signs_of_life_however_much_it_hears() {
+fn sender_sends_keepalives_while_it_receives_frames() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, NOT_UNASKED).unwrap();
@@ -148,7 +148,7 @@ fn a_sender_gives_signs_of_life_however_much_it_hears() {
 }
 
 #[test]
-fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
+fn incomplete_frame_of_a_receiver_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -168,7 +168,7 @@ fn a_frame_that_is_never_complete_is_given_up_whatever_trickles_in() {
 }
 
 #[test]
-fn a_receiver_that_breaks_the_protocol_is_told() {
+fn sender_reports_a_protocol_error_to_the_receiver() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, NOT_UNASKED).unwrap();
@@ -180,7 +180,7 @@ fn a_receiver_that_breaks_the_protocol_is_told() {
 }
 
 #[test]
-fn a_receiver_that_says_nothing_is_given_up() {
+fn silent_receiver_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -192,7 +192,7 @@ fn a_receiver_that_says_nothing_is_given_up() {
 }
 
 #[test]
-fn what_is_no_receiver_is_named() {
+fn other_services_on_the_port_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -228,7 +228,7 @@ fn what_is_no_receiver_is_named() {
 }
 
 #[test]
-fn a_receiver_without_its_folder_says_so() {
+fn receiver_without_its_output_directory_reports_it() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
@@ -238,12 +238,12 @@ fn a_receiver_without_its_folder_says_so() {
     assert_eq!(sent.code, 11, "{sent:?}");
     let words = "ftx: the receiver cannot use its folder: it was removed; nothing was stored\n";
     assert_eq!(sent.stderr, words);
-    receiver.hear("ftx: 127.0.0.1: cannot use the folder ");
+    receiver.wait_for("ftx: 127.0.0.1: cannot use the folder ");
     receiver.kill();
 }
 
 #[test]
-fn what_is_there_already_is_refused_with_a_way_to_take_it() {
+fn existing_file_is_refused_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     for (root, content) in [(&tree, "new"), (&out.join("t"), "old")] {
@@ -260,7 +260,7 @@ fn what_is_there_already_is_refused_with_a_way_to_take_it() {
 }
 
 #[test]
-fn habits_of_other_tools_are_met_with_a_hint() {
+fn syntax_of_other_tools_gets_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (big, photos) = (path("big.tif"), path("photos"));
@@ -284,7 +284,7 @@ fn habits_of_other_tools_are_met_with_a_hint() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
+fn file_that_changes_while_sent_fails_with_code_24() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     fs::create_dir(&tree).unwrap();
@@ -293,7 +293,7 @@ fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
     fs::write(tree.join("small"), "small").unwrap();
     let receiver = Receiver::start(&out, &["--once"]);
     let sender = start_send(&[&tree], &receiver.host());
-    until("bytes at the receiver", || landing_has_bytes(&out.join("t")));
+    until("bytes at the receiver", || staged_file_has_bytes(&out.join("t")));
     fs::OpenOptions::new().append(true).open(&large).unwrap().write_all(b"more").unwrap();
     let (sent, received) = (end(sender), receiver.wait());
     assert_eq!((sent.code, received.code), (24, 24), "{sent:?} {received:?}");
@@ -301,9 +301,9 @@ fn a_file_that_changes_while_it_is_sent_is_code_24_and_the_rest_arrives() {
     assert_eq!(names(&out), ["t", "t/small"]);
 }
 
-/// All of the file is read and hashed long before its last byte leaves on a slow link.
+/// On a slow link the file is read and hashed long before its last byte is sent.
 #[test]
-fn whatever_happens_to_a_file_before_its_last_byte_has_left_is_noticed() {
+fn any_change_before_the_last_byte_is_sent_is_detected() {
     type Change = fn(&Path);
     let changes: [(&str, Change); 6] = [
         ("grown", |path| open(path).write_all_at(b"more", 16 << 20).unwrap()),
@@ -324,18 +324,18 @@ fn whatever_happens_to_a_file_before_its_last_byte_has_left_is_noticed() {
         let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
         fs::create_dir(&tree).unwrap();
         let large = tree.join("large.img");
-        fs::write(&large, Chance::new(1).bytes(2 * PART_BYTES as usize)).unwrap();
+        fs::write(&large, Random::new(1).bytes(2 * PART_BYTES as usize)).unwrap();
         fs::write(tree.join("small"), "small").unwrap();
         let receiver = Receiver::start(&out, &["--once"]);
         let mut changed = false;
         let proxy = Proxy::start(receiver.port, move |piece| {
-            // More is left to send than any socket holds.
+            // More is left to send than socket buffers hold.
             if piece.way == Way::ToReceiver && piece.place == Place::Body && piece.bytes.len() > 5 && !changed
             {
                 changed = true;
                 change(&large);
             }
-            Then::Pass
+            Action::Pass
         });
         let sent = send(&[], &[&tree], &proxy.host());
         let received = receiver.wait();
@@ -347,7 +347,7 @@ fn whatever_happens_to_a_file_before_its_last_byte_has_left_is_noticed() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing() {
+fn full_disk_is_reported_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let small = dir.path().join("small disk");
     fs::create_dir(&small).unwrap();
@@ -407,7 +407,7 @@ fn exit_codes_are_as_documented() {
 }
 
 #[test]
-fn a_classic_sender_notices_that_its_only_file_was_refused() {
+fn classic_sender_detects_that_its_only_file_was_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "new").unwrap();

@@ -1,4 +1,4 @@
-//! `--md5sum` and `--manifest`: what is listed is what `md5sum` says, at both ends.
+//! `--md5sum` and `--manifest`: both ends list what `md5sum` prints.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,11 +13,11 @@ use crate::common::{Ended, FTX, Receiver, ftx, names, send};
 
 const PART: u64 = 8 << 20;
 
-fn noise(bytes: u64, seed: u32) -> Vec<u8> {
+fn pseudo_random(bytes: u64, seed: u32) -> Vec<u8> {
     (0..bytes as u32).map(|n| ((n ^ seed).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
-/// Files of all sizes that make a difference, and names of all kinds that do.
+/// Files of all relevant sizes and names.
 fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("sub")).unwrap();
     for (name, bytes) in [
@@ -29,7 +29,7 @@ fn make_tree(root: &Path) {
         ("sub/three parts", 20 << 20),
         ("sub/other three", 20 << 20),
     ] {
-        fs::write(root.join(name), noise(bytes, name.len() as u32)).unwrap();
+        fs::write(root.join(name), pseudo_random(bytes, name.len() as u32)).unwrap();
     }
     for (name, bytes) in [("sparse", 40 << 20), ("a hole of one part", PART), ("only a hole", 17 << 20)] {
         File::create(root.join(name)).unwrap().set_len(bytes).unwrap();
@@ -62,13 +62,13 @@ fn shown(lines: &[Vec<u8>]) -> String {
     lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
 }
 
-/// The same lines, however they are sorted; told apart in words.
+/// Asserts that a list has the expected lines in any order.
 fn assert_lists(list: &[u8], expected: &[Vec<u8>], what: &str) {
     let lines = sorted(list);
     assert!(lines == expected, "{what}:\n{}instead of\n{}", shown(&lines), shown(expected));
 }
 
-/// `md5sum -c` takes the list in `folder`.
+/// Asserts that `md5sum -c` accepts the list in `folder`.
 fn assert_checks(list: &[u8], folder: &Path) {
     let mut child = Command::new("md5sum")
         .args(["--check", "--strict", "--quiet"])
@@ -88,12 +88,12 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn the_lists_of_both_ends_are_what_md5sum_says() {
+fn lists_of_both_ends_equal_those_of_md5sum() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     let (here, there) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
     make_tree(&from.join("t"));
-    // Some are there and identical, and one is there and different.
+    // Two identical files and a different one exist.
     fs::create_dir_all(to.join("t/sub")).unwrap();
     for same in ["t/small", "t/a byte more", "t/only a hole"] {
         fs::copy(from.join(same), to.join(same)).unwrap();
@@ -150,13 +150,13 @@ fn without_a_list_nothing_is_listed() {
 }
 
 #[test]
-fn the_receiver_lists_the_name_that_a_file_really_has() {
+fn receiver_lists_the_name_under_which_a_file_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let (file, to) = (dir.path().join("a.img"), dir.path().join("to"));
     fs::create_dir(&to).unwrap();
     fs::write(to.join("a.img"), "somebody else's").unwrap();
     for (number, classic, bytes) in [(1, false, 10), (2, false, 2 * PART), (3, true, 10)] {
-        fs::write(&file, noise(bytes, number)).unwrap();
+        fs::write(&file, pseudo_random(bytes, number)).unwrap();
         let receiver = Receiver::start(&to, &["--once", "--md5sum", "--on-conflict", "rename"]);
         let sent = send(if classic { &["--classic"] } else { &[] }, &[&file], &receiver.host());
         assert_eq!(sent.code, 0, "{sent:?}");
@@ -174,7 +174,7 @@ fn classic_senders_and_receivers_have_lists_too() {
     let (here, there) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
     fs::create_dir(&from).unwrap();
     for (name, bytes) in [("a", 0), ("b", 100), ("c", PART), ("d", 20 << 20)] {
-        fs::write(from.join(name), noise(bytes, 7)).unwrap();
+        fs::write(from.join(name), pseudo_random(bytes, 7)).unwrap();
     }
     let files: Vec<PathBuf> = ["a", "b", "c", "d"].iter().map(|name| from.join(name)).collect();
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
@@ -199,11 +199,11 @@ fn classic_senders_and_receivers_have_lists_too() {
 }
 
 #[test]
-fn a_file_that_a_classic_receiver_refuses_is_not_listed() {
+fn file_refused_in_the_classic_dialect_is_not_listed() {
     let dir = tempfile::tempdir().unwrap();
     let (file, to, list) = (dir.path().join("a"), dir.path().join("to"), dir.path().join("list"));
     fs::create_dir(&to).unwrap();
-    fs::write(&file, noise(5 << 20, 1)).unwrap();
+    fs::write(&file, pseudo_random(5 << 20, 1)).unwrap();
     fs::write(to.join("a"), "different").unwrap();
     let receiver = Receiver::start(&to, &["--once", "--md5sum", "--manifest", text(&list)]);
     let sent = send(&["--classic=each", "--md5sum"], &[&file], &receiver.host());
@@ -214,12 +214,12 @@ fn a_file_that_a_classic_receiver_refuses_is_not_listed() {
 }
 
 #[test]
-fn sessions_at_the_same_time_and_one_after_another_add_to_one_manifest() {
+fn concurrent_and_later_sessions_append_to_one_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let (to, list) = (dir.path().join("to"), dir.path().join("list.md5"));
     let files: Vec<PathBuf> = (0..6).map(|number| dir.path().join(format!("file {number}"))).collect();
     for (number, file) in (0..).zip(&files) {
-        fs::write(file, noise(3 * PART + u64::from(number), number)).unwrap();
+        fs::write(file, pseudo_random(3 * PART + u64::from(number), number)).unwrap();
     }
     let receiver = Receiver::start(&to, &["--count", "5", "--manifest", text(&list)]);
     let children: Vec<_> =
@@ -229,7 +229,7 @@ fn sessions_at_the_same_time_and_one_after_another_add_to_one_manifest() {
     }
     assert_eq!(receiver.wait().code, 0);
     assert_lists(&fs::read(&list).unwrap(), &md5sum(&to), "five at the same time");
-    // A receiver that is started again goes on with the same list, and a list inside its folder is one, too.
+    // A restarted receiver appends to the same list.
     let receiver = Receiver::start(&to, &["--once", "--manifest", text(&list)]);
     assert_eq!(send(&[], &[&files[5]], &receiver.host()).code, 0);
     assert_eq!(receiver.wait().code, 0);
@@ -237,7 +237,7 @@ fn sessions_at_the_same_time_and_one_after_another_add_to_one_manifest() {
 }
 
 #[test]
-fn what_was_stored_before_a_session_broke_is_in_the_receivers_manifest() {
+fn files_stored_before_a_lost_connection_are_in_the_receivers_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let (to, list) = (dir.path().join("to"), dir.path().join("list.md5"));
     let receiver = Receiver::start(&to, &["--once", "--md5sum", "--manifest", text(&list)]);
@@ -258,11 +258,11 @@ fn what_was_stored_before_a_session_broke_is_in_the_receivers_manifest() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_written_is_found_out_before_anything_moves() {
+fn unwritable_manifest_is_reported_before_the_transfer() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
-    // Whoever connected would be seen here.
+    // A connection would be pending here.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -280,7 +280,7 @@ fn a_manifest_that_cannot_be_written_is_found_out_before_anything_moves() {
 }
 
 #[test]
-fn a_senders_manifest_is_the_list_of_a_whole_session_or_stays_as_it_was() {
+fn senders_manifest_is_replaced_only_by_a_complete_session() {
     let dir = tempfile::tempdir().unwrap();
     let (file, list) = (dir.path().join("a"), dir.path().join("list"));
     fs::write(&file, "bytes").unwrap();
@@ -293,7 +293,7 @@ fn a_senders_manifest_is_the_list_of_a_whole_session_or_stays_as_it_was() {
     let receiver = Receiver::start(&dir.path().join("to"), &["--count", "2"]);
     assert_eq!(send(&["--manifest", text(&list)], &[&file], &receiver.host()).code, 0);
     assert_checks(&fs::read(&list).unwrap(), dir.path());
-    // A session in which nothing arrived has an empty list.
+    // A session that stored nothing has an empty list.
     fs::write(&file, "other").unwrap();
     assert_eq!(send(&["--manifest", text(&list)], &[&file], &receiver.host()).code, 23);
     assert_eq!(fs::read_to_string(&list).unwrap(), "");
@@ -301,7 +301,7 @@ fn a_senders_manifest_is_the_list_of_a_whole_session_or_stays_as_it_was() {
 }
 
 #[test]
-fn a_manifest_may_lie_in_the_folder_that_is_sent() {
+fn manifest_may_be_inside_the_sent_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("t"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -333,7 +333,7 @@ fn send_into(stdout: Stdio, path: &Path, host: &str) -> Ended {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
+fn closed_pipe_is_ignored_and_a_full_disk_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("t"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -356,7 +356,7 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is() {
 }
 
 #[test]
-fn a_reader_that_takes_its_time_gets_every_line() {
+fn slow_reader_gets_every_line() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("t"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -367,7 +367,7 @@ fn a_reader_that_takes_its_time_gets_every_line() {
     }
     let receiver = Receiver::start(&to, &["--once"]);
     let mut child = crate::common::start_send_with(&["--md5sum"], &[&from], &receiver.host());
-    // Nobody reads, and files arrive all the same.
+    // Files arrive while nothing is read.
     crate::common::until("files", || names(&to).len() > 1000);
     let mut list = Vec::new();
     let stdout = child.stdout.take().unwrap();
@@ -378,10 +378,10 @@ fn a_reader_that_takes_its_time_gets_every_line() {
 }
 
 #[test]
-fn a_source_that_changes_before_it_was_hashed_has_no_line() {
+fn source_that_changes_before_it_is_hashed_is_not_listed() {
     let dir = tempfile::tempdir().unwrap();
     let (file, list) = (dir.path().join("a.img"), dir.path().join("list"));
-    // It moves in no time and takes seconds to hash.
+    // Fast to send and slow to hash.
     let hole = File::create(&file).unwrap();
     hole.set_len(3 << 30).unwrap();
     let receiver = Receiver::start(&dir.path().join("to"), &["--once"]);

@@ -1,8 +1,8 @@
-//! Native sessions whose entries do not go together, or carry what no honest sender says: each entry is settled by itself,
-//! what cannot land is told, what lands is whole, and the receiver serves the next one.
+//! Native sessions with conflicting or unusual entries: each entry is settled on its own, failures are reported, stored
+//! files are complete, and the receiver serves the next sender.
 //!
-//! It fails if an entry takes the place of another one of the same session, if a receipt counts what is not there, or
-//! if rights or names of a sender's choice take effect that it has no business with.
+//! These tests fail if an entry replaces another one of the same session, if a receipt counts an entry that is not there,
+//! or if forbidden permissions or names of a sender take effect.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +12,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common::proofs::Chance;
-use crate::common::proxy::{Proxy, Then};
+use crate::common::proofs::Random;
+use crate::common::proxy::{Action, Proxy};
 use crate::common::raw::{Entry, Settled, transfer};
 use crate::common::{Ended, Receiver, names, send};
 use ftx::digest::PART_BYTES;
@@ -23,7 +23,7 @@ use ftx::wire::frame::{Form, encode};
 
 const PARTIAL: i32 = 23;
 
-/// One session to a receiver of its own.
+/// Runs one session against a new receiver.
 fn settle(out: &Path, policy: &str, entries: &[Entry]) -> (Settled, Ended) {
     let receiver = Receiver::start(out, &["--once", "--on-conflict", policy]);
     let settled = transfer(&receiver, entries);
@@ -58,8 +58,8 @@ fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn a_file_and_what_would_lie_below_it() {
-    let large = Chance::new(1).bytes(PART_BYTES as usize + 5);
+fn file_and_entry_below_it_conflict() {
+    let large = Random::new(1).bytes(PART_BYTES as usize + 5);
     for policy in ["skip-same", "overwrite", "error"] {
         for content in [&b"abc"[..], &large] {
             for turned in [false, true] {
@@ -69,7 +69,7 @@ fn a_file_and_what_would_lie_below_it() {
                 }
                 let out = tempfile::tempdir().unwrap();
                 let (settled, ended) = settle(out.path(), policy, &entries);
-                // Whichever was first.
+                // The first one wins.
                 let winner = u64::from(settled.entries[&1].is_ok());
                 assert!(
                     is(&settled, winner, Ok(())) && is(&settled, 1 - winner, Err("exists")),
@@ -84,7 +84,7 @@ fn a_file_and_what_would_lie_below_it() {
 }
 
 #[test]
-fn with_rename_the_file_makes_room_for_the_folder() {
+fn rename_policy_stores_the_file_beside_the_directory() {
     let out = tempfile::tempdir().unwrap();
     let entries = [Entry::file("p/c", b"below"), Entry::file("p", b"abc")];
     let (settled, ended) = settle(out.path(), "rename", &entries);
@@ -96,7 +96,7 @@ fn with_rename_the_file_makes_room_for_the_folder() {
 }
 
 #[test]
-fn a_file_a_folder_and_a_link_of_one_name() {
+fn file_directory_and_link_of_one_name_conflict() {
     let link = || Entry::link("p", "elsewhere");
     for entries in [
         [Entry::file("p", b"abc"), Entry::dir("p")],
@@ -117,11 +117,11 @@ fn a_file_a_folder_and_a_link_of_one_name() {
             );
         }
     }
-    // Files come before folders, so that a folder that was announced first stands in their way all the same.
+    // Files are committed before directories, and still conflict with a directory announced first.
     let out = tempfile::tempdir().unwrap();
     let (settled, _) = settle(out.path(), "overwrite", &[Entry::dir("p"), Entry::file("p", b"abc")]);
     assert_eq!(settled.receipt.stored, 1, "{settled:?}");
-    // A link is in place only after all files: none of them lands over it.
+    // Links are committed after all files, so no file replaces one.
     let out = tempfile::tempdir().unwrap();
     fs::create_dir(out.path().join("elsewhere")).unwrap();
     let entries = [Entry::link("p", "elsewhere"), Entry::file("p/c", b"abc")];
@@ -131,12 +131,12 @@ fn a_file_a_folder_and_a_link_of_one_name() {
 }
 
 #[test]
-fn one_name_twice() {
+fn second_entry_of_one_name_fails() {
     let (one, other) = (
-        Chance::new(2).bytes(2 * PART_BYTES as usize + 7),
-        Chance::new(3).bytes(2 * PART_BYTES as usize + 7),
+        Random::new(2).bytes(2 * PART_BYTES as usize + 7),
+        Random::new(3).bytes(2 * PART_BYTES as usize + 7),
     );
-    // With the same word on their state, too: the second one must not take up what is kept of the first.
+    // Also with the same state key: the second file must not resume the first one's staged file.
     let state = "0".repeat(32);
     for (first, second) in
         [(&b"abc"[..], &b"xyz"[..]), (b"abc", b"longer"), (&one, &other), (b"abc", b"abc"), (&one, &one)]
@@ -176,7 +176,7 @@ fn one_name_twice() {
             }
         }
     }
-    // Folders and links: the same again is no conflict, another link is.
+    // Directories and links: the same entry again is no conflict, a link with another target is.
     let out = tempfile::tempdir().unwrap();
     let entries = [
         Entry::dir("d"),
@@ -191,7 +191,7 @@ fn one_name_twice() {
 }
 
 #[test]
-fn modes_give_no_rights_but_the_nine() {
+fn modes_are_limited_to_the_nine_permission_bits() {
     let out = tempfile::tempdir().unwrap();
     let mut entries = Vec::new();
     for mode in [0o7777u32, 0o6755, 0o1700, 0o4000, u32::MAX] {
@@ -212,12 +212,12 @@ fn modes_give_no_rights_but_the_nine() {
 }
 
 #[test]
-fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
+fn any_mtime_is_set_as_far_as_the_file_system_can_store_it() {
     let out = tempfile::tempdir().unwrap();
     let times = [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX];
     let mut entries: Vec<Entry> =
         times.iter().map(|time| Entry::file(&format!("d{time}/f"), b"abc").with("mtime_ns", *time)).collect();
-    // Of several parts, and known by its state: the time is in the journal, too.
+    // With several parts and a state key, the time is in the journal as well.
     let large = vec![7; PART_BYTES as usize + 1];
     for time in times {
         entries.push(
@@ -230,8 +230,8 @@ fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
     }
     let (settled, ended) = settle(out.path(), "skip-same", &entries);
     assert_eq!(settled.receipt.failed, 0, "{settled:?} {ended:?}");
-    // File systems have their own first and last year, and no error for what is beyond: a file whose time the standard
-    // library sets shows what becomes of it.
+    // File systems clamp times outside their range without an error; a control file, set by the standard library, shows
+    // the expected result.
     let control = fs::File::create(out.path().join("control")).unwrap();
     for entry in &entries {
         let time = entry.json["mtime_ns"].as_i64().unwrap();
@@ -253,11 +253,11 @@ fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
         let out = tempfile::tempdir().unwrap();
         let receiver = Receiver::start(out.path(), &["--once"]);
         let mut raw = crate::common::raw::Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
-        raw.say(&format!(
+        raw.send_json(&format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"a","size":3,"mtime_ns":{time}}}"#
         ));
         assert!(
-            std::iter::from_fn(|| raw.hear())
+            std::iter::from_fn(|| raw.next_message())
                 .any(|said| matches!(said, ftx::wire::Message::Error(f) if f.entry.is_none()))
         );
         assert_eq!(receiver.wait().code, 12, "{time}");
@@ -265,7 +265,7 @@ fn any_time_that_fits_into_the_frame_is_set_as_the_file_system_has_it() {
     }
 }
 
-/// The name under which a receiver collects a file of several parts.
+/// The staged name of a file of several parts.
 fn staged_name(source: &Path) -> String {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
@@ -274,7 +274,7 @@ fn staged_name(source: &Path) -> String {
         if let Some(frame) = piece.frame.filter(|frame| frame["ftx"] == "entry") {
             told.send(frame.clone()).unwrap();
         }
-        Then::Pass
+        Action::Pass
     });
     assert_eq!(send(&[], &[source], &proxy.host()).code, 0);
     let entry = entry.recv().unwrap();
@@ -286,12 +286,12 @@ fn staged_name(source: &Path) -> String {
     origin.staged_name(source.file_name().unwrap().as_encoded_bytes())
 }
 
-/// Whatever lies under the name of a landing when the first part of a file comes, nobody has to have been cut before.
+/// An entry under the staged name exists when the first part of a file arrives, without an earlier session.
 #[test]
-fn what_has_a_landings_name_is_neither_written_to_nor_in_the_way() {
+fn foreign_entry_under_a_staging_name_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (source, canary) = (dir.path().join("disk.img"), dir.path().join("canary"));
-    let content = Chance::new(4).bytes(PART_BYTES as usize + 1000);
+    let content = Random::new(4).bytes(PART_BYTES as usize + 1000);
     fs::write(&source, &content).unwrap();
     type Plant = fn(&Path, &Path);
     let plants: [(&str, Plant); 6] = [
@@ -305,7 +305,7 @@ fn what_has_a_landings_name_is_neither_written_to_nor_in_the_way() {
         ("a folder", |path, _| fs::create_dir_all(path.join("in it")).unwrap()),
         ("somebody else's file", |path, _| {
             fs::write(path, "theirs").unwrap();
-            // Without the right to give it away it is only an old one of ours, which may be removed.
+            // Without the right to change the owner it is an old staged file, which may be removed.
             let _ = std::os::unix::fs::chown(path, Some(65534), Some(65534));
         }),
     ];
@@ -340,7 +340,7 @@ fn what_has_a_landings_name_is_neither_written_to_nor_in_the_way() {
 }
 
 #[test]
-fn the_next_sender_is_served_after_all_of_them() {
+fn next_sender_is_served_after_all_odd_sessions() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("good.txt"), dir.path().join("out"));
     fs::write(&file, "good").unwrap();
@@ -355,15 +355,15 @@ fn the_next_sender_is_served_after_all_of_them() {
         transfer(&receiver, &entries);
     }
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
-    let ended = receiver.kill_and_hear();
+    let ended = receiver.kill_and_wait();
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     assert_eq!(fs::read_to_string(out.join("good.txt")).unwrap(), "good");
     assert!(names(&out).iter().all(|name| !name.contains(".ftx-")), "{:?}", names(&out));
 }
 
-/// A health check, a port scan or a mistyped address must not take the place of the sender that is waited for.
+/// A health check, a port scan or a mistyped address must not end a receiver that waits for its sender.
 #[test]
-fn what_is_no_session_does_not_use_up_once() {
+fn probes_do_not_count_for_once() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
@@ -390,7 +390,7 @@ fn what_is_no_session_does_not_use_up_once() {
         let mut stream = receiver.connect();
         stream.write_all(&bytes).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        // A reset is an end as well.
+        // A reset ends it as well.
         let _ = stream.read_to_end(&mut Vec::new());
         assert!(!receiver.has_ended(), "{what}");
     }

@@ -1,12 +1,12 @@
-//! **Promised: nothing leaves the folder, and nothing is overwritten unasked**, whatever else happens at the same
-//! time.
+//! **Promised: nothing is written outside the output directory, and nothing is overwritten unless asked**, under
+//! concurrent changes.
 //!
-//! - A racer exchanges the folders that files are landing in for links that lead outside, over and over. What is
-//!   outside keeps its bytes, its names and its times. If the store followed a link in a folder's path, or looked before
-//!   it opened, the racer would get it to write there within a few rounds.
-//! - Two senders send different content under the same names, to one receiver and to two with the same folder. For each
-//!   name one of them wins whole and the other one gets 23; whoever watches never sees anything but one of the two under
-//!   the final name. If a name were given with a rename that replaces, both would end with 0.
+//! - A racer exchanges the directories that files arrive in for links that lead outside, in a loop. Files outside keep
+//!   their bytes, names and times. If the receiver followed a link in a directory's path, or checked before it opened, it
+//!   would write outside within a few rounds.
+//! - Two senders send different content under the same names, to one receiver and to two with the same directory. For each
+//!   name one of them stores its complete file and the other one gets 23; an observer sees only one of the two files under
+//!   the final name. If files were committed by a rename that replaces, both would end with 0.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::proofs::{Chance, contents, figures, is_landing, rounds};
+use crate::common::proofs::{Random, contents, is_staged, report_figures, rounds};
 use crate::common::{Ended, Receiver, end, listing, send, start_send};
 use ftx::digest::PART_BYTES;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -22,8 +22,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 const FOLDERS: usize = 6;
 const FILES: usize = 40;
 
-/// Exchanges each of the folders below `out` for its link beside it, back and forth, until it is told to stop; then
-/// all folders are where they were. Returns how often it did so.
+/// Exchanges each directory with the link beside it, back and forth, until `stop`; then all directories are in place
+/// again. Returns the number of exchanges.
 fn swap_until(stop: &AtomicBool, pairs: &[(PathBuf, PathBuf)]) -> usize {
     let mut swaps = vec![0; pairs.len()];
     let swap = |(folder, link): &(PathBuf, PathBuf)| {
@@ -42,7 +42,7 @@ fn swap_until(stop: &AtomicBool, pairs: &[(PathBuf, PathBuf)]) -> usize {
     swaps.iter().sum()
 }
 
-/// Which folders are exchanged.
+/// Which directories are exchanged.
 #[derive(Clone, Copy, Debug)]
 enum Level {
     Top,
@@ -54,7 +54,7 @@ enum Level {
 fn race_for_the_outside(level: Level, policy: &str, folders_are_there: bool) -> (i32, usize) {
     let dir = tempfile::tempdir().unwrap();
     let (from, out, outside) = (dir.path().join("from"), dir.path().join("out"), dir.path().join("outside"));
-    // Outside there is everything that a transfer which was led astray could overwrite.
+    // A copy of the tree outside, which a misled transfer would overwrite.
     for (root, content) in [(from.join("t"), "sent"), (outside.clone(), "canary")] {
         for folder in 0..FOLDERS {
             fs::create_dir_all(root.join(format!("d{folder}/deeper"))).unwrap();
@@ -65,10 +65,10 @@ fn race_for_the_outside(level: Level, policy: &str, folders_are_there: bool) -> 
             symlink("deeper/file", root.join(format!("d{folder}/link"))).unwrap();
         }
     }
-    // The links wait inside the root, so that a folder that is swapped away stays inside, too.
+    // The links are inside the root, so that exchanged directories stay inside.
     let mut pairs = Vec::new();
     fs::create_dir_all(out.join("aside")).unwrap();
-    // One level at a time: the racer itself must not reach a folder over a link that it has just put in its way.
+    // One level at a time, so that the racer does not reach a directory over one of its own links.
     let swapped: Vec<_> = match level {
         Level::Top => vec![("t".to_owned(), outside.clone())],
         Level::Below => (0..FOLDERS).map(|n| (format!("t/d{n}"), outside.join(format!("d{n}")))).collect(),
@@ -102,7 +102,7 @@ fn race_for_the_outside(level: Level, policy: &str, folders_are_there: bool) -> 
     );
     assert!(!received.stderr.contains("panicked"), "{received:?}");
     if sent.code == 0 {
-        // Folders that were there before keep their mode and time.
+        // Existing directories keep their mode and time.
         let files_of = |root: &Path| -> Vec<String> {
             listing(&root.join("t")).into_iter().filter(|line| !line.ends_with("folder")).collect()
         };
@@ -112,7 +112,7 @@ fn race_for_the_outside(level: Level, policy: &str, folders_are_there: bool) -> 
 }
 
 #[test]
-fn nothing_is_done_outside_however_folders_become_links() {
+fn nothing_is_written_outside_while_directories_become_links() {
     let (mut swaps, mut stopped) = (0, 0);
     let all = rounds(12);
     for round in 0..all {
@@ -124,12 +124,12 @@ fn nothing_is_done_outside_however_folders_become_links() {
     }
     assert!(swaps > all * 10, "the racer did not race: {swaps} exchanges");
     assert!(stopped > 0, "no transfer ever met a link: the race was not close");
-    figures(&format!(
+    report_figures(&format!(
         "links against folders: {all} rounds, {swaps} exchanges, {stopped} transfers were in their way"
     ));
 }
 
-/// Two senders and where each sends to.
+/// Two senders and the receivers they send to.
 struct Duel<'a> {
     sources: [&'a Path; 2],
     hosts: [String; 2],
@@ -137,7 +137,7 @@ struct Duel<'a> {
 }
 
 impl Duel<'_> {
-    /// Runs both while an observer looks at what is under the names again and again.
+    /// Runs both while an observer reads the files under the names in a loop.
     fn run(&self) -> [Ended; 2] {
         let possible: Vec<_> = self.sources.map(contents).into();
         let over = AtomicBool::new(false);
@@ -145,7 +145,7 @@ impl Duel<'_> {
             let observer = scope.spawn(|| {
                 let mut looks = 0;
                 while !over.load(Ordering::Relaxed) || looks == 0 {
-                    for (name, what) in contents(self.out).iter().filter(|(name, _)| !is_landing(name)) {
+                    for (name, what) in contents(self.out).iter().filter(|(name, _)| !is_staged(name)) {
                         assert!(
                             possible.iter().any(|source| source.get(name) == Some(what)),
                             "{name:?} was seen as {what}"
@@ -165,21 +165,21 @@ impl Duel<'_> {
 }
 
 /// One round: two senders with these files each, one receiver or two. Returns how many names each of them won.
-fn duel(sizes: &[usize], receivers: usize, chance: &mut Chance) -> [usize; 2] {
+fn duel(sizes: &[usize], receivers: usize, random: &mut Random) -> [usize; 2] {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let sources = ["a", "b"].map(|name| dir.path().join(name));
     for source in &sources {
         fs::create_dir_all(source.join("t")).unwrap();
         for (number, size) in sizes.iter().enumerate() {
-            fs::write(source.join(format!("t/{number}")), chance.bytes(*size)).unwrap();
+            fs::write(source.join(format!("t/{number}")), random.bytes(*size)).unwrap();
         }
     }
     let receivers: Vec<Receiver> = (0..receivers).map(|_| Receiver::start(&out, &[])).collect();
     let hosts = [receivers[0].host(), receivers[receivers.len() - 1].host()];
     let ended = Duel { sources: [&sources[0], &sources[1]], hosts, out: &out }.run();
     for receiver in receivers {
-        let received = receiver.kill_and_hear();
+        let received = receiver.kill_and_wait();
         assert!(!received.stderr.contains("panicked"), "{received:?}");
     }
     let (there, whole) = (contents(&out), sources.each_ref().map(|source| contents(source)));
@@ -204,8 +204,8 @@ fn duel(sizes: &[usize], receivers: usize, chance: &mut Chance) -> [usize; 2] {
 }
 
 #[test]
-fn of_two_under_one_name_one_wins_whole_and_the_other_gets_23() {
-    let mut chance = Chance::new(5);
+fn one_of_two_senders_of_a_name_wins_and_the_other_gets_23() {
+    let mut random = Random::new(5);
     let mut won = [0; 2];
     let mut close = 0;
     let all = rounds(24);
@@ -216,23 +216,25 @@ fn of_two_under_one_name_one_wins_whole_and_the_other_gets_23() {
             3..7 => &many,
             _ => &[PART_BYTES as usize + 100_000, 300_000, 10],
         };
-        let wins = duel(sizes, 1 + round % 2, &mut chance);
+        let wins = duel(sizes, 1 + round % 2, &mut random);
         close += usize::from(wins[0] > 0 && wins[1] > 0);
         won[0] += wins[0];
         won[1] += wins[1];
     }
-    figures(&format!("two under one name: {all} rounds, names won {won:?}, both won some in {close} rounds"));
+    report_figures(&format!(
+        "two under one name: {all} rounds, names won {won:?}, both won some in {close} rounds"
+    ));
 }
 
 #[test]
-fn the_same_under_one_name_is_no_conflict() {
-    let mut chance = Chance::new(6);
+fn same_content_under_one_name_is_no_conflict() {
+    let mut random = Random::new(6);
     for round in 0..rounds(4) {
         let dir = tempfile::tempdir().unwrap();
         let (from, out) = (dir.path().join("a"), dir.path().join("out"));
         fs::create_dir_all(from.join("t")).unwrap();
         for number in 0..30 {
-            fs::write(from.join(format!("t/{number}")), chance.bytes(400)).unwrap();
+            fs::write(from.join(format!("t/{number}")), random.bytes(400)).unwrap();
         }
         let receivers: Vec<Receiver> = (0..1 + round % 2).map(|_| Receiver::start(&out, &[])).collect();
         let hosts = [receivers[0].host(), receivers[receivers.len() - 1].host()];

@@ -1,23 +1,22 @@
-//! A connection that is lost costs what was under way on it and nothing else: the sender opens another one and goes on.
+//! A lost connection costs only the data in flight on it: the sender reconnects and continues.
 //!
-//! It fails if something that was there moves again, if something is left out or doubled, or if the sender gives up
-//! although the receiver is back.
+//! These tests fail if stored data is sent again, if an entry is missing or duplicated, or if the sender gives up although
+//! the receiver is reachable again.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::proofs::Chance;
-use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::proofs::Random;
+use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::raw::Raw;
 use crate::common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::wire::Message;
 
 const PART: u64 = 8 << 20;
 
-/// Cuts the connection each time when `every` bytes of bodies have passed since the last cut, `times` times; counts the
-/// bytes that passed.
+/// A proxy that cuts the connection after every `every` bytes of bodies, `times` times, and counts the bytes.
 fn cutting(port: u16, every: u64, times: u64) -> (Proxy, Arc<AtomicU64>) {
     let passed = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&passed);
@@ -28,17 +27,17 @@ fn cutting(port: u16, every: u64, times: u64) -> (Proxy, Arc<AtomicU64>) {
             since += bytes;
             if left > 0 && since > every {
                 (since, left) = (0, left - 1);
-                return Then::Cut;
+                return Action::Cut;
             }
             counter.fetch_add(bytes, Ordering::SeqCst);
         }
-        Then::Pass
+        Action::Pass
     });
     (proxy, passed)
 }
 
-/// Three cuts are three lost connections. Of several connections two may be cut before either end notices the first: then
-/// it was one session that was lost.
+/// Three cuts are three lost connections. With several connections two may be cut before either end detects the first,
+/// which counts as one lost session.
 fn assert_was_lost(stdout: &str, streams: &str) {
     let is_lost = |times: &str| stdout.contains(&format!("The connection was lost {times}"));
     let fewer = streams != "1" && (is_lost("2 times") || is_lost("once"));
@@ -46,7 +45,7 @@ fn assert_was_lost(stdout: &str, streams: &str) {
 }
 
 fn tree(root: &Path) -> u64 {
-    let mut random = Chance::new(1);
+    let mut random = Random::new(1);
     fs::create_dir_all(root.join("a/b")).unwrap();
     fs::create_dir_all(root.join("empty")).unwrap();
     for number in 0..400 {
@@ -64,7 +63,7 @@ fn tree(root: &Path) -> u64 {
 }
 
 #[test]
-fn a_lost_connection_costs_only_what_was_under_way() {
+fn lost_connection_resends_only_data_in_flight() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     let bytes = tree(&source);
@@ -88,12 +87,12 @@ fn a_lost_connection_costs_only_what_was_under_way() {
     }
 }
 
-/// Nor is what the same run brought before taken for something that was there.
+/// Data stored earlier in the same run does not count as existing either.
 #[test]
-fn what_moved_again_is_not_counted_as_sent() {
+fn resent_bytes_are_not_counted_as_sent() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("disk.img"), dir.path().join("out"));
-    fs::write(&source, Chance::new(7).bytes(6 * PART as usize)).unwrap();
+    fs::write(&source, Random::new(7).bytes(6 * PART as usize)).unwrap();
     let receiver = Receiver::start(&out, &["--once"]);
     let (proxy, _) = cutting(receiver.port, 12_000_000, 2);
     let sent = send(&["--retries", "5", "-j", "1"], &[&source], &proxy.host());
@@ -106,9 +105,9 @@ fn what_moved_again_is_not_counted_as_sent() {
     assert!(received.stdout.contains(" MB were there already) in "), "{received:?}");
 }
 
-/// A receiver that is to end after one session does so when all of it is here, on however many connections.
+/// With `--once` the receiver ends when the session is complete, over any number of connections.
 #[test]
-fn a_receiver_of_one_session_waits_for_its_sender() {
+fn receiver_of_one_session_waits_for_its_sender() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     tree(&source);
@@ -119,12 +118,12 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
         assert_eq!(sent.code, 0, "{}", sent.stderr);
         assert_was_lost(&sent.stdout, streams);
         if limit.contains(&"2") {
-            // What was cut three times was one session.
+            // The three lost connections were one session.
             assert_eq!(send(&[], &[&source], &receiver.host()).code, 0);
         }
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{ended:?}");
-        // Unless the sender was back before the receiver had noticed.
+        // Fewer than three if the sender reconnects before the receiver detects the loss.
         let waits = ended.stderr.matches("Waiting 30 s for the sender to come back").count();
         assert!((1..=3).contains(&waits), "{ended:?}");
         assert_eq!(listing(&out.join("tree")), listing(&source));
@@ -133,7 +132,7 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
 }
 
 #[test]
-fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
+fn receiver_of_one_session_stops_waiting_and_refuses_other_senders() {
     let dir = tempfile::tempdir().unwrap();
     let (source, other, out) = (dir.path().join("tree"), dir.path().join("other"), dir.path().join("out"));
     tree(&source);
@@ -142,9 +141,9 @@ fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     let sent = send(&["--retries", "0"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
-    receiver.hear("Waiting 3 s for the sender to come back");
+    receiver.wait_for("Waiting 3 s for the sender to come back");
     let start = std::time::Instant::now();
-    // Somebody else has to wait for the end of that, and then nobody is needed any more.
+    // Another sender is queued meanwhile, and refused when the receiver ends.
     assert_ne!(send(&["--timeout", "30"], &[&other], &receiver.host()).code, 0);
     let ended = receiver.wait();
     assert!((2..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
@@ -156,14 +155,14 @@ fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
 }
 
 #[test]
-fn a_receiver_that_waits_for_its_sender_can_be_interrupted() {
+fn receiver_that_waits_for_its_sender_can_be_interrupted() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     tree(&source);
     let mut receiver = Receiver::start(&out, &["--once"]);
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, 10);
-    receiver.hear("Waiting 30 s for the sender to come back");
+    receiver.wait_for("Waiting 30 s for the sender to come back");
     let start = std::time::Instant::now();
     rustix::process::kill_process(receiver.pid(), rustix::process::Signal::TERM).unwrap();
     assert_eq!(receiver.wait().code, 143);
@@ -177,19 +176,19 @@ fn hello(session: &str, continues: Option<&str>) -> String {
 }
 
 fn assert_ends_with_a_receipt(sender: &mut Raw) {
-    sender.say(r#"{"ftx":"end","entries":0}"#);
-    let heard: Vec<_> = std::iter::from_fn(|| sender.hear()).collect();
+    sender.send_json(r#"{"ftx":"end","entries":0}"#);
+    let heard: Vec<_> = std::iter::from_fn(|| sender.next_message()).collect();
     assert!(matches!(heard.last(), Some(Message::Receipt(_))), "{heard:?}");
 }
 
-/// The sender notices first: the session is taken over while it is still in work, and counts once all the same.
+/// The sender detects the loss first: the open session is preempted and counts once.
 #[test]
-fn a_receiver_of_one_session_that_noticed_nothing_goes_on_with_its_sender() {
+fn once_receiver_resumes_before_it_detects_the_lost_connection() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let receiver = Receiver::start(&out, &["--once"]);
     let mut first = Raw::connect(&receiver, &hello("aa", None));
-    assert!(first.hear().is_some());
+    assert!(first.next_message().is_some());
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
     assert_ends_with_a_receipt(&mut second);
     let ended = receiver.wait();
@@ -197,47 +196,49 @@ fn a_receiver_of_one_session_that_noticed_nothing_goes_on_with_its_sender() {
     drop(first);
 }
 
-/// The session that is taken over is the one that was asked for, however many others wait for its end.
+/// A reconnecting sender precedes the queued ones, however many there are.
 #[test]
-fn nobody_takes_the_place_of_a_sender_that_has_come_back() {
+fn reconnected_sender_precedes_queued_senders() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let receiver = Receiver::start(&out, &["--once"]);
     let mut first = Raw::connect(&receiver, &hello("aa", None));
-    assert!(first.hear().is_some());
+    assert!(first.next_message().is_some());
     let before = receiver.sockets();
     let mut strangers: Vec<_> = (0..16)
         .map(|_| {
             let mut stranger = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
-            stranger.say(r#"{"ftx":"end","entries":0}"#);
+            stranger.send_json(r#"{"ftx":"end","entries":0}"#);
             stranger
         })
         .collect();
     crate::common::until("the strangers", || receiver.sockets() >= before + strangers.len());
-    // It is the last that wants to begin.
+    // The reconnect arrives after all of them.
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
-    assert!(second.hear().is_some(), "a welcome");
+    assert!(second.next_message().is_some(), "a welcome");
     assert_ends_with_a_receipt(&mut second);
     let ended = receiver.wait();
     assert_eq!(ended.code, 0, "{ended:?}");
     assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
-    assert!(strangers.iter_mut().all(|stranger| stranger.hear().is_none()));
+    assert!(strangers.iter_mut().all(|stranger| stranger.next_message().is_none()));
 }
 
-/// What the sender has heard of is not announced again, and yet the session did not go well.
+/// Reported failures are not announced again, and still count for the exit code.
 #[test]
-fn entries_that_failed_before_the_connection_was_lost_have_failed() {
+fn failures_before_a_reconnect_are_in_the_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let mut receiver = Receiver::start(&out, &["--once"]);
     let mut first = Raw::connect(&receiver, &hello("aa", None));
-    first.say(r#"{"ftx":"entry","entry":0,"type":"dir","filename":"../outside"}"#);
-    while !matches!(first.hear().expect("an error"), Message::Error(failure) if failure.entry == Some(0)) {}
+    first.send_json(r#"{"ftx":"entry","entry":0,"type":"dir","filename":"../outside"}"#);
+    while !matches!(first.next_message().expect("an error"), Message::Error(failure) if failure.entry == Some(0))
+    {
+    }
     drop(first);
-    receiver.hear("Waiting 30 s for the sender to come back");
-    // Lost once more, with nothing that failed on it.
+    receiver.wait_for("Waiting 30 s for the sender to come back");
+    // Lost once more, without a failure on this connection.
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
-    assert!(second.hear().is_some(), "a welcome");
+    assert!(second.next_message().is_some(), "a welcome");
     let mut third = Raw::connect(&receiver, &hello("cc", Some("bb")));
     assert_ends_with_a_receipt(&mut third);
     let ended = receiver.wait();
@@ -246,12 +247,12 @@ fn entries_that_failed_before_the_connection_was_lost_have_failed() {
 }
 
 #[test]
-fn a_receiver_that_comes_back_is_found() {
+fn restarted_receiver_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     tree(&source);
     let first = Receiver::start(&out, &[]);
-    // Whoever connects next is led to the receiver of the day.
+    // The second receiver listens on the same port.
     let port = first.port;
     let (proxy, _) = cutting(port, 9_000_000, 1);
     let host = proxy.host();
@@ -264,7 +265,7 @@ fn a_receiver_that_comes_back_is_found() {
     let second = Receiver::start(&out, &["--port", &port.to_string()]);
     let sent = sender.join().unwrap();
     assert_eq!(sent.code, 0, "{}", sent.stderr);
-    // Small files in arrival when the first one was killed may be left under hidden names.
+    // Staged files of the killed receiver may be left.
     let arrived: Vec<String> =
         listing(&out.join("tree")).into_iter().filter(|line| !line.contains(".ftx-")).collect();
     assert_eq!(arrived, listing(&source));
@@ -272,13 +273,13 @@ fn a_receiver_that_comes_back_is_found() {
 }
 
 #[test]
-fn a_receiver_that_does_not_come_back_is_a_lost_connection() {
+fn receiver_that_stays_away_is_a_lost_connection() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     tree(&source);
     let receiver = Receiver::start(&out, &[]);
     let host = receiver.host();
-    // It is there until the first part is.
+    // The receiver runs until the first files are stored.
     let mut receiver = Some(receiver);
     let mut peer = crate::common::start_send_with(&["--retries", "2"], &[&source], &host);
     crate::common::until("some files", || out.join("tree").is_dir() && names(&out).len() > 20);
@@ -305,35 +306,35 @@ fn a_receiver_that_does_not_come_back_is_a_lost_connection() {
 }
 
 #[test]
-fn as_long_as_nothing_moves_the_tries_are_counted() {
+fn attempts_without_progress_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("tree"), dir.path().join("out"));
     tree(&source);
     let receiver = Receiver::start(&out, &[]);
-    // Each connection is cut at its first frame: nothing moves on any of them.
+    // Each connection is cut at the receiver's first frame.
     let proxy = Proxy::start(receiver.port, move |piece| match piece.way {
-        Way::ToSender => Then::Cut,
-        Way::ToReceiver => Then::Pass,
+        Way::ToSender => Action::Cut,
+        Way::ToReceiver => Action::Pass,
     });
     let sent = send(&["--retries", "2"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
     assert_eq!(sent.stderr.matches("Trying again in").count(), 2, "{}", sent.stderr);
     receiver.kill();
-    // Small files that left before they were asked for may have come; the sender has not heard of it.
+    // Small files sent before they were requested may be stored, without an answer to the sender.
     for name in names(&out).iter().filter(|name| out.join(name).is_file() && !name.contains(".ftx-")) {
         let sent = fs::read(dir.path().join(name)).unwrap();
         assert!(fs::read(out.join(name)).unwrap() == sent, "{name}");
     }
 }
 
-/// Bytes that leave are no progress: a receiver that crashes on one file takes some of it each time.
+/// Sent bytes are not progress: a receiver that crashes on a file receives some of it each time.
 #[test]
-fn attempts_are_bounded_however_much_leaves_in_vain() {
+fn unconfirmed_bytes_are_not_progress() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("disk.img"), dir.path().join("out"));
-    fs::write(&source, Chance::new(3).bytes(2 * PART as usize)).unwrap();
+    fs::write(&source, Random::new(3).bytes(2 * PART as usize)).unwrap();
     let receiver = Receiver::start(&out, &[]);
-    // Never a whole part.
+    // Less than a part.
     let (proxy, passed) = cutting(receiver.port, PART / 2, u64::MAX);
     let sent = end(start_send_with(&["--retries", "2", "-j", "1"], &[&source], &proxy.host()));
     receiver.kill();
@@ -343,12 +344,12 @@ fn attempts_are_bounded_however_much_leaves_in_vain() {
     assert!(sent.stderr.contains("was lost and did not come back in 2 attempts"), "{sent:?}");
 }
 
-/// One attempt in a row is enough for any number of lost connections, as long as more of the file is there each time.
+/// Each connection stores more parts, so one retry in a row suffices for any number of lost connections.
 #[test]
-fn a_large_file_that_is_cut_again_and_again_arrives_in_the_end() {
+fn large_file_arrives_over_repeatedly_lost_connections() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("disk.img"), dir.path().join("out"));
-    fs::write(&source, Chance::new(4).bytes(5 * PART as usize)).unwrap();
+    fs::write(&source, Random::new(4).bytes(5 * PART as usize)).unwrap();
     let receiver = Receiver::start(&out, &[]);
     let (proxy, _) = cutting(receiver.port, PART + PART / 2, 3);
     let sent = send(&["--retries", "1", "-j", "1"], &[&source], &proxy.host());
@@ -358,17 +359,17 @@ fn a_large_file_that_is_cut_again_and_again_arrives_in_the_end() {
     assert!(fs::read(out.join("disk.img")).unwrap() == fs::read(&source).unwrap());
 }
 
-/// A receiver that has not noticed that the sender is gone still holds the landing: it has to let go of it.
+/// The old session has not detected the loss and holds the lock of the staged file, which it must release.
 #[test]
-fn a_session_is_taken_over_from_one_that_noticed_nothing() {
+fn reconnect_preempts_a_session_that_is_still_open() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     take_over(Receiver::start(&out, &[]), &out);
 }
 
-/// So few descriptors that one address has one place, and that is the one it comes back to.
+/// With so few descriptors an address gets one slot, which the old session holds.
 #[test]
-fn a_session_is_taken_over_where_there_is_no_place_but_its_own() {
+fn reconnect_preempts_its_own_session_at_capacity() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     take_over(Receiver::start_limited(60, &out, &[]), &out);
@@ -377,7 +378,7 @@ fn a_session_is_taken_over_where_there_is_no_place_but_its_own() {
 fn take_over(receiver: Receiver, out: &Path) {
     use ftx::wire::frame::{Form, encode};
     use std::io::{Read, Write};
-    let content = Chance::new(5).bytes(3 * PART as usize);
+    let content = Random::new(5).bytes(3 * PART as usize);
     let part = |index: usize| &content[index * PART as usize..(index + 1) * PART as usize];
     let open = |session: &str, continues: &str| {
         let mut stream = receiver.connect();
@@ -408,7 +409,7 @@ fn take_over(receiver: Receiver, out: &Path) {
     crate::common::until("both parts", || {
         names(out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() == 2 * PART))
     });
-    // The first connection stays open and silent, as if the way had been cut without a word.
+    // The first connection stays open and silent, as after a network failure.
     let mut second = open("bb", &format!(r#","continues":"{}""#, "aa".repeat(16)));
     let mut inbox = ftx::wire::Inbox::new();
     let wanted = loop {

@@ -1,8 +1,8 @@
-//! Going on where a session was cut. Whatever happened to the source, the landing or the journal in between, the file
-//! that arrives in the end is the one that was sent last; and what was there and good does not come again.
+//! Resuming a cut session. After any change of the source, the staged file or the journal, the stored file is the one
+//! that was sent last, and intact parts are not sent again.
 //!
-//! It fails if the journal is believed where it should not be (a part is wrong in the end), or not used at all (the
-//! bytes on the wire are those of a fresh transfer).
+//! These tests fail if an invalid journal is trusted (a stored part is wrong) or a valid one is not used (as many bytes are
+//! sent as without it).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::proofs::{Attached, Chance, can_trace, figures, rounds};
-use crate::common::proxy::{Place, Proxy, Then, Way};
+use crate::common::proofs::{Random, Strace, can_trace, report_figures, rounds};
+use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::raw::Raw;
 use crate::common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
@@ -22,7 +22,7 @@ use ftx::wire::runs::Runs;
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;
 
-/// A proxy that cuts the connection after so many bytes of bodies, and counts those that passed.
+/// A proxy that cuts the connection after `after` bytes of bodies, and counts them.
 fn cutting(receiver: &Receiver, after: u64) -> (Proxy, Arc<AtomicU64>) {
     let passed = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&passed);
@@ -30,33 +30,33 @@ fn cutting(receiver: &Receiver, after: u64) -> (Proxy, Arc<AtomicU64>) {
         if piece.way == Way::ToReceiver && piece.place == Place::Body {
             let before = counter.fetch_add(piece.bytes.len() as u64, Ordering::SeqCst);
             if before + piece.bytes.len() as u64 > after {
-                return Then::Cut;
+                return Action::Cut;
             }
         }
-        Then::Pass
+        Action::Pass
     });
     (proxy, passed)
 }
 
-/// Sends through a proxy that cuts, and then waits until the receiver is done with that.
+/// Sends through a proxy that cuts, and waits until the receiver has finished the session.
 fn send_cut(out: &Path, source: &Path, after: u64) {
     assert!(is_cut(out, source, after), "it came through");
 }
 
-/// The same, where less may be left to move than would be cut.
+/// The same; `false` if the transfer ended before the cut.
 fn is_cut(out: &Path, source: &Path, after: u64) -> bool {
     let mut receiver = Receiver::start(out, &["--on-conflict", "overwrite"]);
     let (proxy, _) = cutting(&receiver, after);
     let sent = send(&["--retries", "0"], &[source], &proxy.host());
     assert!([0, CONNECTION].contains(&sent.code), "{}", sent.stderr);
     if sent.code != 0 {
-        receiver.hear("ftx: 127.0.0.1: ");
+        receiver.wait_for("ftx: 127.0.0.1: ");
     }
     receiver.kill();
     sent.code != 0
 }
 
-/// Sends all of it and returns how many bytes of bodies that took, and what the sender said.
+/// Sends the source to the end; returns the bytes of bodies and the sender's output.
 fn send_whole(out: &Path, source: &Path) -> (u64, String) {
     let receiver = Receiver::start(out, &["--once", "--on-conflict", "overwrite"]);
     let (proxy, passed) = cutting(&receiver, u64::MAX);
@@ -65,7 +65,7 @@ fn send_whole(out: &Path, source: &Path) -> (u64, String) {
     (passed.load(Ordering::SeqCst), sent.stdout)
 }
 
-fn landing(out: &Path) -> PathBuf {
+fn staged_file(out: &Path) -> PathBuf {
     find(out, |name| name.starts_with(".ftx-part-") && !name.ends_with(".journal"))
 }
 
@@ -87,11 +87,11 @@ fn flip(path: &Path, at: u64) {
 }
 
 fn random_file(path: &Path, size: u64, seed: u64) {
-    fs::write(path, Chance::new(seed).bytes(size as usize)).unwrap();
+    fs::write(path, Random::new(seed).bytes(size as usize)).unwrap();
 }
 
 #[test]
-fn only_what_is_missing_moves() {
+fn only_missing_parts_are_sent() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     let size = 10 * PART + 77;
@@ -107,12 +107,12 @@ fn only_what_is_missing_moves() {
 }
 
 #[test]
-fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
+fn killed_receiver_resumes_from_its_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     random_file(&source, 6 * PART, 2);
     let receiver = Receiver::start(&out, &[]);
-    // The last part is held back until the checkpoint is there.
+    // The last part is held back until the checkpoint is written.
     let go_on = Arc::new(AtomicU64::new(0));
     let (seen, held) = (Arc::clone(&go_on), AtomicU64::new(0));
     let proxy = Proxy::start(receiver.port, move |piece| {
@@ -122,7 +122,7 @@ fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
                 std::thread::yield_now();
             }
         }
-        Then::Pass
+        Action::Pass
     });
     let sender = start_send(&[&source], &proxy.host());
     until("a checkpoint", || {
@@ -140,9 +140,9 @@ fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
 
-/// The first session has lost its sender and brings to a slow disk what it has, when the sender is there again.
+/// The sender reconnects while the lost session still syncs its data to a slow disk.
 #[test]
-fn a_sender_that_comes_again_at_once_moves_only_what_is_missing() {
+fn immediate_resend_sends_only_missing_parts() {
     if !can_trace("a sender that comes again at once") {
         return;
     }
@@ -152,7 +152,7 @@ fn a_sender_that_comes_again_at_once_moves_only_what_is_missing() {
     random_file(&source, 20 * PART, 11);
     let receiver = Receiver::start(&out, &[]);
     let slow_disk = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=1500000"];
-    let attached = Attached::to(receiver.pid(), &slow_disk, &trace);
+    let attached = Strace::attach(receiver.pid(), &slow_disk, &trace);
     let (cut, _) = cutting(&receiver, 18 * PART + 1000);
     assert_eq!(send(&["--retries", "0"], &[&source], &cut.host()).code, CONNECTION);
     let (proxy, passed) = cutting(&receiver, u64::MAX);
@@ -167,9 +167,9 @@ fn a_sender_that_comes_again_at_once_moves_only_what_is_missing() {
     attached.end();
 }
 
-/// Who has the landing, and for how long, is not known to this session: it may be a receiver that ends.
+/// The staged file is locked by another process.
 #[test]
-fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_does() {
+fn file_in_use_waits_only_for_the_same_source_version() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     let other = dir.path().join("other");
@@ -180,7 +180,7 @@ fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_do
         if !is_same {
             random_file(&source, 5 * PART, 13);
         }
-        let held = File::open(landing(&out)).unwrap();
+        let held = File::open(staged_file(&out)).unwrap();
         held.lock().unwrap();
         let receiver = Receiver::start(&out, &["--on-conflict", "overwrite"]);
         let (proxy, passed) = cutting(&receiver, u64::MAX);
@@ -195,15 +195,15 @@ fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_do
         let moved = passed.load(Ordering::SeqCst);
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
         assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
-        let said = receiver.kill_and_hear();
+        let said = receiver.kill_and_wait();
         assert_eq!(said.stderr.contains("disk.img: waits for another session"), is_same, "{said:?}");
         fs::remove_dir_all(&out).unwrap();
     }
 }
 
-/// Two receivers on one folder: the second looks at the landing that the first has made and not locked yet.
+/// Two receivers on one directory: the second finds a staged file that the first has created and not locked yet.
 #[test]
-fn a_landing_that_is_not_locked_yet_costs_nobody_the_file() {
+fn staged_file_that_is_not_locked_yet_fails_no_session() {
     if !can_trace("a landing that is not locked yet") {
         return;
     }
@@ -213,7 +213,7 @@ fn a_landing_that_is_not_locked_yet_costs_nobody_the_file() {
     random_file(&source, 3 * PART, 14);
     let (slow, fast) = (Receiver::start(&out, &[]), Receiver::start(&out, &[]));
     let slow_lock = ["-e", "trace=flock", "-e", "inject=flock:delay_enter=1000000"];
-    let attached = Attached::to(slow.pid(), &slow_lock, &trace);
+    let attached = Strace::attach(slow.pid(), &slow_lock, &trace);
     let first = start_send(&[&source], &slow.host());
     until("the landing", || names(&out).len() == 1);
     let second = send(&[], &[&source], &fast.host());
@@ -228,31 +228,31 @@ fn a_landing_that_is_not_locked_yet_costs_nobody_the_file() {
 }
 
 #[test]
-fn what_the_landing_lost_comes_again() {
+fn damaged_or_truncated_parts_are_sent_again() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("disk.img");
     random_file(&source, 5 * PART, 3);
     type Harm<'a> = Box<dyn Fn(&Path) + 'a>;
-    // What is done to a landing with four parts, and how many parts have to come then, at most.
+    // Changes to a staged file with four parts, and the maximum number of parts to be sent then.
     let harms: Vec<(&str, Harm<'_>, u64)> = vec![
         ("nothing", Box::new(|_| {}), 1),
-        ("a flipped byte in a part", Box::new(|out| flip(&landing(out), PART + 5)), 2),
+        ("a flipped byte in a part", Box::new(|out| flip(&staged_file(out), PART + 5)), 2),
         (
             "a part cut off",
             Box::new(|out| {
-                OpenOptions::new().write(true).open(landing(out)).unwrap().set_len(3 * PART).unwrap();
+                OpenOptions::new().write(true).open(staged_file(out)).unwrap().set_len(3 * PART).unwrap();
             }),
             2,
         ),
         (
             "longer than the file",
             Box::new(|out| {
-                OpenOptions::new().write(true).open(landing(out)).unwrap().set_len(50 * PART).unwrap();
+                OpenOptions::new().write(true).open(staged_file(out)).unwrap().set_len(50 * PART).unwrap();
             }),
             1,
         ),
-        ("emptied", Box::new(|out| drop(File::create(landing(out)).unwrap())), 5),
-        ("removed", Box::new(|out| fs::remove_file(landing(out)).unwrap()), 5),
+        ("emptied", Box::new(|out| drop(File::create(staged_file(out)).unwrap())), 5),
+        ("removed", Box::new(|out| fs::remove_file(staged_file(out)).unwrap()), 5),
         ("without its journal", Box::new(|out| fs::remove_file(journal(out)).unwrap()), 5),
         ("with an empty journal", Box::new(|out| drop(File::create(journal(out)).unwrap())), 5),
         (
@@ -275,7 +275,7 @@ fn what_the_landing_lost_comes_again() {
         (
             "replaced by a copy",
             Box::new(|out| {
-                let path = landing(out);
+                let path = staged_file(out);
                 fs::copy(&path, out.join("copy")).unwrap();
                 fs::rename(out.join("copy"), path).unwrap();
             }),
@@ -293,23 +293,23 @@ fn what_the_landing_lost_comes_again() {
     }
 }
 
-/// Not even for as long as the next checkpoint takes.
+/// Also before the next checkpoint.
 #[test]
-fn a_damaged_part_costs_nothing_else_if_the_receiver_is_killed_once_more() {
+fn damaged_part_costs_no_other_part_after_a_second_kill() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     random_file(&source, 8 * PART, 14);
     send_cut(&out, &source, 7 * PART + 1000);
     for part in [0, 3] {
-        flip(&landing(&out), part * PART + 5);
+        flip(&staged_file(&out), part * PART + 5);
         let receiver = Receiver::start(&out, &[]);
         let pid = receiver.pid();
         let proxy = Proxy::start(receiver.port, move |piece| {
             if piece.frame.is_some_and(|frame| frame["ftx"] == "want") {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-                return Then::Cut;
+                return Action::Cut;
             }
-            Then::Pass
+            Action::Pass
         });
         assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, CONNECTION);
         assert_eq!(receiver.wait().code, -1);
@@ -321,7 +321,7 @@ fn a_damaged_part_costs_nothing_else_if_the_receiver_is_killed_once_more() {
 }
 
 #[test]
-fn what_somebody_planted_in_its_place_is_left_alone() {
+fn foreign_entry_in_place_of_a_staged_file_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (source, canary) = (dir.path().join("disk.img"), dir.path().join("canary"));
     random_file(&source, 3 * PART, 4);
@@ -336,7 +336,7 @@ fn what_somebody_planted_in_its_place_is_left_alone() {
         ("a folder", |path, _| fs::create_dir(path).unwrap()),
     ];
     for (what, plant) in plants {
-        for of in [landing as fn(&Path) -> PathBuf, journal] {
+        for of in [staged_file as fn(&Path) -> PathBuf, journal] {
             let out = tempfile::tempdir().unwrap();
             send_cut(out.path(), &source, 2 * PART + 1000);
             let path = of(out.path());
@@ -351,11 +351,11 @@ fn what_somebody_planted_in_its_place_is_left_alone() {
 }
 
 #[test]
-fn what_replaces_a_file_goes_on_too_and_leaves_it_until_the_end() {
+fn replacement_is_resumed_and_the_old_file_stays_until_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     fs::create_dir(&out).unwrap();
-    // Of the same size, so that it is compared at first.
+    // Of the same size, so that the contents are compared first.
     random_file(&out.join("disk.img"), 5 * PART, 1);
     random_file(&source, 5 * PART, 2);
     let before = fs::read(out.join("disk.img")).unwrap();
@@ -368,12 +368,12 @@ fn what_replaces_a_file_goes_on_too_and_leaves_it_until_the_end() {
 }
 
 #[test]
-fn a_source_that_changed_comes_whole() {
+fn changed_source_is_sent_completely() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     random_file(&source, 5 * PART, 5);
     send_cut(&out, &source, 4 * PART + 1000);
-    // Other bytes, but size and time of modification as before.
+    // Other bytes with the same size and mtime.
     let modified = fs::metadata(&source).unwrap().modified().unwrap();
     let file = OpenOptions::new().write(true).open(&source).unwrap();
     file.write_all_at(b"changed", PART).unwrap();
@@ -384,17 +384,17 @@ fn a_source_that_changed_comes_whole() {
         listing(&out).into_iter().filter(|line| line.starts_with("\"disk")).collect::<Vec<_>>(),
         listing(dir.path()).into_iter().filter(|line| line.starts_with("\"disk")).collect::<Vec<_>>()
     );
-    // Of the earlier state nobody can say that it will not come again.
-    assert!(landing(&out).exists() && journal(&out).exists());
+    // The staged file of the earlier version is kept, as that version may be sent again.
+    assert!(staged_file(&out).exists() && journal(&out).exists());
 }
 
 #[test]
-fn a_sparse_file_goes_on_and_stays_sparse() {
+fn sparse_file_is_resumed_and_stays_sparse() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     let file = File::create(&source).unwrap();
     file.set_len(1 << 40).unwrap();
-    let mut random = Chance::new(6);
+    let mut random = Random::new(6);
     for part in [0, 5, 6, 1000, 131_071] {
         file.write_all_at(&random.bytes(100_000), part * PART + 1_000_000).unwrap();
     }
@@ -411,23 +411,23 @@ fn a_sparse_file_goes_on_and_stays_sparse() {
     assert!(arrived.metadata().unwrap().blocks() * 512 < 10 * PART);
 }
 
-/// The zeros at the end of a file are nothing that anybody writes.
+/// The file ends with zeros, which are not written.
 #[test]
-fn a_sparse_landing_that_was_truncated_gets_its_size_back() {
+fn truncated_sparse_staged_file_gets_its_size_back() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("disk.img"));
     random_file(&source, 2 * PART, 7);
     OpenOptions::new().write(true).open(&source).unwrap().set_len(6 * PART).unwrap();
     send_cut(&out, &source, PART + 1000);
-    OpenOptions::new().write(true).open(landing(&out)).unwrap().set_len(PART + 5).unwrap();
+    OpenOptions::new().write(true).open(staged_file(&out)).unwrap().set_len(PART + 5).unwrap();
     send_whole(&out, &source);
     assert!(fs::read(out.join("disk.img")).unwrap() == fs::read(&source).unwrap());
 }
 
-/// A peer can announce a file that is larger than any disk, and say that it is zeros: that must not become work.
+/// A peer can announce a sparse file larger than any disk; its size must not cause work.
 #[test]
-fn a_sparse_file_larger_than_any_disk_costs_nothing() {
-    // Not every file system has files of that size.
+fn sparse_file_larger_than_any_disk_costs_no_work() {
+    // Not every file system supports files of that size.
     let in_memory = Path::new("/dev/shm");
     if !in_memory.is_dir() {
         return crate::common::proofs::not_run("a huge sparse file", "there is no /dev/shm");
@@ -435,11 +435,11 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     let out = tempfile::tempdir_in(in_memory).unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let parts = (1u64 << 62) / PART;
-    // Announces it and returns what the receiver wants of it.
+    // Announces it and returns the receiver's `want`.
     let announce = || {
         let mut peer = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
         let state = "0".repeat(32);
-        peer.say(&format!(
+        peer.send_json(&format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"f","size":{},"sparse":true,"state":"{state}"}}"#,
             parts * PART
         ));
@@ -450,7 +450,7 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     let rest = Wanted::Parts(Runs::one(parts - 1));
     let (mut peer, all) = announce();
     assert_eq!(all, Wanted::All);
-    peer.say(&hole(parts - 1));
+    peer.send_json(&hole(parts - 1));
     drop(peer);
     until("the journal", || {
         let left = names(out.path());
@@ -458,11 +458,11 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
             fs::read_to_string(journal(out.path())).unwrap().contains("closed")
         }
     });
-    // The landing is read again, because nobody vouches for it; it may still be in use for a moment.
-    let touched = OpenOptions::new().write(true).open(landing(out.path())).unwrap();
+    // A changed staged file is read again; it may still be locked for a moment.
+    let touched = OpenOptions::new().write(true).open(staged_file(out.path())).unwrap();
     touched.set_modified(std::time::UNIX_EPOCH).unwrap();
     until("it to go on", || announce().1 == rest);
-    // And not read, because it is as it was left.
+    // An unchanged one is not.
     let mut going_on = None;
     until("it to go on", || {
         let (peer, wanted) = announce();
@@ -472,23 +472,26 @@ fn a_sparse_file_larger_than_any_disk_costs_nothing() {
     let mut peer = going_on.unwrap();
     let zeros = vec![0; PART as usize];
     let md5 = ftx::digest::Md5::of(&zeros);
-    peer.say(&format!(r#"{{"ftx":"part","entry":0,"part":{},"size":{PART},"md5":"{md5}"}}"#, parts - 1));
+    peer.send_json(&format!(
+        r#"{{"ftx":"part","entry":0,"part":{},"size":{PART},"md5":"{md5}"}}"#,
+        parts - 1
+    ));
     peer.stream.write_all(&zeros).unwrap();
-    assert!(matches!(peer.hear(), Some(Message::Stored { .. })));
+    assert!(matches!(peer.next_message(), Some(Message::Stored { .. })));
     assert_eq!(fs::metadata(out.path().join("f")).unwrap().len(), parts * PART);
-    // What is there is compared with what is offered.
+    // The existing file is compared with the offers.
     let (mut peer, offers) = announce();
     assert_eq!(offers, Wanted::Offers);
-    peer.say(&hole(parts));
+    peer.send_json(&hole(parts));
     assert_eq!(wanted(&mut peer), Wanted::None);
-    assert!(matches!(peer.hear(), Some(Message::Stored { .. })));
+    assert!(matches!(peer.next_message(), Some(Message::Stored { .. })));
     receiver.kill();
 }
 
-/// What a receiver wants of an entry. One that has lost itself in something says nothing but that it is busy.
+/// The receiver's `want`. A receiver that is stuck in work sends only keepalives.
 fn wanted(peer: &mut Raw) -> Wanted {
     loop {
-        match peer.hear().expect("an answer") {
+        match peer.next_message().expect("an answer") {
             Message::Want { parts, .. } => return parts,
             message => assert!(matches!(message, Message::Welcome(_)), "{message:?}"),
         }
@@ -499,14 +502,14 @@ fn file_at(path: &Path, buffer: &mut [u8], offset: u64) {
     File::open(path).unwrap().read_exact_at(buffer, offset).unwrap();
 }
 
-/// Cut anywhere, change, corrupt, truncate, go on: what arrives is what was sent.
+/// Random cuts, changes, corruption and truncation; the stored file is the one that was sent last.
 #[test]
-fn however_often_it_is_cut_the_whole_file_arrives() {
+fn randomly_cut_and_damaged_files_arrive_complete() {
     let rounds = rounds(6);
     let (mut cuts, mut harms, mut moved_parts, mut fresh_parts) = (0, 0, 0.0, 0.0);
     let mut is_unchanged = false;
     for round in 0..rounds as u64 {
-        let mut random = Chance::new(round * 7919 + 11);
+        let mut random = Random::new(round * 7919 + 11);
         let dir = tempfile::tempdir().unwrap();
         let (out, source) = (dir.path().join("out"), dir.path().join("file"));
         let parts = 2 + random.below(5);
@@ -545,7 +548,7 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
         moved_parts += moved as f64 / PART as f64;
         fresh_parts += size as f64 / PART as f64;
         assert!(fs::read(out.join("file")).unwrap() == fs::read(&source).unwrap(), "round {round}");
-        // Other states of it are kept for their time.
+        // Staged files of other versions are kept until they expire.
         let named: Vec<String> =
             names(&out).into_iter().filter(|name| !name.starts_with(".ftx-part-")).collect();
         assert_eq!(named, ["file"], "round {round}");
@@ -555,21 +558,21 @@ fn however_often_it_is_cut_the_whole_file_arrives() {
         }
     }
     assert!(is_unchanged);
-    figures(&format!(
+    report_figures(&format!(
         "resume: {rounds} files, {cuts} cuts, {harms} times harmed; the last attempts moved {moved_parts:.0} of \
          {fresh_parts:.0} parts; nothing wrong"
     ));
 }
 
 #[test]
-fn what_is_left_of_a_file_goes_once_the_file_is_there() {
+fn staged_file_is_removed_once_the_file_exists() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("disk.img");
     random_file(&source, 3 * PART, 8);
     for (is_held, out) in [(true, dir.path().join("held")), (false, dir.path().join("free"))] {
         send_cut(&out, &source, 2 * PART + 1000);
         fs::copy(&source, out.join("disk.img")).unwrap();
-        let held = File::open(landing(&out)).unwrap();
+        let held = File::open(staged_file(&out)).unwrap();
         if is_held {
             held.lock().unwrap();
         }
@@ -581,13 +584,13 @@ fn what_is_left_of_a_file_goes_once_the_file_is_there() {
 }
 
 #[test]
-fn a_receiver_tells_what_it_holds_and_tidies_up() {
+fn receiver_lists_unfinished_files_and_removes_old_ones() {
     let dir = tempfile::tempdir().unwrap();
     let (out, source) = (dir.path().join("out"), dir.path().join("folder"));
     fs::create_dir(&source).unwrap();
     random_file(&source.join("disk.img"), 3 * PART, 7);
     send_cut(&out, &source, 2 * PART + 1000);
-    // Not ours to touch: names that only look like it.
+    // Entries that only have the name of a staged file are not removed.
     symlink("/dev/null", out.join(".ftx-part-link")).unwrap();
     fs::create_dir(out.join(".ftx-part-folder")).unwrap();
     for (days, words, left) in [
@@ -595,9 +598,9 @@ fn a_receiver_tells_what_it_holds_and_tidies_up() {
         ("0", "Removed what was left of", 0),
     ] {
         let mut receiver = Receiver::start(&out, &["--keep-unfinished", days]);
-        receiver.hear(words);
+        receiver.wait_for(words);
         if left > 0 {
-            receiver.hear(" s ago, kept for 6 more days. Sent again, it goes on there.\n");
+            receiver.wait_for(" s ago, kept for 6 more days. Sent again, it goes on there.\n");
         }
         receiver.kill();
         assert_eq!(fs::read_dir(out.join("folder")).unwrap().count(), left);

@@ -1,5 +1,5 @@
-//! `tests/second/peer.py` was written from `docs/protocol.md` alone. It sends to the real program and receives from it,
-//! so the document says enough, and what it says is true.
+//! `tests/second/peer.py` was written from `docs/protocol.md` alone and exchanges files with the real program in both
+//! directions, which shows that the document is complete and correct.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,16 +18,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
-/// A process that takes longer hangs, and is killed.
+/// A process that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(60);
 const BIG_BYTES: usize = 20 << 20;
 
-/// A process under a watchdog, with the first line that it said.
+/// A process under a watchdog, with the first line of its output.
 struct Watched {
     child: Child,
     stdout: BufReader<Box<dyn Read>>,
     stderr: BufReader<Box<dyn Read>>,
-    /// Dropped when the process is over, which calls the watchdog off.
+    /// Dropping it stops the watchdog.
     _over: Sender<()>,
 }
 
@@ -47,7 +47,7 @@ impl Watched {
         let (over, ended) = mpsc::channel();
         thread::spawn(move || {
             if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-                // It may have ended just now.
+                // It may have ended already.
                 let _ = kill_process(pid, Signal::KILL);
             }
         });
@@ -56,7 +56,7 @@ impl Watched {
         Watched { child, stdout: BufReader::new(stdout), stderr: BufReader::new(stderr), _over: over }
     }
 
-    /// Waits for the end. What these programs say fits into a pipe, so that one stream can be read after the other.
+    /// Waits for the end. The outputs fit into a pipe, so one stream can be read after the other.
     fn end(mut self) -> Ended {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.stdout.read_to_end(&mut stdout).expect("its output");
@@ -69,7 +69,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Only a test that fails comes here with a process that runs.
+        // The process still runs only if the test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -117,14 +117,14 @@ fn peer_send(words: &[&str], path: &Path, port: u16) -> Ended {
     Watched::start(peer(&["send"]).args(words).arg(port.to_string()).arg(path)).end()
 }
 
-/// The second implementation sends `path` to ftx, which puts it into `out`.
+/// The second implementation sends `path` to ftx, which stores it in `out`.
 fn to_ftx(words: &[&str], path: &Path, out: &Path) -> (Ended, Ended) {
     let (recv, port) = ftx_recv(out);
     let sent = peer_send(words, path, port);
     both_fine(sent, recv.end())
 }
 
-/// ftx sends `path` to the second implementation, which puts it into `out`.
+/// ftx sends `path` to the second implementation, which stores it in `out`.
 fn from_ftx(words: &[&str], path: &Path, out: &Path) -> (Ended, Ended) {
     let (recv, port) = peer_recv(words, out);
     let sent = ftx_send(path, port);
@@ -136,7 +136,7 @@ fn both_fine(sent: Ended, received: Ended) -> (Ended, Ended) {
     (sent, received)
 }
 
-/// What a tree holds below a folder: names, kinds, bytes, modes, times.
+/// A tree's entries: names, types, bytes, modes, times.
 fn snapshot(root: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut found = BTreeMap::new();
     for entry in WalkDir::new(root).min_depth(1) {
@@ -167,22 +167,22 @@ fn write(path: &Path, bytes: &[u8], mode: u32) {
     touch(path, mode);
 }
 
-/// A time that has nanoseconds, and is not now.
+/// Sets the mode, and an old time with nanoseconds.
 fn touch(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_600_000_000 + u64::from(mode), 123_456_789);
     File::open(path).and_then(|file| file.set_modified(time)).expect("a time");
 }
 
-/// A folder to work in, with the folder `from`, which holds what is to be sent, and the empty folder `to`.
-fn workshop() -> TempDir {
+/// A temporary directory with `from` for the source and an empty `to`.
+fn work_dir() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder to work in");
     fs::create_dir(dir.path().join("from")).expect("a folder");
     fs::create_dir(dir.path().join("to")).expect("a folder");
     dir
 }
 
-/// Everything that is to come across, in the folder `tree`.
+/// Creates a tree with an entry of each kind in `from/tree`.
 fn everything(from: &Path) {
     let tree = from.join("tree");
     fs::create_dir_all(tree.join("sub/empty folder")).expect("folders");
@@ -200,8 +200,8 @@ fn everything(from: &Path) {
 }
 
 #[test]
-fn what_the_second_implementation_sends_arrives_whole() {
-    let dir = workshop();
+fn second_implementation_sends_to_ftx() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     everything(&from);
     let (sent, _) = to_ftx(&[], &from.join("tree"), &to);
@@ -210,8 +210,8 @@ fn what_the_second_implementation_sends_arrives_whole() {
 }
 
 #[test]
-fn what_ftx_sends_arrives_whole_at_the_second_implementation() {
-    let dir = workshop();
+fn ftx_sends_to_the_second_implementation() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     everything(&from);
     let (_, received) = from_ftx(&[], &from.join("tree"), &to);
@@ -221,7 +221,7 @@ fn what_ftx_sends_arrives_whole_at_the_second_implementation() {
 
 #[test]
 fn parts_can_be_wanted_by_runs() {
-    let dir = workshop();
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     everything(&from);
     from_ftx(&["--runs"], &from.join("tree"), &to);
@@ -230,7 +230,7 @@ fn parts_can_be_wanted_by_runs() {
 
 #[test]
 fn ftx_sends_a_part_again_when_it_is_asked_to() {
-    let dir = workshop();
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     write(&from.join("big"), &big(), 0o644);
     let (sent, received) = from_ftx(&["--again", "1"], &from.join("big"), &to);
@@ -241,7 +241,7 @@ fn ftx_sends_a_part_again_when_it_is_asked_to() {
 
 #[test]
 fn ftx_asks_again_for_a_part_that_arrived_damaged() {
-    let dir = workshop();
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     write(&from.join("big"), &big(), 0o644);
     let (sent, received) = to_ftx(&["--damage", "1"], &from.join("big"), &to);
@@ -252,8 +252,8 @@ fn ftx_asks_again_for_a_part_that_arrived_damaged() {
 }
 
 #[test]
-fn a_part_that_arrives_damaged_three_times_costs_its_file_and_no_other() {
-    let dir = workshop();
+fn a_part_damaged_three_times_fails_its_file_only() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(from.join("tree")).expect("a folder");
     write(&from.join("tree/a"), b"unlucky", 0o644);
@@ -269,8 +269,8 @@ fn a_part_that_arrives_damaged_three_times_costs_its_file_and_no_other() {
 }
 
 #[test]
-fn what_is_there_already_is_told_by_offers_in_both_directions() {
-    let dir = workshop();
+fn existing_files_are_compared_by_offers_in_both_directions() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     everything(&from);
     let tree = from.join("tree");
@@ -287,8 +287,8 @@ fn what_is_there_already_is_told_by_offers_in_both_directions() {
 }
 
 #[test]
-fn what_differs_is_told_by_its_offers_and_left_alone() {
-    let dir = workshop();
+fn differing_files_are_found_by_offers_and_left_alone() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     write(&from.join("big"), &big(), 0o644);
     let mut other = big();
@@ -306,7 +306,7 @@ fn what_differs_is_told_by_its_offers_and_left_alone() {
 
 #[test]
 fn etags_are_compared_in_both_directions() {
-    let dir = workshop();
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     write(&from.join("big"), &big(), 0o644);
     let etag = {
@@ -327,8 +327,8 @@ fn etags_are_compared_in_both_directions() {
 }
 
 #[test]
-fn a_cut_file_goes_on_where_it_was_and_what_is_kept_is_compared() {
-    let dir = workshop();
+fn a_cut_file_is_resumed_and_its_kept_parts_are_compared() {
+    let dir = work_dir();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     write(&from.join("big"), &big(), 0o644);
     let (recv, port) = ftx_recv(&to);

@@ -1,6 +1,5 @@
-//! **Promised: Ctrl-C and SIGTERM end either side within a second**, in good order, with exit code 130 or 143: the other
-//! side is told, what is in place stays and is counted, and nothing half is left under a final name. A second Ctrl-C
-//! ends at once.
+//! **Promised: Ctrl-C and SIGTERM end either side within a second** with exit code 130 or 143: the other side is notified,
+//! stored files stay and are counted, and no final name holds an incomplete file. A second Ctrl-C ends at once.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,19 +10,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::proofs::{assert_nothing_or_whole, contents, is_landing, not_run};
+use crate::common::proofs::{assert_absent_or_complete, contents, is_staged, not_run};
 use crate::common::{Ended, FTX, Receiver, end, names, pid, send, until};
 use ftx::digest::PART_BYTES;
 use ftx::wire::frame::{Form, encode};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Each signal, and the exit code that belongs to it.
+/// The signals and their exit codes.
 const BOTH: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
 
-/// What is promised is a second. The rest is for a machine that has much else to do.
+/// The promise is one second; the rest allows for a loaded machine.
 const IN_TIME: Duration = Duration::from_millis(2500);
 
-/// `ftx`, with the signals as a terminal has them, whatever started these tests in the background.
+/// `ftx` with default signal handling, also if the tests run in the background.
 fn ftx() -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=INT,TERM", FTX]);
@@ -31,7 +30,7 @@ fn ftx() -> Command {
 }
 
 fn receiver(out: &Path, args: &[&str]) -> Receiver {
-    // What an earlier round left would be taken for the start of this one.
+    // Files of an earlier round would look like the start of this one.
     let _ = fs::remove_dir_all(out);
     Receiver::spawn(ftx(), "127.0.0.1", out, args)
 }
@@ -42,7 +41,7 @@ fn start_send(args: &[&str], path: &Path, host: &str) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Sends a signal, and waits for the end, which has to come in time.
+/// Sends a signal and asserts that the program ends in time.
 fn ended_by(signal: Signal, code: i32, child: Child) -> Ended {
     let start = Instant::now();
     kill_process(pid(&child), signal).unwrap();
@@ -95,7 +94,7 @@ fn frames(json: &[&str]) -> Vec<u8> {
 const WELCOME: &str = r#"{"ftx":"welcome","version":1}"#;
 const WANT: &str = r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
 
-/// Says `welcome`, and wants the file once that is announced.
+/// Sends `welcome`, and `want` once the file is announced.
 fn want(peer: &mut TcpStream) {
     peer.write_all(&frames(&[WELCOME])).unwrap();
     hear(peer, r#""ftx":"entry""#);
@@ -103,7 +102,7 @@ fn want(peer: &mut TcpStream) {
     hear(peer, r#""ftx":"part""#);
 }
 
-/// Reads until `words` have come, and no further: what comes behind them may be waited for next.
+/// Reads up to `words` and not beyond, so that the next call sees what follows.
 fn hear(stream: &mut TcpStream, words: &str) {
     let (mut heard, mut buffer) = (Vec::new(), [0; 1]);
     while !heard.ends_with(words.as_bytes()) {
@@ -114,7 +113,7 @@ fn hear(stream: &mut TcpStream, words: &str) {
 }
 
 #[test]
-fn a_sender_whose_peer_never_answers() {
+fn signal_ends_a_sender_whose_peer_never_answers() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -133,7 +132,7 @@ fn a_sender_whose_peer_never_answers() {
             let ended = ended_by(signal, code, sender);
             let words =
                 format!("ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to go on.\n");
-            // As long as nobody answers, it may not even have looked for files.
+            // Without an answer the sender may not have looked for files yet.
             let nothing = format!("ftx: interrupted. Nothing was sent to {host} yet.\n");
             assert!([words, nothing].contains(&ended.stderr) && ended.stdout.is_empty(), "{ended:?}");
             hear(&mut peer, r#"{"ftx":"error","code":"interrupted","message":"the sender was interrupted"}"#);
@@ -141,7 +140,7 @@ fn a_sender_whose_peer_never_answers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sender = start_send(&["--classic"], &file, &listener.local_addr().unwrap().to_string());
         let mut peer = listener.accept().unwrap().0;
-        // It waits for this end to close.
+        // The sender waits for this end to close.
         hear(&mut peer, "bytes");
         let ended = ended_by(signal, code, sender);
         assert!(ended.stderr.contains("was sent to"), "{ended:?}");
@@ -158,12 +157,12 @@ fn is_connecting(port: u16) -> bool {
 }
 
 #[test]
-fn a_sender_that_connects_to_a_black_hole() {
+fn signal_ends_a_sender_that_is_connecting() {
     use socket2::{Domain, Socket, Type};
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
-    // Nobody accepts, and the queue is full.
+    // The accept queue is full.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
@@ -177,7 +176,7 @@ fn a_sender_that_connects_to_a_black_hole() {
         queue.push(one);
         assert!(queue.len() < 100, "the queue never fills");
     }
-    // From here on, only the sender's own connection may count.
+    // Only the sender's own connection may count from here on.
     queue.retain(|one| one.peer_addr().is_ok());
     until("the queue to hold", || !is_connecting(port));
     for (signal, code) in BOTH {
@@ -190,7 +189,7 @@ fn a_sender_that_connects_to_a_black_hole() {
 }
 
 #[test]
-fn a_sender_that_waits_for_the_next_try() {
+fn signal_ends_a_sender_between_attempts() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -203,12 +202,12 @@ fn a_sender_that_waits_for_the_next_try() {
 }
 
 #[test]
-fn a_sender_whose_resolver_does_not_answer() {
+fn signal_ends_a_sender_whose_resolver_does_not_answer() {
     let dir = tempfile::tempdir().unwrap();
     let (file, conf) = (dir.path().join("a"), dir.path().join("resolv.conf"));
     fs::write(&file, "bytes").unwrap();
     fs::write(&conf, "nameserver 127.0.0.1\noptions timeout:30 attempts:3\n").unwrap();
-    // A network of its own, in which somebody takes questions and answers none.
+    // A network namespace with a DNS server that does not answer.
     let python = "import fcntl, os, socket, struct, sys
 taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 # SIOCSIFFLAGS: lo, up and running
@@ -222,7 +221,7 @@ os.execvp(sys.argv[1], sys.argv[1:])";
     command.args(["env", "--default-signal=INT,TERM", FTX, "send"]).arg(&file).arg("some-host.example");
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut sender) = spawned else { return not_run("a resolver that hangs", "needs unshare") };
-    // It has asked: a socket that is connected to port 53 (0x35).
+    // The query is sent: a socket is connected to port 53 (0x35).
     let asks = format!("/proc/{}/net/udp", sender.id());
     let has_asked = || {
         let table = fs::read_to_string(&asks).unwrap_or_default();
@@ -242,12 +241,12 @@ os.execvp(sys.argv[1], sys.argv[1:])";
 }
 
 #[test]
-fn a_sender_in_the_middle_of_a_body_that_nobody_takes() {
+fn signal_ends_a_sender_blocked_in_a_body() {
     let dir = tempfile::tempdir().unwrap();
     let file = large_file(dir.path());
     for (signal, code) in BOTH {
         for args in [&[][..], &["--classic"]] {
-            // The digest of all of it, which classic wants first, would take too long.
+            // The classic dialect hashes the file first, which would take too long for the large one.
             let file = if args.is_empty() { file.clone() } else { dir.path().join("medium") };
             if !args.is_empty() {
                 fs::write(&file, vec![7; 64 << 20]).unwrap();
@@ -260,13 +259,13 @@ fn a_sender_in_the_middle_of_a_body_that_nobody_takes() {
             } else {
                 hear(&mut peer, "filename");
             }
-            // Not another byte is taken: what the system holds for us fills up.
+            // Nothing is read: the socket buffers fill.
             until("a full connection", || {
                 let waiting = fs::read_to_string("/proc/net/tcp").unwrap();
                 let port = format!(":{:04X}", peer.peer_addr().unwrap().port());
                 waiting.lines().any(|line| {
                     let words: Vec<&str> = line.split_whitespace().collect();
-                    // The sender's own end, with bytes that it cannot send.
+                    // The sender's end, with unsent bytes in its buffer.
                     words.get(1).is_some_and(|local| local.ends_with(&port))
                         && u64::from_str_radix(words[4].split(':').next().unwrap(), 16).unwrap() > 100_000
                 })
@@ -277,13 +276,13 @@ fn a_sender_in_the_middle_of_a_body_that_nobody_takes() {
     }
 }
 
-fn landing_has_bytes(out: &Path) -> bool {
+fn staged_file_has_bytes(out: &Path) -> bool {
     let Ok(entries) = fs::read_dir(out) else { return false };
     entries.flatten().any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
 }
 
 #[test]
-fn a_sender_in_the_middle_of_a_file_tells_its_receiver() {
+fn interrupted_sender_notifies_its_receiver() {
     let dir = tempfile::tempdir().unwrap();
     let file = large_file(dir.path());
     for (signal, code) in BOTH {
@@ -291,7 +290,7 @@ fn a_sender_in_the_middle_of_a_file_tells_its_receiver() {
             let out = dir.path().join("out");
             let receiver = receiver(&out, &["--once"]);
             let sender = start_send(streams, &file, &receiver.host());
-            until("bytes at the receiver", || landing_has_bytes(&out));
+            until("bytes at the receiver", || staged_file_has_bytes(&out));
             let sent = ended_by(signal, code, sender);
             assert!(sent.stderr.contains("interrupted. 0 of 1 file is stored at"), "{sent:?}");
             let received = receiver.wait();
@@ -304,7 +303,7 @@ fn a_sender_in_the_middle_of_a_file_tells_its_receiver() {
 }
 
 #[test]
-fn a_receiver_in_the_middle_of_a_file_tells_its_sender() {
+fn interrupted_receiver_notifies_its_sender() {
     let dir = tempfile::tempdir().unwrap();
     let file = large_file(dir.path());
     for (signal, code) in BOTH {
@@ -312,7 +311,7 @@ fn a_receiver_in_the_middle_of_a_file_tells_its_sender() {
             let out = dir.path().join("out");
             let receiver = receiver(&out, args);
             let sender = start_send(&[], &file, &receiver.host());
-            until("bytes at the receiver", || landing_has_bytes(&out));
+            until("bytes at the receiver", || staged_file_has_bytes(&out));
             let received = receiver_ended_by(signal, code, receiver);
             assert!(received.stderr.contains("ftx: interrupted. 0 files were stored in"), "{received:?}");
             let sent = end(sender);
@@ -325,17 +324,17 @@ fn a_receiver_in_the_middle_of_a_file_tells_its_sender() {
     }
 }
 
-/// How many files the closing line speaks of.
+/// The number of files in the last line.
 fn counted(stderr: &str) -> usize {
     let line = stderr.lines().find_map(|line| line.strip_prefix("ftx: interrupted. ")).unwrap();
     line.split(' ').next().unwrap().replace(',', "").parse().unwrap()
 }
 
-/// Has any file its final name?
+/// Whether any file has its final name.
 fn has_a_file(out: &Path) -> bool {
     let entries = walkdir::WalkDir::new(out).into_iter().flatten();
     let mut files = entries.filter(|entry| entry.file_type().is_file());
-    files.any(|entry| !is_landing(&entry.file_name().to_string_lossy()))
+    files.any(|entry| !is_staged(&entry.file_name().to_string_lossy()))
 }
 
 fn files_in(out: &Path) -> usize {
@@ -343,8 +342,8 @@ fn files_in(out: &Path) -> usize {
 }
 
 #[test]
-fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
-    // In memory: a disk that needs a second for one sync cannot be left in good order within one.
+fn interrupted_small_files_are_absent_or_complete() {
+    // In memory: on a disk a single sync may take longer than a second.
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let tree = small_files(dir.path(), 20_000);
     let mut whole = contents(&tree);
@@ -362,7 +361,7 @@ fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
             kill_process(pid(&sender), signal).unwrap();
             let sent = end(sender);
             if sent.code == 0 {
-                // It was faster than this test.
+                // The transfer ended before the signal.
                 continue;
             }
             assert_eq!(sent.code, code, "{sent:?}");
@@ -380,7 +379,7 @@ fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
             counted(&received.stderr)
         };
         cut += 1;
-        assert_eq!(assert_nothing_or_whole(&out, &whole, &(side, code)), 0, "landings are left");
+        assert_eq!(assert_absent_or_complete(&out, &whole, &(side, code)), 0, "landings are left");
         assert!(stored > 0 && stored <= files_in(&out), "{stored} of {}", files_in(&out));
         let again = receiver(&out, &["--once"]);
         assert_eq!(send(&[], &[&tree], &again.host()).code, 0);
@@ -391,7 +390,7 @@ fn many_small_files_are_there_or_not_and_the_next_send_goes_on() {
 }
 
 #[test]
-fn a_receiver_does_not_call_stored_what_was_there() {
+fn interrupted_receiver_counts_existing_files_apart() {
     let dir = tempfile::tempdir().unwrap();
     let (out, tree) = (dir.path().join("out"), small_files(dir.path(), 60));
     let receiver = receiver(&out, &[]);
@@ -405,12 +404,12 @@ fn a_receiver_does_not_call_stored_what_was_there() {
 }
 
 #[test]
-fn an_idle_receiver_ends_at_once_and_without_a_word_if_it_shall_be_quiet() {
+fn signal_ends_an_idle_receiver_and_quiet_prints_nothing() {
     let dir = tempfile::tempdir().unwrap();
     for (signal, code) in BOTH {
         for args in [&[][..], &["--once"], &["--count", "7"]] {
             let receiver = receiver(&dir.path().join("out"), args);
-            // Doors that open are no sessions.
+            // An open connection is not a session yet.
             let _silent = receiver.connect();
             let ended = receiver_ended_by(signal, code, receiver);
             let words =
@@ -432,7 +431,7 @@ fn an_idle_receiver_ends_at_once_and_without_a_word_if_it_shall_be_quiet() {
 }
 
 #[test]
-fn a_receiver_of_classic_senders() {
+fn signal_resets_classic_connections() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     for (signal, code) in BOTH {
@@ -442,14 +441,14 @@ fn a_receiver_of_classic_senders() {
         sender.write_all(&(header.len() as u32).to_le_bytes()).unwrap();
         sender.write_all(header.as_bytes()).unwrap();
         sender.write_all(&[7; 300_000]).unwrap();
-        until("its bytes", || landing_has_bytes(&out));
+        until("its bytes", || staged_file_has_bytes(&out));
         receiver_ended_by(signal, code, receiver);
         assert!(sender.read(&mut [0; 1]).is_err(), "a reset is all that such a sender can notice");
         assert_eq!(names(&out), Vec::<String>::new());
     }
 }
 
-/// A pipe that nobody reads, and that takes nothing more.
+/// A full pipe without a reader.
 fn full_pipe() -> (impl AsFd, Stdio) {
     let (out, into) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     rustix::io::ioctl_fionbio(&into, true).unwrap();
@@ -459,7 +458,7 @@ fn full_pipe() -> (impl AsFd, Stdio) {
     (out, Stdio::from(into))
 }
 
-/// A sender that cannot end in good order: its last line waits for a reader that never reads.
+/// A sender that blocks when it prints its last line, because its output is a full pipe.
 fn stuck_sender(file: &Path) -> (Child, TcpStream, impl AsFd) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (unread, stderr) = full_pipe();
@@ -472,7 +471,7 @@ fn stuck_sender(file: &Path) -> (Child, TcpStream, impl AsFd) {
 }
 
 #[test]
-fn whatever_it_waits_for_it_ends_in_time_and_at_once_if_asked_twice() {
+fn stuck_sender_ends_in_time_and_at_once_on_a_second_signal() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -500,7 +499,7 @@ fn whatever_it_waits_for_it_ends_in_time_and_at_once_if_asked_twice() {
 }
 
 #[test]
-fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+fn signal_ignored_at_start_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("a"), dir.path().join("out"));
     fs::write(&file, "bytes").unwrap();
@@ -512,14 +511,14 @@ fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     receiver_ended_by(Signal::TERM, 143, receiver);
 }
 
-/// Is the process stopped, as proc_pid_stat(5) has it?
+/// Whether the process is stopped, see proc_pid_stat(5).
 fn is_stopped(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
     stat.rsplit(')').next().unwrap().starts_with(" T")
 }
 
 #[test]
-fn stopped_and_continued_a_transfer_goes_on() {
+fn transfer_continues_after_stop_and_cont() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -538,7 +537,7 @@ fn stopped_and_continued_a_transfer_goes_on() {
 }
 
 #[test]
-fn bench_and_demo_remove_what_they_made() {
+fn interrupted_bench_and_demo_remove_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let working = |at: &Path| {
@@ -558,7 +557,7 @@ fn bench_and_demo_remove_what_they_made() {
             let start = Instant::now();
             kill_process(pid(&child), signal).unwrap();
             let ended = end(child);
-            // A slow disk may hold up the end in good order; it is removed all the same.
+            // The files are removed even if a slow disk delays the end.
             assert!(start.elapsed() < IN_TIME && ended.code == code, "{:?}: {ended:?}", start.elapsed());
             assert!(ended.stderr.contains("ftx: interrupted.\n"), "{ended:?}");
             assert_eq!(names(at), Vec::<String>::new());
@@ -567,13 +566,13 @@ fn bench_and_demo_remove_what_they_made() {
 }
 
 #[test]
-fn a_receiver_that_measures_is_told_why_it_ends() {
+fn interrupted_receiver_notifies_a_benchmark() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = receiver(&dir.path().join("out"), &[]);
     let mut bench = ftx();
     bench.args(["bench", &receiver.host(), "--progress", "always", "--dir"]).arg(dir.path());
     let mut bench = bench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Its bar of the wire is there: bytes are on their way, for about a second.
+    // Once the progress bar of the network stage is shown, bytes are sent for about a second.
     let (mut seen, mut byte) = (String::new(), [0]);
     let stderr = bench.stderr.as_mut().unwrap();
     while !seen.contains("wire") && stderr.read(&mut byte).unwrap() == 1 {

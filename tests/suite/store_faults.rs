@@ -1,5 +1,5 @@
-//! What a file system refuses is told in words that people understand, on both ends, with a stable code; before the
-//! first byte where that can be known. The rest of the transfer goes on.
+//! Errors of the receiver's file system are reported at both ends with a clear message and a stable code, before the first
+//! byte where possible. The rest of the transfer continues.
 
 use std::fs;
 use std::io::Write;
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::common::mounted::Mounted;
 use crate::common::proofs::{can_trace, not_run};
-use crate::common::proxy::{Place, Proxy, Then};
+use crate::common::proxy::{Action, Place, Proxy};
 use crate::common::raw::Raw;
-use crate::common::{Ended, FTX, Receiver, end, names, send, start_send, until};
+use crate::common::{Ended, FTX, Receiver, end, is_own_process, names, send, start_send, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::fault::Fault;
 use ftx::relpath::{NamePolicy, RelPath};
@@ -32,7 +32,7 @@ fn transfer(receiver: Receiver, tree: &Path) -> (Ended, Ended) {
     (sent, receiver.wait())
 }
 
-/// Both ends ended with this code and said these words about an entry, with its code.
+/// Asserts that both ends ended with this code and reported an entry with these words.
 fn both_said(ended: &(Ended, Ended), code: i32, words: &str) {
     let (sent, received) = ended;
     assert_eq!((sent.code, received.code), (code, code), "{ended:?}");
@@ -43,7 +43,7 @@ fn both_said(ended: &(Ended, Ended), code: i32, words: &str) {
 }
 
 #[test]
-fn a_file_that_does_not_fit_is_refused_before_its_first_byte() {
+fn file_that_does_not_fit_is_refused_before_its_first_byte() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
@@ -52,30 +52,30 @@ fn a_file_that_does_not_fit_is_refused_before_its_first_byte() {
     make(&tree.join("big"), 20 * MIB);
     make(&tree.join("there"), 10 * MIB);
     make(&tree.join("small"), 1000);
-    // A file of a terabyte that takes one block.
+    // A sparse file of a terabyte in one block.
     let sparse = fs::File::create(tree.join("sparse")).unwrap();
     sparse.set_len(1 << 40).unwrap();
     sparse.write_all_at(b"x", 5).unwrap();
-    // More than half of the room: twice it would not fit.
+    // More than half of the space: two copies would not fit.
     make(&out.join("t/there"), 10 * MIB);
     let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
     both_said(&ended, 42, "t/big: ");
     let words = "refused by the receiver: no space left (needs 21.0 MB, 6.29 MB free) [no-space]";
     assert!(ended.0.stderr.contains(words), "{ended:?}");
-    // Of a terabyte one part has data.
+    // One part of the terabyte has data.
     assert!(ended.0.stdout.starts_with("Sent 2 files (1.10 TB) in "), "{ended:?}");
     assert!(ended.0.stdout.contains("; 1 was there already. 1 entry was NOT transferred."), "{ended:?}");
     assert_eq!(names(&out), ["t", "t/small", "t/sparse", "t/there"]);
 }
 
 #[test]
-fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
+fn space_is_reserved_once_and_the_last_block_is_usable() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
         return not_run("room that is promised", "needs the right to mount");
     };
-    // All of them are announced before the first one is here.
+    // All are announced before the first one is stored.
     for name in ["a", "b", "c"] {
         make(&tree.join(name), 7 * MIB);
     }
@@ -88,7 +88,7 @@ fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
     assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
     make(&last, 2 * MIB + 1);
     let receiver = Receiver::start(&out, &["--once"]);
-    // In the classic dialect only the receiver can say it.
+    // In the classic dialect only the receiver can report it.
     let sent = send(&["--classic"], &[&last], &receiver.host());
     let received = receiver.wait();
     assert_eq!((sent.code, received.code), (10, 42), "{sent:?} {received:?}");
@@ -96,7 +96,7 @@ fn room_is_promised_once_and_what_fits_to_the_last_block_is_taken() {
 }
 
 #[test]
-fn who_announces_much_and_sends_nothing_takes_no_room_from_others() {
+fn announced_but_unsent_bytes_reserve_no_space() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("file"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(16 * MIB, &out) else {
@@ -105,10 +105,13 @@ fn who_announces_much_and_sends_nothing_takes_no_room_from_others() {
     make(&file, 12 * MIB);
     let receiver = Receiver::start(&out, &[]);
     let mut peer = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
-    peer.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"huge","size":15000000}"#);
-    while !matches!(peer.hear(), Some(Message::Want { .. })) {}
-    // A little of it does not change that, however recent it is.
-    peer.say(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":{PART_BYTES},"md5":"{}"}}"#, Md5::of(b"")));
+    peer.send_json(r#"{"ftx":"entry","entry":0,"type":"file","filename":"huge","size":15000000}"#);
+    while !matches!(peer.next_message(), Some(Message::Want { .. })) {}
+    // A few recent bytes do not change that.
+    peer.send_json(&format!(
+        r#"{{"ftx":"part","entry":0,"part":0,"size":{PART_BYTES},"md5":"{}"}}"#,
+        Md5::of(b"")
+    ));
     peer.stream.write_all(&[7; 1000]).unwrap();
     until("its first bytes", || {
         names(&out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() > 0))
@@ -118,35 +121,35 @@ fn who_announces_much_and_sends_nothing_takes_no_room_from_others() {
     assert!(names(&out).contains(&"file".to_owned()));
 }
 
-/// The rest of a file needs no more room than it has, and no less: what is kept of it is not given up for nothing.
+/// Exactly the missing bytes need free space, and the kept parts are not discarded when they do not fit.
 #[test]
-fn the_rest_of_a_file_needs_room_for_the_rest() {
+fn resumed_file_needs_space_for_its_missing_parts_only() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("file"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(32 * MIB, &out) else {
         return not_run("room for the rest", "needs the right to mount");
     };
     make(&file, 28 * MIB);
-    // Three parts come, the last one does not.
+    // Three of four parts are stored.
     let mut receiver = Receiver::start(&out, &[]);
     let mut passed = 0;
     let proxy = Proxy::start(receiver.port, move |piece| {
         passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
-        if passed > 3 * PART_BYTES + 1000 { Then::Cut } else { Then::Pass }
+        if passed > 3 * PART_BYTES + 1000 { Action::Cut } else { Action::Pass }
     });
     assert_eq!(send(&[], &[&file], &proxy.host()).code, 10);
-    receiver.hear("ftx: 127.0.0.1: ");
+    receiver.wait_for("ftx: 127.0.0.1: ");
     receiver.kill();
     let kept = names(&out);
     assert_eq!(kept.len(), 2, "the landing and its journal: {kept:?}");
-    // 24 MiB of 32 are taken; now 6 more, so that the last 4 do not fit.
+    // 24 MiB of 32 are used; 6 more leave less than the missing 4.
     make(&out.join("other"), 6 * MIB);
     let ended = transfer(Receiver::start(&out, &["--once"]), &file);
     both_said(&ended, 42, "no space left (needs 4.19 MB, ");
     assert!(ended.0.stderr.contains("refused by the receiver: "), "before its first byte: {ended:?}");
     assert_eq!(names(&out).len(), 3, "what is kept stays: {:?}", names(&out));
     fs::remove_file(out.join("other")).unwrap();
-    // All of it would not fit beside what is kept; the rest does.
+    // The whole file would not fit beside the kept parts; the missing ones do.
     let ended = transfer(Receiver::start(&out, &["--once"]), &file);
     assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
     assert!(ended.0.stdout.contains("were there from an earlier attempt"), "{ended:?}");
@@ -154,7 +157,7 @@ fn the_rest_of_a_file_needs_room_for_the_rest() {
 }
 
 #[test]
-fn what_came_before_the_disk_was_full_is_kept() {
+fn parts_stored_before_the_disk_was_full_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("file"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(48 * MIB, &out) else {
@@ -166,12 +169,12 @@ fn what_came_before_the_disk_was_full_is_kept() {
     let proxy = Proxy::start(receiver.port, move |piece| {
         let before = passed;
         passed += if piece.place == Place::Body { piece.bytes.len() as u64 } else { 0 };
-        // Somebody else takes what is left, all but a little.
+        // Another program uses most of the free space.
         if before <= 3 * PART_BYTES && passed > 3 * PART_BYTES {
             until("a checkpoint", || names(&folder).iter().any(|name| name.ends_with(".journal")));
             make(&folder.join("other"), 20 * MIB);
         }
-        Then::Pass
+        Action::Pass
     });
     let sent = send(&["-j", "1", "--retries", "0"], &[&file], &proxy.host());
     assert_eq!(sent.code, 42, "{sent:?}");
@@ -188,7 +191,7 @@ fn what_came_before_the_disk_was_full_is_kept() {
 }
 
 #[test]
-fn what_is_to_replace_a_file_of_its_size_needs_room_beside_it() {
+fn replacement_needs_space_beside_the_old_file() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     let Some(_mounted) = Mounted::memory(32 * MIB, &out) else {
@@ -205,14 +208,14 @@ fn what_is_to_replace_a_file_of_its_size_needs_room_beside_it() {
         assert_eq!(names(&out), ["t", "t/file"]);
     }
     assert!(fs::read(out.join("t/file")).unwrap().iter().all(|byte| *byte == 8));
-    // The same content needs none.
+    // Identical content needs no space.
     fs::write(out.join("t/file"), vec![7; 20 << 20]).unwrap();
     let ended = transfer(Receiver::start(&out, &["--once", "--on-conflict", "overwrite"]), &tree);
     assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
 }
 
 #[test]
-fn a_read_only_file_system() {
+fn read_only_file_system_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out, there) = (dir.path().join("t"), dir.path().join("out"), dir.path().join("there"));
     fs::create_dir(&there).unwrap();
@@ -230,12 +233,12 @@ fn a_read_only_file_system() {
 }
 
 #[test]
-fn a_folder_where_the_receiver_may_not_write() {
+fn directory_without_write_permission_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     make(&tree.join("small"), 1000);
-    // Somebody else's.
+    // A directory of another user.
     fs::create_dir_all(out.join("t")).unwrap();
     fs::set_permissions(out.join("t"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
@@ -265,7 +268,7 @@ fn a_folder_where_the_receiver_may_not_write() {
 }
 
 #[test]
-fn something_that_is_no_file_has_the_name() {
+fn name_taken_by_another_type_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     fs::create_dir_all(out.join("folder/with")).unwrap();
@@ -285,7 +288,7 @@ fn something_that_is_no_file_has_the_name() {
 }
 
 #[test]
-fn a_folder_that_is_removed_in_the_middle() {
+fn output_directory_removed_during_a_session_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("large.img"), dir.path().join("out"));
     let large = fs::File::create(&file).unwrap();
@@ -305,7 +308,7 @@ fn a_folder_that_is_removed_in_the_middle() {
     assert!(!out.exists());
 }
 
-/// A receiver of one session whose calls of some kinds fail.
+/// A receiver of one session with failing system calls.
 fn faulty(out: &Path, calls: &str, errno: &str, when: &str, trace: &Path) -> Receiver {
     let mut strace = Command::new("strace");
     let traced = format!("trace={calls},renameat2");
@@ -315,7 +318,7 @@ fn faulty(out: &Path, calls: &str, errno: &str, when: &str, trace: &Path) -> Rec
 }
 
 #[test]
-fn a_disk_that_fails_and_a_quota_that_is_used_up() {
+fn io_errors_and_quota_are_reported() {
     if !can_trace("a disk that fails") {
         return;
     }
@@ -344,14 +347,14 @@ fn a_disk_that_fails_and_a_quota_that_is_used_up() {
         both_said(&ended, code, words);
         assert!(fs::read_to_string(&trace).unwrap().contains("(INJECTED)"), "{words}");
         assert_eq!(names(&out), Vec::<String>::new(), "{words}");
-        // Nothing was ever called stored.
+        // Nothing was reported as stored.
         assert!(ended.0.stdout.starts_with("NOT transferred to "), "{ended:?}");
     }
 }
 
-/// The system tells of lost bytes once. Files of later batches were written meanwhile, and theirs may be among them.
+/// The kernel reports lost writes once, and files of later batches may be among them.
 #[test]
-fn what_one_sync_has_lost_no_later_one_calls_stored() {
+fn after_a_failed_sync_nothing_is_stored() {
     if !can_trace("one failed sync") {
         return;
     }
@@ -361,20 +364,20 @@ fn what_one_sync_has_lost_no_later_one_calls_stored() {
     for number in 0..3000 {
         fs::write(tree.join(number.to_string()), "some bytes").unwrap();
     }
-    // The thread that commits is the one that syncs file systems.
+    // Only the committer calls syncfs.
     let ended = transfer(faulty(&out, "syncfs", "EIO", "1", &trace), &tree);
     both_said(&ended, 23, "cannot bring the file to stable storage: the disk failed");
     let trace = fs::read_to_string(&trace).unwrap();
     let (before, after) = trace.split_once("(INJECTED)").expect("a sync that fails");
-    // A first batch may have been so small that it was synced file by file.
+    // A small first batch may have been synced file by file.
     let named = |trace: &str| trace.matches("renameat2(").count();
     assert_eq!((named(after), after.contains("(INJECTED)")), (0, false), "{after}");
     assert_eq!(names(&out).into_iter().filter(|name| name != "tree").count(), named(before));
 }
 
-/// What is under the name of a folder when it is announced decides, not what was there when it was made.
+/// The directory that has the name when it is announced gets the metadata, not the one created implicitly before.
 #[test]
-fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_made() {
+fn replaced_directory_gets_no_metadata() {
     let dir = tempfile::tempdir().unwrap();
     let (out, elsewhere) = (dir.path().join("out"), dir.path().join("elsewhere"));
     fs::create_dir(&elsewhere).unwrap();
@@ -385,16 +388,16 @@ fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_ma
         r#"{"ftx":"entry","entry":0,"type":"file","filename":"d/f","size":3}"#.to_owned(),
         format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{md5}"}}"#),
     ] {
-        sender.say(&frame);
+        sender.send_json(&frame);
     }
     sender.stream.write_all(b"abc").unwrap();
     until("the file", || out.join("d/f").exists());
     fs::rename(out.join("d"), dir.path().join("aside")).unwrap();
     symlink(&elsewhere, out.join("d")).unwrap();
-    sender.say(r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d","mode":511}"#);
-    sender.say(r#"{"ftx":"end","entries":2}"#);
+    sender.send_json(r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d","mode":511}"#);
+    sender.send_json(r#"{"ftx":"end","entries":2}"#);
     let failure = loop {
-        match sender.hear().expect("an error") {
+        match sender.next_message().expect("an error") {
             Message::Error(failure) => break failure,
             _ => continue,
         }
@@ -407,9 +410,13 @@ fn a_folder_that_is_exchanged_in_the_middle_is_not_taken_for_the_one_that_was_ma
     receiver.kill();
 }
 
-/// What is mounted below the folder is not the receiver's to tidy up.
+/// File systems mounted below the output directory are not swept.
 #[test]
-fn what_is_too_old_is_removed_on_the_file_system_of_the_folder_alone() {
+fn sweep_stays_on_the_file_system_of_the_output_directory() {
+    // `Root::open` sets the umask for a moment to read it.
+    if !is_own_process("store_faults::sweep_stays_on_the_file_system_of_the_output_directory") {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let Some(_mounted) = Mounted::memory(16 * MIB, &out.join("disk")) else {
@@ -430,26 +437,26 @@ fn what_is_too_old_is_removed_on_the_file_system_of_the_folder_alone() {
     assert_eq!(names(&out).len(), 3, "{:?}", names(&out));
 }
 
-/// It has a staged file and no journal yet, and may stay like that for as long as it says that it is busy.
+/// The idle session has a staged file without a journal, and may keep it as long as it sends keepalives.
 #[test]
-fn an_idle_session_that_began_a_file_delays_no_other_sender_of_that_name() {
+fn idle_session_does_not_delay_another_sender_of_the_same_name() {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("disk.img"), dir.path().join("out"));
     make(&file, 2 * PART_BYTES);
     let mut receiver = Receiver::start(&out, &[]);
     let mut peer = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
     let (size, state, md5) = (2 * PART_BYTES, "0".repeat(32), Md5::of(b""));
-    peer.say(&format!(
+    peer.send_json(&format!(
         r#"{{"ftx":"entry","entry":0,"type":"file","filename":"disk.img","size":{size},"state":"{state}"}}"#
     ));
-    peer.say(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":{PART_BYTES},"md5":"{md5}"}}"#));
+    peer.send_json(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":{PART_BYTES},"md5":"{md5}"}}"#));
     peer.stream.write_all(b"its first bytes").unwrap();
     until("a staged file", || out.is_dir() && names(&out).len() == 1);
     let sent = send(&[], &[&file], &receiver.host());
     assert_eq!(sent.code, 0, "{sent:?}");
     assert!(names(&out).contains(&"disk.img".to_owned()));
     drop(peer);
-    receiver.hear("the connection was lost");
-    let heard = receiver.kill_and_hear();
+    receiver.wait_for("the connection was lost");
+    let heard = receiver.kill_and_wait();
     assert!(!heard.stderr.contains("waits for another session"), "{heard:?}");
 }

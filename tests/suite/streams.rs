@@ -1,5 +1,5 @@
-//! Sessions of several connections: parts arrive whole whichever way they came, and whoever joins where it has no
-//! business ends nothing but itself, or the session it lied to.
+//! Sessions of several connections: parts arrive over any of them, a join of an unknown session is refused, and a protocol
+//! error on a joined connection ends its session only.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,10 +26,10 @@ fn join() -> String {
     format!(r#"{{"ftx":"join","session":"{SESSION}"}}"#)
 }
 
-/// A session that is open, and its first connection.
+/// Opens a session and returns its first connection.
 fn open(receiver: &Receiver) -> Raw {
     let mut first = Raw::connect(receiver, &hello());
-    let Some(Message::Welcome(welcome)) = first.hear() else { panic!("no welcome") };
+    let Some(Message::Welcome(welcome)) = first.next_message() else { panic!("no welcome") };
     assert!(welcome.features.iter().any(|feature| feature == "streams"));
     first
 }
@@ -42,7 +42,7 @@ fn error_text(message: Option<Message>) -> String {
 }
 
 #[test]
-fn everything_arrives_over_any_number_of_connections() {
+fn tree_arrives_over_any_number_of_connections() {
     let source = tempfile::tempdir().unwrap();
     let tree = source.path().join("tree");
     fs::create_dir_all(tree.join("deep/er")).unwrap();
@@ -67,84 +67,88 @@ fn everything_arrives_over_any_number_of_connections() {
 }
 
 #[test]
-fn a_body_may_take_any_connection() {
+fn body_may_use_any_connection() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
     let mut first = open(&receiver);
     let mut second = Raw::connect(&receiver, &join());
-    first.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":3}"#);
-    assert!(matches!(first.hear(), Some(Message::Want { .. })));
-    second.say(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{}"}}"#, Md5::of(b"abc")));
+    first.send_json(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":3}"#);
+    assert!(matches!(first.next_message(), Some(Message::Want { .. })));
+    second.send_json(&format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{}"}}"#, Md5::of(b"abc")));
     second.stream.write_all(b"abc").unwrap();
-    assert!(matches!(first.hear(), Some(Message::Stored { .. })));
-    first.say(r#"{"ftx":"end","entries":1}"#);
-    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    assert!(matches!(first.next_message(), Some(Message::Stored { .. })));
+    first.send_json(r#"{"ftx":"end","entries":1}"#);
+    assert!(matches!(first.next_message(), Some(Message::Receipt(_))));
     drop((first, second));
     assert_eq!(receiver.wait().code, 0);
     assert_eq!(fs::read(out.path().join("a")).unwrap(), b"abc");
 }
 
 #[test]
-fn nobody_joins_what_is_not_there() {
-    let out = tempfile::tempdir().unwrap();
-    let receiver = Receiver::start(out.path(), &["--once"]);
+fn join_of_unknown_session_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(&dir.path().join("out"), &["--once"]);
     let mut stranger = Raw::connect(&receiver, &join());
-    assert!(error_text(stranger.hear()).contains("not in work here"));
-    assert_eq!(stranger.hear(), None);
-    // It was no session: the one that is waited for is still to come.
-    let file = out.path().parent().unwrap().join("nobody_joins");
+    assert!(error_text(stranger.next_message()).contains("not in work here"));
+    assert_eq!(stranger.next_message(), None);
+    // The refused join does not count for `--once`.
+    let file = dir.path().join("a");
     fs::write(&file, "x").unwrap();
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     assert_eq!(receiver.wait().code, 0);
-    fs::remove_file(file).unwrap();
 }
 
 #[test]
-fn two_sessions_cannot_have_one_name() {
+fn second_session_of_one_id_is_refused() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let mut first = open(&receiver);
     let mut thief = Raw::connect(&receiver, &hello());
-    let last = std::iter::from_fn(|| thief.hear()).last();
+    let last = std::iter::from_fn(|| thief.next_message()).last();
     assert!(error_text(last).contains("session of that name"));
-    first.say(r#"{"ftx":"end","entries":0}"#);
-    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    first.send_json(r#"{"ftx":"end","entries":0}"#);
+    assert!(matches!(first.next_message(), Some(Message::Receipt(_))));
     receiver.kill();
 }
 
 #[test]
-fn only_so_many_connections_join() {
+fn number_of_joined_connections_is_limited() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
     let mut first = open(&receiver);
     let mut joined: Vec<Raw> = (0..7).map(|_| Raw::connect(&receiver, &join())).collect();
-    // Each of the seven is known to be in, because it delivers a file.
+    // Each of the seven has joined, as it delivers a file.
     for (id, raw) in joined.iter_mut().enumerate() {
-        first.say(&format!(r#"{{"ftx":"entry","entry":{id},"type":"file","filename":"{id}","size":0}}"#));
-        assert!(matches!(first.hear(), Some(Message::Want { .. })));
-        raw.say(&format!(r#"{{"ftx":"part","entry":{id},"part":0,"size":0,"md5":"{}"}}"#, Md5::of(b"")));
-        assert!(matches!(first.hear(), Some(Message::Stored { .. })));
+        first.send_json(&format!(
+            r#"{{"ftx":"entry","entry":{id},"type":"file","filename":"{id}","size":0}}"#
+        ));
+        assert!(matches!(first.next_message(), Some(Message::Want { .. })));
+        raw.send_json(&format!(
+            r#"{{"ftx":"part","entry":{id},"part":0,"size":0,"md5":"{}"}}"#,
+            Md5::of(b"")
+        ));
+        assert!(matches!(first.next_message(), Some(Message::Stored { .. })));
     }
     let mut eighth = Raw::connect(&receiver, &join());
-    assert!(error_text(eighth.hear()).contains("no more connections"));
-    first.say(r#"{"ftx":"end","entries":7}"#);
-    assert!(matches!(first.hear(), Some(Message::Receipt(_))));
+    assert!(error_text(eighth.next_message()).contains("no more connections"));
+    first.send_json(r#"{"ftx":"end","entries":7}"#);
+    assert!(matches!(first.next_message(), Some(Message::Receipt(_))));
     drop((first, joined, eighth));
     assert_eq!(receiver.wait().code, 0);
     assert_eq!(names(out.path()).len(), 7);
 }
 
-/// What is said on a joined connection, and what it costs: the session's exit code and words.
+/// Sends frames on a joined connection; returns the session's exit code and message.
 fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
-    // Nobody comes back to what is lost here.
+    // No sender reconnects here.
     let receiver = Receiver::start(out, &["--once", "--timeout", "2"]);
     let mut first = open(&receiver);
     let mut second = Raw::connect(&receiver, &join());
-    first.say(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);
-    assert!(matches!(first.hear(), Some(Message::Want { .. })));
+    first.send_json(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);
+    assert!(matches!(first.next_message(), Some(Message::Want { .. })));
     said(&mut first, &mut second);
     drop(second);
-    let last = error_text(first.hear());
+    let last = error_text(first.next_message());
     drop(first);
     let ended = receiver.wait();
     assert_eq!(names(out), Vec::<String>::new(), "{last}");
@@ -152,7 +156,7 @@ fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
 }
 
 #[test]
-fn a_joined_connection_that_misbehaves_ends_its_session() {
+fn protocol_error_on_a_joined_connection_ends_the_session() {
     let out = tempfile::tempdir().unwrap();
     let md5 = Md5::of(b"");
     let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":8388608,"md5":"{md5}"}}"#);
@@ -171,7 +175,7 @@ fn a_joined_connection_that_misbehaves_ends_its_session() {
         ("a part of no entry", &part.replace(r#""entry":0"#, r#""entry":5"#), PROTOCOL, "never announced"),
         ("a body that is cut", &part, CONNECTION, "the connection was lost in the middle of "),
     ] {
-        let (actual, text) = end_by(out.path(), |_, second| second.say(said));
+        let (actual, text) = end_by(out.path(), |_, second| second.send_json(said));
         assert_eq!(actual, code, "{what}: {text}");
         assert!(text.contains(words), "{what}: {text}");
     }
@@ -180,17 +184,17 @@ fn a_joined_connection_that_misbehaves_ends_its_session() {
     let whole = part.replace(&md5.to_string(), &Md5::of(&vec![0; 8 << 20]).to_string());
     let (_, text) = end_by(out.path(), |first, second| {
         for raw in [first, second] {
-            raw.say(&whole);
-            // The session may end before all of it is said.
+            raw.send_json(&whole);
+            // The session may end before all of it is sent.
             let _ = raw.stream.write_all(&vec![0; 8 << 20]);
         }
     });
     assert!(text.contains("sent twice"), "{text}");
 }
 
-/// One connection more may be on its way when everything is there already.
+/// A further connection may arrive when the session is complete already.
 #[test]
-fn a_connection_that_comes_too_late_does_not_fail_the_session() {
+fn late_join_does_not_fail_the_session() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "xyzzy").unwrap();
@@ -213,7 +217,7 @@ fn a_connection_that_comes_too_late_does_not_fail_the_session() {
         stream.write_all(&bytes).unwrap();
     };
     let mut first = accept_and_hear(&[r#""ftx":"end""#, "xyzzy"]);
-    // In one piece, so that the sender has heard all of it before it joins.
+    // In one write, so that the sender has received both before it joins.
     let mut words = Vec::new();
     for json in [
         r#"{"ftx":"welcome","version":1,"features":["streams"]}"#,
@@ -228,7 +232,7 @@ fn a_connection_that_comes_too_late_does_not_fail_the_session() {
         r#"{"ftx":"error","code":"protocol","message":"it joins a session that is not in work"}"#,
     );
     drop(second);
-    // Long enough for a sender that takes it for the end of the session; that one does not can be seen in no other way.
+    // Time for a sender that treats the refusal as the end of the session; there is nothing to observe otherwise.
     thread::sleep(Duration::from_millis(300));
     for json in [
         r#"{"ftx":"stored","entries":[[0,0]]}"#,

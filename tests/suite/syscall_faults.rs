@@ -1,12 +1,12 @@
-//! **Promised: 0 means that everything is there**, whatever the system refuses in between. `strace` lets the nth call of
-//! a kind fail with an error of choice, in either program, while a small tree moves.
+//! **Promised: exit code 0 means that everything is stored**, under any fault of a system call. `strace` fails the nth call
+//! of a kind with a chosen error, in either program, while a small tree is sent.
 //!
-//! Held against the disk after each fault: a sender's 0 means that all is there and identical; under a final name there
-//! is nothing or the whole file; a sync that failed is never followed by 0; nobody panics; nothing hangs. And the
-//! receiver, which stays up, takes the same tree from the next sender, whole.
+//! Checked after each fault: exit code 0 of the sender means that the trees are identical; each final name is absent or
+//! complete; a failed sync is never followed by 0; neither program panics or hangs; and the receiver, which keeps running,
+//! stores the same tree of the next sender completely.
 //!
-//! If an error of a sync, a write or a rename were dropped, one of these rounds would end with 0 and less on the disk,
-//! or with 0 after a sync that failed.
+//! If an error of a sync, a write or a rename were ignored, a round would end with 0 and missing data, or with 0 after a
+//! failed sync.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,19 +16,20 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use crate::common::proofs::{
-    Attached, Chance, assert_nothing_or_whole, can_trace, contents, each, figures, is_long, rounds,
+    Random, Strace, assert_absent_or_complete, can_trace, contents, is_long_run, report_figures, rounds,
+    run_parallel,
 };
 use crate::common::{Ended, FTX, Receiver, end, listing, send};
 use ftx::digest::PART_BYTES;
 
-/// Whose calls fail.
+/// Which program's calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Receiver,
     Sender,
 }
 
-/// The nth call of a kind, in each thread, fails; `for_good`: and all after it.
+/// The nth call of a kind fails in each thread; with `for_good` all later ones fail as well.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
     victim: Victim,
@@ -38,7 +39,7 @@ struct Fault {
     for_good: bool,
 }
 
-/// Calls, the errors that make sense for them, and up to which call they are made to fail in the long form.
+/// Calls, their plausible errors, and the highest n in the long form.
 const OF_BOTH: [(&str, &[&str], u64); 6] = [
     ("openat,openat2", &["EACCES", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "ENOENT", "ELOOP"], 8),
     ("statx,fstat,newfstatat", &["EIO", "EACCES", "ENOMEM", "ENOENT"], 4),
@@ -48,7 +49,7 @@ const OF_BOTH: [(&str, &[&str], u64); 6] = [
     ("setsockopt,shutdown,dup,fcntl", &["ENOMEM", "ENOTCONN", "EMFILE"], 6),
 ];
 const OF_RECEIVER: [(&str, &[&str], u64); 16] = [
-    // A body goes from the socket to its file by way of a pipe.
+    // A body moves from the socket to its file through a pipe.
     ("splice", &["ENOSPC", "EIO", "EINVAL", "EDQUOT", "EINTR", "EFBIG"], 12),
     ("pipe2,eventfd2", &["EMFILE", "ENFILE"], 2),
     ("close", &["EIO", "EINTR"], 6),
@@ -67,16 +68,16 @@ const OF_RECEIVER: [(&str, &[&str], u64); 16] = [
     ),
     ("getrandom", &["EINTR", "ENOSYS"], 3),
     ("flock", &["ENOLCK", "EINTR", "EIO", "EAGAIN"], 2),
-    // What kind of file system it is, and how much room it has.
+    // The type of the file system and its free space.
     ("statfs,fstatfs", &["EIO", "EINTR", "ENOSYS"], 4),
     ("faccessat,faccessat2", &["EIO", "EINTR", "EACCES", "EROFS", "ENOSYS"], 1),
 ];
 const OF_SENDER: [(&str, &[&str], u64); 4] = [
-    // Not EIO: the standard library panics when it cannot close a folder that it has read. Files can fail to be closed,
-    // because they may have something to write back; folders have not, and no file system that we know of says so.
+    // Not EIO: the standard library panics when closing a directory fails. Closing a file can fail, because of write-back;
+    // no known file system fails to close a directory.
     ("close", &["EINTR"], 6),
     ("sendfile", &["EIO", "EINVAL", "ENOSYS", "EINTR", "ENOMEM", "EPIPE"], 6),
-    // Not ENOENT: that is how a folder that was removed says that it is empty.
+    // Not ENOENT, which a removed directory returns for being empty.
     ("getdents64,lseek", &["EIO", "EACCES"], 4),
     ("connect,socket", &["ECONNREFUSED", "EMFILE", "ENETUNREACH", "EINTR"], 1),
 ];
@@ -92,7 +93,7 @@ fn all_faults() -> Vec<Fault> {
             for nth in 1..=upto {
                 faults.push(Fault { victim, calls, errno, nth, for_good: false });
             }
-            // An interruption that never ends is no error that a system makes.
+            // No system interrupts every call.
             if *errno != "EINTR" {
                 faults.push(Fault { victim, calls, errno, nth: 1 + upto / 4, for_good: true });
             }
@@ -105,8 +106,7 @@ impl Fault {
     /// What strace is to do.
     fn args(&self) -> [String; 6] {
         let until = match self.for_good {
-            // A receiver that tries again at once would be in the middle of a call when strace lets go of it, and find
-            // that "accept4 is not implemented".
+            // Limited, because a receiver that is in a failing accept4 when strace detaches gets ENOSYS.
             true if self.calls == "accept4" => "..20",
             true => "+",
             false => "",
@@ -124,17 +124,17 @@ struct Tree {
 }
 
 fn make_tree(from: &Path) -> Tree {
-    let mut chance = Chance::new(10);
+    let mut random = Random::new(10);
     let t = from.join("t");
     fs::create_dir_all(t.join("d/e")).unwrap();
     fs::create_dir_all(t.join("empty")).unwrap();
     for number in 0..12 {
-        fs::write(t.join(format!("d/{number}")), chance.bytes(number * 100)).unwrap();
+        fs::write(t.join(format!("d/{number}")), random.bytes(number * 100)).unwrap();
     }
     fs::write(t.join("d/e/one"), "one").unwrap();
     fs::set_permissions(t.join("d/e/one"), fs::Permissions::from_mode(0o754)).unwrap();
-    fs::write(t.join("middle"), chance.bytes(500_000)).unwrap();
-    fs::write(t.join("large"), chance.bytes(PART_BYTES as usize + 1000)).unwrap();
+    fs::write(t.join("middle"), random.bytes(500_000)).unwrap();
+    fs::write(t.join("large"), random.bytes(PART_BYTES as usize + 1000)).unwrap();
     fs::File::create(t.join("holes")).unwrap().set_len(PART_BYTES + 100).unwrap();
     symlink("d/1", t.join("link")).unwrap();
     Tree { from: from.to_owned(), whole: contents(from), listing: listing(from) }
@@ -152,7 +152,7 @@ fn send_under(fault: Fault, tree: &Tree, host: &str, trace: &Path) -> Ended {
     end(command.stderr(Stdio::piped()).spawn().unwrap())
 }
 
-/// What one round saw.
+/// Counts over all rounds.
 #[derive(Default)]
 struct Tally {
     rounds: usize,
@@ -160,7 +160,7 @@ struct Tally {
     met: usize,
     survived: usize,
     codes: BTreeMap<i32, usize>,
-    /// For each kind of call, how many rounds met it.
+    /// Rounds that hit each kind of call.
     kinds: BTreeMap<String, usize>,
 }
 
@@ -170,7 +170,7 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     let receiver = Receiver::start(&out, &["--timeout", "3"]);
     let sent = match fault.victim {
         Victim::Receiver => {
-            let attached = Attached::to(receiver.pid(), &fault.args(), &trace);
+            let attached = Strace::attach(receiver.pid(), &fault.args(), &trace);
             let paths = [&*tree.from.join("t")];
             let sent = send(&["--retries", "0", "--timeout", "3"], &paths, &receiver.host());
             attached.detach();
@@ -180,19 +180,19 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     };
     let said = fs::read_to_string(&trace).unwrap();
     let injected = said.lines().filter(|line| line.contains("(INJECTED)")).count();
-    assert_nothing_or_whole(&out, &tree.whole, &(fault, &sent));
+    assert_absent_or_complete(&out, &tree.whole, &(fault, &sent));
     if sent.code == 0 {
         assert!(listing(&out) == tree.listing, "0, but not everything is there: {sent:?}");
         assert!(fault.calls != SYNCS || injected == 0, "0 after a sync that failed: {sent:?}");
     }
     assert!(!sent.stderr.contains("panicked"), "{sent:?}");
-    // The fault is over: whoever comes next is served, and what is missing arrives.
+    // Without the fault the next sender is served, and missing entries arrive.
     let again = send(&[], &[&tree.from.join("t")], &receiver.host());
-    let heard = receiver.kill_and_hear();
+    let heard = receiver.kill_and_wait();
     assert!(!heard.stderr.contains("panicked"), "{heard:?}");
     assert_eq!(again.code, 0, "the next sender: {again:?} {heard:?}");
     let there: BTreeMap<_, _> =
-        contents(&out).into_iter().filter(|(name, _)| !crate::common::proofs::is_landing(name)).collect();
+        contents(&out).into_iter().filter(|(name, _)| !crate::common::proofs::is_staged(name)).collect();
     assert_eq!(there, tree.whole, "after the next sender");
     let mut tally = tally.lock().unwrap();
     tally.rounds += 1;
@@ -205,21 +205,21 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
 }
 
 #[test]
-fn zero_means_that_everything_is_there_whatever_the_system_refuses() {
+fn exit_code_0_means_complete_under_any_system_call_fault() {
     if !can_trace("syscall_faults") {
         return;
     }
     let from = tempfile::tempdir().unwrap();
     let tree = make_tree(from.path());
     let mut faults = all_faults();
-    let mut chance = Chance::new(11);
+    let mut random = Random::new(11);
     if let Ok(only) = std::env::var("FTX_CALLS") {
         faults.retain(|fault| fault.calls.contains(&only));
     }
     let wanted = rounds(36).min(faults.len());
-    // By chance, but each kind of call of each side in turn.
+    // At random, but each kind of call of each side in turn.
     for index in 0..faults.len() {
-        let other = index + chance.below((faults.len() - index) as u64) as usize;
+        let other = index + random.below((faults.len() - index) as u64) as usize;
         faults.swap(index, other);
     }
     let mut turns: BTreeMap<(bool, &str), usize> = BTreeMap::new();
@@ -230,12 +230,12 @@ fn zero_means_that_everything_is_there_whatever_the_system_refuses() {
     });
     faults.truncate(wanted);
     let tally = Mutex::default();
-    each(&faults, if is_long() { 6 } else { 4 }, |fault| one_fault(*fault, &tree, &tally));
+    run_parallel(&faults, if is_long_run() { 6 } else { 4 }, |fault| one_fault(*fault, &tree, &tally));
     let tally = tally.into_inner().unwrap();
     let never: Vec<_> = tally.kinds.iter().filter(|(_, met)| **met == 0).map(|(kind, _)| kind).collect();
-    figures(&format!("kinds of calls that were never met: {never:?}"));
+    report_figures(&format!("kinds of calls that were never met: {never:?}"));
     assert!(tally.met * 2 > tally.rounds, "most faults were never met: {} of {}", tally.met, tally.rounds);
-    figures(&format!(
+    report_figures(&format!(
         "faults: {} rounds, {} met with {} failed calls, {} of them ended with 0 and everything there; codes {:?}",
         tally.rounds, tally.met, tally.injected, tally.survived, tally.codes
     ));

@@ -1,8 +1,8 @@
-//! **Promised: a peer cannot steer the terminal.** Whatever it puts into names, messages, codes, agents, link targets,
-//! keys or kinds, and whatever lies in the sender's own folders: no control character, no bidirectional control and no
-//! line of the peer's choosing reaches standard output or standard error of either end.
+//! **Promised: a peer cannot control the terminal.** No control character, no bidirectional control and no line break from
+//! names, messages, codes, agents, link targets, keys or kinds of a peer, or from names in the sender's own directories,
+//! reaches standard output or standard error of either end.
 //!
-//! If one of these texts were printed as it came, the round whose text it is would find the bytes in the output.
+//! If such a text were printed unescaped, a round would find the bytes in the output.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,17 +12,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::thread;
 
-use crate::common::proofs::{Chance, each, figures, rounds};
+use crate::common::proofs::{Random, report_figures, rounds, run_parallel};
 use crate::common::{Ended, FTX, Receiver, send};
 use ftx::wire::Inbox;
 use ftx::wire::frame::{Form, encode};
 use serde_json::{Value, json};
 
-/// Begins what an attacker would write on a line of his own.
+/// Begins the text that an injected line would have.
 const MARK: &str = "INJECTED";
 
-/// Texts that steer: control sequences in 7 and 8 bits, the title, an answer on the input, colours, a cleared screen,
-/// line ends of all kinds, the order of what is read.
+/// Texts that control a terminal: 7- and 8-bit control sequences, window title, terminal queries, colours, clearing the
+/// screen, line breaks of all kinds, bidirectional controls.
 const STEERING: [&str; 22] = [
     "\x1b[2J",
     "\x1b]0;title\x07",
@@ -48,14 +48,14 @@ const STEERING: [&str; 22] = [
     "\t",
 ];
 
-/// A few of those, and plain text, in some order; the mark after each, as if it stood on its own line.
-fn hostile(chance: &mut Chance) -> String {
-    (0..1 + chance.below(4)).map(|_| format!("{}{MARK}", chance.pick(&STEERING))).collect()
+/// A random mix of those and plain text, with the mark after each.
+fn hostile(random: &mut Random) -> String {
+    (0..1 + random.below(4)).map(|_| format!("{}{MARK}", random.pick(&STEERING))).collect()
 }
 
-/// A short plain text, with something hostile in it more often than not.
-fn maybe(chance: &mut Chance, plain: &str) -> String {
-    if chance.below(3) == 0 { plain.to_owned() } else { format!("{plain}{}", hostile(chance)) }
+/// A short plain text, usually with a hostile part.
+fn maybe(random: &mut Random, plain: &str) -> String {
+    if random.below(3) == 0 { plain.to_owned() } else { format!("{plain}{}", hostile(random)) }
 }
 
 fn assert_safe(who: &str, ended: &Ended, said: &dyn std::fmt::Debug) {
@@ -79,42 +79,42 @@ fn frames(form: Form, jsons: &[Value]) -> Vec<u8> {
     bytes
 }
 
-/// What a hostile sender says at once, without listening.
-fn sender_says(chance: &mut Chance) -> Vec<u8> {
+/// The frames of a hostile sender, sent without reading answers.
+fn sender_says(random: &mut Random) -> Vec<u8> {
     let md5 = "900150983cd24fb0d6963f7d28e17f72";
     let mut said = vec![
-        json!({"ftx": "hello", "version": 1, "agent": maybe(chance, "ftx"), "features": [hostile(chance)]}),
+        json!({"ftx": "hello", "version": 1, "agent": maybe(random, "ftx"), "features": [hostile(random)]}),
     ];
-    match chance.below(8) {
+    match random.below(8) {
         0 => {
-            let name = maybe(chance, "a");
+            let name = maybe(random, "a");
             let mut bytes =
-                frames(Form::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(chance, md5)})]);
+                frames(Form::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(random, md5)})]);
             bytes.extend_from_slice(b"abc");
             return bytes;
         }
-        1 => return frames(Form::Classic, &[json!({hostile(chance): hostile(chance)})]),
-        2 => return hostile(chance).into_bytes(),
-        3 => said.push(json!({"ftx": hostile(chance)})),
-        4 => said.push(json!({"ftx": "error", "code": maybe(chance, "other"), "message": hostile(chance)})),
+        1 => return frames(Form::Classic, &[json!({hostile(random): hostile(random)})]),
+        2 => return hostile(random).into_bytes(),
+        3 => said.push(json!({"ftx": hostile(random)})),
+        4 => said.push(json!({"ftx": "error", "code": maybe(random, "other"), "message": hostile(random)})),
         5 => {
             let mut cut =
-                json!({"ftx": "entry", "entry": 0, "type": hostile(chance), "filename": hostile(chance)});
-            cut[hostile(chance)] = json!(hostile(chance));
+                json!({"ftx": "entry", "entry": 0, "type": hostile(random), "filename": hostile(random)});
+            cut[hostile(random)] = json!(hostile(random));
             said.push(cut);
         }
         kind => {
-            // Entries that are refused, or land, or are given up by their sender.
+            // Entries that are refused, stored, or withdrawn by their sender.
             for number in 0..4 {
-                let name = maybe(chance, "name");
-                let hex: String = hostile(chance).bytes().map(|byte| format!("{byte:02x}")).collect();
+                let name = maybe(random, "name");
+                let hex: String = hostile(random).bytes().map(|byte| format!("{byte:02x}")).collect();
                 said.push(match (kind, number) {
                     (6, 0) => json!({"ftx": "entry", "entry": 0, "type": "file", "filename": name, "filename_hex": hex, "size": 3}),
-                    (_, 3) => json!({"ftx": "entry", "entry": 3, "type": "link", "filename": name, "target": hostile(chance)}),
+                    (_, 3) => json!({"ftx": "entry", "entry": 3, "type": "link", "filename": name, "target": hostile(random)}),
                     _ => json!({"ftx": "entry", "entry": number, "type": "file", "filename": name, "size": 3}),
                 });
-                let message = hostile(chance);
-                said.push(json!({"ftx": "error", "entry": number, "code": maybe(chance, "file-io"), "message": message}));
+                let message = hostile(random);
+                said.push(json!({"ftx": "error", "entry": number, "code": maybe(random, "file-io"), "message": message}));
             }
             said.push(json!({"ftx": "end", "entries": 4}));
         }
@@ -123,11 +123,11 @@ fn sender_says(chance: &mut Chance) -> Vec<u8> {
 }
 
 #[test]
-fn a_receiver_shows_nothing_of_a_hostile_sender_as_it_is() {
-    let mut chance = Chance::new(15);
+fn receiver_escapes_text_of_a_hostile_sender() {
+    let mut random = Random::new(15);
     let cases: Vec<(Vec<u8>, bool)> =
-        (0..rounds(150)).map(|_| (sender_says(&mut chance), chance.below(2) == 0)).collect();
-    each(&cases, 4, |(said, allow_odd)| {
+        (0..rounds(150)).map(|_| (sender_says(&mut random), random.below(2) == 0)).collect();
+    run_parallel(&cases, 4, |(said, allow_odd)| {
         let out = tempfile::tempdir().unwrap();
         let odd: &[&str] = if *allow_odd { &["--allow-odd-names"] } else { &[] };
         let receiver = Receiver::start(out.path(), &[&["--once", "--progress", "always"], odd].concat());
@@ -137,25 +137,25 @@ fn a_receiver_shows_nothing_of_a_hostile_sender_as_it_is() {
         let _ = stream.read_to_end(&mut Vec::new());
         assert_safe("the receiver", &receiver.wait_or_end(), &String::from_utf8_lossy(said));
     });
-    figures(&format!("hostile senders: {} rounds", cases.len()));
+    report_figures(&format!("hostile senders: {} rounds", cases.len()));
 }
 
-/// What a hostile receiver says after `hello`, then after the first `entry`.
-fn receiver_says(chance: &mut Chance) -> [Vec<u8>; 2] {
+/// The frames of a hostile receiver after `hello`, and after the first `entry`.
+fn receiver_says(random: &mut Random) -> [Vec<u8>; 2] {
     let welcome =
-        json!({"ftx": "welcome", "version": 1, "agent": hostile(chance), "features": [hostile(chance)]});
-    let (first, then) = match chance.below(7) {
-        0 => (json!({"ftx": "error", "code": maybe(chance, "refused"), "message": hostile(chance)}), vec![]),
-        1 => (json!({"ftx": hostile(chance)}), vec![]),
-        2 => return [hostile(chance).into_bytes(), vec![]],
-        3 => (json!({"ftx": "welcome", "version": hostile(chance)}), vec![]),
-        4 => (welcome, vec![json!({"ftx": "want", "entries": [[0, 0]], "parts": hostile(chance)})]),
+        json!({"ftx": "welcome", "version": 1, "agent": hostile(random), "features": [hostile(random)]});
+    let (first, then) = match random.below(7) {
+        0 => (json!({"ftx": "error", "code": maybe(random, "refused"), "message": hostile(random)}), vec![]),
+        1 => (json!({"ftx": hostile(random)}), vec![]),
+        2 => return [hostile(random).into_bytes(), vec![]],
+        3 => (json!({"ftx": "welcome", "version": hostile(random)}), vec![]),
+        4 => (welcome, vec![json!({"ftx": "want", "entries": [[0, 0]], "parts": hostile(random)})]),
         5 => (
             welcome,
-            vec![json!({"ftx": "error", "code": maybe(chance, "no-space"), "message": hostile(chance)})],
+            vec![json!({"ftx": "error", "code": maybe(random, "no-space"), "message": hostile(random)})],
         ),
         _ => {
-            let failed = json!({"ftx": "error", "entry": 0, "code": maybe(chance, "name"), "message": hostile(chance)});
+            let failed = json!({"ftx": "error", "entry": 0, "code": maybe(random, "name"), "message": hostile(random)});
             let receipt =
                 json!({"ftx": "receipt", "entries": 1, "stored": 0, "skipped": 0, "failed": 1, "bytes": 0});
             (welcome, vec![failed, receipt])
@@ -164,7 +164,7 @@ fn receiver_says(chance: &mut Chance) -> [Vec<u8>; 2] {
     [frames(Form::Native, &[first]), frames(Form::Native, &then)]
 }
 
-/// Reads frames until one of this kind; `false` if the sender went away.
+/// Reads frames up to one of this kind; `false` if the sender closes first.
 fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
     loop {
         while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
@@ -173,7 +173,7 @@ fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
                 return true;
             }
             if frame["ftx"] == "part" {
-                // Sent before it was asked for.
+                // A body sent before it was requested.
                 let size = frame["size"].as_u64().unwrap() as usize;
                 let at_hand = inbox.take_body(size).len();
                 if stream.read_exact(&mut vec![0; size - at_hand]).is_err() {
@@ -189,13 +189,13 @@ fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
 }
 
 #[test]
-fn a_sender_shows_nothing_of_a_hostile_receiver_as_it_is() {
-    let mut chance = Chance::new(16);
+fn sender_escapes_text_of_a_hostile_receiver() {
+    let mut random = Random::new(16);
     let from = tempfile::tempdir().unwrap();
     let file = from.path().join("a");
     fs::write(&file, "bytes").unwrap();
-    let cases: Vec<[Vec<u8>; 2]> = (0..rounds(150)).map(|_| receiver_says(&mut chance)).collect();
-    each(&cases, 4, |[first, then]| {
+    let cases: Vec<[Vec<u8>; 2]> = (0..rounds(150)).map(|_| receiver_says(&mut random)).collect();
+    run_parallel(&cases, 4, |[first, then]| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         thread::scope(|scope| {
@@ -203,7 +203,7 @@ fn a_sender_shows_nothing_of_a_hostile_receiver_as_it_is() {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut inbox = Inbox::new();
                 if hear(&mut stream, &mut inbox, "hello") && stream.write_all(first).is_ok() {
-                    // A receipt is only believed after the end.
+                    // A receipt is valid only after `end`.
                     let heard = then.is_empty() || hear(&mut stream, &mut inbox, "end");
                     if heard && stream.write_all(then).is_ok() {
                         let _ = stream.shutdown(Shutdown::Write);
@@ -217,28 +217,28 @@ fn a_sender_shows_nothing_of_a_hostile_receiver_as_it_is() {
             assert_safe("the sender", &sent, &said);
         });
     });
-    figures(&format!("hostile receivers: {} rounds", cases.len()));
+    report_figures(&format!("hostile receivers: {} rounds", cases.len()));
 }
 
-/// A folder that somebody else filled, sent by somebody who does not know: files that land, that are refused, that
-/// cannot be read, links that are left out; in both dialects.
+/// A directory with hostile names: files that are stored, refused or unreadable, and links that are skipped; in both
+/// dialects.
 #[test]
-fn names_on_the_disk_are_shown_by_neither_end_as_they_are() {
-    let mut chance = Chance::new(17);
+fn both_ends_escape_names_on_the_disk() {
+    let mut random = Random::new(17);
     for round in 0..rounds(6) {
         let dir = tempfile::tempdir().unwrap();
         let (from, out) = (dir.path().join("from"), dir.path().join("out"));
-        let folder = from.join(format!("f{}", hostile(&mut chance).replace(['\0', '/'], "")));
+        let folder = from.join(format!("f{}", hostile(&mut random).replace(['\0', '/'], "")));
         fs::create_dir_all(&folder).unwrap();
         for number in 0..12 {
-            let mut name = format!("{number}{}", hostile(&mut chance).replace(['\0', '/'], "")).into_bytes();
+            let mut name = format!("{number}{}", hostile(&mut random).replace(['\0', '/'], "")).into_bytes();
             if number % 4 == 0 {
-                // The same in bytes that are not UTF-8.
+                // The same with bytes that are not UTF-8.
                 name.extend_from_slice(b"\x9b31m\xff");
             }
             let path = folder.join(OsStr::from_bytes(&name));
             match number % 3 {
-                0 => symlink(format!("/{}", hostile(&mut chance).replace('\0', "")), path).unwrap(),
+                0 => symlink(format!("/{}", hostile(&mut random).replace('\0', "")), path).unwrap(),
                 1 => rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
                     .unwrap(),
                 _ => fs::write(path, "bytes").unwrap(),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::{Receiver, ftx, listing, names, send};
 
-/// A tree with everything that a file system has to offer.
+/// A tree with every supported type of entry.
 fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("a/b/c")).unwrap();
     fs::create_dir_all(root.join("empty folder/deeper")).unwrap();
@@ -20,7 +20,7 @@ fn make_tree(root: &Path) {
     fs::write(root.join("a/b/back\\slash"), "fine here").unwrap();
     fs::write(root.join("a/b/c").join(OsStr::from_bytes(b"caf\xe9.txt")), "not UTF-8").unwrap();
     fs::write(root.join("-rf"), "a name like an option").unwrap();
-    // Around a part's size, and several parts.
+    // Sizes around one part, and several parts.
     for bytes in [(8 << 20) - 1, 8 << 20, (8 << 20) + 1, 20 << 20] {
         let content: Vec<u8> = (0..bytes).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         fs::write(root.join(format!("a/{bytes}.img")), content).unwrap();
@@ -45,7 +45,7 @@ fn make_tree(root: &Path) {
 }
 
 #[test]
-fn a_tree_arrives_as_it_was() {
+fn tree_arrives_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     make_tree(&from.join("tree"));
@@ -60,7 +60,7 @@ fn a_tree_arrives_as_it_was() {
 }
 
 #[test]
-fn what_is_there_already_is_compared_and_skipped() {
+fn existing_files_are_compared_and_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     make_tree(&from.join("tree"));
@@ -76,7 +76,7 @@ fn what_is_there_already_is_compared_and_skipped() {
 }
 
 #[test]
-fn several_paths_land_side_by_side() {
+fn several_paths_are_stored_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir_all(from.join("d")).unwrap();
@@ -104,8 +104,8 @@ fn ipv6_and_names_of_hosts_work() {
 }
 
 #[test]
-fn each_conflict_policy_does_what_it_says() {
-    // (policy, code when the same is sent, code when another is sent, what is there at the end)
+fn each_conflict_policy_works_as_documented() {
+    // (policy, exit code for an identical file, exit code for a different file, files in the end)
     for (policy, same, other, left) in [
         ("skip-same", 0, 23, vec![("a.txt", "old")]),
         ("overwrite", 0, 0, vec![("a.txt", "new")]),
@@ -163,7 +163,7 @@ fn one_different_file_does_not_stop_the_others() {
 }
 
 #[test]
-fn what_cannot_travel_is_reported_and_never_opened() {
+fn special_files_are_reported_and_never_opened() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("t"), dir.path().join("to"));
     fs::create_dir_all(&from).unwrap();
@@ -184,7 +184,7 @@ fn what_cannot_travel_is_reported_and_never_opened() {
 }
 
 #[test]
-fn odd_names_need_a_receiver_that_takes_them() {
+fn odd_names_need_allow_odd_names() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("t");
     fs::create_dir_all(&from).unwrap();
@@ -210,7 +210,7 @@ fn many_senders_are_served_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("to");
     let receiver = Receiver::start(&to, &["--count", "8"]);
-    // A peer that says nothing takes a place, but no sender's.
+    // A silent peer must not take the slot of a sender.
     let _idle = receiver.connect();
     let children: Vec<_> = (0..8)
         .map(|number| {
@@ -228,7 +228,7 @@ fn many_senders_are_served_at_once() {
 }
 
 #[test]
-fn the_demo_shows_a_verified_transfer_and_cleans_up() {
+fn demo_shows_a_verified_transfer_and_removes_its_files() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a");
     fs::write(&file, "bytes").unwrap();
@@ -257,7 +257,7 @@ fn make_sparse(path: &Path, size: u64) {
 }
 
 #[test]
-fn holes_arrive_as_holes_and_are_compared_as_holes() {
+fn holes_arrive_and_are_compared_as_holes() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -282,14 +282,14 @@ fn holes_arrive_as_holes_and_are_compared_as_holes() {
     let again = send(&[], &[&from], &receiver.host());
     assert_eq!(again.code, 0, "{again:?}");
     assert!(again.stdout.contains(" 2 files (40.02 GB) are there already, identical."), "{again:?}");
-    // One byte where a hole is taken for granted.
+    // One byte within a hole.
     File::options().write(true).open(&landed).unwrap().write_all_at(b"x", 30_000_000_000).unwrap();
     assert_eq!(send(&[], &[&from], &receiver.host()).code, 23);
     drop(receiver);
 }
 
 #[test]
-fn a_folder_that_was_there_keeps_its_rights() {
+fn existing_directory_keeps_its_mode() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("private"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -315,13 +315,13 @@ fn thousands_of_files_and_folders_need_few_descriptors() {
     for number in 0..200 {
         fs::write(from.join(format!("larger {number}")), vec![7; 200_000]).unwrap();
     }
-    // Each alone in its folder.
+    // Each in a directory of its own.
     for number in 0..700 {
         let folder = from.join(format!("folder {number}"));
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("one"), "small").unwrap();
     }
-    // Twice: once to land, once to compare with what is there.
+    // Twice: the second run compares with the stored files.
     let receiver = Receiver::start_limited(100, &to, &["--count", "2"]);
     for _ in 0..2 {
         let sent = send(&[], &[&from], &receiver.host());

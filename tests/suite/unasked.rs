@@ -1,4 +1,4 @@
-//! Small files leave before the receiver has said a word, and cost nothing but their way if they are there already.
+//! Small files are sent before the receiver has requested them; those that exist already cost only their bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +14,11 @@ use ftx::wire::message::Wanted;
 use ftx::wire::{Inbox, Message, SMALL_FILE_BYTES};
 use serde_json::{Value, json};
 
-/// The sender's end of the conversation, as a receiver that answers when the test wants it to.
+/// A receiver whose answers the test sends.
 struct Silent {
     stream: std::net::TcpStream,
     inbox: Inbox,
-    /// Names by number, and the bodies that came.
+    /// Names by entry id, and received bodies by name.
     names: BTreeMap<u64, String>,
     bodies: BTreeMap<String, Vec<u8>>,
 }
@@ -29,8 +29,8 @@ impl Silent {
         Silent { stream, inbox: Inbox::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
     }
 
-    /// The kind of the next frame that is no sign of life; notes entries and bodies.
-    fn hear(&mut self) -> String {
+    /// The kind of the next frame that is no keepalive; records entries and bodies.
+    fn next_kind(&mut self) -> String {
         loop {
             let frame = self.inbox.next_frame(Form::Native).unwrap().map(<[u8]>::to_vec);
             let Some(json) = frame else {
@@ -65,7 +65,7 @@ impl Silent {
         assert!(body.is_empty(), "{name} twice");
     }
 
-    fn say(&mut self, frame: &Value) {
+    fn send_json(&mut self, frame: &Value) {
         let mut bytes = Vec::new();
         encode(Form::Native, frame.to_string().as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
@@ -86,7 +86,7 @@ fn source(root: &Path) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn small_files_leave_before_the_receiver_says_a_word() {
+fn small_files_are_sent_before_the_first_answer() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("t");
     let bodies = source(&root);
@@ -96,29 +96,30 @@ fn small_files_leave_before_the_receiver_says_a_word() {
         let sender = start_send_with(&["--retries", "0"], &[&root], &host);
         let mut receiver = Silent::accept(&listener);
         while receiver.bodies.len() < 2 || receiver.names.len() < 4 {
-            receiver.hear();
+            receiver.next_kind();
         }
         assert_eq!(receiver.bodies["t/a"], bodies[0]);
         assert_eq!(receiver.bodies["t/b"], bodies[1]);
         assert!(!receiver.bodies.contains_key("t/c"), "larger ones are asked for");
         let [a, b, c] = ["t/a", "t/b", "t/c"].map(|name| receiver.number(name));
         let large = json!({"ftx": "want", "entries": [[c, c]], "parts": "all"});
-        receiver.say(&json!({"ftx": "welcome", "version": 1}));
+        receiver.send_json(&json!({"ftx": "welcome", "version": 1}));
         if is_there {
             for small in [a, b] {
                 for parts in ["offers", "none"] {
-                    receiver.say(&json!({"ftx": "want", "entries": [[small, small]], "parts": parts}));
+                    receiver.send_json(&json!({"ftx": "want", "entries": [[small, small]], "parts": parts}));
                 }
             }
         }
-        receiver.say(&large);
+        receiver.send_json(&large);
         while receiver.bodies.len() < 3 {
-            receiver.hear();
+            receiver.next_kind();
         }
         assert_eq!(receiver.bodies["t/c"], bodies[2]);
-        receiver.say(&json!({"ftx": "stored", "entries": [[0, 3]]}));
+        receiver.send_json(&json!({"ftx": "stored", "entries": [[0, 3]]}));
         let skipped = if is_there { 2 } else { 0 };
-        receiver.say(&json!({"ftx": "receipt", "entries": 4, "stored": 4, "skipped": skipped, "failed": 0,
+        receiver
+            .send_json(&json!({"ftx": "receipt", "entries": 4, "stored": 4, "skipped": skipped, "failed": 0,
             "bytes": 0}));
         let ended = end(sender);
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -127,7 +128,7 @@ fn small_files_leave_before_the_receiver_says_a_word() {
 }
 
 #[test]
-fn a_receiver_takes_small_files_unasked_and_compares_them_with_what_is_there() {
+fn receiver_accepts_unrequested_small_files_and_compares_them() {
     let out = tempfile::tempdir().unwrap();
     fs::write(out.path().join("same"), "same").unwrap();
     fs::write(out.path().join("other"), "mine").unwrap();
@@ -141,13 +142,13 @@ fn a_receiver_takes_small_files_unasked_and_compares_them_with_what_is_there() {
     ];
     let mut raw = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
     for (id, entry) in entries.iter().enumerate() {
-        raw.say(&entry.clone().with("entry", id).json.to_string());
+        raw.send_json(&entry.clone().with("entry", id).json.to_string());
         raw.answer(id as u64, &entry.content, &Wanted::All);
     }
-    raw.say(&json!({"ftx": "end", "entries": entries.len()}).to_string());
+    raw.send_json(&json!({"ftx": "end", "entries": entries.len()}).to_string());
     let mut failed = Vec::new();
     let receipt = loop {
-        match raw.hear().expect("a receipt") {
+        match raw.next_message().expect("a receipt") {
             Message::Error(failure) => failed.push((failure.entry.unwrap(), failure.fault.to_string())),
             Message::Receipt(receipt) => break receipt,
             _ => {}

@@ -1,6 +1,6 @@
-//! A log, pager or terminal that is not read any more holds up neither a session nor the ones after it.
+//! Output that is not read (a stopped pager or log) blocks neither its session nor later ones.
 //!
-//! It fails if a line is printed by a thread that other work waits for.
+//! This test fails if a line is printed by a thread that other work waits for.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::common::{FTX, send, until, wait};
 
-/// Enough lines to fill the pipe and the queue before it: each of these files is refused, and both ends tell of that.
+/// Refused files; the lines about them fill the pipe and the queue before it at both ends.
 const REFUSED: usize = 5000;
 
 fn start(args: &[&str]) -> Child {
@@ -21,7 +21,7 @@ fn start(args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Reads all that is left, and waits for the end.
+/// Reads the remaining output and waits for the end.
 fn end(mut child: Child, mut stderr: impl Read + Send + 'static) -> (i32, String, String) {
     let reading = std::thread::spawn(move || {
         let mut text = String::new();
@@ -34,7 +34,7 @@ fn end(mut child: Child, mut stderr: impl Read + Send + 'static) -> (i32, String
 }
 
 #[test]
-fn sessions_go_on_while_no_log_is_read() {
+fn sessions_continue_while_no_log_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, out) = (dir.path().join("t"), dir.path().join("out"));
     for (root, content) in [(&tree, "new"), (&out.join("t"), "old one")] {
@@ -50,7 +50,7 @@ fn sessions_go_on_while_no_log_is_read() {
     let mut first = String::new();
     log.read_line(&mut first).unwrap();
     let host = first.strip_prefix("Listening on ").unwrap().split(". ").next().unwrap();
-    // From here on, nothing of either log is read.
+    // From here on neither log is read.
     let mut sender = start(&["send", "--retries", "0", "--timeout", "20", tree.to_str().unwrap(), host]);
     let sender_log = sender.stderr.take().unwrap();
     until("the file that is not refused", || out.join("t/good").exists());
@@ -58,7 +58,7 @@ fn sessions_go_on_while_no_log_is_read() {
     fs::write(&other, "other").unwrap();
     let sent = send(&["--timeout", "20"], &[&other], host);
     assert_eq!(sent.code, 0, "{}", sent.stderr);
-    // The receiver ends after two sessions: so that of the sender whose log is not read has ended, too.
+    // The receiver ends after two sessions, so the session of the unread sender has ended as well.
     let (code, stdout, stderr) = end(receiver, log);
     assert_eq!(code, 23);
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
@@ -69,7 +69,7 @@ fn sessions_go_on_while_no_log_is_read() {
     );
     let (code, stdout, stderr) = end(sender, sender_log);
     assert_eq!(code, 23);
-    // The last line is no note: it is waited for.
+    // The last line is never dropped.
     assert!(stdout.contains("5,000 entries were NOT transferred"), "{stdout}");
     assert!(
         stderr.contains(" lines were left out here, because nothing was read\n"),

@@ -19,7 +19,7 @@ use ftx::wire::frame::{Form, encode};
 
 pub const FTX: &str = env!("CARGO_BIN_EXE_ftx");
 
-/// No test takes this long; whatever does hangs.
+/// A program that runs longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// How a program ended.
@@ -27,7 +27,7 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 pub struct Ended {
     pub code: i32,
     pub stdout: String,
-    /// As it came: names need not be UTF-8.
+    /// Unconverted, as names need not be UTF-8.
     pub stdout_bytes: Vec<u8>,
     pub stderr: String,
 }
@@ -37,7 +37,7 @@ pub struct Receiver {
     child: Child,
     pub port: u16,
     lines: mpsc::Receiver<String>,
-    heard: String,
+    printed: String,
 }
 
 impl Receiver {
@@ -50,14 +50,14 @@ impl Receiver {
         Self::spawn(Command::new(FTX), bind, out, args)
     }
 
-    /// With so many descriptors and no more.
+    /// With a limit of open descriptors.
     pub fn start_limited(descriptors: u32, out: &Path, args: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), FTX]);
         Self::spawn(shell, "127.0.0.1", out, args)
     }
 
-    /// `command` is what comes before `recv` and its arguments.
+    /// Appends `recv` and its arguments to `command`.
     pub fn spawn(mut command: Command, bind: &str, out: &Path, args: &[&str]) -> Self {
         let port: &[&str] = if args.contains(&"--port") { &[] } else { &["--port", "0"] };
         let mut child = command
@@ -85,28 +85,28 @@ impl Receiver {
                 let _ = send.send(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned());
             }
         });
-        Receiver { child, port, lines, heard: String::new() }
+        Receiver { child, port, lines, printed: String::new() }
     }
 
-    /// Waits until it says these words.
-    pub fn hear(&mut self, words: &str) {
-        while !self.heard.contains(words) {
+    /// Waits until standard error contains these words.
+    pub fn wait_for(&mut self, words: &str) {
+        while !self.printed.contains(words) {
             match self.lines.recv_timeout(WATCHDOG) {
-                Ok(line) => self.heard += &line,
-                Err(error) => panic!("waited for \"{words}\" in vain ({error}): {}", self.heard),
+                Ok(line) => self.printed += &line,
+                Err(error) => panic!("waited for \"{words}\" in vain ({error}): {}", self.printed),
             }
         }
     }
 
-    /// Has it said these words by now?
-    pub fn has_said(&mut self, words: &str) -> bool {
-        self.heard.extend(self.lines.try_iter());
-        self.heard.contains(words)
+    /// Whether standard error contains these words by now.
+    pub fn has_printed(&mut self, words: &str) -> bool {
+        self.printed.extend(self.lines.try_iter());
+        self.printed.contains(words)
     }
 
-    /// Has [`Receiver::hear`] wait for the next time.
-    pub fn forget_heard(&mut self) {
-        self.heard.clear();
+    /// Drops the output so far, so that [`Receiver::wait_for`] waits for new output.
+    pub fn clear_output(&mut self) {
+        self.printed.clear();
     }
 
     /// `127.0.0.1:PORT`
@@ -126,13 +126,13 @@ impl Receiver {
         self.child.wait().unwrap();
     }
 
-    /// `kill -9`, and what it had to say until then.
-    pub fn kill_and_hear(mut self) -> Ended {
+    /// `kill -9`; returns its output.
+    pub fn kill_and_wait(mut self) -> Ended {
         self.child.kill().unwrap();
         self.wait()
     }
 
-    /// Waits a moment for a receiver that is to die, and kills it if it does not.
+    /// Waits up to two seconds for its end, then kills it.
     pub fn wait_or_kill(mut self) -> Ended {
         let start = Instant::now();
         while !self.has_ended() && start.elapsed() < Duration::from_secs(2) {
@@ -142,7 +142,7 @@ impl Receiver {
         self.wait()
     }
 
-    /// Waits for a receiver with `--once`; one that has no connection any more has met no session, and is ended.
+    /// Waits for a receiver with `--once`. If its connections have closed without a session, terminates it.
     pub fn wait_or_end(mut self) -> Ended {
         until("the end of the connection", || self.has_ended() || self.sockets() <= 1);
         if !self.has_ended() {
@@ -151,10 +151,10 @@ impl Receiver {
         self.wait()
     }
 
-    /// Its connections, and the socket on which it listens.
+    /// The number of its sockets: its connections and the listening one.
     pub fn sockets(&self) -> usize {
         let Ok(fds) = fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())) else { return 0 };
-        // One that is closed meanwhile is none.
+        // A descriptor may be closed meanwhile.
         let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
@@ -163,7 +163,7 @@ impl Receiver {
         pid(&self.child)
     }
 
-    /// Has it ended?
+    /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -174,12 +174,12 @@ impl Receiver {
         let mut stdout_bytes = Vec::new();
         self.child.stdout.take().unwrap().read_to_end(&mut stdout_bytes).unwrap();
         let stdout = String::from_utf8_lossy(&stdout_bytes).into_owned();
-        let stderr = self.lines.iter().fold(std::mem::take(&mut self.heard), |all, line| all + &line);
+        let stderr = self.lines.iter().fold(std::mem::take(&mut self.printed), |all, line| all + &line);
         Ended { code, stdout, stdout_bytes, stderr }
     }
 }
 
-/// A test that fails leaves no program behind.
+/// A failing test leaves no program running.
 impl Drop for Receiver {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -191,7 +191,7 @@ pub fn pid(child: &Child) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(child.id() as i32).unwrap()
 }
 
-/// A receiver that says `answer` to whoever connects and then does `after` with the connection.
+/// A receiver that sends `answer` on its first connection and then passes it to `after`.
 pub fn fake_receiver(answer: &[&str], after: fn(TcpStream)) -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -233,10 +233,10 @@ pub fn send(args: &[&str], paths: &[&Path], host: &str) -> Ended {
     ended(send_command(args, paths, host).output().unwrap())
 }
 
-/// Without retries, unless the test asks for them: what becomes of one connection is what most of them look at.
+/// Without retries unless the test sets them: most tests are about one connection.
 fn send_command(args: &[&str], paths: &[&Path], host: &str) -> Command {
     let mut command = Command::new(FTX);
-    // Nothing is left in the home folder of whoever runs the tests.
+    // Keeps the tests' state out of the user's home directory.
     command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.arg("send").args(args).args(paths).arg(host).stdin(Stdio::null());
     if !args.contains(&"--retries") {
@@ -271,7 +271,22 @@ fn ended(output: Output) -> Ended {
     }
 }
 
-/// One line for everything below `root`: name, type, mode, time, content's length and digest, or link's target.
+/// Repeats the calling test, of this full name, in a process of its own; `true` there. For tests that change the state of
+/// their process.
+pub fn is_own_process(test: &str) -> bool {
+    const OWN_PROCESS: &str = "FTX_TEST_OWN_PROCESS";
+    if std::env::var_os(OWN_PROCESS).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(OWN_PROCESS, "1");
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+/// One line per entry below `root`: name, mode, mtime, and content's length and digest or link's target.
 pub fn listing(root: &Path) -> Vec<String> {
     let mut lines: Vec<String> = walkdir::WalkDir::new(root)
         .min_depth(1)
@@ -295,7 +310,7 @@ pub fn listing(root: &Path) -> Vec<String> {
     lines
 }
 
-/// Names below `root`, sorted; landings would show as `.ftx-...`.
+/// Names below `root`, sorted, including staged files (`.ftx-...`).
 pub fn names(root: &Path) -> Vec<String> {
     let mut names: Vec<String> = walkdir::WalkDir::new(root)
         .min_depth(1)
@@ -306,7 +321,7 @@ pub fn names(root: &Path) -> Vec<String> {
     names
 }
 
-/// Waits until `condition` holds, looking again and again.
+/// Polls until `condition` holds.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {

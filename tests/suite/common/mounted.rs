@@ -1,10 +1,10 @@
-//! File systems of a test's own.
+//! Temporary file systems for tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Something mounted, until this is dropped.
+/// A mount; unmounted when dropped.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
@@ -14,8 +14,8 @@ impl Mounted {
         mounted.is_ok_and(|output| output.status.success()).then(|| Mounted(at.to_owned()))
     }
 
-    /// A file system that finds `a` where `A` is, in an image below `dir`: whichever of these this machine has.
-    pub fn folding(dir: &Path, at: &Path) -> Option<Self> {
+    /// A case-insensitive file system in an image in `dir`: the first type that can be created and mounted here.
+    pub fn case_insensitive(dir: &Path, at: &Path) -> Option<Self> {
         let image = dir.join("image");
         for (make, kind) in [
             (&["mkfs.ext4", "-q", "-F", "-O", "casefold", "-E", "encoding=utf8"][..], "ext4"),
@@ -30,7 +30,7 @@ impl Mounted {
             if made.is_ok_and(|output| output.status.success())
                 && let Some(mounted) = Self::new(&["-t", kind, "-o", options], &image, at)
             {
-                // On ext4 each folder has a choice; the root has it for all of them.
+                // ext4 has a flag per directory, which new directories inherit from the root.
                 let _ = Command::new("chattr").arg("+F").arg(at).output();
                 fs::write(at.join("PROBE"), "").unwrap();
                 let folds = at.join("probe").exists();
@@ -43,7 +43,7 @@ impl Mounted {
         None
     }
 
-    /// An ext4 in an image below `dir` whose inodes have no room for nanoseconds: all dates are whole seconds.
+    /// An ext4 in an image in `dir` with inodes too small for nanoseconds: timestamps are whole seconds.
     pub fn whole_seconds(dir: &Path, at: &Path) -> Option<Self> {
         let image = dir.join("image");
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
@@ -52,7 +52,7 @@ impl Mounted {
         is_made.then(|| Self::new(&["-t", "ext4", "-o", "loop"], &image, at)).flatten()
     }
 
-    /// A file system in memory, of so many bytes.
+    /// A tmpfs of `bytes` bytes.
     pub fn memory(bytes: u64, at: &Path) -> Option<Self> {
         Self::new(&["-t", "tmpfs", "-o", &format!("size={bytes}")], Path::new("tmpfs"), at)
     }

@@ -1,4 +1,4 @@
-//! What the proofs share: how many rounds, chance that can be repeated, and what must hold on disk after any failure.
+//! Shared by the proofs: number of rounds, seeded random numbers, and what must hold on disk after any failure.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,19 +17,19 @@ pub fn rounds(short: usize) -> usize {
     std::env::var("FTX_ROUNDS").map_or(short, |text| text.parse().expect("FTX_ROUNDS is a number"))
 }
 
-/// Is this the long form?
-pub fn is_long() -> bool {
+/// Whether this is the long form.
+pub fn is_long_run() -> bool {
     std::env::var_os("FTX_ROUNDS").is_some()
 }
 
-/// What a proof did, in the long form. Written past the test harness, which hides what tests print.
-pub fn figures(line: &str) {
-    if is_long() {
+/// Prints what a proof did, in the long form only. Written to stderr directly, as the test harness captures `eprintln`.
+pub fn report_figures(line: &str) {
+    if is_long_run() {
         let _ = writeln!(std::io::stderr(), "figures: {line}");
     }
 }
 
-/// Says that a proof could not run, past the test harness. `FTX_NOT_RUN` names a file that counts them.
+/// Prints that a test could not run, bypassing the harness, and appends the line to the file `FTX_NOT_RUN` if that is set.
 pub fn not_run(proof: &str, why: &str) {
     let line = format!("NOT RUN: {proof}: {why}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -39,7 +39,7 @@ pub fn not_run(proof: &str, why: &str) {
     }
 }
 
-/// May this machine trace system calls? If not, `proof` could not run.
+/// Whether system calls can be traced here. If not, reports `proof` as not run.
 pub fn can_trace(proof: &str) -> bool {
     let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let can = traced.is_ok_and(|status| status.success());
@@ -49,12 +49,12 @@ pub fn can_trace(proof: &str) -> bool {
     can
 }
 
-/// A strace that is attached to a running program.
-pub struct Attached(Child);
+/// A strace attached to a running program.
+pub struct Strace(Child);
 
-impl Attached {
+impl Strace {
     /// Attaches to a process and all its threads, with further arguments.
-    pub fn to(pid: rustix::process::Pid, args: &[impl AsRef<OsStr>], trace: &Path) -> Self {
+    pub fn attach(pid: rustix::process::Pid, args: &[impl AsRef<OsStr>], trace: &Path) -> Self {
         let mut child = Command::new("strace")
             .args(["-f", "-y", "-o"])
             .arg(trace)
@@ -69,32 +69,32 @@ impl Attached {
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
         assert!(line.contains("attached"), "{line}");
-        // It says more with every thread, and would end if nobody took it.
+        // strace prints a line per thread and would end with a closed pipe.
         thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
-        Attached(child)
+        Strace(child)
     }
 
-    /// Lets the program go on by itself.
+    /// Detaches; the program continues.
     pub fn detach(mut self) {
         assert!(self.0.try_wait().unwrap().is_none(), "strace was not there to the end");
         rustix::process::kill_process(super::pid(&self.0), rustix::process::Signal::TERM).unwrap();
         self.end();
     }
 
-    /// It ends with the program that it is attached to.
+    /// Waits for its end, after the end of the traced program.
     pub fn end(mut self) {
         super::wait(&mut self.0);
     }
 }
 
-/// Numbers by chance, the same ones for the same seed (SplitMix64, Steele et al. 2014).
-pub struct Chance(u64);
+/// Pseudo-random numbers, the same ones for the same seed (SplitMix64, Steele et al. 2014).
+pub struct Random(u64);
 
-impl Chance {
-    /// `FTX_SEED` shifts all of them.
+impl Random {
+    /// `FTX_SEED` changes all sequences.
     pub fn new(seed: u64) -> Self {
         let shift = std::env::var("FTX_SEED").map_or(0, |text| text.parse().expect("FTX_SEED is a number"));
-        Chance(seed.wrapping_add(u64::wrapping_mul(shift, 0x9e37_79b9)))
+        Random(seed.wrapping_add(u64::wrapping_mul(shift, 0x9e37_79b9)))
     }
 
     pub fn next(&mut self) -> u64 {
@@ -121,8 +121,8 @@ impl Chance {
     }
 }
 
-/// Does `work` for each item, `at_once` at the same time. The first that fails ends it and says which item it was.
-pub fn each<T: Sync + std::fmt::Debug>(items: &[T], at_once: usize, work: impl Fn(&T) + Sync) {
+/// Runs `work` for each item on `at_once` threads. The first failure stops the run and reports its item.
+pub fn run_parallel<T: Sync + std::fmt::Debug>(items: &[T], at_once: usize, work: impl Fn(&T) + Sync) {
     let next = Mutex::new(0);
     let failed = Mutex::new(None);
     thread::scope(|scope| {
@@ -151,14 +151,14 @@ pub fn each<T: Sync + std::fmt::Debug>(items: &[T], at_once: usize, work: impl F
     }
 }
 
-/// What lies below a folder, by name: a file's digest, a link's target, a folder. Without mode and time, which a file
-/// that was cut off does not have yet.
+/// The entries below `root` by name: a file's length and digest, a link's target, or a directory. Without mode and mtime,
+/// which are set last.
 pub fn contents(root: &Path) -> BTreeMap<String, String> {
     let mut contents = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root).min_depth(1) {
         let entry = match entry {
             Ok(entry) => entry,
-            // A landing that was removed meanwhile.
+            // A staged file that was removed meanwhile.
             Err(error) if error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
                 continue;
             }
@@ -169,7 +169,7 @@ pub fn contents(root: &Path) -> BTreeMap<String, String> {
             "folder".to_owned()
         } else if entry.file_type().is_symlink() {
             format!("-> {}", fs::read_link(entry.path()).unwrap().display())
-        } else if is_landing(&name) {
+        } else if is_staged(&name) {
             "a landing".to_owned()
         } else {
             let content = fs::read(entry.path()).unwrap();
@@ -180,20 +180,20 @@ pub fn contents(root: &Path) -> BTreeMap<String, String> {
     contents
 }
 
-/// The receiver's own hidden names.
-pub fn is_landing(name: &str) -> bool {
+/// Whether a name is one of a staged file or journal.
+pub fn is_staged(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|last| last.starts_with(".ftx-"))
 }
 
-/// Every final name below `out` is one of `whole` and holds just what it should; others may be missing. Returns how
-/// many landings are left.
-pub fn assert_nothing_or_whole(
+/// Asserts that every final name below `out` is in `whole` with the same content; names may be missing. Returns the number
+/// of staged files and journals.
+pub fn assert_absent_or_complete(
     out: &Path,
     whole: &BTreeMap<String, String>,
     context: &dyn std::fmt::Debug,
 ) -> usize {
     let (landings, named): (Vec<_>, Vec<_>) =
-        contents(out).into_iter().partition(|(name, _)| is_landing(name));
+        contents(out).into_iter().partition(|(name, _)| is_staged(name));
     for (name, what) in named {
         assert_eq!(Some(&what), whole.get(&name), "{name:?} is neither missing nor whole after {context:?}");
     }

@@ -1,4 +1,4 @@
-//! Stands between a sender and a receiver, knows what passes by, and meddles with it.
+//! A proxy between a sender and a receiver that parses frames and bodies and can change or cut them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,45 +8,45 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     ToReceiver,
     ToSender,
 }
 
-/// What bytes are part of: a frame with its length and CRC, or a body.
+/// Whether bytes belong to a frame, with its length and CRC, or to a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Frame,
     Body,
 }
 
-/// Bytes that pass by, all of one frame or one body.
+/// Bytes of one frame or one body.
 pub struct Piece<'a> {
     pub way: Way,
     pub place: Place,
-    /// Where they begin, in what came this way on this connection.
+    /// Their offset in this direction of the connection.
     pub offset: u64,
-    /// Where they begin in their frame or body.
+    /// Their offset in the frame or body.
     pub within: u64,
-    /// How many frames or bodies came this way before.
+    /// The number of earlier frames or bodies in this direction.
     pub nth: u64,
-    /// The bytes, to be read or changed.
+    /// The bytes, which may be changed.
     pub bytes: &'a mut [u8],
-    /// Of a frame's last piece: its dictionary. Of a body's: that of its `part`.
+    /// The frame's JSON, with its last piece; for a body that of its `part`.
     pub frame: Option<&'a Value>,
 }
 
 /// What to do with a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum Action {
     Pass,
     /// Close the connection, both ways, without passing the piece on.
     Cut,
 }
 
-type Meddle = Arc<Mutex<dyn FnMut(Piece<'_>) -> Then + Send>>;
+type Filter = Arc<Mutex<dyn FnMut(Piece<'_>) -> Action + Send>>;
 
 /// A proxy on a free port of this machine.
 pub struct Proxy {
@@ -56,11 +56,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Leads to the receiver at `port` and shows `meddle` every piece before it is passed on.
-    pub fn start(port: u16, meddle: impl FnMut(Piece<'_>) -> Then + Send + 'static) -> Self {
+    /// Forwards to the receiver at `port`, after passing every piece to `filter`.
+    pub fn start(port: u16, filter: impl FnMut(Piece<'_>) -> Action + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own_port = listener.local_addr().unwrap().port();
-        let meddle: Meddle = Arc::new(Mutex::new(meddle));
+        let filter: Filter = Arc::new(Mutex::new(filter));
         let closing = Arc::new(AtomicBool::new(false));
         let closed = Arc::clone(&closing);
         let accepting = thread::spawn(move || {
@@ -70,7 +70,7 @@ impl Proxy {
                     break;
                 }
                 let sender = sender.unwrap();
-                // A receiver that is gone shows as a connection that is closed at once.
+                // If the receiver is gone, the sender's connection is closed at once.
                 let Ok(receiver) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 sender.set_nodelay(true).unwrap();
                 receiver.set_nodelay(true).unwrap();
@@ -78,8 +78,8 @@ impl Proxy {
                     [(Way::ToReceiver, &sender, &receiver), (Way::ToSender, &receiver, &sender)]
                 {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let meddle = Arc::clone(&meddle);
-                    pumps.push(thread::spawn(move || pump(way, from, to, &meddle)));
+                    let filter = Arc::clone(&filter);
+                    pumps.push(thread::spawn(move || pump(way, from, to, &filter)));
                 }
             }
             pumps.into_iter().for_each(|pump| pump.join().unwrap());
@@ -87,14 +87,14 @@ impl Proxy {
         Proxy { port: own_port, closing, accepting: Some(accepting) }
     }
 
-    /// Where the sender connects to.
+    /// The address that the sender connects to.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Proxy {
-    /// Waits for the connections: both ends have to be gone by then.
+    /// Waits for the connections, which both ends must have closed.
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(("127.0.0.1", self.port)));
@@ -105,9 +105,9 @@ impl Drop for Proxy {
     }
 }
 
-fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, meddle: &Meddle) {
+fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, filter: &Filter) {
     let mut buffer = vec![0; 256 << 10];
-    let mut anatomy = Anatomy::default();
+    let mut tracker = FrameTracker::default();
     loop {
         let count = match from.read(&mut buffer) {
             Ok(0) => {
@@ -120,11 +120,11 @@ fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, meddle: &Meddle) {
         let mut bytes = &mut buffer[..count];
         let mut goes_on = true;
         while !bytes.is_empty() && goes_on {
-            let (offset, now) = (anatomy.offset, anatomy.take(bytes));
+            let (offset, now) = (tracker.offset, tracker.take(bytes));
             let (piece, rest) = bytes.split_at_mut(now.len);
             bytes = rest;
             let frame = now.frame.as_ref();
-            let then = (meddle.lock().unwrap())(Piece {
+            let then = (filter.lock().unwrap())(Piece {
                 way,
                 place: now.place,
                 offset,
@@ -133,8 +133,8 @@ fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, meddle: &Meddle) {
                 bytes: &mut *piece,
                 frame,
             });
-            // At once: what comes next may be held back.
-            goes_on = then == Then::Pass && to.write_all(piece).is_ok();
+            // Written at once, as the filter may block on the next piece.
+            goes_on = then == Action::Pass && to.write_all(piece).is_ok();
         }
         if !goes_on {
             break;
@@ -144,19 +144,19 @@ fn pump(way: Way, mut from: TcpStream, mut to: TcpStream, meddle: &Meddle) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Follows frames and bodies as they were sent, however they are cut into reads.
+/// Finds the borders of frames and bodies in a stream of reads.
 #[derive(Default)]
-struct Anatomy {
+struct FrameTracker {
     offset: u64,
     /// The frame so far.
     head: Vec<u8>,
-    /// The body that is passing by: its part, its size, what has passed.
+    /// The current body: its `part` frame, its size, the bytes passed.
     body: Option<(Value, u64, u64)>,
     frames: u64,
     bodies: u64,
 }
 
-struct Now {
+struct Span {
     place: Place,
     within: u64,
     nth: u64,
@@ -164,9 +164,9 @@ struct Now {
     frame: Option<Value>,
 }
 
-impl Anatomy {
-    /// Takes what belongs together from the beginning of `bytes`.
-    fn take(&mut self, bytes: &[u8]) -> Now {
+impl FrameTracker {
+    /// Returns the span of one frame or body at the start of `bytes`.
+    fn take(&mut self, bytes: &[u8]) -> Span {
         let now = match self.body.take() {
             Some((part, size, passed)) => self.take_body(part, size, passed, bytes.len()),
             None => self.take_head(bytes),
@@ -175,7 +175,7 @@ impl Anatomy {
         now
     }
 
-    fn take_body(&mut self, part: Value, size: u64, passed: u64, at_hand: usize) -> Now {
+    fn take_body(&mut self, part: Value, size: u64, passed: u64, at_hand: usize) -> Span {
         let len = at_hand.min((size - passed) as usize);
         let nth = self.bodies;
         if passed + len as u64 == size {
@@ -183,10 +183,10 @@ impl Anatomy {
         } else {
             self.body = Some((part.clone(), size, passed + len as u64));
         }
-        Now { place: Place::Body, within: passed, nth, len, frame: Some(part) }
+        Span { place: Place::Body, within: passed, nth, len, frame: Some(part) }
     }
 
-    fn take_head(&mut self, bytes: &[u8]) -> Now {
+    fn take_head(&mut self, bytes: &[u8]) -> Span {
         let within = self.head.len();
         let wanted = match self.head.first_chunk::<4>() {
             Some(length) => 4 + u32::from_le_bytes(*length) as usize + 4,
@@ -204,6 +204,6 @@ impl Anatomy {
             self.body = size.map(|size| (json.clone(), size, 0));
             frame = Some(json);
         }
-        Now { place: Place::Frame, within: within as u64, nth, len, frame }
+        Span { place: Place::Frame, within: within as u64, nth, len, frame }
     }
 }

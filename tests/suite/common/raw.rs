@@ -1,4 +1,4 @@
-//! A native sender that says what a test wants it to say.
+//! A native sender whose frames the test chooses.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Receiver;
 
-/// A sender of one frame after the other.
+/// A connection that sends and receives single frames.
 pub struct Raw {
     pub stream: TcpStream,
     inbox: Inbox,
@@ -21,18 +21,18 @@ pub struct Raw {
 impl Raw {
     pub fn connect(receiver: &Receiver, first: &str) -> Self {
         let mut raw = Raw { stream: receiver.connect(), inbox: Inbox::new() };
-        raw.say(first);
+        raw.send_json(first);
         raw
     }
 
-    pub fn say(&mut self, json: &str) {
+    pub fn send_json(&mut self, json: &str) {
         let mut bytes = Vec::new();
         encode(Form::Native, json.as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
-    /// The next frame, signs of life left aside; `None` at the end.
-    pub fn hear(&mut self) -> Option<Message> {
+    /// The next message; keepalives are skipped; `None` at the end.
+    pub fn next_message(&mut self) -> Option<Message> {
         loop {
             if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
                 match Message::parse(json).unwrap() {
@@ -48,7 +48,7 @@ impl Raw {
     }
 }
 
-/// An entry as it is announced, less its number, and what it holds.
+/// An entry as announced, without its id, and its content.
 #[derive(Clone)]
 pub struct Entry {
     pub json: Value,
@@ -77,7 +77,7 @@ impl Entry {
     }
 }
 
-/// What a receiver made of a session.
+/// A session's result.
 #[derive(Debug)]
 pub struct Settled {
     /// For each entry: stored, or the code of its error.
@@ -85,16 +85,16 @@ pub struct Settled {
     pub receipt: Receipt,
 }
 
-/// Announces all entries at once, sends what is wanted, and goes on to the receipt.
+/// Announces all entries, sends what is requested, and reads up to the receipt.
 pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
     let mut raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
     for (id, entry) in entries.iter().enumerate() {
-        raw.say(&entry.clone().with("entry", id).json.to_string());
+        raw.send_json(&entry.clone().with("entry", id).json.to_string());
     }
-    raw.say(&json!({"ftx": "end", "entries": entries.len()}).to_string());
+    raw.send_json(&json!({"ftx": "end", "entries": entries.len()}).to_string());
     let mut settled = BTreeMap::new();
     loop {
-        match raw.hear().expect("a receipt") {
+        match raw.next_message().expect("a receipt") {
             Message::Want { entries: ids, parts } => {
                 for id in ids.iter().flatten() {
                     raw.answer(id, &entries[id as usize].content, &parts);
@@ -114,7 +114,7 @@ pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
 }
 
 impl Raw {
-    /// Sends the parts of a file, or its offers.
+    /// Sends the requested parts or offers of a file.
     pub fn answer(&mut self, id: u64, content: &[u8], parts: &Wanted) {
         let all: Vec<&[u8]> =
             if content.is_empty() { vec![content] } else { content.chunks(PART_BYTES as usize).collect() };
@@ -127,7 +127,7 @@ impl Raw {
         for part in indices {
             let bytes = all[part as usize];
             let md5 = Md5::of(bytes).to_string();
-            self.say(
+            self.send_json(
                 &json!({"ftx": kind, "entry": id, "part": part, "size": bytes.len(), "md5": md5}).to_string(),
             );
             if kind == "part" {
