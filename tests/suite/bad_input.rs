@@ -299,7 +299,7 @@ fn bad_names() -> Vec<(&'static str, String)> {
         ("bidi", "a\u{202e}b".into()),
         ("a component of 256 bytes", "x".repeat(256)),
         ("more than 4096 bytes", vec!["y".repeat(240); 18].join("/")),
-        ("a landing's name", ".ftx-0123456789abcdef".into()),
+        ("a staged name", ".ftx-0123456789abcdef".into()),
     ]
 }
 
@@ -346,7 +346,7 @@ fn cut_everywhere(bytes: &[u8], step: usize) {
         assert_eq!(names(out.path()), Vec::<String>::new(), "cut after {end} bytes");
     }
     send_and_close(&receiver, bytes);
-    assert_eq!(names(out.path()), ["a.txt"], "and whole it lands");
+    assert_eq!(names(out.path()), ["a.txt"], "the complete input is stored");
     receiver.kill();
 }
 
@@ -471,7 +471,7 @@ fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
                     let part =
                         format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{MD5_OF_ABC}"}}"#);
                     encode(Form::Native, part.as_bytes(), &mut said);
-                    said.extend_from_slice(bodies.next().expect("asked once more than there are bodies"));
+                    said.extend_from_slice(bodies.next().expect("more requests than bodies"));
                 }
                 Message::Receipt(_) => return receiver.wait(),
                 _ => {}

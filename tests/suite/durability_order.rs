@@ -275,15 +275,15 @@ impl Timeline {
     fn check_entry(&self, out: &str, name: &str, said: usize) {
         let folder = |path: &str| path.rsplit_once('/').unwrap().0.to_owned();
         let renamed = self.renamed.iter().find(|(_, to, _, _)| to == name);
-        if let Some((landing, _, begun, ended)) = renamed {
-            let is_link = self.made.iter().any(|(made, _)| made == landing);
+        if let Some((staged, _, begun, ended)) = renamed {
+            let is_link = self.made.iter().any(|(made, _)| made == staged);
             if !is_link {
-                let written = self.written.get(landing).copied();
+                let written = self.written.get(staged).copied();
                 // An empty file gets at least its mode and time.
                 let written = written.unwrap_or_else(|| panic!("{name} was never written"));
                 assert!(written < *begun, "{name} was written to after it had its name");
                 assert!(
-                    self.is_synced(landing, written, *begun),
+                    self.is_synced(staged, written, *begun),
                     "{name} was not synced before it was renamed"
                 );
             }

@@ -124,7 +124,7 @@ fn receiver_without_threads_refuses_sessions_until_it_has_some() {
         assert_eq!(sent.code, 41, "thread {nth}: {sent:?}");
         refused += u32::from(sent.stderr.contains("the receiver has no thread left for one more session"));
     }
-    assert_eq!(refused, 7, "the sender is told why");
+    assert_eq!(refused, 7, "the sender gets the reason");
     let sent = send(&[], &[&file], &receiver.host());
     assert_eq!(sent.code, 0, "{sent:?}");
     kill_process(receiver.pid(), Signal::INT).unwrap();

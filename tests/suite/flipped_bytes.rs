@@ -81,8 +81,8 @@ impl Tree {
         drop(proxy);
         // Keepalives must not prolong a session that cannot continue.
         assert!(start.elapsed() < ENDS_WITHIN, "it took {:?} to end", start.elapsed());
-        let landings = assert_absent_or_complete(out.path(), &self.whole, &flip);
-        assert_eq!(landings, 0, "a program that ends by itself takes its landings with it");
+        let staged = assert_absent_or_complete(out.path(), &self.whole, &flip);
+        assert_eq!(staged, 0, "a receiver that is not killed leaves no staged file");
         for (who, ended) in [("sender", &sent), ("receiver", &received)] {
             assert!(!ended.stderr.contains("panicked"), "{who}: {ended:?}");
             if ended.code == 0 {

@@ -428,7 +428,7 @@ fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
         Ok(Event::Refused { fault, reason, .. }) => {
             let mut expected = Vec::new();
             failure(Some(0), fault, &reason).encode(&mut expected);
-            assert_eq!(session.take_output(), expected, "{name}: the sender is told");
+            assert_eq!(session.take_output(), expected, "{name}: the error frame");
             Some(reason)
         }
         Ok(_) => None,

@@ -110,7 +110,7 @@ fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
     if matches!(kill.victim, Victim::Sender) {
         // The receiver removes its staged files, except those that can be resumed.
         let is_left = |name: &String| is_staged(name) && !name.contains("/.ftx-part-");
-        until("the landings to go", || !names(out).iter().any(is_left));
+        until("the staged files to be removed", || !names(out).iter().any(is_left));
     }
     let heard = receiver.kill_and_wait();
     assert!(!heard.stderr.contains("panicked"), "{heard:?}");
@@ -154,16 +154,16 @@ fn after_a_kill_each_name_is_absent_or_complete() {
     let (cuts, left, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     run_parallel(&kills, 4, |kill| {
         let out = tempfile::tempdir().unwrap();
-        let (was_cut, landings) = cut(from.path(), out.path(), *kill);
+        let (was_cut, staged) = cut(from.path(), out.path(), *kill);
         cuts.fetch_add(usize::from(was_cut), Ordering::Relaxed);
-        left.fetch_add(landings, Ordering::Relaxed);
-        most.fetch_max(landings, Ordering::Relaxed);
+        left.fetch_add(staged, Ordering::Relaxed);
+        most.fetch_max(staged, Ordering::Relaxed);
         complete(from.path(), out.path());
     });
     let cuts = cuts.into_inner();
     assert!(cuts * 2 > kills.len(), "most transfers ended before the kill: {cuts} of {}", kills.len());
     report_figures(&format!(
-        "kills: {} rounds, {cuts} cut a transfer, {left:?} landings left, {most:?} at the most in one round",
+        "kills: {} rounds, {cuts} cut a transfer, {left:?} staged files left, at most {most:?} in a round",
         kills.len()
     ));
 }
@@ -181,17 +181,17 @@ fn repeated_kills_leave_a_bounded_number_of_staged_files() {
     let mut before = 0;
     for _ in 0..all {
         let kill = Kill { victim: Victim::Receiver, ..random_kill(&mut random, lengths) };
-        let (_, landings) = cut(from.path(), out.path(), kill);
-        assert!(landings <= before + entries, "{} new landings for {entries} entries", landings - before);
-        before = landings;
+        let (_, staged) = cut(from.path(), out.path(), kill);
+        assert!(staged <= before + entries, "{} new staged files for {entries} entries", staged - before);
+        before = staged;
         // The next round sends everything again.
         for name in names(out.path()).iter().filter(|name| !is_staged(name)) {
             let _ = fs::remove_file(out.path().join(name));
         }
     }
     complete(from.path(), out.path());
-    let landings = names(out.path()).iter().filter(|name| is_staged(name)).count();
+    let staged = names(out.path()).iter().filter(|name| is_staged(name)).count();
     report_figures(&format!(
-        "kills in one folder: {all} rounds, {landings} landings are left after a clean transfer"
+        "kills in one folder: {all} rounds, {staged} staged files are left after a clean transfer"
     ));
 }

@@ -411,7 +411,7 @@ fn at_each_step_a_final_name_is_absent_or_old_or_complete() {
         });
     }
     report_figures(&format!(
-        "landing: {} steps, each {all} times with a kill and with an error; each final name as the tables say",
+        "staging steps: {} steps, each {all} times with a kill and with an error; each final name as the tables say",
         table.len()
     ));
 }

@@ -124,7 +124,7 @@ fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpSt
                 return;
             }
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "never heard {kind}");
+        assert!(start.elapsed() < Duration::from_secs(30), "no {kind}");
         match stream.read(inbox.space()) {
             Ok(0) => panic!("closed without {kind}"),
             Ok(count) => inbox.filled(count),

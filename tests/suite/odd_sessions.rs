@@ -309,11 +309,11 @@ fn foreign_entry_under_a_staging_name_is_left_alone() {
             let _ = std::os::unix::fs::chown(path, Some(65534), Some(65534));
         }),
     ];
-    let landing = staged_name(&source);
-    let journal = format!("{landing}.journal");
+    let staged = staged_name(&source);
+    let journal = format!("{staged}.journal");
     let random = ".ftx-0123456789abcdef-0".to_owned();
     for (what, plant) in plants {
-        for planted in [vec![&landing], vec![&journal], vec![&landing, &journal, &random]] {
+        for planted in [vec![&staged], vec![&journal], vec![&staged, &journal, &random]] {
             let out = tempfile::tempdir().unwrap();
             fs::write(&canary, "tweet").unwrap();
             let planted: Vec<PathBuf> = planted.into_iter().map(|name| out.path().join(name)).collect();

@@ -106,7 +106,7 @@ fn race_for_the_outside(level: Level, policy: &str, folders_are_there: bool) -> 
         let files_of = |root: &Path| -> Vec<String> {
             listing(&root.join("t")).into_iter().filter(|line| !line.ends_with("folder")).collect()
         };
-        assert!(files_of(&out) == files_of(&from), "the sender says 0, but not everything is there");
+        assert!(files_of(&out) == files_of(&from), "exit code 0 with missing entries");
     }
     (sent.code, swaps)
 }
@@ -183,7 +183,7 @@ fn duel(sizes: &[usize], receivers: usize, random: &mut Random) -> [usize; 2] {
         assert!(!received.stderr.contains("panicked"), "{received:?}");
     }
     let (there, whole) = (contents(&out), sources.each_ref().map(|source| contents(source)));
-    assert_eq!(there.len(), sizes.len() + 1, "everything is there, no landing is left: {there:?}");
+    assert_eq!(there.len(), sizes.len() + 1, "all files and no staged one: {there:?}");
     let mut won = [0; 2];
     for number in 0..sizes.len() {
         let name = format!("t/{number}");

@@ -97,12 +97,12 @@ fn only_missing_parts_are_sent() {
     let size = 10 * PART + 77;
     random_file(&source, size, 1);
     send_cut(&out, &source, 9 * PART + 1000);
-    assert_eq!(names(&out).len(), 2, "the landing and its journal: {:?}", names(&out));
+    assert_eq!(names(&out).len(), 2, "the staged file and its journal: {:?}", names(&out));
     let (moved, said) = send_whole(&out, &source);
     assert!(moved <= 2 * PART + 77, "{moved} bytes of {size} moved again");
     assert!(said.starts_with("Sent 1 file (83.89 MB, of which "), "{said}");
     assert!(said.contains(" MB were there from an earlier attempt) in "), "{said}");
-    assert_eq!(names(&out), ["disk.img"], "neither landing nor journal stays");
+    assert_eq!(names(&out), ["disk.img"], "staged file and journal are removed");
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
 
@@ -187,7 +187,7 @@ fn file_in_use_waits_only_for_the_same_source_version() {
         let sender = start_send(&[&source, &other], &proxy.host());
         if is_same {
             until("the other file", || out.join("other").exists());
-            assert!(passed.load(Ordering::SeqCst) < PART, "it begins while somebody has what is there");
+            assert!(passed.load(Ordering::SeqCst) < PART, "it starts while the staged file is locked");
             held.unlock().unwrap();
         }
         let sent = crate::common::end(sender);
@@ -204,7 +204,7 @@ fn file_in_use_waits_only_for_the_same_source_version() {
 /// Two receivers on one directory: the second finds a staged file that the first has created and not locked yet.
 #[test]
 fn staged_file_that_is_not_locked_yet_fails_no_session() {
-    if !can_trace("a landing that is not locked yet") {
+    if !can_trace("a staged file that is not locked yet") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -215,7 +215,7 @@ fn staged_file_that_is_not_locked_yet_fails_no_session() {
     let slow_lock = ["-e", "trace=flock", "-e", "inject=flock:delay_enter=1000000"];
     let attached = Strace::attach(slow.pid(), &slow_lock, &trace);
     let first = start_send(&[&source], &slow.host());
-    until("the landing", || names(&out).len() == 1);
+    until("the staged file", || names(&out).len() == 1);
     let second = send(&[], &[&source], &fast.host());
     let first = crate::common::end(first);
     assert!(fs::read_to_string(&trace).unwrap().contains("DELAYED"), "the lock was not slow");

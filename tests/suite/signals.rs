@@ -107,7 +107,7 @@ fn hear(stream: &mut TcpStream, words: &str) {
     let (mut heard, mut buffer) = (Vec::new(), [0; 1]);
     while !heard.ends_with(words.as_bytes()) {
         let count = stream.read(&mut buffer).unwrap();
-        assert!(count > 0, "never heard {words}: {}", String::from_utf8_lossy(&heard));
+        assert!(count > 0, "closed before {words}: {}", String::from_utf8_lossy(&heard));
         heard.extend_from_slice(&buffer[..count]);
     }
 }
@@ -235,7 +235,7 @@ os.execvp(sys.argv[1], sys.argv[1:])";
         failed || has_asked()
     });
     if failed {
-        return not_run("a resolver that hangs", "needs the right to make a network");
+        return not_run("a resolver that hangs", "needs the right to create a network namespace");
     }
     ended_by(Signal::INT, 130, sender);
 }
@@ -379,7 +379,7 @@ fn interrupted_small_files_are_absent_or_complete() {
             counted(&received.stderr)
         };
         cut += 1;
-        assert_eq!(assert_absent_or_complete(&out, &whole, &(side, code)), 0, "landings are left");
+        assert_eq!(assert_absent_or_complete(&out, &whole, &(side, code)), 0, "staged files are left");
         assert!(stored > 0 && stored <= files_in(&out), "{stored} of {}", files_in(&out));
         let again = receiver(&out, &["--once"]);
         assert_eq!(send(&[], &[&tree], &again.host()).code, 0);
@@ -493,7 +493,7 @@ fn stuck_sender_ends_in_time_and_at_once_on_a_second_signal() {
             ended.is_some()
         });
         let twice = start.elapsed();
-        assert!(twice < alone, "{twice:?} when asked twice, {alone:?} when asked once");
+        assert!(twice < alone, "{twice:?} with two signals, {alone:?} with one");
         assert_eq!(sender.wait().unwrap().code(), Some(code));
     }
 }

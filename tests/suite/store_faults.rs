@@ -141,7 +141,7 @@ fn resumed_file_needs_space_for_its_missing_parts_only() {
     receiver.wait_for("ftx: 127.0.0.1: ");
     receiver.kill();
     let kept = names(&out);
-    assert_eq!(kept.len(), 2, "the landing and its journal: {kept:?}");
+    assert_eq!(kept.len(), 2, "the staged file and its journal: {kept:?}");
     // 24 MiB of 32 are used; 6 more leave less than the missing 4.
     make(&out.join("other"), 6 * MIB);
     let ended = transfer(Receiver::start(&out, &["--once"]), &file);

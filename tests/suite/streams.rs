@@ -206,7 +206,7 @@ fn late_join_does_not_fail_the_session() {
         let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
         while !words.iter().all(|word| String::from_utf8_lossy(&heard).contains(word)) {
             let count = stream.read(&mut buffer).unwrap();
-            assert!(count > 0, "the sender went");
+            assert!(count > 0, "the sender closed");
             heard.extend_from_slice(&buffer[..count]);
         }
         stream

@@ -159,7 +159,7 @@ fn one_different_file_does_not_stop_the_others() {
     assert_eq!(fs::read_to_string(to.join("t/fine")).unwrap(), "new bytes");
     assert_eq!(fs::read_to_string(to.join("t/different size")).unwrap(), "old");
     assert_eq!(fs::read_to_string(to.join("t/same size!")).unwrap(), "old bytes");
-    assert_eq!(names(&to).len(), 5, "no landing is left: {:?}", names(&to));
+    assert_eq!(names(&to).len(), 5, "no staged file is left: {:?}", names(&to));
 }
 
 #[test]

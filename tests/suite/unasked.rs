@@ -35,7 +35,7 @@ impl Silent {
             let frame = self.inbox.next_frame(Form::Native).unwrap().map(<[u8]>::to_vec);
             let Some(json) = frame else {
                 let count = self.stream.read(self.inbox.space()).unwrap();
-                assert!(count > 0, "the sender went");
+                assert!(count > 0, "the sender closed");
                 self.inbox.filled(count);
                 continue;
             };

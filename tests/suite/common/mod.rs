@@ -93,7 +93,7 @@ impl Receiver {
         while !self.printed.contains(words) {
             match self.lines.recv_timeout(WATCHDOG) {
                 Ok(line) => self.printed += &line,
-                Err(error) => panic!("waited for \"{words}\" in vain ({error}): {}", self.printed),
+                Err(error) => panic!("no \"{words}\" ({error}): {}", self.printed),
             }
         }
     }
@@ -325,7 +325,7 @@ pub fn names(root: &Path) -> Vec<String> {
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < WATCHDOG, "waited for {what} in vain");
+        assert!(start.elapsed() < WATCHDOG, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

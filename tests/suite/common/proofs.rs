@@ -170,7 +170,7 @@ pub fn contents(root: &Path) -> BTreeMap<String, String> {
         } else if entry.file_type().is_symlink() {
             format!("-> {}", fs::read_link(entry.path()).unwrap().display())
         } else if is_staged(&name) {
-            "a landing".to_owned()
+            "a staged file".to_owned()
         } else {
             let content = fs::read(entry.path()).unwrap();
             format!("{} bytes {}", content.len(), Md5::of(&content))
@@ -192,10 +192,9 @@ pub fn assert_absent_or_complete(
     whole: &BTreeMap<String, String>,
     context: &dyn std::fmt::Debug,
 ) -> usize {
-    let (landings, named): (Vec<_>, Vec<_>) =
-        contents(out).into_iter().partition(|(name, _)| is_staged(name));
+    let (staged, named): (Vec<_>, Vec<_>) = contents(out).into_iter().partition(|(name, _)| is_staged(name));
     for (name, what) in named {
         assert_eq!(Some(&what), whole.get(&name), "{name:?} is neither missing nor whole after {context:?}");
     }
-    landings.len()
+    staged.len()
 }
