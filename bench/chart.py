@@ -1,13 +1,13 @@
-"""The comparison as a picture: bars of speed in SVG, readable on light and dark pages."""
+"""The chart of the comparison: SVG bars of speed, for light and dark pages."""
 
 from xml.sax.saxutils import escape
 
 import report
 
-WIDTH, LEFT, RIGHT = 820, 130, 640  # bars grow from LEFT to RIGHT; what they mean stands behind them
+WIDTH, LEFT, RIGHT = 820, 130, 640  # bars extend from LEFT to RIGHT; their labels follow
 ROW, BAR, GAP = 23, 15, 24
 
-# Plain rules instead of variables, because not everything that draws SVG knows those.
+# Plain rules instead of CSS variables, which some SVG renderers do not support.
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1f2328; }
 .title { font-size: 17px; font-weight: 600; } .group, .own { font-weight: 600; }
@@ -26,8 +26,8 @@ def draw(outcome):
     parts.append(text(20, y + 6, "Speed of moving the same files: longer is better", "title"))
     y += 28
     rounds = outcome["settings"]["rounds"]
-    told = f"Medians of {rounds} rounds, with quartiles as whiskers. " if rounds > 1 else "One round. "
-    parts.append(text(20, y, told + "Each group has a scale of its own.", "soft"))
+    caption = f"Medians of {rounds} rounds, with quartiles as whiskers. " if rounds > 1 else "One round. "
+    parts.append(text(20, y, caption + "Each group has its own scale.", "soft"))
     y += 8
     for case in outcome["cases"]:
         rows = report.ranked(case)
@@ -35,7 +35,7 @@ def draw(outcome):
             drawn, y = group(case, rows, y)
             parts += drawn
     y += 14
-    for line in folded(report.machine(outcome), 125):
+    for line in wrapped(report.machine(outcome), 125):
         parts.append(text(20, y, line, "soft"))
         y += 17
     height = y + 4
@@ -43,16 +43,16 @@ def draw(outcome):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'role="img" aria-labelledby="what how">',
         '<title id="what">ftx and other programs that move files, compared</title>',
-        f'<desc id="how">{escape(spoken(outcome))}</desc>',
+        f'<desc id="how">{escape(description(outcome))}</desc>',
         f"<style>{STYLE}</style>",
         f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>', *parts, "</svg>", ""])
 
 
 def group(case, rows, y):
-    """One workload: its name, and a bar for each peer, the longest as long as there is room."""
+    """One workload: its name, and a bar for each peer, scaled so that the longest one has the full width."""
     drawn = []
     y += GAP
-    for line in folded(f"{case['case']}: {case['told']}", 115):
+    for line in wrapped(f"{case['case']}: {case['description']}", 115):
         drawn.append(text(20, y, line, "group"))
         y += 17
     y -= 6
@@ -82,16 +82,16 @@ def label(case, row):
     return f"{report.rate(case, seconds)} MB/s, {seconds:.{3 if seconds < 0.1 else 2 if seconds < 10 else 0}f} s"
 
 
-def spoken(outcome):
+def description(outcome):
     groups = []
     for case in outcome["cases"]:
         peers = "; ".join(f"{row['title']} {label(case, row)}" for row in report.ranked(case))
-        groups.append(f"{case['told']}: {peers}.")
+        groups.append(f"{case['description']}: {peers}.")
     return " ".join(groups)
 
 
-def folded(words, width):
-    """Lines of at most so many characters."""
+def wrapped(words, width):
+    """Lines of at most `width` characters."""
     lines = [""]
     for word in words.split():
         if lines[-1] and len(lines[-1]) + len(word) >= width:

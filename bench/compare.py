@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Compares ftx with what else moves files, on one machine: the same work for each in turn, checked every time.
+"""Compares ftx with other file-transfer programs on one machine: the same work for each in turn, every result verified.
 
     bench/compare.py                              everything that runs in memory, 7 rounds
     bench/compare.py --scale 0.05 --rounds 2      a quick look
-    bench/compare.py --disk /var/tmp              on that file system too, durably
+    bench/compare.py --disk /var/tmp              on that file system as well, durably
     bench/compare.py --workloads one,small@delay  only these
-    bench/compare.py --before PATH                this ftx and an earlier one in turn, and nothing else
+    bench/compare.py --before PATH                only this ftx and an earlier one
 
-Workloads are one, tree and small. As they are they run in memory over loopback; with @delay over 50 ms round trip, with
-@gigabit over 1 Gbit/s (root only), with @far over both, with @disk durably on the file system of --disk. bench/README.md
-tells the rest.
+Workloads are one, tree and small. Without a suffix they run in memory over loopback; with @delay over 50 ms round trip,
+with @gigabit over 1 Gbit/s (root only), with @far over both, with @disk durably on the file system of --disk. See
+bench/README.md.
 """
 
 import argparse
@@ -36,26 +36,26 @@ KINDS, PLACES = ("one", "tree", "small"), ("memory", "delay", "gigabit", "far", 
 USUAL = "one,tree,small,one@delay,small@delay,one@gigabit,small@gigabit,one@far,small@far"
 
 
-def say(text):
+def log_line(text):
     print(text, file=sys.stderr, flush=True)
 
 
 def arguments():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
-    add("--rounds", type=int, default=7, metavar="N", help="how often each peer runs (default: 7)")
+    add("--rounds", type=int, default=7, metavar="N", help="number of runs of each peer (default: 7)")
     add("--workloads", metavar="LIST", help=f"default: {USUAL}, and with --disk all three @disk")
     add("--peers", metavar="LIST", help=f"default: all of {','.join(peers.ALL)}")
-    add("--scale", type=float, default=1.0, metavar="F", help="a part of the usual size, such as 0.05 (default: 1)")
-    add("--ftx", metavar="PATH", help="this program instead of one built by `cargo build --release`")
+    add("--scale", type=float, default=1.0, metavar="F", help="a fraction of the full size, such as 0.05 (default: 1)")
+    add("--ftx", metavar="PATH", help="the program to measure (default: built by `cargo build --release`)")
     add("--before", metavar="PATH", help="an earlier ftx, the baseline of all ratios")
-    add("--tree", metavar="DIR", help="the source tree to send (default: what cargo unpacked, at least 10,000 files)")
+    add("--tree", metavar="DIR", help="the source tree to send (default: cargo registry sources, 10,000 files or more)")
     add("--memory", default="/dev/shm", metavar="DIR", help="a file system in memory (default: /dev/shm)")
     add("--disk", metavar="DIR", help="a folder on a real file system for the workloads @disk")
     add("--install", action="store_true", help="install missing peers from Debian's packages first (root only)")
-    add("--timeout", type=float, default=600, metavar="SECONDS", help="the most that one run may take (default: 600)")
+    add("--timeout", type=float, default=600, metavar="SECONDS", help="limit for one run (default: 600)")
     add("--patience", type=float, default=60, metavar="SECONDS",
-        help="who needs longer for one run does not get another one of the same (default: 60)")
+        help="after a run that takes longer, the peer is skipped for that workload (default: 60)")
     add("--out", metavar="FILE.json", help="all measurements")
     add("--svg", metavar="FILE.svg", help="a chart")
     add("--markdown", metavar="FILE", help="the tables (default: to standard output)")
@@ -78,12 +78,12 @@ def arguments():
     if not given.disk and any(where == "disk" for _, where in given.cases):
         options.error("workloads @disk need --disk DIR")
     if given.rounds < 1 or given.scale <= 0:
-        options.error("--rounds and --scale have to be above 0")
+        options.error("--rounds and --scale must be above 0")
     return given
 
 
 def built(path):
-    """The ftx to measure: the one given, or the one that cargo builds now."""
+    """The ftx to measure: the given one, or a new release build."""
     if path:
         if not shutil.which(path):
             raise processes.Failure(f"{path} is not a program")
@@ -93,16 +93,16 @@ def built(path):
     try:
         done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        raise processes.Failure("`cargo build --release` failed; --ftx PATH takes one that is built already") from None
+        raise processes.Failure("`cargo build --release` failed; --ftx PATH uses an existing program") from None
     found = [json.loads(line).get("executable") for line in done.stdout.splitlines() if line.startswith("{")]
     return next(path for path in found if path and os.path.basename(path) == "ftx")
 
 
 def usable(given, base, left_out):
-    """The peers that are here and work; the others get a reason."""
+    """The peers that are installed and work; `left_out` gets the reason for each of the others."""
     if given.install:
         peers.install([peers.ALL[name] for name in given.chosen])
-    able = []
+    usable_peers = []
     for name in given.chosen:
         peer, why = peers.ALL[name], None
         try:
@@ -111,23 +111,23 @@ def usable(given, base, left_out):
             why = str(error)
         if why:
             left_out[name] = why
-            say(f"Without {name}: {why}")
+            log_line(f"Without {name}: {why}")
         else:
-            able.append(peer)
-    return able
+            usable_peers.append(peer)
+    return usable_peers
 
 
 def once(peer, workload, link, base, durable, seconds):
-    """One run: receiver ready, clock, sender, both done, clock; and then, unmeasured, whether everything arrived."""
+    """One run: wait for the receiver, time the sender and the receiver, then compare the result, untimed."""
     into, scratch = os.path.join(base, "dst"), os.path.join(base, "run")
-    # A large file is one inode, and a lot of room.
+    # One large file is one inode and many blocks: remove it at once.
     workloads.clear(into, "disk" if durable and workload.files > 1 else "memory")
     workloads.clear(scratch, "memory")
     if durable:
-        subprocess.run(["sync", "-f", base], check=True)  # nobody pays for what others left behind
+        subprocess.run(["sync", "-f", base], check=True)  # so that no peer is charged for earlier writes
     log = {end: os.path.join(scratch, end + ".log") for end in ("recv", "send", "link")}
     plan = peer.plan(peers.Run(workload, into, link.address, scratch, durable))
-    processes.forget_own_peak()
+    processes.reset_own_peak()
     try:
         receive = [link.receiver(command) for command in plan.receive]
         receivers = processes.pipeline(receive, stdout=plan.receive_to, log=log["recv"], cwd=plan.cwd)
@@ -135,11 +135,11 @@ def once(peer, workload, link, base, durable, seconds):
         first = receivers[0].pid
         processes.until("receiver", lambda: processes.listens(first, port), receivers, log=log["recv"])
         commands = [link.sender(command) for command in plan.send(*link.connect(port, log["link"]))]
-        everyone = list(receivers)
-        with processes.Watch(everyone, seconds) as watch:
+        all_processes = list(receivers)
+        with processes.Watch(all_processes, seconds) as watch:
             start = time.perf_counter()
             senders = processes.pipeline(commands, stdin=plan.send_from, log=log["send"])
-            everyone += senders
+            all_processes += senders
             failed = [process for process in senders if process.wait()]
             if not plan.daemon:
                 if failed:
@@ -148,7 +148,7 @@ def once(peer, workload, link, base, durable, seconds):
                 failed += [process for process in receivers if process.wait()]
                 for command in plan.after if not failed else ():
                     receivers += processes.pipeline([command], log=log["recv"])
-                    everyone.append(receivers[-1])
+                    all_processes.append(receivers[-1])
                     failed += [receivers[-1]] if receivers[-1].wait() else []
             took = time.perf_counter() - start
         if plan.daemon:
@@ -156,7 +156,7 @@ def once(peer, workload, link, base, durable, seconds):
         if watch.late:
             raise processes.Failure(f"not done after {seconds:.0f} s")
         if failed:
-            said = processes.last_words(log["send"]) or processes.last_words(log["recv"])
+            said = processes.last_line(log["send"]) or processes.last_line(log["recv"])
             raise processes.Failure(f"{failed[0].name} ended with {failed[0].code}{said}")
     finally:
         processes.kill_all()
@@ -170,7 +170,7 @@ def once(peer, workload, link, base, durable, seconds):
 
 
 def announced(log):
-    """The port in ftx's first line, when that is complete."""
+    """The port in the first line of ftx, once it is complete."""
     with open(log) as lines:
         line = lines.readline()
     if not line.startswith("Listening on ") or not line.endswith("\n"):
@@ -182,21 +182,21 @@ def named(kind, where):
     return kind if where == "memory" else f"{kind}@{where}"
 
 
-def compare(kind, where, able, given, base):
-    """All rounds of one workload: every peer once in each, in an order that rotates."""
-    playing = [peer for peer in able if peer.applies(kind, where)]
+def compare(kind, where, usable_peers, given, base):
+    """All rounds of one workload: every peer once per round, in rotating order."""
+    selected = [peer for peer in usable_peers if peer.applies(kind, where)]
     workload = workloads.make(kind, where, base, given.scale, given.tree)
     durable, case = where == "disk", named(kind, where)
     results = {peer.name: {"title": peer.title(kind), "promise": peer.promise(durable), "runs": [], "problem": None}
-               for peer in playing}
-    width = max(len(peer.name) for peer in playing)
-    with links.between(where) as link:
+               for peer in selected}
+    width = max(len(peer.name) for peer in selected)
+    with links.link_for(where) as link:
         place = "on disk, durable" if durable else "in memory"
-        told = f"{workload.told}, {place}, {link.told}"
-        say(f"{case}: {told}")
+        description = f"{workload.description}, {place}, {link.description}"
+        log_line(f"{case}: {description}")
         for number in range(given.rounds):
-            turn = number % len(playing)
-            for peer in playing[turn:] + playing[:turn]:
+            turn = number % len(selected)
+            for peer in selected[turn:] + selected[:turn]:
                 result = results[peer.name]
                 slow = result["runs"] and result["runs"][-1]["seconds"] > given.patience
                 if result["problem"] or slow:
@@ -206,16 +206,16 @@ def compare(kind, where, able, given, base):
                     run = once(peer, workload, link, base, durable, given.timeout)
                 except processes.Failure as failure:
                     result["problem"] = str(failure)
-                    say(f"{label}  {failure}")
+                    log_line(f"{label}  {failure}")
                 else:
                     result["runs"].append(run | {"round": number})
-                    say(f"{label}  {run['seconds']:8.3f} s")
-    return {"case": case, "workload": kind, "where": where, "told": told, "files": workload.files,
+                    log_line(f"{label}  {run['seconds']:8.3f} s")
+    return {"case": case, "workload": kind, "where": where, "description": description, "files": workload.files,
             "bytes": workload.bytes, "baseline": peers.BASELINE[kind], "peers": results}
 
 
 def measure(given, outcome):
-    """Fills `outcome` as it goes, so that what is done is told even when the rest is not."""
+    """Fills `outcome` incrementally, so that complete workloads are reported after an interruption."""
     ftx = peers.ALL["ftx"]
     if "ftx" in given.chosen:
         ftx.program = built(given.ftx)
@@ -223,19 +223,19 @@ def measure(given, outcome):
         raise processes.Failure(f"{given.memory} is not there; --memory DIR names a file system in memory")
     bases = [tempfile.mkdtemp(prefix="ftx-bench-", dir=given.memory)]
     try:
-        able = usable(given, bases[0], outcome["left_out"])
-        outcome["facts"] = report.facts(able, given.memory, given.disk)
+        usable_peers = usable(given, bases[0], outcome["left_out"])
+        outcome["facts"] = report.facts(usable_peers, given.memory, given.disk)
         if given.disk:
             bases.append(tempfile.mkdtemp(prefix="ftx-bench-", dir=given.disk))
         for kind, where in given.cases:
             try:
-                if not any(peer.applies(kind, where) for peer in able):
-                    raise processes.Failure("no peer for it")
-                outcome["cases"].append(compare(kind, where, able, given, bases[where == "disk"]))
+                if not any(peer.applies(kind, where) for peer in usable_peers):
+                    raise processes.Failure("no peer supports it")
+                outcome["cases"].append(compare(kind, where, usable_peers, given, bases[where == "disk"]))
             except (processes.Failure, workloads.Unavailable) as failure:
                 case = named(kind, where)
                 outcome["left_out"][case] = str(failure)
-                say(f"Without {case}: {failure}")
+                log_line(f"Without {case}: {failure}")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -246,8 +246,8 @@ def measure(given, outcome):
             shutil.rmtree(base, ignore_errors=True)
 
 
-def tell(given, outcome):
-    """Everything that was asked for, from what was measured."""
+def write_outputs(given, outcome):
+    """Writes the requested outputs."""
     for case in outcome["cases"]:
         report.summarise(case)
     text = report.markdown(outcome)
@@ -273,13 +273,13 @@ def main():
     try:
         measure(given, outcome)
     except KeyboardInterrupt:
-        say("Stopped; what follows is what was complete.")
-        outcome["left_out"]["the rest"] = "stopped before its end"
+        log_line("Stopped; the complete workloads follow.")
+        outcome["left_out"]["the rest"] = "interrupted"
     except processes.Failure as failure:
-        say(f"compare.py: {failure}")
+        log_line(f"compare.py: {failure}")
         return 1
     if outcome["cases"]:
-        tell(given, outcome)
+        write_outputs(given, outcome)
     if "the rest" in outcome["left_out"]:
         return 130
     return int(not outcome["cases"] or any(case["peers"].get("ftx", {}).get("problem") for case in outcome["cases"]))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A far away machine, near by: a TCP proxy that holds every chunk for a while, and limits the rate only if asked to.
+"""A TCP proxy that delays every chunk and optionally limits the rate, to simulate a remote machine.
 
     delay_proxy.py --to HOST:PORT [--listen HOST:PORT] [--round-trip MS] [--rate MBIT/S]
 
-The first line on stdout says where it listens. A connection costs what it would cost over such a line: the client may
-speak one round trip after it connected, the server learns of it half a round trip later, and from then on each
-direction holds every chunk, the end of the stream too, for half a round trip. What it does not imitate is TCP's slow
-start: the two halves of each connection are local, so both sides are at full speed from the first byte.
+The first line on stdout is the address on which it listens. A connection takes the time that it would take over such a
+link: data from the client is accepted one round trip after its connect, the server gets the connection half a round
+trip later, and from then on each direction delays every chunk, and the end of the stream, by half a round trip. TCP's
+slow start is not simulated: both halves of a connection are local and run at full speed from the first byte.
 """
 
 import argparse
@@ -17,53 +17,54 @@ import threading
 import time
 
 CHUNK = 1 << 20
-# The bytes that one direction holds at most: at 25 ms that is over 10 GB/s, so it never limits a rate by itself.
+# Buffer limit of one direction in bytes: with 25 ms more than 10 GB/s, so it does not limit the rate.
 HELD = 256 << 20
-# With a rate, what is on the way and twice as much in queues. Smaller chunks then: each arrives when its last byte does.
+# With a rate limit: the bytes in transit and twice as much in queues, in smaller chunks, because each chunk arrives when
+# its last byte does.
 QUEUES, RATED_CHUNK = 3, 64 << 10
 
 
-class Line:
-    """One direction of all connections together: what goes over it takes its time, one after another."""
+class Link:
+    """One direction of the link, shared by all connections: serializes bytes at the given rate."""
 
     def __init__(self, rate):
         self.seconds_a_byte, self.free, self.lock = 1 / rate if rate else 0.0, 0.0, threading.Lock()
 
     def carry(self, count):
-        """When the last of so many bytes is on the way."""
+        """The time at which the last of `count` bytes has been sent."""
         with self.lock:
             self.free = max(self.free, time.monotonic()) + count * self.seconds_a_byte
             return self.free
 
 
 class Lane:
-    """One direction of one connection: a thread that takes, a thread that gives, and what is on the way between."""
+    """One direction of one connection: a reading thread, a writing thread, and a queue of the chunks in transit."""
 
     def __init__(self, line, delay, rate):
         self.line, self.delay, self.queue, self.held = line, delay, collections.deque(), 0
-        self.chunk, self.most = (RATED_CHUNK, QUEUES * rate * delay) if rate else (CHUNK, HELD)
+        self.chunk, self.max_held = (RATED_CHUNK, QUEUES * rate * delay) if rate else (CHUNK, HELD)
         self.changed = threading.Condition()
         self.aborted = self.broken = False
 
     def put(self, chunk):
         with self.changed:
-            while self.held > self.most and not self.broken:
+            while self.held > self.max_held and not self.broken:
                 self.changed.wait()
             due = self.line.carry(len(chunk)) + self.delay
             self.queue.append((due, chunk))
             self.held += len(chunk)
             self.changed.notify_all()
 
-    def take(self, source):
+    def read_from(self, source):
         chunk = True
         while chunk and not self.broken:
             try:
                 chunk = source.recv(self.chunk)
             except OSError:
-                chunk, self.aborted = b"", True  # the other side learns it the same way, after what came before it
+                chunk, self.aborted = b"", True  # passed on as a reset, after the queued chunks
             self.put(chunk)
 
-    def give(self, source, target):
+    def write_to(self, source, target):
         chunk = True
         while chunk:
             with self.changed:
@@ -78,7 +79,7 @@ class Lane:
                     reset(target)
                 else:
                     target.shutdown(socket.SHUT_WR)
-            except OSError:  # nobody is there any more: no use in taking
+            except OSError:  # the target is gone: stop reading
                 chunk = b""
                 reset(source)
             with self.changed:
@@ -88,12 +89,12 @@ class Lane:
 
 
 def reset(connection):
-    """End it so that the other side gets an error instead of an orderly end."""
+    """Closes the connection with a reset instead of an orderly end."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it is gone already
+        pass  # already closed
 
 
 def thread(target, *args):
@@ -102,20 +103,20 @@ def thread(target, *args):
     return running
 
 
-def roomy(connection):
+def enlarge_buffers(connection):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for forced in (32, 33):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE: beyond the system's limit, for root
+    for forced in (32, 33):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE: exceed the system's limit, root only
         try:
             connection.setsockopt(socket.SOL_SOCKET, forced, 8 << 20)
         except OSError:
-            pass  # without them the kernel sizes the buffers by itself, which is fine on one machine
+            pass  # the kernel's automatic buffer sizes suffice on one machine
 
 
 def carry(client, target, lines, delay, rate):
-    """From the client's connect to the end of both directions, on the clock of a real line."""
+    """Handles one connection, with the timing of a real link, until both directions have ended."""
     there, back = (Lane(line, delay, rate) for line in lines)
-    time.sleep(2 * delay)  # the handshake, as the client sees it
-    pumps = [thread(there.take, client)]
+    time.sleep(2 * delay)  # the handshake as seen by the client
+    pumps = [thread(there.read_from, client)]
     time.sleep(delay)  # its last packet reaches the server
     try:
         server = socket.create_connection(target)
@@ -123,8 +124,9 @@ def carry(client, target, lines, delay, rate):
         reset(client)
         client.close()
         return
-    roomy(server)
-    pumps += [thread(there.give, client, server), thread(back.take, server), thread(back.give, server, client)]
+    enlarge_buffers(server)
+    pumps += [thread(there.write_to, client, server)]
+    pumps += [thread(back.read_from, server), thread(back.write_to, server, client)]
     for pump in pumps:
         pump.join()
     client.close()
@@ -145,12 +147,12 @@ def main():
                          help="of each direction, for all connections together (default: no limit)")
     given = options.parse_args()
     rate = given.rate and given.rate * 1e6 / 8
-    lines = Line(rate), Line(rate)
+    lines = Link(rate), Link(rate)
     with socket.create_server(given.listen, backlog=128) as listener:
         print("Listening on %s:%d" % listener.getsockname()[:2], flush=True)
         while True:
             client, _ = listener.accept()
-            roomy(client)
+            enlarge_buffers(client)
             thread(carry, client, given.to, lines, given.round_trip / 2000, rate)
 
 

@@ -1,4 +1,4 @@
-"""What lies between the two ends: nothing, a delay, a line of 1 Gbit/s, or both."""
+"""The link between the two ends: loopback, a delay, 1 Gbit/s, or both."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ import processes
 
 
 class Loopback:
-    """Straight through this machine."""
+    """A direct connection on this machine."""
 
-    told = "over loopback"
+    description = "over loopback"
     address = "127.0.0.1"
 
     def __enter__(self):
@@ -26,23 +26,23 @@ class Loopback:
         return command
 
     def connect(self, port, _log):
-        """Where a sender reaches a receiver that listens on `port`."""
+        """The address at which a sender reaches a receiver that listens on `port`."""
         return self.address, port
 
     def disconnect(self):
-        """The run is over."""
+        """Called after each run."""
 
     def close(self):
-        """Nobody needs this any more."""
+        """Called after the last run."""
 
 
 class Delay(Loopback):
-    """A proxy in between that holds every chunk for half a round trip."""
+    """A proxy that delays every chunk by half a round trip."""
 
     def __init__(self, milliseconds=50, megabits=None):
         self.milliseconds, self.megabits, self.proxy = milliseconds, megabits, None
         rate = f" and {megabits / 1000:g} Gbit/s" if megabits else ""
-        self.told = f"over a delay of {milliseconds} ms round trip{rate}"
+        self.description = f"over a delay of {milliseconds} ms round trip{rate}"
 
     def connect(self, port, log):
         self.disconnect()
@@ -50,11 +50,11 @@ class Delay(Loopback):
         command = [sys.executable, "-I", script, "--to", f"{self.address}:{port}"]
         command += ["--round-trip", str(self.milliseconds)]
         command += ["--rate", str(self.megabits)] if self.megabits else []
-        with open(log, "ab") as complaints:
-            self.proxy = processes.Process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+        with open(log, "ab") as stderr_log:
+            self.proxy = processes.Process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr_log)
         line = self.proxy.child.stdout.readline().decode()
         if not line:
-            raise processes.Failure("the delay proxy did not start" + processes.last_words(log))
+            raise processes.Failure("the delay proxy did not start" + processes.last_line(log))
         return self.address, int(line.rpartition(":")[2])
 
     def disconnect(self):
@@ -68,9 +68,9 @@ class Delay(Loopback):
 
 
 class Gigabit(Loopback):
-    """Two network namespaces and a pair of virtual cards, each of which lets 1 Gbit/s out."""
+    """Two network namespaces and a pair of virtual interfaces, each limited to 1 Gbit/s outgoing."""
 
-    told = "over 1 Gbit/s"
+    description = "over 1 Gbit/s"
     address = "192.0.2.2"
 
     def __init__(self):
@@ -103,7 +103,7 @@ class Gigabit(Loopback):
         return ["nsenter", f"--net=/run/netns/{self.spaces[1]}", *command]
 
     def close(self):
-        while self.made:  # the cards go with their namespaces
+        while self.made:  # this removes the interfaces, too
             subprocess.run(["ip", "netns", "delete", self.made.pop()], stderr=subprocess.DEVNULL, check=False)
 
 
@@ -116,8 +116,8 @@ def run(*command):
         raise processes.Failure(f"{' '.join(command[:3])}: {done.stderr.strip() or done.returncode}")
 
 
-def between(where):
-    """The link of a case, or a Failure that says why there is none."""
+def link_for(where):
+    """The link of a case, or a Failure with the reason why it is not available."""
     if where == "gigabit" and os.geteuid():
         raise processes.Failure("network namespaces need root")
     return {"delay": Delay, "far": lambda: Delay(megabits=1000), "gigabit": Gigabit}.get(where, Loopback)()

@@ -1,4 +1,4 @@
-"""The programs that are compared, and how each is asked to do the same thing."""
+"""The compared programs, and the commands that make each of them do the same work."""
 
 import os
 import pwd
@@ -15,27 +15,27 @@ PACKAGES = {"socat": "socat", "nc": "netcat-openbsd", "rsync": "rsync", "scp": "
 
 @dataclass
 class Run:
-    """What a peer has to know to do its part once."""
+    """The parameters of one run."""
 
     workload: object
-    into: str      # the empty folder where the receiver puts what arrives
-    address: str   # where the receiver listens
+    into: str      # the empty destination folder
+    address: str   # the address on which the receiver listens
     scratch: str   # a folder for settings and logs
-    durable: bool  # whether "done" has to mean: on stable storage
+    durable: bool  # whether the result must be on stable storage
 
 
 @dataclass
 class Plan:
-    """The commands of one run. `send` gets host and port; `receive` is ready when something listens on `port`."""
+    """The commands of one run. `send` gets host and port; the receiver is ready when it listens on `port`."""
 
     receive: list
     send: object
-    port: object = None        # None: the receiver takes one itself and says which
-    daemon: bool = False       # the receiver does not end by itself, and the sender's end is the end
+    port: object = None        # None: the receiver chooses one and prints it
+    daemon: bool = False       # the receiver does not exit; the run ends with the sender
     receive_to: str = None
     send_from: str = None
-    cwd: str = None            # the receiver's
-    after: list = field(default_factory=list)  # what the receiver does at the end, within the measured time
+    cwd: str = None            # of the receiver
+    after: list = field(default_factory=list)  # further commands of the receiver, within the measured time
 
 
 class Peer:
@@ -46,15 +46,15 @@ class Peer:
         return self.name
 
     def missing(self):
-        """Why it cannot be used here, or None."""
+        """The reason why it cannot be used here, or None."""
         absent = [need for need in self.needs if not find(need)]
         return f"{', '.join(absent)} not installed" if absent else None
 
     def prepare(self, _scratch):
-        """Make what all runs share; a Failure leaves the peer out."""
+        """Creates what all runs share; a Failure excludes the peer."""
 
     def close(self):
-        """Take away what `prepare` made outside of the scratch folder."""
+        """Removes what `prepare` created outside the scratch folder."""
 
     def version(self):
         return ""
@@ -93,7 +93,7 @@ class Netcat(Peer):
     def missing(self):
         absent = super().missing()
         if not absent and "OpenBSD" not in words(["nc", "-h"]):
-            return "the nc here is not OpenBSD's"
+            return "nc is not the OpenBSD version"
         return absent
 
     def version(self):
@@ -170,7 +170,7 @@ class Scp(Peer):
 
     def daemon(self, address, scratch):
         if os.geteuid() == 0 and not os.path.exists("/run/sshd"):
-            os.mkdir("/run/sshd", mode=0o755)  # as its service does, and takes away
+            os.mkdir("/run/sshd", mode=0o755)  # as its service does; removed by `close`
             self.made = True
         port, config = processes.free_port(), os.path.join(scratch, "sshd_config")
         write(config, f"Port {port}\nListenAddress {address}\nHostKey {self.keys}/host\nPidFile none\n"
@@ -189,7 +189,7 @@ class Scp(Peer):
 
 
 class Rclone(Peer):
-    """Over its own SFTP server, because with that one it compares MD5 sums afterwards."""
+    """Over its own SFTP server, with which it compares MD5 sums afterwards."""
 
     name, needs, durable, checks = "rclone", ("rclone",), False, "MD5, encrypted"
 
@@ -232,7 +232,7 @@ BASELINE = {"one": "socat", "tree": "nc", "small": "nc"}
 
 
 def compare_with(program):
-    """An earlier ftx is a peer, and the one that all others are held against."""
+    """Adds an earlier ftx as a peer, and makes it the baseline."""
     before = Ftx()
     before.name, before.program = "ftx-before", os.path.abspath(program)
     ALL[before.name] = before
@@ -248,7 +248,7 @@ def user():
 
 
 def find(program):
-    """Servers are not on everybody's path."""
+    """The path of a program; servers are often outside PATH."""
     return shutil.which(program) or shutil.which(program, path="/usr/local/sbin:/usr/sbin:/sbin")
 
 
@@ -270,13 +270,13 @@ def first_line(command, word):
 
 
 def install(chosen):
-    """Debian's packages of what is missing. Nothing that is installed is started as a service."""
+    """Installs the Debian packages of missing programs, without starting their services."""
     absent = sorted({PACKAGES[need] for peer in chosen for need in peer.needs if need in PACKAGES and not find(need)})
     if not absent:
         return
     policy, forbid = "/usr/sbin/policy-rc.d", not os.path.exists("/usr/sbin/policy-rc.d")
     try:
-        if forbid:  # Debian's way to say so to the packages' scripts
+        if forbid:  # how Debian prevents package scripts from starting services
             write(policy, "#!/bin/sh\nexit 101\n")
             os.chmod(policy, 0o755)
         subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *absent], check=False,

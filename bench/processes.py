@@ -1,4 +1,4 @@
-"""Processes of the comparison: started, watched while they run, measured when they end, and never left behind."""
+"""Starts, watches, measures and stops the processes of the comparison."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ import subprocess
 import threading
 import time
 
-LIVE = []  # every process that was started and not yet waited for
+LIVE = []  # processes that were started and not yet waited for
 
 
 class Failure(Exception):
-    """A run that did not end as it should; the text is for the report."""
+    """A failed run; the text is for the report."""
 
 
 class Process:
-    """One child. After `wait`, `cpu` has its seconds and `peak` its resident bytes at most, of its children, too."""
+    """One child process. After `wait`, `cpu` is its CPU seconds and `peak` its peak of resident bytes, with children."""
 
     def __init__(self, args, **options):
         self.name = os.path.basename(args[0])
-        self.cpu, self.peak, self.seen, self.code = 0.0, 0, 0, None
+        self.cpu, self.peak, self.sampled_peak, self.code = 0.0, 0, 0, None
         self.child = subprocess.Popen(args, start_new_session=True, **options)
         self.pid = self.child.pid
         LIVE.append(self)
@@ -30,29 +30,29 @@ class Process:
             LIVE.remove(self)
             self.code = self.child.returncode = os.waitstatus_to_exitcode(status)
             self.cpu = usage.ru_utime + usage.ru_stime
-            # A child begins as a copy of us, and the kernel counts that copy as its first peak. What is not above our
-            # own peak says nothing about the child; what was seen of it while it ran does.
+            # A child starts as a copy of this process, which the kernel counts in its peak. A value up to the own peak
+            # is therefore meaningless; the samples taken while the child ran are used instead.
             peak = usage.ru_maxrss * 1024
-            self.peak = peak if peak > own_peak() else self.seen
+            self.peak = peak if peak > own_peak() else self.sampled_peak
         return self.code
 
-    def look(self):
-        """Note the peak of this process and of all below it, as the kernel keeps it for each."""
-        for pid in family(self.pid):
-            self.seen = max(self.seen, status_bytes(pid, "VmHWM"))
+    def sample_peak(self):
+        """Samples the peak of this process and all its descendants, as recorded by the kernel."""
+        for pid in process_tree(self.pid):
+            self.sampled_peak = max(self.sampled_peak, status_bytes(pid, "VmHWM"))
 
     def kill(self, how=signal.SIGKILL):
         if self.code is None:
-            for pid in reversed(family(self.pid)):
+            for pid in reversed(process_tree(self.pid)):
                 try:
                     os.kill(pid, how)
                 except ProcessLookupError:
                     pass
 
     def stop(self, patience=5.0):
-        """End a daemon: when its children are gone and counted, by SIGTERM, and by force if it does not listen."""
+        """Stops a daemon: waits for its children, so that they are counted; then SIGTERM, then SIGKILL."""
         end = time.monotonic() + patience
-        while len(family(self.pid)) > 1 and time.monotonic() < end:
+        while len(process_tree(self.pid)) > 1 and time.monotonic() < end:
             time.sleep(0.005)
         timer = threading.Timer(patience, self.kill)
         timer.start()
@@ -64,7 +64,7 @@ class Process:
 
 
 class Watch(threading.Thread):
-    """Looks at the processes of one run every few milliseconds and ends them when their time is up."""
+    """Samples the processes of one run every few milliseconds and kills them after the time limit."""
 
     def __init__(self, processes, seconds):
         super().__init__(daemon=True)
@@ -86,24 +86,24 @@ class Watch(threading.Thread):
             self.late = self.late or time.monotonic() > self.deadline
             for process in list(self.processes):
                 if process.code is None:
-                    process.kill() if self.late else process.look()
+                    process.kill() if self.late else process.sample_peak()
 
 
 def pipeline(commands, stdin=None, stdout=None, log=None, cwd=None):
-    """Start `a | b | c`. Paths for the first's stdin and the last's stdout; all write their complaints to `log`."""
+    """Starts `a | b | c`: `stdin` of the first and `stdout` of the last are paths; stderr of all goes to `log`."""
     started = []
-    with open(log or os.devnull, "ab") as complaints:
+    with open(log or os.devnull, "ab") as stderr_log:
         source = open(stdin or os.devnull, "rb")
         for at, command in enumerate(commands):
             last = at == len(commands) - 1
             target = open(stdout or os.devnull, "wb") if last else subprocess.PIPE
-            started.append(Process(command, stdin=source, stdout=target, stderr=complaints, cwd=cwd))
+            started.append(Process(command, stdin=source, stdout=target, stderr=stderr_log, cwd=cwd))
             source.close()
             source = started[-1].child.stdout
             if last:
                 target.close()
     for process in started:
-        process.look()  # some are gone before the watch looks for the first time
+        process.sample_peak()  # some exit before the first sample of the watch
     return started
 
 
@@ -114,16 +114,16 @@ def kill_all():
         process.wait()
 
 
-def family(pid):
-    """The process and all below it, parents first."""
+def process_tree(pid):
+    """The process and all its descendants, parents first."""
     found = [pid]
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as children:
                 for child in children.read().split():
-                    found += family(int(child))
+                    found += process_tree(int(child))
     except OSError:
-        pass  # it ended meanwhile
+        pass  # the process has ended
     return found
 
 
@@ -142,8 +142,8 @@ def own_peak():
     return status_bytes("self", "VmHWM")
 
 
-def forget_own_peak():
-    """Make our own peak what we use now, so that it hides as few peaks of children as can be."""
+def reset_own_peak():
+    """Resets the own peak to the current use, so that it hides as few peaks of children as possible."""
     try:
         with open("/proc/self/clear_refs", "w") as refs:
             refs.write("5")
@@ -152,14 +152,14 @@ def forget_own_peak():
 
 
 def free_port():
-    """A port that nobody has; it is free again when the answer arrives, so it is used at once."""
+    """An unused port. It is not reserved, so the caller must use it at once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def listens(pid, port):
-    """Whether somebody listens on the port, in the network that the process lives in, without disturbing them."""
+    """Whether the port is in state LISTEN in the network namespace of the process; does not connect."""
     for family_name in ("tcp", "tcp6"):
         try:
             with open(f"/proc/{pid}/net/{family_name}") as table:
@@ -173,7 +173,7 @@ def listens(pid, port):
 
 
 def until(what, condition, processes=(), seconds=20.0, log=None):
-    """Wait for something that can be observed; fails when a process that should bring it about ends before."""
+    """Polls until `condition()` is true; fails if one of `processes` ends before, or after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         answer = condition()
@@ -182,16 +182,16 @@ def until(what, condition, processes=(), seconds=20.0, log=None):
         gone = [process.name for process in processes if ended(process)]
         if gone or time.monotonic() > end:
             why = f"{gone[0]} ended" if gone else f"not within {seconds:.0f} s"
-            raise Failure(f"{what}: {why}{last_words(log)}")
+            raise Failure(f"{what}: {why}{last_line(log)}")
         time.sleep(0.001)
 
 
 def ended(process):
-    """Whether it ended, without taking its measurements away from `wait`."""
+    """Whether it has ended; leaves the process for `wait`."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def last_words(log):
+def last_line(log):
     try:
         with open(log, errors="replace") as text:
             lines = [line.strip() for line in text if line.strip()]

@@ -1,16 +1,16 @@
-"""From measurements to medians, a Markdown table, and what has to be known about the machine."""
+"""Medians and Markdown tables from the measurements, and facts about the machine."""
 
 import datetime
 import os
 import platform
 import statistics
 
-# What the digests and checksums of any of the peers are fast or slow by.
+# CPU flags that affect the speed of digests and checksums.
 FLAGS = ("sse4_2", "pclmulqdq", "ssse3", "avx2", "avx512f", "avx512bw", "avx512vl", "vaes", "vpclmulqdq", "aes",
          "sha_ni", "asimd", "sve", "crc32", "pmull", "sha2")
 
 
-def facts(able, memory, disk):
+def facts(usable_peers, memory, disk):
     cpu = cpu_info()
     flags = (cpu.get("flags") or cpu.get("Features") or "").split()
     found = {
@@ -22,7 +22,7 @@ def facts(able, memory, disk):
         "kernel": f"{platform.system()} {platform.release()}",
         "in_memory_on": filesystem(memory),
         "load_before": round(os.getloadavg()[0], 2),
-        "versions": {peer.name: peer.version() for peer in able},
+        "versions": {peer.name: peer.version() for peer in usable_peers},
     }
     if disk:
         found["disk"] = filesystem(disk)
@@ -42,7 +42,7 @@ def cpu_info():
 
 
 def filesystem(path):
-    """The type of the file system that holds `path`: that of the longest mount point above it."""
+    """The type of the file system of `path`: that of the longest mount point above it."""
     best = ("", "unknown")
     path = os.path.realpath(path)
     try:
@@ -64,7 +64,7 @@ def spread(values):
 
 
 def summarise(case):
-    """Add to each peer its medians, and how its time compares with the baseline's of the same round."""
+    """Adds to each peer its medians, and the median ratio to the baseline of the same round."""
     base = case["peers"].get(case["baseline"])
     usual = {} if not base or base["problem"] else {run["round"]: run["seconds"] for run in base["runs"]}
     for result in case["peers"].values():
@@ -116,7 +116,7 @@ def markdown(outcome):
 def table(case, rounds):
     base = case["peers"].get(case["baseline"])
     against = base["title"] if base else "baseline"
-    lines = [f"### {case['case']}: {case['told']}", "",
+    lines = [f"### {case['case']}: {case['description']}", "",
              f"| | seconds | quartiles | MB/s | × {escape(against)} | CPU s, send + receive | peak MB, send / receive "
              "| checks |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
     for result in ranked(case):
@@ -137,7 +137,7 @@ def table(case, rounds):
 
 
 def rate(case, seconds):
-    """Megabytes a second, with decimals where there are few."""
+    """Megabytes per second, with decimals for small values."""
     value = case["bytes"] / 1e6 / seconds
     return f"{value:,.{0 if value >= 20 else 1 if value >= 2 else 3}f}"
 

@@ -1,4 +1,4 @@
-"""What is sent, and whether that is what arrived."""
+"""Creates the files to send, and compares them with the files that arrived."""
 
 import os
 import shutil
@@ -6,20 +6,20 @@ import tempfile
 
 MIB = 1 << 20
 CHUNK = 1 << 20
-# How much of the whole is sent where a run would take minutes otherwise.
+# Fractions of the full size for links on which a run would take minutes.
 SHARE = {"delay": {"one": 0.25, "tree": 0.1, "small": 0.05}, "gigabit": {"one": 0.25},
          "far": {"one": 0.25, "tree": 0.1, "small": 0.05}}
 
 
 class Unavailable(Exception):
-    """A workload that cannot be made here; the text says why."""
+    """A workload that cannot be created here; the text is the reason."""
 
 
 class Workload:
-    """Something to send: `path` is one file or one folder, called `name`."""
+    """Files to send: `path` is one file or one folder, called `name`."""
 
-    def __init__(self, kind, path, told):
-        self.kind, self.path, self.name, self.told = kind, path, os.path.basename(path), told
+    def __init__(self, kind, path, description):
+        self.kind, self.path, self.name, self.description = kind, path, os.path.basename(path), description
         found = listing(os.path.dirname(path))
         self.files, self.bytes = len(found), sum(found.values())
 
@@ -29,8 +29,8 @@ class Workload:
 
 
 def clear(path, where):
-    """Makes an empty folder at `path`. On a disk, what was there goes aside and is removed when all is over: ext4 takes no
-    inode that was deleted in the last minutes for a new file, and walks past each of them, for every file."""
+    """Makes an empty folder at `path`. On a disk, the old folder is moved aside and removed at the end: ext4 does not
+    reuse an inode that was deleted in the last minutes, and examines each of them for every new file."""
     if where == "disk" and os.path.isdir(path):
         os.rename(path, tempfile.mkdtemp(prefix="before-", dir=os.path.dirname(path)))
     shutil.rmtree(path, ignore_errors=True)
@@ -38,7 +38,7 @@ def clear(path, where):
 
 
 def make(kind, where, base, scale, tree=None):
-    """Make one workload in a new folder below `base`."""
+    """Creates one workload in a new folder below `base`."""
     root = os.path.join(base, "src")
     clear(root, where)
     share = scale * SHARE.get(where, {}).get(kind, 1.0)
@@ -74,16 +74,16 @@ def small(root, share, _tree):
 
 
 def source_tree(root, share, tree):
-    """Regular files only: what the peers make of links and empty folders differs, and that is not what is compared."""
+    """Regular files only, because the peers treat links and empty folders differently."""
     if not tree:
         home = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
         tree = os.path.join(home, "registry", "src")
     found = sorted(listing(tree, links=False).items())
     if not found:
-        raise Unavailable("there are no sources that cargo unpacked (`cargo fetch` gets some), and no --tree DIR")
+        raise Unavailable("cargo's registry has no sources (`cargo fetch` gets some), and --tree DIR was not given")
     wanted = max(1, int(10_000 * share))
     copies = -(-wanted // len(found))
-    if share < 1:  # whole packages from the start of the list, as many as it takes
+    if share < 1:  # whole packages from the start of the list, until there are enough files
         packages, taken = lambda path: path.split("/")[:2], found[:wanted]
         taken += [entry for entry in found[wanted:] if packages(entry[0]) == packages(taken[-1][0])]
         found = taken
@@ -94,13 +94,13 @@ def source_tree(root, share, tree):
             target = os.path.join(path, f"copy{copy}", name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(os.path.join(tree, name), target)
-    told = "a source tree" if copies == 1 else f"{copies} copies of a source tree"
+    description = "a source tree" if copies == 1 else f"{copies} copies of a source tree"
     size = copies * sum(size for _, size in found)
-    return Workload("tree", path, f"{told}, {copies * len(found):,} files, {size / 1e6:,.0f} MB")
+    return Workload("tree", path, f"{description}, {copies * len(found):,} files, {size / 1e6:,.0f} MB")
 
 
 def listing(root, links=True):
-    """Every name below `root` that is not a folder, with its size; None for what is not a regular file."""
+    """Every name below `root` that is not a folder, with its size, or None if it is not a regular file."""
     found, folders = {}, [""]
     while folders:
         inside = folders.pop()
@@ -120,7 +120,7 @@ def listing(root, links=True):
 
 
 def difference(workload, arrived):
-    """What is wrong with what arrived below `arrived`, or None: names, sizes and every byte."""
+    """The first difference between the workload and the files below `arrived` (names, sizes, bytes), or None."""
     root = os.path.dirname(workload.path)
     sent, got = listing(root), listing(arrived)
     for what, names in (("missing", sent.keys() - got.keys()), ("not sent", got.keys() - sent.keys())):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The proofs in their long form, by hand: many rounds of each, and what they did. The short form is part of `cargo test`.
+# Runs the long form of the tests in proofs/README.md and prints what was done. The short form is part of `cargo test`.
 #
-#   proofs/run.sh              all of them, half an hour or so on two cores
+#   proofs/run.sh              all tests, about half an hour on two cores
 #   proofs/run.sh 10           ten times as many rounds
-#   FTX_SEED=7 proofs/run.sh   other choices by chance, the same ones for the same seed
+#   FTX_SEED=7 proofs/run.sh   another seed for the random choices
 set -euo pipefail
 cd "$(dirname "$0")/.."
 times=${1:-1}
@@ -32,21 +32,21 @@ proof resume 60
 printf '\n== combinations, with small parts\n'
 FTX_ROUNDS=$((20000 * times)) cargo test --locked --quiet --features tiny-parts --test combinations || failed+=(combinations)
 
-printf '\n== a sender that is killed late\n'
+printf '\n== sender killed at 90 %%\n'
 proofs/killed_late.sh || failed+=(killed_late)
 
 if cargo +nightly fuzz --version >/dev/null 2>&1; then
-    printf '\n== fuzz targets, a minute each\n'
+    printf '\n== fuzz targets, %d s each\n' $((60 * times))
     fuzz/run.sh $((60 * times)) || failed+=(fuzz)
 else
     echo "NOT RUN: fuzz: no nightly toolchain, or no cargo-fuzz" | tee -a "$FTX_NOT_RUN"
 fi
 
-printf '\n== proofs that could not run here: %s\n' "$(wc -l <"$FTX_NOT_RUN")"
+printf '\n== tests that could not run here: %s\n' "$(wc -l <"$FTX_NOT_RUN")"
 cat "$FTX_NOT_RUN"
 rm -f "$FTX_NOT_RUN"
 if ((${#failed[@]})); then
     printf 'FAILED: %s\n' "${failed[*]}"
     exit 1
 fi
-echo "all hold"
+echo "all passed"

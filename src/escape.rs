@@ -11,16 +11,16 @@ use std::fmt::{self, Display, Write};
 /// Control characters appear as `\n`, `\t`, `\x1b` or `\u{9b}`, bytes that are not UTF-8 as `\xff`, and the rest as
 /// it is, emoji joiners and all. The form is for reading; it is not meant to be parsed back.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a>(&'a [u8]);
+pub struct Escaped<'a>(&'a [u8]);
 
-impl<'a> Shown<'a> {
+impl<'a> Escaped<'a> {
     /// Wraps text that may or may not be UTF-8.
     pub fn new(text: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Shown(text.as_ref())
+        Escaped(text.as_ref())
     }
 }
 
-impl Display for Shown<'_> {
+impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
@@ -29,7 +29,7 @@ impl Display for Shown<'_> {
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
                     c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
-                    c if is_odd(c) || breaks_lines(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                    c if is_unsafe_to_print(c) || breaks_lines(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
                     c => f.write_char(c)?,
                 }
             }
@@ -44,7 +44,7 @@ impl Display for Shown<'_> {
 /// Is this a control character (C0, DEL, C1) or a bidirectional control (U+202A-202E, U+2066-2069)?
 ///
 /// A receiver refuses names with these unless it was told to take them.
-pub fn is_odd(c: char) -> bool {
+pub fn is_unsafe_to_print(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn shown(text: &[u8]) -> String {
-        Shown::new(text).to_string()
+        Escaped::new(text).to_string()
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         #[test]
         fn no_control_character_ever_comes_out(bytes: Vec<u8>, text: String) {
             for out in [shown(&bytes), shown(text.as_bytes())] {
-                prop_assert!(!out.chars().any(|c| is_odd(c) || breaks_lines(c)), "{out:?}");
+                prop_assert!(!out.chars().any(|c| is_unsafe_to_print(c) || breaks_lines(c)), "{out:?}");
             }
         }
     }

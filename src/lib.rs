@@ -4,36 +4,38 @@
 //! (`tests/layers.rs` reads the `use` lines and keeps it so):
 //!
 //! ```text
-//! main   program   cli   config   bench   demo   error   signals   scrap   ui
+//! main   app                                   the command line
+//! report                                       the screen, lists and manifests
+//! bench
 //! send   recv                                  the two drivers
-//! plan (reads files)   store (writes files)   net (sockets)   md5sum (whole files)   measure (each stage alone)
+//! source (reads files)   dest (stores files)   net (sockets)   md5sum (whole files)   measure (one stage alone)
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
-//! relpath   digest   units   fault   escape   progress   spent    values
+//! sync   event                                 cancellation and threads; what the drivers report
+//! digest                                       MD5
+//! sys                                          the operating system
+//! relpath   units   error_code   escape   busy_time   temp_dirs    values
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod app;
 pub mod bench;
-pub mod cli;
-pub mod config;
-pub mod demo;
+pub mod busy_time;
+pub mod dest;
 pub mod digest;
-pub mod error;
+pub mod error_code;
 pub mod escape;
-pub mod fault;
+pub mod event;
 pub mod md5sum;
 pub mod measure;
 pub mod net;
-pub mod plan;
-pub mod program;
-pub mod progress;
 pub mod recv;
 pub mod relpath;
-pub mod scrap;
+pub mod report;
 pub mod send;
-pub mod signals;
-pub mod spent;
-pub mod store;
-pub mod ui;
+pub mod source;
+pub mod sync;
+pub mod sys;
+pub mod temp_dirs;
 pub mod units;
 pub mod wire;

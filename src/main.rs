@@ -1,7 +1,7 @@
-//! `ftx`: see [`ftx::program`].
+//! `ftx`: see [`ftx::app`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(ftx::program::run() as u8)
+    ExitCode::from(ftx::app::run() as u8)
 }

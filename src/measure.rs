@@ -32,14 +32,14 @@ impl Rate {
 
 /// When a measurement ends: after so many bytes, or when its time is up and the step in work is done.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
+pub struct WorkLimit {
     /// Bytes.
     pub bytes: u64,
     /// Time.
     pub time: Duration,
 }
 
-impl Limit {
+impl WorkLimit {
     /// Repeats `step`, which is told where it begins and how many bytes are left, and says how many of them it took;
     /// none ends the measurement. `moved` hears of every step, and says whether to go on.
     fn measure<E>(
@@ -69,9 +69,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 const SYNC_BYTES: u64 = 64 << 20;
 
 /// MD5 of one message.
-pub fn md5_stream(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
+pub fn md5_stream(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
     let mut hasher = Hasher::new();
-    let block = noise(BLOCK_BYTES);
+    let block = pseudo_random(BLOCK_BYTES);
     let measured = limit.measure(moved, |_, left| {
         let len = left.min(BLOCK_BYTES as u64);
         hasher.update(&block[..len as usize]);
@@ -83,7 +83,7 @@ pub fn md5_stream(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
 }
 
 /// MD5 of parts side by side, as many as there are lanes, on one core.
-pub fn md5_lanes(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
+pub fn md5_lanes(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
     let lanes = lane_count();
     let measured = limit.measure(moved, |_, left| {
         // Rounded up, but not beyond what is left.
@@ -102,8 +102,8 @@ pub fn md5_lanes(limit: Limit, moved: impl FnMut(u64) -> bool) -> Rate {
 /// # Errors
 ///
 /// What the system says of writing and syncing.
-pub fn write(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
-    let block = noise(BLOCK_BYTES);
+pub fn write(file: &File, limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
+    let block = pseudo_random(BLOCK_BYTES);
     limit.measure(moved, |offset, left| {
         let len = left.min(SYNC_BYTES);
         let mut done = 0;
@@ -122,7 +122,7 @@ pub fn write(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::R
 /// # Errors
 ///
 /// What the system says of reading.
-pub fn read(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
+pub fn read(file: &File, limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
     let mut block = vec![0; BLOCK_BYTES];
     limit.measure(moved, |offset, left| {
         if offset % PART_BYTES == 0 {
@@ -135,7 +135,7 @@ pub fn read(file: &File, limit: Limit, moved: impl FnMut(u64) -> bool) -> io::Re
 }
 
 /// Asks the system to drop a synced file from memory, so that it must be read from the disk.
-pub fn forget(file: &File) {
+pub fn drop_page_cache(file: &File) {
     // Only a hint; `is_cached` tells what became of it.
     let _ = fadvise(file, 0, None, Advice::DontNeed);
 }
@@ -163,11 +163,11 @@ pub fn is_in_memory(file: &File) -> bool {
 }
 
 /// Bytes that nothing on the way can compress.
-pub fn noise(len: usize) -> Vec<u8> {
-    let mut noise = Noise::default();
+pub fn pseudo_random(len: usize) -> Vec<u8> {
+    let mut random = PseudoRandom::default();
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&noise.next_u64().to_le_bytes());
+        bytes.extend_from_slice(&random.next_u64().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -175,15 +175,15 @@ pub fn noise(len: usize) -> Vec<u8> {
 
 /// Numbers that repeat in every run and look like chance (xorshift64, Marsaglia 2003).
 #[derive(Clone, Debug)]
-pub struct Noise(u64);
+pub struct PseudoRandom(u64);
 
-impl Default for Noise {
+impl Default for PseudoRandom {
     fn default() -> Self {
-        Noise(0x9e37_79b9_7f4a_7c15)
+        PseudoRandom(0x9e37_79b9_7f4a_7c15)
     }
 }
 
-impl Noise {
+impl PseudoRandom {
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
@@ -203,7 +203,7 @@ mod tests {
     fn every_stage_takes_the_bytes_that_it_was_given() {
         let file = tempfile::tempfile().unwrap();
         for bytes in [0, 1, 15, 17, 3_000_001] {
-            let limit = Limit { bytes, time: LONG };
+            let limit = WorkLimit { bytes, time: LONG };
             let mut told = 0;
             let mut tell = |step| {
                 told += step;
@@ -216,19 +216,19 @@ mod tests {
             assert_eq!(told, 4 * bytes);
         }
         assert_eq!(file.metadata().unwrap().len(), 3_000_001);
-        let beyond = Limit { bytes: 4_000_000, time: LONG };
+        let beyond = WorkLimit { bytes: 4_000_000, time: LONG };
         assert_eq!(read(&file, beyond, |_| true).unwrap().bytes, 3_000_001, "the file ends earlier");
     }
 
     #[test]
     fn a_stage_ends_when_nobody_wants_to_know_any_more() {
-        let limit = Limit { bytes: u64::MAX, time: LONG };
+        let limit = WorkLimit { bytes: u64::MAX, time: LONG };
         assert_eq!(md5_stream(limit, |_| false).bytes, BLOCK_BYTES as u64);
     }
 
     #[test]
     fn nothing_begins_when_the_time_is_up() {
-        let limit = Limit { bytes: u64::MAX, time: Duration::ZERO };
+        let limit = WorkLimit { bytes: u64::MAX, time: Duration::ZERO };
         assert_eq!(md5_lanes(limit, |_| true).bytes, 0);
         assert_eq!(write(&tempfile::tempfile().unwrap(), limit, |_| true).unwrap().bytes, 0);
     }

@@ -24,16 +24,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::proofs::{Random, report_figures, rounds, run_parallel};
+use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
-use ftx::fault::Fault;
-use ftx::net::Bell;
-use ftx::progress::{Progress, Silent, Summary};
+use ftx::error_code::ErrorCode;
+use ftx::event::{NullReporter, Reporter, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{OnConflict, Unfinished};
+use ftx::sync::CancelToken;
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::sender::{Event, Job};
-use ftx::wire::{EntryId, Form, Inbox, SenderSession, SessionId};
+use ftx::wire::{EntryId, FrameBuffer, Framing, SenderSession, SessionId};
 use rustix::fs::{FlockOperation, flock};
 
 const PART: usize = PART_BYTES as usize;
@@ -177,7 +177,7 @@ struct Outcome {
     /// Stored files by name, and whether they existed already.
     stored: BTreeMap<String, bool>,
     dirs: BTreeSet<String>,
-    failed: BTreeMap<String, (Fault, String)>,
+    failed: BTreeMap<String, (ErrorCode, String)>,
     has_receipt: bool,
     /// The session id, for a reconnect.
     id: Option<SessionId>,
@@ -202,9 +202,9 @@ struct Sender<'a> {
 struct Cut;
 
 fn frames(mut stream: TcpStream, to: &mpsc::Sender<Option<Vec<u8>>>) {
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             if to.send(Some(json.to_vec())).is_err() {
                 return;
             }
@@ -320,7 +320,7 @@ impl<'a> Sender<'a> {
             if at < hello {
                 let json = [&output[4..at], &output[at + 8..4 + hello]].concat();
                 let mut frame = Vec::new();
-                ftx::wire::frame::encode(Form::Native, &json, &mut frame);
+                ftx::wire::frame::encode(Framing::Native, &json, &mut frame);
                 output.splice(..hello + 8, frame);
             }
         }
@@ -377,8 +377,8 @@ impl<'a> Sender<'a> {
     fn send(&mut self, job: &Job) -> Result<(), Cut> {
         let version = self.entries[&job.entry].1.expect("only files have parts");
         if !job.is_unasked && self.is_one_of(self.plan.withdraw) {
-            if self.session.withdraw(job.entry, Fault::SourceChanged, "changed") {
-                let reason = (Fault::SourceChanged, String::new());
+            if self.session.withdraw(job.entry, ErrorCode::SourceChanged, "changed") {
+                let reason = (ErrorCode::SourceChanged, String::new());
                 self.outcome.failed.insert(self.name(job.entry), reason);
             }
             return Ok(());
@@ -431,8 +431,8 @@ struct Unseen;
 
 impl Observer for Unseen {
     fn unfinished(&self, _: &Unfinished) {}
-    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
-        Box::new(Silent)
+    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+        Box::new(NullReporter)
     }
     fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
     fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
@@ -714,7 +714,7 @@ fn case(seed: u64) -> u64 {
         timeout: Duration::from_secs(60),
         keep_unfinished: Duration::from_secs(3600),
         whole_digests: false,
-        interrupt: Bell::new().unwrap(),
+        cancel: CancelToken::new().unwrap(),
     };
     let server = Server::start(options).unwrap();
     let mut case = Case {
@@ -744,8 +744,8 @@ fn case(seed: u64) -> u64 {
         let last = case.last.as_ref().unwrap();
         assert!(last.has_receipt, "the last session has no faults, and did not end");
         // An existing name is the only possible reason for a failure.
-        let faults: BTreeSet<Fault> = last.failed.values().map(|(fault, _)| *fault).collect();
-        assert!(faults.iter().all(|fault| *fault == Fault::Exists), "{:?}", last.failed);
+        let faults: BTreeSet<ErrorCode> = last.failed.values().map(|(fault, _)| *fault).collect();
+        assert!(faults.iter().all(|fault| *fault == ErrorCode::Exists), "{:?}", last.failed);
         drop(stop);
         serving.join().unwrap();
     });
@@ -756,11 +756,11 @@ fn case(seed: u64) -> u64 {
 }
 
 /// A failing case must stop its receiver, or the other cases would wait for it.
-struct StopOnDrop(Bell);
+struct StopOnDrop(CancelToken);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.cancel();
     }
 }
 

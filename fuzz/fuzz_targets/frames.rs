@@ -1,10 +1,10 @@
-//! An [`Inbox`] gives the same frames, bodies and errors however the bytes were cut, and what it gives encodes to what
+//! An [`FrameBuffer`] gives the same frames, bodies and errors however the bytes were cut, and what it gives encodes to what
 //! came.
 #![no_main]
 
 use arbitrary::Arbitrary;
-use ftx::wire::Inbox;
-use ftx::wire::frame::{Form, FrameError, encode};
+use ftx::wire::FrameBuffer;
+use ftx::wire::frame::{FrameError, Framing, encode};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -27,8 +27,13 @@ enum Got {
 }
 
 /// What comes out of `bytes`, given in pieces of these sizes.
-fn read(form: Form, bytes: &[u8], body: usize, mut pieces: impl Iterator<Item = usize>) -> (Vec<Got>, usize) {
-    let (mut inbox, mut got, mut given, mut wanted) = (Inbox::new(), Vec::new(), 0, 0);
+fn read(
+    form: Framing,
+    bytes: &[u8],
+    body: usize,
+    mut pieces: impl Iterator<Item = usize>,
+) -> (Vec<Got>, usize) {
+    let (mut inbox, mut got, mut given, mut wanted) = (FrameBuffer::new(), Vec::new(), 0, 0);
     loop {
         loop {
             if wanted > 0 {
@@ -70,7 +75,7 @@ fn read(form: Form, bytes: &[u8], body: usize, mut pieces: impl Iterator<Item = 
 }
 
 fuzz_target!(|input: Input| {
-    let form = if input.native { Form::Native } else { Form::Classic };
+    let form = if input.native { Framing::Native } else { Framing::Classic };
     let body = usize::from(input.body % 8);
     let mut bytes = Vec::new();
     for json in input.whole.iter().filter(|json| !json.is_empty()) {

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 
 use arbitrary::Arbitrary;
+use ftx::dest::local::{JournalContents, parse_journal as parse};
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
-use ftx::store::{Told, parse_journal as parse};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -93,7 +93,7 @@ impl Model {
         self.there.iter().map(|(_, parts, _)| parts).sum()
     }
 
-    fn is_what(&self, told: &Told) -> bool {
+    fn is_what(&self, told: &JournalContents) -> bool {
         self.len as u64 == told.len
             && self.is_closed == told.closed.is_some()
             && self.count() == told.digests.count()
@@ -117,7 +117,7 @@ fn part_json(index: u64, md5: &str) -> String {
 }
 
 /// What holds of whatever is told.
-fn check(bytes: &[u8], told: &Told) {
+fn check(bytes: &[u8], told: &JournalContents) {
     assert!(told.len as usize <= bytes.len() && bytes[told.len as usize - 1] == b'\n');
     let layout = PartLayout::new(told.header.size);
     let missing: u64 =

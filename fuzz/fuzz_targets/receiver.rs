@@ -6,13 +6,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use arbitrary::Arbitrary;
 use ftx::digest::{Md5, PART_BYTES, PartDigests};
-use ftx::escape::is_odd;
-use ftx::fault::Fault;
+use ftx::error_code::ErrorCode;
+use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::NamePolicy;
 use ftx::wire::message::{Failure, Measured, Wanted};
 use ftx::wire::receiver::{Event, FileEntry, HoleHeader, Opening, PartHeader, Progressed, Repair, opening};
 use ftx::wire::{
-    Form, Inbox, MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, Message,
+    FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, Message,
     ReceiverSession, SMALL_FILE_BYTES, SessionId, WireError,
 };
 use libfuzzer_sys::fuzz_target;
@@ -150,11 +150,11 @@ impl Model {
 
     /// What the sender hears is so.
     fn said(&mut self, output: &[u8]) {
-        let mut inbox = Inbox::new();
+        let mut inbox = FrameBuffer::new();
         let mut given = 0;
         loop {
             given += inbox.push(&output[given..]);
-            let Some(json) = inbox.next_frame(Form::Native).expect("a frame of ours") else { break };
+            let Some(json) = inbox.next_frame(Framing::Native).expect("a frame of ours") else { break };
             match Message::parse(json).expect("a message of ours") {
                 Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
@@ -186,7 +186,7 @@ impl Model {
 
 fn refused(error: &WireError) {
     let sentence = error.to_string();
-    assert!(!sentence.chars().any(is_odd), "{sentence:?}");
+    assert!(!sentence.chars().any(is_unsafe_to_print), "{sentence:?}");
 }
 
 fn hello(input: &Input<'_>) -> String {
@@ -427,7 +427,7 @@ fuzz_target!(|input: Input| {
                     model.settle(id);
                     model.failed.insert(id);
                 }
-                session.fail(id, Fault::FileIo, "x");
+                session.fail(id, ErrorCode::FileIo, "x");
                 continue;
             }
             Step::Finish => {

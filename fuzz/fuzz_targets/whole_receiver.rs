@@ -15,16 +15,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
+use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
-use ftx::net::Bell;
-use ftx::progress::{Event, Progress, Summary};
+use ftx::event::{Event, Reporter, Summary};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
-use ftx::store::{OnConflict, Unfinished};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::{Failure, Wanted};
-use ftx::wire::runs::Runs;
-use ftx::wire::{Inbox, Message};
+use ftx::sync::CancelToken;
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::id_ranges::IdRanges;
+use ftx::wire::message::{ErrorReport, WantedParts};
+use ftx::wire::{FrameBuffer, Message};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -172,7 +172,7 @@ struct Listening;
 impl Observer for Listening {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
         TOLD.lock().unwrap().in_work += 1;
         Box::new(Listening)
     }
@@ -184,8 +184,8 @@ impl Observer for Listening {
     }
 }
 
-impl Progress for Listening {
-    fn event(&self, event: Event<'_>) {
+impl Reporter for Listening {
+    fn report(&self, event: Event<'_>) {
         if let Event::FileDone { path, md5, .. } = event {
             TOLD.lock().unwrap().done.push((path.to_vec(), md5));
         }
@@ -224,7 +224,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
             timeout: Duration::from_secs(5),
             keep_unfinished: Duration::from_secs(3600),
             whole_digests: takes_digests,
-            interrupt: Bell::new().unwrap(),
+            cancel: CancelToken::new().unwrap(),
         })
         .unwrap();
         let address = server.local_addr().unwrap();
@@ -254,7 +254,7 @@ struct Connection {
     stream: TcpStream,
     /// What is to be said.
     words: Vec<u8>,
-    inbox: Inbox,
+    inbox: FrameBuffer,
     is_over: bool,
 }
 
@@ -263,11 +263,11 @@ impl Connection {
         let stream = TcpStream::connect(world.address).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Connection { stream, words: Vec::new(), inbox: Inbox::new(), is_over: false }
+        Connection { stream, words: Vec::new(), inbox: FrameBuffer::new(), is_over: false }
     }
 
     fn say(&mut self, json: &str) {
-        encode(Form::Native, json.as_bytes(), &mut self.words);
+        encode(Framing::Native, json.as_bytes(), &mut self.words);
     }
 
     fn flush(&mut self) {
@@ -283,7 +283,7 @@ impl Connection {
     fn hear(&mut self, limit: Duration) -> Option<Message> {
         let mut buffer = [0; 4096];
         loop {
-            if let Some(json) = self.inbox.next_frame(Form::Native).expect("a frame of a receiver") {
+            if let Some(json) = self.inbox.next_frame(Framing::Native).expect("a frame of a receiver") {
                 return Some(Message::parse(json).expect("a message of a receiver"));
             }
             if self.is_over {
@@ -327,7 +327,7 @@ struct Session {
     /// Bodies of a part's full size that were sent: they take their time.
     long_bodies: usize,
     /// It said what nobody knows.
-    is_odd: bool,
+    is_unsafe_to_print: bool,
 }
 
 impl Session {
@@ -353,7 +353,7 @@ impl Session {
             receipt: None,
             wants: Vec::new(),
             long_bodies: 0,
-            is_odd: false,
+            is_unsafe_to_print: false,
         }
     }
 
@@ -410,11 +410,11 @@ impl Session {
                 Some(Announced::Huge) => (HUGE_BYTES / PART_BYTES, true),
                 _ => continue,
             };
-            let is_body = wanted != Wanted::Offers;
+            let is_body = wanted != WantedParts::Offers;
             let runs = match wanted {
-                Wanted::All | Wanted::Offers => vec![0..=count - 1],
-                Wanted::Parts(runs) => runs.iter().collect(),
-                Wanted::None => continue,
+                WantedParts::All | WantedParts::Offers => vec![0..=count - 1],
+                WantedParts::Parts(runs) => runs.iter().collect(),
+                WantedParts::None => continue,
             };
             for run in runs {
                 if is_huge {
@@ -437,20 +437,25 @@ impl Session {
             match message {
                 Message::Want { entries, parts } => {
                     for id in entries.iter().flatten() {
-                        assert!((id as usize) < self.entries.len() || self.is_odd, "entry {id} is wanted");
+                        assert!(
+                            (id as usize) < self.entries.len() || self.is_unsafe_to_print,
+                            "entry {id} is wanted"
+                        );
                         self.answered.insert(id);
                         self.wants.push((id, parts.clone()));
                     }
                 }
                 // Zeros that were damaged are sent as what they are.
-                Message::Again { entry, part } => self.wants.push((entry, Wanted::Parts(Runs::one(part)))),
+                Message::Again { entry, part } => {
+                    self.wants.push((entry, WantedParts::Parts(IdRanges::one(part))))
+                }
                 Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
                         assert!(self.stored.insert(id) && !self.failed.contains(&id), "stored twice: {id}");
                         self.answered.insert(id);
                     }
                 }
-                Message::Error(Failure { entry: Some(id), .. }) => {
+                Message::Error(ErrorReport { entry: Some(id), .. }) => {
                     assert!(self.failed.insert(id) && !self.stored.contains(&id), "failed twice: {id}");
                     self.answered.insert(id);
                 }
@@ -464,7 +469,7 @@ impl Session {
                 Message::Welcome(_)
                 | Message::Measured(_)
                 | Message::Busy
-                | Message::Error(Failure { entry: None, .. }) => {}
+                | Message::Error(ErrorReport { entry: None, .. }) => {}
                 other => panic!("{other:?} is not a receiver's"),
             }
         }
@@ -754,7 +759,7 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw:
             }
             Step::Raw(raw) => {
                 *said_raw = true;
-                session.is_odd = true;
+                session.is_unsafe_to_print = true;
                 let current = session.current;
                 session.connections[current].words.extend_from_slice(raw);
             }
@@ -777,7 +782,7 @@ fn classic(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw
                 announced.entry(world.inside.join(landing)).or_default().push(content);
                 let md5 = if *honest { md5(content) } else { md5(b"something else") };
                 let json = format!(r#"{{"filename":"{name}","size":{},"md5":"{md5}"}}"#, content.len());
-                encode(Form::Classic, json.as_bytes(), &mut bytes);
+                encode(Framing::Classic, json.as_bytes(), &mut bytes);
                 bytes.extend_from_slice(content);
                 if bytes.len() > 4 * PART_BYTES as usize {
                     break;

@@ -12,18 +12,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::demo;
+use crate::app::demo;
+use crate::app::explain::{Exit, Explained};
+use crate::dest::local::Unfinished;
 use crate::digest::{kernel_name, lane_count};
-use crate::error::{Exit, Explained};
-use crate::escape::Shown;
-use crate::measure::{self, Limit, Rate};
-use crate::net::{Bell, HostPort, NetError};
-use crate::progress::{Event, Progress, Silent, Summary};
+use crate::escape::Escaped;
+use crate::event::{Event, NullReporter, Reporter, Summary};
+use crate::measure::{self, Rate, WorkLimit};
+use crate::net::{HostPort, NetError};
 use crate::recv::{Observer, RecvError, StartError};
-use crate::scrap::Scrap;
+use crate::report::Ui;
 use crate::send::{self, SendError};
-use crate::store::Unfinished;
-use crate::ui::Ui;
+use crate::sync::CancelToken;
+use crate::temp_dirs::TempDirGuard;
 use crate::wire::WireError;
 use crate::wire::message::Measurable;
 
@@ -43,7 +44,7 @@ pub struct Options {
     /// How long the receiver may be silent.
     pub timeout: Duration,
     /// Rung, it ends everything.
-    pub interrupt: Bell,
+    pub cancel: CancelToken,
 }
 
 /// Why nothing, or not everything, could be measured.
@@ -68,7 +69,7 @@ pub enum BenchError {
     #[error(transparent)]
     Wire(#[from] WireError),
     /// The folder, or the file in it.
-    #[error("cannot {doing} in {}: {source}", Shown::new(dir.as_os_str().as_encoded_bytes()))]
+    #[error("cannot {doing} in {}: {source}", Escaped::new(dir.as_os_str().as_encoded_bytes()))]
     Disk {
         /// What was tried.
         doing: &'static str,
@@ -90,7 +91,7 @@ pub enum BenchError {
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct StageResult {
     /// The stage, as it stands in the table.
     pub label: &'static str,
     /// How fast it is.
@@ -105,13 +106,13 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// In the order in which bytes pass the stages.
-    pub rows: Vec<Row>,
+    pub rows: Vec<StageResult>,
     /// The real transfer; `None` if there was none.
     pub together: Option<Rate>,
 }
 
 /// A transfer of its slowest stage's speed, or nearly so, is limited by that stage: this many hundredths of it.
-const NEARLY: u64 = 75;
+const SHARED_THRESHOLD_PERCENT: u64 = 75;
 
 impl Report {
     /// The slowest stage, its words and its rate in bytes per second.
@@ -123,7 +124,7 @@ impl Report {
     /// Does the transfer as a whole stay behind even its slowest stage, because they share one machine?
     pub fn is_shared(&self) -> bool {
         let (Some(together), Some((_, slowest))) = (self.together, self.slowest()) else { return false };
-        together.bytes_per_s() < slowest / 100 * NEARLY
+        together.bytes_per_s() < slowest / 100 * SHARED_THRESHOLD_PERCENT
     }
 }
 
@@ -137,7 +138,7 @@ const MAX_TIME: Duration = Duration::from_secs(2);
 /// [`BenchError::Interrupted`]; every other one is told here.
 pub fn run(options: &Options, ui: &Ui) -> Result<Exit, BenchError> {
     Ok(match measure_all(options, ui) {
-        Err(_) if options.interrupt.is_rung() => return Err(BenchError::Interrupted),
+        Err(_) if options.cancel.is_cancelled() => return Err(BenchError::Interrupted),
         Ok(report) => {
             ui.bench(options, &report);
             Exit::Ok
@@ -149,7 +150,7 @@ pub fn run(options: &Options, ui: &Ui) -> Result<Exit, BenchError> {
 fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
     match &options.host {
         Some(host) => {
-            let rows = there(options, host, ui)?;
+            let rows = measure_remote(options, host, ui)?;
             let [wire, md5, write] = rows;
             let bench = Local::new(options, ui)?;
             bench.write()?;
@@ -173,8 +174,8 @@ fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
 const WRITING: &str = "writing to the disk";
 
 /// What the receiver at `host` can do: the wire to it, its MD5, its disk.
-fn there(options: &Options, host: &HostPort, ui: &Ui) -> Result<[Row; 3], BenchError> {
-    let mut peer = Peer::connect(host, options.port, options.timeout, &options.interrupt)?;
+fn measure_remote(options: &Options, host: &HostPort, ui: &Ui) -> Result<[StageResult; 3], BenchError> {
+    let mut peer = Peer::connect(host, options.port, options.timeout, &options.cancel)?;
     let wire = wire(&mut peer, options.size_bytes, ui)?;
     let mut stage = |what, words| {
         let spinner = ui.spinner(words);
@@ -186,14 +187,14 @@ fn there(options: &Options, host: &HostPort, ui: &Ui) -> Result<[Row; 3], BenchE
     let write = stage(Measurable::Write, "The receiver measures its disk")?;
     peer.finish()?;
     Ok([
-        Row { note: format!("to {host}, one connection"), ..wire },
-        Row {
+        StageResult { note: format!("to {host}, one connection"), ..wire },
+        StageResult {
             label: "MD5",
             rate: rate(md5),
             note: "there, parts side by side".into(),
             limits_as: Some("MD5 at the receiver"),
         },
-        Row {
+        StageResult {
             label: "disk write",
             rate: rate(write),
             note: format!("there, {}", how_written(write.memory)),
@@ -206,18 +207,18 @@ fn how_written(in_memory: bool) -> &'static str {
     if in_memory { "no disk: the folder is in memory (tmpfs)" } else { "synced" }
 }
 
-fn wire(peer: &mut Peer, most: u64, ui: &Ui) -> Result<Row, BenchError> {
+fn wire(peer: &mut Peer, most: u64, ui: &Ui) -> Result<StageResult, BenchError> {
     let bars = ui.session("wire");
-    let begins = |bytes| bars.event(Event::Planned { files: 0, bytes });
-    let rate = peer.wire(most, begins, |bytes| bars.event(Event::Moved { bytes }))?;
-    Ok(Row { label: "wire", rate, note: String::new(), limits_as: Some("the wire") })
+    let begins = |bytes| bars.report(Event::Planned { files: 0, bytes });
+    let rate = peer.wire(most, begins, |bytes| bars.report(Event::Transferred { bytes }))?;
+    Ok(StageResult { label: "wire", rate, note: String::new(), limits_as: Some("the wire") })
 }
 
 /// This machine's stages, and the folder that holds what they need, which is removed with it.
 struct Local<'a> {
     options: &'a Options,
     ui: &'a Ui,
-    folder: Scrap,
+    folder: TempDirGuard,
     path: PathBuf,
     file: File,
 }
@@ -225,7 +226,7 @@ struct Local<'a> {
 impl<'a> Local<'a> {
     fn new(options: &'a Options, ui: &'a Ui) -> Result<Self, BenchError> {
         let make = || {
-            let folder = Scrap::new(".ftx-bench-", Some(&options.dir))?;
+            let folder = TempDirGuard::new(".ftx-bench-", Some(&options.dir))?;
             let path = folder.path().join("sample");
             let file = File::options().read(true).write(true).create_new(true).open(&path)?;
             Ok((folder, path, file))
@@ -234,43 +235,47 @@ impl<'a> Local<'a> {
         Ok(Local { options, ui, folder, path, file })
     }
 
-    fn limit(&self) -> Limit {
-        Limit { bytes: self.options.size_bytes, time: MAX_TIME }
+    fn limit(&self) -> WorkLimit {
+        WorkLimit { bytes: self.options.size_bytes, time: MAX_TIME }
     }
 
     /// Runs a stage under a bar.
     fn shown<T>(&self, title: &str, stage: impl FnOnce(&dyn Fn(u64) -> bool) -> T) -> Result<T, BenchError> {
         let bars = self.ui.session(title);
-        bars.event(Event::Planned { files: 0, bytes: self.options.size_bytes });
+        bars.report(Event::Planned { files: 0, bytes: self.options.size_bytes });
         let done = stage(&|bytes| {
-            bars.event(Event::Moved { bytes });
-            !self.options.interrupt.is_rung()
+            bars.report(Event::Transferred { bytes });
+            !self.options.cancel.is_cancelled()
         });
-        if self.options.interrupt.is_rung() { Err(BenchError::Interrupted) } else { Ok(done) }
+        if self.options.cancel.is_cancelled() { Err(BenchError::Interrupted) } else { Ok(done) }
     }
 
     /// Writes the file that the other stages read.
-    fn write(&self) -> Result<Row, BenchError> {
+    fn write(&self) -> Result<StageResult, BenchError> {
         let rate = self.shown("disk write", |moved| measure::write(&self.file, self.limit(), moved))?;
         let rate = rate.map_err(|source| disk(self.options, "write a file", source))?;
         let in_memory = measure::is_in_memory(&self.file);
         let limits_as = Some(if in_memory { "writing to memory" } else { WRITING });
-        Ok(Row { label: "disk write", rate, note: how_written(in_memory).into(), limits_as })
+        Ok(StageResult { label: "disk write", rate, note: how_written(in_memory).into(), limits_as })
     }
 
     /// Reads the file, first from the disk, then from memory.
-    fn read(&self) -> Result<Vec<Row>, BenchError> {
+    fn read(&self) -> Result<Vec<StageResult>, BenchError> {
         let read = || {
             let rate = self.shown("disk read", |moved| measure::read(&self.file, self.limit(), moved))?;
             rate.map_err(|source| disk(self.options, "read a file", source))
         };
-        let row =
-            |rate, note: &str, limits_as| Row { label: "disk read", rate, note: note.into(), limits_as };
+        let row = |rate, note: &str, limits_as| StageResult {
+            label: "disk read",
+            rate,
+            note: note.into(),
+            limits_as,
+        };
         if measure::is_in_memory(&self.file) {
             let note = "no disk: the folder is in memory (tmpfs)";
             return Ok(vec![row(read()?, note, Some("reading from memory"))]);
         }
-        let (note, limits_as) = match self.forget() {
+        let (note, limits_as) = match self.drop_page_cache() {
             Some(false) => ("from the disk", "reading from the disk"),
             Some(true) => ("from memory: the system would not let go of it", "reading from memory"),
             None => ("perhaps from the disk: this system does not tell", "reading"),
@@ -280,33 +285,38 @@ impl<'a> Local<'a> {
     }
 
     /// Has the system drop the file from memory, and tells whether it still is there.
-    fn forget(&self) -> Option<bool> {
-        measure::forget(&self.file);
+    fn drop_page_cache(&self) -> Option<bool> {
+        measure::drop_page_cache(&self.file);
         measure::is_cached(&self.file, 0)
     }
 
-    fn md5(&self) -> Result<[Row; 2], BenchError> {
+    fn md5(&self) -> Result<[StageResult; 2], BenchError> {
         let stream = self.shown("MD5", |moved| measure::md5_stream(self.limit(), moved))?;
         let lanes = self.shown("MD5 in lanes", |moved| measure::md5_lanes(self.limit(), moved))?;
         let note = format!("{} parts side by side ({})", lane_count(), kernel_name());
         Ok([
-            Row { label: "MD5", rate: stream, note: "one stream, as md5sum does it".into(), limits_as: None },
-            Row { label: "MD5", rate: lanes, note, limits_as: Some("MD5") },
+            StageResult {
+                label: "MD5",
+                rate: stream,
+                note: "one stream, as md5sum does it".into(),
+                limits_as: None,
+            },
+            StageResult { label: "MD5", rate: lanes, note, limits_as: Some("MD5") },
         ])
     }
 
     /// The loopback connection, and the file from this machine to itself.
-    fn wire_and_together(&self) -> Result<(Row, Rate), BenchError> {
-        let Options { timeout, size_bytes, ref interrupt, .. } = *self.options;
-        let server = demo::receiver(self.folder.path().join("received"), None, timeout, interrupt)?;
+    fn wire_and_together(&self) -> Result<(StageResult, Rate), BenchError> {
+        let Options { timeout, size_bytes, ref cancel, .. } = *self.options;
+        let server = demo::receiver(self.folder.path().join("received"), None, timeout, cancel)?;
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
-        let both = demo::beside(&server, &Unseen, || {
-            let mut peer = Peer::connect(&target, port, timeout, interrupt)?;
+        let both = demo::run_with_receiver(&server, &NullObserver, || {
+            let mut peer = Peer::connect(&target, port, timeout, cancel)?;
             let wire = wire(&mut peer, size_bytes, self.ui)?;
             peer.finish()?;
             // A transfer begins on the disk.
-            self.forget();
+            self.drop_page_cache();
             let paths = vec![self.path.clone()];
             let transfer = send::Options {
                 paths,
@@ -317,7 +327,7 @@ impl<'a> Local<'a> {
                 timeout,
                 retries: Some(0),
                 whole_digests: false,
-                interrupt: interrupt.clone(),
+                cancel: cancel.clone(),
             };
             let sent = send::send(&transfer, &self.ui.session("together"))?;
             if sent.failed() > 0 {
@@ -326,7 +336,7 @@ impl<'a> Local<'a> {
             Ok((wire, Rate { bytes: sent.moved_bytes, elapsed: sent.elapsed }))
         });
         let (wire, together) = both.map_err(BenchError::Connection)??;
-        Ok((Row { note: "TCP on this machine, one connection".into(), ..wire }, together))
+        Ok((StageResult { note: "TCP on this machine, one connection".into(), ..wire }, together))
     }
 }
 
@@ -335,13 +345,13 @@ fn disk(options: &Options, doing: &'static str, source: io::Error) -> BenchError
 }
 
 /// The receiver in this process: what it has to say, the sender says as well.
-struct Unseen;
+struct NullObserver;
 
-impl Observer for Unseen {
+impl Observer for NullObserver {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
-        Box::new(Silent)
+    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+        Box::new(NullReporter)
     }
 
     fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
@@ -352,5 +362,5 @@ impl Observer for Unseen {
 /// A folder as it is shown.
 pub fn shown_dir(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    Shown::new(dir.as_os_str().as_encoded_bytes()).to_string()
+    Escaped::new(dir.as_os_str().as_encoded_bytes()).to_string()
 }

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::BenchError;
-use crate::fault::Fault;
-use crate::measure::{Rate, noise};
-use crate::net::{self, Bell, HostPort, LastHeard, PatientWriter, Woken};
-use crate::wire::asker::Event;
+use crate::error_code::ErrorCode;
+use crate::measure::{Rate, pseudo_random};
+use crate::net::{self, HostPort, IdleTimer, TimedWriter};
+use crate::sync::{CancelToken, Wake};
+use crate::wire::measure_client::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
-use crate::wire::{Form, Inbox, MeasureSession, WireError};
+use crate::wire::{FrameBuffer, Framing, MeasureClient, WireError};
 
 /// The first try of the wire; every next one is to take about [`WIRE_TIME`].
 const FIRST_WIRE_BYTES: u64 = 256 << 10;
@@ -26,13 +27,13 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// A receiver that said it can measure.
 pub struct Peer {
-    session: MeasureSession,
+    session: MeasureClient,
     stream: TcpStream,
-    inbox: Inbox,
-    writer: PatientWriter,
-    heard: LastHeard,
+    buffer: FrameBuffer,
+    writer: TimedWriter,
+    idle_timer: IdleTimer,
     timeout: Duration,
-    interrupt: Bell,
+    cancel: CancelToken,
 }
 
 impl Peer {
@@ -41,41 +42,41 @@ impl Peer {
         target: &HostPort,
         port: u16,
         timeout: Duration,
-        interrupt: &Bell,
+        cancel: &CancelToken,
     ) -> Result<Self, BenchError> {
-        let stream = net::connect(target, port, timeout, 0, interrupt, |_| {})?;
-        let interrupt = interrupt.clone();
-        net::prepare(&stream).map_err(BenchError::Connection)?;
-        let heard = LastHeard::new(timeout);
+        let stream = net::connect(target, port, timeout, 0, cancel, |_| {})?;
+        let cancel = cancel.clone();
+        net::configure(&stream).map_err(BenchError::Connection)?;
+        let idle_timer = IdleTimer::new(timeout);
         let writing = stream.try_clone().map_err(BenchError::Connection)?;
-        let writer = PatientWriter::new(writing, heard.clone(), interrupt.clone());
-        let inbox = Inbox::new();
+        let writer = TimedWriter::new(writing, idle_timer.clone(), cancel.clone());
+        let buffer = FrameBuffer::new();
         let mut peer =
-            Peer { session: MeasureSession::new(), stream, inbox, writer, heard, timeout, interrupt };
-        peer.speak()?;
-        peer.hear()?;
+            Peer { session: MeasureClient::new(), stream, buffer, writer, idle_timer, timeout, cancel };
+        peer.flush()?;
+        peer.receive()?;
         Ok(peer)
     }
 
     /// Has the receiver measure one of its own stages.
     pub fn stage(&mut self, what: Measurable, size_bytes: u64) -> Result<Measured, BenchError> {
         self.session.ask(Measure { what, size_bytes });
-        self.speak()?;
+        self.flush()?;
         self.answer()
     }
 
     /// Sends more and more bytes, up to `most` at a time, until that takes long enough. `begins` hears of each try,
     /// `moved` of each step.
     pub fn wire(&mut self, most: u64, begins: impl Fn(u64), moved: impl Fn(u64)) -> Result<Rate, BenchError> {
-        let block = noise(BLOCK_BYTES);
+        let block = pseudo_random(BLOCK_BYTES);
         let mut size_bytes = FIRST_WIRE_BYTES.min(most);
         loop {
             begins(size_bytes);
             self.session.ask(Measure { what: Measurable::Wire, size_bytes });
-            self.speak()?;
+            self.flush()?;
             let mut left = size_bytes;
             while left > 0 {
-                if self.interrupt.is_rung() {
+                if self.cancel.is_cancelled() {
                     // In the middle of a body nothing can be said.
                     return Err(BenchError::Interrupted);
                 }
@@ -97,55 +98,55 @@ impl Peer {
     /// Ends the session in good order.
     pub fn finish(mut self) -> Result<(), BenchError> {
         self.session.end();
-        self.speak()?;
-        self.hear().map(|_| ())
+        self.flush()?;
+        self.receive().map(|_| ())
     }
 
     fn answer(&mut self) -> Result<Measured, BenchError> {
-        match self.hear()? {
-            Event::Measured(measured) => Ok(measured),
+        match self.receive()? {
+            MeasureEvent::Measured(measured) => Ok(measured),
             // The session takes nothing else for an answer.
             _ => Err(WireError::protocol("no answer").into()),
         }
     }
 
-    fn speak(&mut self) -> Result<(), BenchError> {
+    fn flush(&mut self) -> Result<(), BenchError> {
         let said = self.writer.write_all(&self.session.take_output());
         said.map_err(|error| self.broken(error))
     }
 
     /// Waits for what is more than a sign of life.
-    fn hear(&mut self) -> Result<Event, BenchError> {
+    fn receive(&mut self) -> Result<MeasureEvent, BenchError> {
         loop {
-            while let Some(json) = self.inbox.next_frame(Form::Native).map_err(WireError::from)? {
+            while let Some(json) = self.buffer.next_frame(Framing::Native).map_err(WireError::from)? {
                 match self.session.handle(json)? {
-                    Event::Nothing => {}
+                    MeasureEvent::Nothing => {}
                     event => return Ok(event),
                 }
             }
-            let woken = self.interrupt.wait(Some(self.stream.as_fd()), Some(net::TICK));
+            let woken = self.cancel.wait(Some(self.stream.as_fd()), Some(net::POLL_INTERVAL));
             match woken.map_err(BenchError::Connection)? {
-                Woken::Bell => {
+                Wake::Cancelled => {
                     let error = BenchError::Interrupted;
-                    self.session.give_up(Fault::Interrupted, &error.to_string());
-                    self.speak()?;
+                    self.session.give_up(ErrorCode::Interrupted, &error.to_string());
+                    self.flush()?;
                     return Err(error);
                 }
-                Woken::Ready => {}
-                Woken::Nothing => {
-                    if self.heard.is_too_long_ago() {
+                Wake::Ready => {}
+                Wake::TimedOut => {
+                    if self.idle_timer.is_expired() {
                         return Err(BenchError::Silent(self.timeout));
                     }
-                    self.session.busy();
-                    self.speak()?;
+                    self.session.keepalive();
+                    self.flush()?;
                     continue;
                 }
             }
-            match self.stream.read(self.inbox.space()) {
+            match self.stream.read(self.buffer.space()) {
                 Ok(0) => return Err(BenchError::Closed),
                 Ok(count) => {
-                    self.inbox.filled(count);
-                    self.heard.now();
+                    self.buffer.filled(count);
+                    self.idle_timer.touch();
                 }
                 Err(error) if net::is_timeout(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -159,9 +160,9 @@ impl Peer {
         if error.kind() == io::ErrorKind::TimedOut {
             return BenchError::Silent(self.timeout);
         }
-        while let Ok(count @ 1..) = self.stream.read(self.inbox.space()) {
-            self.inbox.filled(count);
-            while let Ok(Some(json)) = self.inbox.next_frame(Form::Native) {
+        while let Ok(count @ 1..) = self.stream.read(self.buffer.space()) {
+            self.buffer.filled(count);
+            while let Ok(Some(json)) = self.buffer.next_frame(Framing::Native) {
                 if let Err(last_words @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
                     return last_words.into();
                 }

@@ -1,28 +1,28 @@
 //! What `md5sum` would print: the MD5 of whole files, taken beside a transfer, and the lines of its lists.
 
-mod front;
+mod contiguous;
+mod hasher;
 mod line;
-mod lister;
 
-use crate::fault::Fault;
+use crate::error_code::ErrorCode;
 
+pub use hasher::FileHasher;
 pub use line::line;
-pub use lister::Lister;
 
 /// A file that is read from its start to its end to be hashed.
-pub trait Whole: Send {
+pub trait HashInput: Send {
     /// Fills `buffer` from an offset.
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Unread>;
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable>;
 
     /// After the last byte: was all that was read of one state, the one that was transferred?
-    fn check(&mut self) -> Result<(), Unread>;
+    fn check_unchanged(&mut self) -> Result<(), DigestUnavailable>;
 }
 
 /// Why there is no digest of a file.
 #[derive(Clone, Debug)]
-pub struct Unread {
+pub struct DigestUnavailable {
     /// The stable reason.
-    pub fault: Fault,
+    pub fault: ErrorCode,
     /// A sentence.
     pub reason: String,
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Bell, NetError, Woken};
+use super::NetError;
+use crate::sync::{CancelToken, Wake};
 
 /// Connections that the system keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
@@ -18,7 +19,7 @@ const PAUSE_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    stop: Bell,
+    stop: CancelToken,
 }
 
 impl Listener {
@@ -36,7 +37,7 @@ impl Listener {
             },
         };
         let bind = |source| NetError::Bind { addr: (Ipv6Addr::UNSPECIFIED, port).into(), source };
-        Ok(Listener { socket, stop: Bell::new().map_err(bind)? })
+        Ok(Listener { socket, stop: CancelToken::new().map_err(bind)? })
     }
 
     /// The address and the port really chosen.
@@ -45,7 +46,7 @@ impl Listener {
     }
 
     /// Rung, it stops this listener.
-    pub fn stop(&self) -> Bell {
+    pub fn stop(&self) -> CancelToken {
         self.stop.clone()
     }
 
@@ -53,7 +54,7 @@ impl Listener {
     /// `exhausted` may let go of some before it is tried again.
     pub fn accept(&self, mut exhausted: impl FnMut()) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
-            if self.stop.wait(Some(self.socket.as_fd()), None)? == Woken::Bell {
+            if self.stop.wait(Some(self.socket.as_fd()), None)? == Wake::Cancelled {
                 return Ok(None);
             }
             match self.socket.accept() {
@@ -65,7 +66,7 @@ impl Listener {
                 Err(error) if is_exhausted(&error) => {
                     // The connection stays in the backlog: come back when somebody has finished.
                     exhausted();
-                    if self.stop.wait(None, Some(PAUSE_WITHOUT_DESCRIPTORS))? == Woken::Bell {
+                    if self.stop.wait(None, Some(PAUSE_WITHOUT_DESCRIPTORS))? == Wake::Cancelled {
                         return Ok(None);
                     }
                 }
@@ -183,7 +184,7 @@ mod tests {
         let listener = Listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let stop = listener.stop();
         let waiting = thread::spawn(move || listener.accept(|| ()).unwrap().is_none());
-        stop.ring();
+        stop.cancel();
         assert!(waiting.join().unwrap());
     }
 }

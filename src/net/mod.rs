@@ -1,12 +1,11 @@
 //! Sockets: names to addresses, connecting, listening. No frames are known here.
 
-mod address;
-mod bell;
-mod connect;
+mod dial;
 mod listen;
-mod pace;
-mod patience;
-mod splice;
+mod min_rate;
+mod splice_pipe;
+mod target;
+mod timed_writer;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -14,15 +13,14 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::fault::in_words;
+use crate::error_code::in_words;
 
-pub use address::{AddressError, DEFAULT_PORT, HostPort};
-pub use bell::{Bell, Woken};
-pub use connect::{connect, connect_to};
+pub use dial::{connect, connect_to};
 pub use listen::{Listener, reachable_addresses};
-pub use pace::{MIN_RATE_BYTES_PER_S, Pace};
-pub use patience::{FrameWatch, LAST_WORDS, LastHeard, PatientWriter, linger};
-pub use splice::{Spliced, Splicer};
+pub use min_rate::{MIN_RATE_BYTES_PER_S, MinRate};
+pub use splice_pipe::{SplicePipe, SpliceStep};
+pub use target::{AddressError, DEFAULT_PORT, HostPort};
+pub use timed_writer::{FLUSH_GRACE, FrameDeadline, IdleTimer, TimedWriter, drain_and_close};
 
 /// A failure of the network, with where it happened.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +34,7 @@ pub enum NetError {
         source: io::Error,
     },
     /// No address of the host took the connection.
-    #[error("cannot connect to {target}: {}", what_became_of(attempts))]
+    #[error("cannot connect to {target}: {}", describe_attempts(attempts))]
     Connect {
         /// The host and port.
         target: String,
@@ -61,7 +59,7 @@ fn cannot_listen(addr: SocketAddr, error: &io::Error) -> String {
 }
 
 /// All that several addresses have in common is said once.
-fn what_became_of(attempts: &[(SocketAddr, io::Error)]) -> String {
+fn describe_attempts(attempts: &[(SocketAddr, io::Error)]) -> String {
     let mut words = attempts.iter().map(|(_, error)| in_words(error));
     match words.next() {
         None => "it has no address".into(),
@@ -74,16 +72,16 @@ fn what_became_of(attempts: &[(SocketAddr, io::Error)]) -> String {
 }
 
 /// How often a blocked read looks up to see whether anything else happened.
-pub const TICK: Duration = Duration::from_secs(1);
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a blocked write does.
-const WRITE_TICK: Duration = Duration::from_millis(100);
+const WRITE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What both ends want of a connection: no waiting for small frames, and notice of a peer that is gone for good.
 /// Blocked reads look up every [`TICK`], and writes more often, with an error for which [`is_timeout`] holds.
-pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub fn configure(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TICK))?;
-    stream.set_write_timeout(Some(WRITE_TICK))?;
+    stream.set_read_timeout(Some(POLL_INTERVAL))?;
+    stream.set_write_timeout(Some(WRITE_POLL_INTERVAL))?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5))

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::desk::{FREE_FOR_OTHERS, are_few_free};
-use super::input::Input;
-use super::{RecvError, shown};
+use crate::dest::local::{Content, Digests, Item, LocalSession, Placed, StoreError};
 use crate::digest::Hasher;
+use crate::event::{Event, Reporter, Summary};
 use crate::net;
-use crate::progress::{Event, Progress, Summary};
+use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
+use crate::recv::connection_reader::ConnectionReader;
+use crate::recv::{RecvError, escaped};
 use crate::relpath::NamePolicy;
-use crate::store::{Content, Digests, Item, Placed, Store, StoreError};
 use crate::units::Metadata;
-use crate::wire::Form;
+use crate::wire::Framing;
 use crate::wire::classic::{ClassicError, Header, parse_header};
 
 /// Files that may wait to be made durable together, and for how long.
@@ -22,22 +22,22 @@ const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// Takes files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
-    input: Input,
+    reader: ConnectionReader,
     first: Result<Header, ClassicError>,
-    store: Store,
+    store: LocalSession,
     names: NamePolicy,
-    progress: &dyn Progress,
+    progress: &dyn Reporter,
 ) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
     let batch = Batch { store, progress, summary, files: Vec::new(), bytes: 0, since: Instant::now() };
-    let mut session = Session { input, batch, last: None };
+    let mut session = Session { reader, batch, last: None };
     let received = session.receive(first, names);
     // What came whole before something broke is whole: it gets its name in any case.
     let committed = session.batch.commit();
     match received.and(committed) {
-        Ok(()) => session.input.close(),
+        Ok(()) => session.reader.close(),
         Err(error) => {
-            session.input.reset();
+            session.reader.reset();
             return Err(error);
         }
     }
@@ -45,7 +45,7 @@ pub fn receive(
 }
 
 struct Session<'a> {
-    input: Input,
+    reader: ConnectionReader,
     batch: Batch<'a>,
     last: Option<(Header, Item)>,
 }
@@ -56,11 +56,12 @@ impl Session<'_> {
         loop {
             self.wait_for_header()?;
             let batch = &mut self.batch;
-            let Some(json) = self.input.frame_or_end(Form::Classic, &mut || batch.commit_if_due())? else {
-                return self.believe_last();
+            let Some(json) = self.reader.frame_or_end(Framing::Classic, &mut || batch.commit_if_due())?
+            else {
+                return self.confirm_last();
             };
             let header = parse_header(json, names)?;
-            self.believe_last()?;
+            self.confirm_last()?;
             self.file(header)?;
         }
     }
@@ -70,12 +71,12 @@ impl Session<'_> {
     fn wait_for_header(&mut self) -> Result<(), RecvError> {
         let start = Instant::now();
         while self.last.is_some() {
-            let limit = self.batch.commit_if_due()?.min(net::TICK.saturating_sub(start.elapsed()));
-            if self.input.stirs(limit) {
+            let limit = self.batch.commit_if_due()?.min(net::POLL_INTERVAL.saturating_sub(start.elapsed()));
+            if self.reader.poll_activity(limit) {
                 break;
             }
-            if start.elapsed() >= net::TICK {
-                self.believe_last()?;
+            if start.elapsed() >= net::POLL_INTERVAL {
+                self.confirm_last()?;
                 self.batch.commit()?;
             }
         }
@@ -84,7 +85,7 @@ impl Session<'_> {
 
     /// A file is believed once the frame boundary behind it holds: a valid header, silence, or the end. A body that goes on
     /// is not the file that its header announced, even if the first bytes of it have the right digest.
-    fn believe_last(&mut self) -> Result<(), RecvError> {
+    fn confirm_last(&mut self) -> Result<(), RecvError> {
         self.last.take().map_or(Ok(()), |file| self.batch.add(file))
     }
 
@@ -92,18 +93,19 @@ impl Session<'_> {
         let name = header.path.to_string();
         let (path, size_bytes) = (header.path.as_bytes(), header.size_bytes);
         let progress = self.batch.progress;
-        progress.event(Event::Planned { files: 1, bytes: size_bytes });
-        progress.event(Event::FileStarted { path, size_bytes });
+        progress.report(Event::Planned { files: 1, bytes: size_bytes });
+        progress.report(Event::FileStarted { path, size_bytes });
         let store = &mut self.batch.store;
-        let room = store.room(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
-        if are_few_free(self.input.stream(), FREE_FOR_OTHERS) {
+        let reservation =
+            store.reserve(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
+        if fd_headroom_below(self.reader.stream(), PROCESS_FD_FRACTION) {
             // Those that wait hold descriptors.
             self.batch.commit()?;
         }
-        let landing = self.batch.store.land(&header.path, size_bytes);
-        let mut landing = landing.map_err(|error| store_error(&name, error))?;
-        if let Some(room) = &room {
-            room.lands(landing.written());
+        let staged = self.batch.store.land(&header.path, size_bytes);
+        let mut staged = staged.map_err(|error| store_error(&name, error))?;
+        if let Some(reservation) = &reservation {
+            reservation.attach(staged.written());
         }
         let mut hasher = Hasher::new();
         let mut offset = 0;
@@ -111,16 +113,16 @@ impl Session<'_> {
         let take = |chunk: &[u8]| {
             hasher.update(chunk);
             if written.is_ok() {
-                written = landing.write_at(chunk, offset);
+                written = staged.write_at(chunk, offset);
             }
             offset += chunk.len() as u64;
-            progress.event(Event::Moved { bytes: chunk.len() as u64 });
+            progress.report(Event::Transferred { bytes: chunk.len() as u64 });
         };
         // As long as its body does not come, it is what another session may need.
-        self.input.line().holds(1);
+        self.reader.handle().set_in_flight(1);
         let batch = &mut self.batch;
-        let received = self.input.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
-        self.input.line().holds(0);
+        let received = self.reader.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
+        self.reader.handle().set_in_flight(0);
         self.batch.summary.moved_bytes += offset;
         received?;
         written.map_err(|error| store_error(&name, error))?;
@@ -128,17 +130,17 @@ impl Session<'_> {
         if actual != header.md5 {
             return Err(RecvError::Digest { name, expected: header.md5, actual });
         }
-        landing.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
+        staged.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
         let content = Content { size_bytes, digests: Digests::Whole(actual) };
-        self.last = Some((header, Item::File { landing, content, metadata: Metadata::default() }));
+        self.last = Some((header, Item::File { staged, content, metadata: Metadata::default() }));
         Ok(())
     }
 }
 
 /// Whole files that wait to be made durable together: not longer than [`BATCH_AGE`], whatever comes meanwhile.
 struct Batch<'a> {
-    store: Store,
-    progress: &'a dyn Progress,
+    store: LocalSession,
+    progress: &'a dyn Reporter,
     summary: Summary,
     files: Vec<(Header, Item)>,
     bytes: u64,
@@ -159,10 +161,10 @@ impl Batch<'_> {
     /// Commits what has waited for long enough, and tells after how long it is to be called again.
     fn commit_if_due(&mut self) -> Result<Duration, RecvError> {
         if self.files.is_empty() {
-            return Ok(net::TICK);
+            return Ok(net::POLL_INTERVAL);
         }
         let left = BATCH_AGE.saturating_sub(self.since.elapsed());
-        if left.is_zero() { self.commit().map(|()| net::TICK) } else { Ok(left) }
+        if left.is_zero() { self.commit().map(|()| net::POLL_INTERVAL) } else { Ok(left) }
     }
 
     fn commit(&mut self) -> Result<(), RecvError> {
@@ -176,23 +178,23 @@ impl Batch<'_> {
                     match there_bytes {
                         Some(bytes) => {
                             self.summary.count_skipped(bytes);
-                            self.progress.event(Event::Returned { bytes });
+                            self.progress.report(Event::Undone { bytes });
                         }
                         None => self.summary.count_new(header.size_bytes),
                     }
                     if let Placed::Renamed(to) = &placed {
                         self.progress
-                            .event(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
+                            .report(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
                     }
                     let name = if let Placed::Renamed(to) = &placed { to } else { &header.path };
                     // What came had this digest, or it would not have got here.
                     let (path, md5) = (name.as_bytes(), Some(header.md5));
-                    self.progress.event(Event::FileDone { path, md5, there_bytes });
+                    self.progress.report(Event::FileDone { path, md5, there_bytes });
                 }
                 Err(error) => {
                     let (name, fault) = (header.path.as_bytes(), error.fault());
                     self.summary.count_failure(fault);
-                    self.progress.event(Event::Failed { name, fault, reason: &error.to_string() });
+                    self.progress.report(Event::Failed { name, fault, reason: &error.to_string() });
                     if first_error.is_ok() {
                         first_error = Err(store_error(&header.path.to_string(), error));
                     }
@@ -204,5 +206,5 @@ impl Batch<'_> {
 }
 
 fn store_error(name: &str, error: StoreError) -> RecvError {
-    RecvError::Store { name: shown(name), error }
+    RecvError::Store { name: escaped(name), error }
 }

@@ -1,21 +1,15 @@
 //! The receiver's driver: an open port, a thread for each session, everything below one folder.
 
-mod arrivals;
+mod admission;
 mod classic;
-mod committer;
-mod decider;
-mod desk;
-mod failed;
-mod input;
+mod connection_reader;
 #[cfg(all(test, not(feature = "tiny-parts")))]
-mod limits;
-mod line;
-mod measure;
+mod documented_limits;
+mod failure_log;
+mod handle;
 mod native;
-mod reader;
-mod sessions;
-mod verifier;
-mod whole;
+mod received_file;
+mod registry;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -25,24 +19,27 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::dest::local::{ImplicitDirs, LocalDestination, OnConflict, RootError, StoreError, Unfinished};
 use crate::digest::Md5;
-use crate::escape::Shown;
-use crate::fault::{Fault, in_words};
-use crate::md5sum::Lister;
-use crate::net::{self, Bell, Listener, NetError};
-use crate::progress::{Progress, Summary};
+use crate::error_code::{ErrorCode, in_words};
+use crate::escape::Escaped;
+use crate::event::{Reporter, Summary};
+use crate::md5sum::FileHasher;
+use crate::net::{self, Listener, NetError};
 use crate::relpath::NamePolicy;
-use crate::store::{NewDirs, OnConflict, Root, RootError, StoreError, Unfinished};
+use crate::sync::CancelToken;
 use crate::wire::classic::{ClassicError, Header, parse_header};
 use crate::wire::dialect::DialectError;
-use crate::wire::{Dialect, Form, ReceiverSession, SessionId, WireError, receiver};
+use crate::wire::{Dialect, Framing, ReceiverSession, SessionId, WireError, receiver};
 
-use desk::{Desk, FREE_FOR_SESSIONS, Full, Kind, Limits, LostSession, SharedDesk};
-use failed::Failed;
-use input::Input;
-use line::Line;
-use native::{EndOnDrop, Host, every};
-use sessions::{MAX_JOINED, Sessions};
+use admission::{
+    AdmissionControl, AtCapacity, Kind, Limits, LostSession, SESSION_FD_FRACTION, SharedAdmission,
+};
+use connection_reader::ConnectionReader;
+use failure_log::FailureLog;
+use handle::ConnectionHandle;
+use native::{EndOnDrop, SessionContext, every};
+use registry::{MAX_JOINED, SessionRegistry};
 
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
@@ -64,23 +61,23 @@ pub struct Options {
     /// How long files that were cut are kept for their sender to come back.
     pub keep_unfinished: Duration,
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with
-    /// [`Event::FileDone`](crate::progress::Event::FileDone).
+    /// [`Event::FileDone`](crate::event::Event::FileDone).
     pub whole_digests: bool,
     /// Rung, it ends everything, sessions in work too: each as after a failure, after last words to its sender.
-    pub interrupt: Bell,
+    pub cancel: CancelToken,
 }
 
 /// How soon to look again for room where nobody may tell that there is some.
-const RETRY: Duration = Duration::from_millis(20);
+const ADMISSION_POLL: Duration = Duration::from_millis(20);
 
 /// How often to look for what nobody came back for.
-const SWEEP: Duration = Duration::from_secs(60 * 60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// A session that has kept what it has gives up its place at once; certainly after so long.
-const HANDED_OVER: Duration = Duration::from_secs(3);
+const TAKEOVER_WAIT: Duration = Duration::from_secs(3);
 
 /// A sender whose connection was lost gets so long to come back, where a receiver is to end after its session.
-const COME_BACK: Duration = Duration::from_secs(30);
+const RECONNECT_GRACE: Duration = Duration::from_secs(30);
 
 /// Why a session failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +87,7 @@ pub enum RecvError {
     Dialect(#[from] DialectError),
     /// A dialect that is known, but not spoken here.
     #[error("the peer speaks {0}, which this receiver does not take")]
-    NotSpoken(&'static str),
+    UnsupportedDialect(&'static str),
     /// The peer broke the native dialect, or gave up.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -108,7 +105,7 @@ pub enum RecvError {
     Silent(Duration),
     /// The peer began a header and did not finish it.
     #[error("a header from the sender was still not complete after {} seconds", .0.as_secs())]
-    Unfinished(Duration),
+    HeaderTimeout(Duration),
     /// Bytes of a body trickle in, more slowly than any link is.
     #[error(
         "a body came at less than {} bytes a second, for {} seconds",
@@ -118,7 +115,7 @@ pub enum RecvError {
     TooSlow(Duration),
     /// The connection was lost, and its sender did not open another one.
     #[error("did not come back within {} s", wait.as_secs())]
-    NotBack {
+    ReconnectTimeout {
         /// How it was lost.
         lost: Box<RecvError>,
         /// For so long it was waited for.
@@ -129,7 +126,7 @@ pub enum RecvError {
     Busy,
     /// The session delivered nothing when others needed its place, or what it held.
     #[error("the receiver has too many connections, and this one delivered nothing")]
-    GaveWay,
+    Evicted,
     /// The system gives no thread for it, or no descriptor to wake one.
     #[error("the receiver has no thread left for one more session: {}", in_words(.0))]
     NoThread(#[source] io::Error),
@@ -170,7 +167,7 @@ impl RecvError {
     pub fn is_no_session(&self) -> bool {
         matches!(
             self,
-            RecvError::Busy | RecvError::GaveWay | RecvError::NoThread(_) | RecvError::NoSession(_)
+            RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) | RecvError::NoSession(_)
         )
     }
 
@@ -181,9 +178,12 @@ impl RecvError {
             RecvError::Truncated(_)
                 | RecvError::Connection(_)
                 | RecvError::Silent(_)
-                | RecvError::Unfinished(_)
+                | RecvError::HeaderTimeout(_)
                 | RecvError::TooSlow(_)
-                | RecvError::Wire(WireError::PeerGaveUp { fault: Fault::Connection | Fault::Timeout, .. })
+                | RecvError::Wire(WireError::PeerGaveUp {
+                    fault: ErrorCode::Connection | ErrorCode::Timeout,
+                    ..
+                })
         )
     }
 }
@@ -193,7 +193,7 @@ pub trait Observer: Sync {
     /// An earlier session left this behind.
     fn unfinished(&self, unfinished: &Unfinished);
     /// A peer connected and said something.
-    fn started(&self, peer: SocketAddr) -> Box<dyn Progress + '_>;
+    fn started(&self, peer: SocketAddr) -> Box<dyn Reporter + '_>;
     /// The connection of its session was lost, and the session counts: its sender has so long to come back.
     fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration);
     /// Its session ended.
@@ -204,15 +204,15 @@ pub trait Observer: Sync {
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
-    root: Root,
-    sessions: Sessions,
+    root: LocalDestination,
+    sessions: SessionRegistry,
     options: Options,
     sweep: Duration,
 }
 
 /// Why a receiver does not serve any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StopReason {
     /// The wanted number of sessions has ended, or [`Server::stop`] was rung.
     Served,
     /// It was interrupted before that.
@@ -231,14 +231,14 @@ pub enum StartError {
 }
 
 /// What a connection is for, told from its first frame.
-enum Opening {
-    Session(SessionOpening),
+enum FirstMessage {
+    Session(SessionStart),
     /// One more connection of a native session.
     Join(SessionId),
 }
 
 /// The first frame of a session.
-enum SessionOpening {
+enum SessionStart {
     Native {
         /// The JSON of its first frame.
         hello: Vec<u8>,
@@ -256,9 +256,9 @@ enum SessionOpening {
 impl Server {
     /// Opens the folder and the port.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let root = Root::open(&options.out, options.on_conflict)?;
+        let root = LocalDestination::open(&options.out, options.on_conflict)?;
         let listener = Listener::bind(options.bind, options.port)?;
-        Ok(Server { listener, root, sessions: Sessions::default(), options, sweep: SWEEP })
+        Ok(Server { listener, root, sessions: SessionRegistry::default(), options, sweep: SWEEP_INTERVAL })
     }
 
     /// The address and port really chosen.
@@ -272,21 +272,27 @@ impl Server {
     }
 
     /// Rung, it ends [`Server::run`] once the sessions in work are done.
-    pub fn stop(&self) -> Bell {
+    pub fn stop(&self) -> CancelToken {
         self.listener.stop()
     }
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
-    pub fn run(&self, observer: &dyn Observer) -> io::Result<Ending> {
-        let limits = Limits::new(desk::descriptors(), desk::threads());
-        let desk = SharedDesk::new(Desk::new(limits, self.options.timeout));
-        self.options.interrupt.beside(|| self.stop().ring(), || self.serve_all(&desk, observer))??;
-        let now = desk.lock();
+    pub fn run(&self, observer: &dyn Observer) -> io::Result<StopReason> {
+        let limits = Limits::new(admission::descriptors(), admission::threads());
+        let admission = SharedAdmission::new(AdmissionControl::new(limits, self.options.timeout));
+        self.options
+            .cancel
+            .run_with_hook(|| self.stop().cancel(), || self.serve_all(&admission, observer))??;
+        let now = admission.lock();
         let cut = now.interrupted || self.options.sessions.is_none_or(|wanted| now.finished < wanted);
-        Ok(if self.options.interrupt.is_rung() && cut { Ending::Interrupted } else { Ending::Served })
+        Ok(if self.options.cancel.is_cancelled() && cut {
+            StopReason::Interrupted
+        } else {
+            StopReason::Served
+        })
     }
 
-    fn serve_all(&self, desk: &SharedDesk, observer: &dyn Observer) -> io::Result<()> {
+    fn serve_all(&self, admission: &SharedAdmission, observer: &dyn Observer) -> io::Result<()> {
         let is_over = (Mutex::new(false), Condvar::new());
         let sweep = |is_first: bool| {
             let goes_on = || !*is_over.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,11 +307,11 @@ impl Server {
         let named = |name: &str| thread::Builder::new().name(name.into());
         thread::scope(|scope| {
             let _over = EndOnDrop(&is_over);
-            let _close = OnDrop(|| {
-                desk.update(Desk::close);
-                desk.notify();
+            let _close = DropGuard(|| {
+                admission.update(AdmissionControl::stop_accepting);
+                admission.notify();
             });
-            named("deadlines").spawn_scoped(scope, || self.enforce_deadlines(desk, observer))?;
+            named("deadlines").spawn_scoped(scope, || self.enforce_deadlines(admission, observer))?;
             // Senders need not wait for it.
             named("sweep").spawn_scoped(scope, || {
                 sweep(true);
@@ -313,9 +319,9 @@ impl Server {
             })?;
             loop {
                 let exhausted = || {
-                    desk.update(|now| {
-                        now.make_room(Instant::now());
-                        now.spare_descriptors(Instant::now());
+                    admission.update(|now| {
+                        now.evict_unidentified(Instant::now());
+                        now.release_descriptors(Instant::now());
                     });
                 };
                 let (stream, peer) = match self.listener.accept(exhausted) {
@@ -323,29 +329,29 @@ impl Server {
                     Ok(None) => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                let line = Line::new(stream);
-                let mut now = desk.lock();
-                let number = now.enter(line.clone(), peer.ip(), Instant::now());
-                while now.is_full() || now.is_crowded() {
-                    if !now.is_crowded() || !now.make_room(Instant::now()) {
-                        now = desk.wait(now, Some(RETRY));
+                let handle = ConnectionHandle::new(stream);
+                let mut now = admission.lock();
+                let number = now.register(handle.clone(), peer.ip(), Instant::now());
+                while now.is_at_capacity() || now.has_too_many_pending() {
+                    if !now.has_too_many_pending() || !now.evict_unidentified(Instant::now()) {
+                        now = admission.wait(now, Some(ADMISSION_POLL));
                     }
                 }
                 drop(now);
                 // The evicted connection may be one that waits in another thread.
-                desk.notify();
+                admission.notify();
                 let served = named("session").spawn_scoped(scope, move || {
-                    let _leave = OnDrop(|| {
-                        desk.lock().leave(number);
-                        desk.notify();
+                    let _leave = DropGuard(|| {
+                        admission.lock().remove(number);
+                        admission.notify();
                     });
-                    self.serve(line, number, peer, desk, observer);
+                    self.serve(handle, number, peer, admission, observer);
                 });
                 if served.is_err() {
                     // No thread for it: it is closed, and others may make room for the next one.
-                    desk.update(|now| {
-                        now.leave(number);
-                        now.make_room(Instant::now());
+                    admission.update(|now| {
+                        now.remove(number);
+                        now.evict_unidentified(Instant::now());
                     });
                 }
             }
@@ -353,8 +359,15 @@ impl Server {
     }
 
     /// One connection, to its end. A panic ends it and nothing else.
-    fn serve(&self, line: Line, number: u64, peer: SocketAddr, desk: &SharedDesk, observer: &dyn Observer) {
-        let serve = || self.serve_connection(line, number, peer, desk, observer);
+    fn serve(
+        &self,
+        handle: ConnectionHandle,
+        number: u64,
+        peer: SocketAddr,
+        admission: &SharedAdmission,
+        observer: &dyn Observer,
+    ) {
+        let serve = || self.serve_connection(handle, number, peer, admission, observer);
         if panic::catch_unwind(AssertUnwindSafe(serve)).is_err() {
             observer.ended(peer, &Err(RecvError::Panicked));
         }
@@ -364,52 +377,53 @@ impl Server {
     /// bytes are no frame of a known dialect is reported, and is no session.
     fn serve_connection(
         &self,
-        line: Line,
+        handle: ConnectionHandle,
         number: u64,
         peer: SocketAddr,
-        desk: &SharedDesk,
+        admission: &SharedAdmission,
         observer: &dyn Observer,
     ) {
         let start = Instant::now();
-        let input = Input::new(line.clone(), self.options.timeout, &self.options.interrupt);
-        let (opening, input) = match input.and_then(|mut input| Ok((self.open(&mut input)?, input))) {
-            Ok((Some(opening), input)) => (opening, input),
-            Ok((None, _)) | Err(RecvError::GaveWay | RecvError::Interrupted) => return,
-            Err(error) => return observer.ended(peer, &Err(RecvError::NoSession(error.into()))),
-        };
+        let reader = ConnectionReader::new(handle.clone(), self.options.timeout, &self.options.cancel);
+        let (opening, reader) =
+            match reader.and_then(|mut reader| Ok((self.read_first_message(&mut reader)?, reader))) {
+                Ok((Some(opening), reader)) => (opening, reader),
+                Ok((None, _)) | Err(RecvError::Evicted | RecvError::Interrupted) => return,
+                Err(error) => return observer.ended(peer, &Err(RecvError::NoSession(error.into()))),
+            };
         let opening = match opening {
-            Opening::Session(opening) => opening,
-            Opening::Join(session) => {
-                if let Err(refused) = self.sessions.join(session, input, || desk.lock().join(number)) {
-                    let (input, error) = *refused;
-                    native::refuse(&input, &error);
+            FirstMessage::Session(opening) => opening,
+            FirstMessage::Join(session) => {
+                if let Err(refused) = self.sessions.join(session, reader, || admission.lock().join(number)) {
+                    let (reader, error) = *refused;
+                    native::reject(&reader, &error);
                 }
                 return;
             }
         };
-        let mut session = match self.admit(&opening, &line, number, desk) {
+        let mut session = match self.admit(&opening, &handle, number, admission) {
             Ok(Some(session)) => session,
             Ok(None) => return,
             Err(why) => {
-                opening.turn_away(&input, &why);
+                opening.reject(&reader, &why);
                 return observer.ended(peer, &Err(why));
             }
         };
-        let outcome = self.receive(opening, input, &session, observer.started(peer), desk);
+        let outcome = self.receive(opening, reader, &session, observer.started(peer), admission);
         let outcome = outcome.map(|summary| Summary { elapsed: start.elapsed(), ..summary });
         if matches!(outcome, Err(RecvError::Interrupted)) {
-            desk.lock().interrupted = true;
+            admission.lock().interrupted = true;
         }
         if matches!(&outcome, Err(error) if error.is_no_session()) {
-            session.end = End::NoSession;
+            session.outcome = Accounting::NoSession;
         }
         let settled = match session.id {
-            Some(id) => self.wait_for_sender(id, peer, outcome, desk, observer),
+            Some(id) => self.wait_for_sender(id, peer, outcome, admission, observer),
             None => Ok(outcome),
         };
         match settled {
             Ok(outcome) => observer.ended(peer, &outcome),
-            Err(Elsewhere) => session.end = End::Elsewhere,
+            Err(TakenOver) => session.outcome = Accounting::TakenOver,
         }
     }
 
@@ -420,62 +434,62 @@ impl Server {
         id: SessionId,
         peer: SocketAddr,
         outcome: Result<Summary, RecvError>,
-        desk: &SharedDesk,
+        admission: &SharedAdmission,
         observer: &dyn Observer,
-    ) -> Result<Result<Summary, RecvError>, Elsewhere> {
+    ) -> Result<Result<Summary, RecvError>, TakenOver> {
         let outcome = match outcome {
-            Err(error) if error.is_lost_connection() && desk.lock().may_come_back(id) => {
-                let wait = self.options.timeout.min(COME_BACK);
+            Err(error) if error.is_lost_connection() && admission.lock().may_reattach(id) => {
+                let wait = self.options.timeout.min(RECONNECT_GRACE);
                 observer.lost(peer, &error, wait);
                 let deadline = Instant::now() + wait;
                 let lost = LostSession { peer, error: error.into(), wait, deadline };
-                match desk.update(|now| now.lose(id, lost)) {
-                    Ok(()) => return Err(Elsewhere),
-                    Err(lost) => Err(self.not_back(lost, desk)),
+                match admission.update(|now| now.detach(id, lost)) {
+                    Ok(()) => return Err(TakenOver),
+                    Err(lost) => Err(self.reconnect_timeout(lost, admission)),
                 }
             }
             outcome => outcome,
         };
         // If it is, what becomes of it is told when that session ends.
-        if desk.lock().is_back(id) { Err(Elsewhere) } else { Ok(outcome) }
+        if admission.lock().finish_tracking(id) { Err(TakenOver) } else { Ok(outcome) }
     }
 
     /// How a session has ended whose sender did not reconnect.
-    fn not_back(&self, lost: LostSession, desk: &SharedDesk) -> RecvError {
-        if self.options.interrupt.is_rung() {
-            desk.lock().interrupted = true;
+    fn reconnect_timeout(&self, lost: LostSession, admission: &SharedAdmission) -> RecvError {
+        if self.options.cancel.is_cancelled() {
+            admission.lock().interrupted = true;
             return RecvError::Interrupted;
         }
-        RecvError::NotBack { lost: lost.error, wait: lost.wait }
+        RecvError::ReconnectTimeout { lost: lost.error, wait: lost.wait }
     }
 
     /// Ends lost sessions whose sender does not reconnect in time, and connections that were told to go and are not gone in
     /// time; until the last connection has ended.
-    fn enforce_deadlines(&self, desk: &SharedDesk, observer: &dyn Observer) {
-        let mut now = desk.lock();
+    fn enforce_deadlines(&self, admission: &SharedAdmission, observer: &dyn Observer) {
+        let mut now = admission.lock();
         loop {
             let at = Instant::now();
-            now.cut_late(at);
+            now.close_overdue(at);
             let expired = now.take_expired(at);
             if expired.is_empty() {
-                if now.is_over() {
+                if now.is_drained() {
                     return;
                 }
                 let limit = now.next_deadline().map(|deadline| deadline.saturating_duration_since(at));
-                now = desk.wait(now, limit);
+                now = admission.wait(now, limit);
                 continue;
             }
-            if self.needed(&now) == 0 {
-                self.stop().ring();
+            if self.sessions_left(&now) == 0 {
+                self.stop().cancel();
             }
             drop(now);
             for lost in expired {
                 let peer = lost.peer;
-                observer.ended(peer, &Err(self.not_back(lost, desk)));
+                observer.ended(peer, &Err(self.reconnect_timeout(lost, admission)));
             }
             // Another session may begin.
-            desk.notify();
-            now = desk.lock();
+            admission.notify();
+            now = admission.lock();
         }
     }
 
@@ -486,174 +500,182 @@ impl Server {
     /// There is no place for it, or there was one and it is needed for another session.
     fn admit<'a>(
         &'a self,
-        opening: &SessionOpening,
-        line: &Line,
+        opening: &SessionStart,
+        handle: &ConnectionHandle,
         number: u64,
-        desk: &'a SharedDesk,
+        admission: &'a SharedAdmission,
     ) -> Result<Option<ActiveSession<'a>>, RecvError> {
         let (kind, patience) = match opening {
             // A sender that reconnects waits for the place that its lost connection still has.
-            SessionOpening::Native { continues: Some(lost), .. } if self.sessions.take_over(*lost) => {
-                (Kind::Native, HANDED_OVER)
+            SessionStart::Native { continues: Some(lost), .. } if self.sessions.preempt(*lost) => {
+                (Kind::Native, TAKEOVER_WAIT)
             }
-            SessionOpening::Native { .. } => (Kind::Native, Duration::ZERO),
+            SessionStart::Native { .. } => (Kind::Native, Duration::ZERO),
             // A classic sender cannot be told that there is no place: it waits for one.
-            SessionOpening::Classic { .. } => {
-                line.delivers(0);
+            SessionStart::Classic { .. } => {
+                handle.record_bytes(0);
                 (Kind::Classic, Duration::MAX)
             }
         };
-        self.wait_for_descriptors(line, number, desk);
+        self.wait_for_descriptors(handle, number, admission);
         let asked = Instant::now();
-        let mut now = desk.lock();
-        let mut served = now.serve(number, kind);
-        while served.is_err() && asked.elapsed() < patience && !line.has_given_way() {
-            now.wait(number, asked);
-            now = desk.wait(now, Some(net::TICK));
-            served = now.serve(number, kind);
+        let mut now = admission.lock();
+        let mut served = now.try_admit(number, kind);
+        while served.is_err() && asked.elapsed() < patience && !handle.is_evicted() {
+            now.enqueue(number, asked);
+            now = admission.wait(now, Some(net::POLL_INTERVAL));
+            served = now.try_admit(number, kind);
         }
-        desk.notify();
-        if line.has_given_way() {
-            return Err(RecvError::GaveWay);
+        admission.notify();
+        if handle.is_evicted() {
+            return Err(RecvError::Evicted);
         }
-        served.map_err(|Full| RecvError::Busy)?;
+        served.map_err(|AtCapacity| RecvError::Busy)?;
         let (id, continues) = match opening {
-            SessionOpening::Native { session, continues, .. } => (*session, *continues),
-            SessionOpening::Classic { .. } => (None, None),
+            SessionStart::Native { session, continues, .. } => (*session, *continues),
+            SessionStart::Classic { .. } => (None, None),
         };
-        let taken_over = continues.and_then(|lost| now.come_back(lost));
+        let taken_over = continues.and_then(|lost| now.reattach(lost));
         // With a limit, no more sessions begin than may still be needed. One that takes over another begins none.
         while taken_over.is_none()
-            && self.needed(&now) > 0
-            && now.active >= self.needed(&now)
-            && !line.has_given_way()
+            && self.sessions_left(&now) > 0
+            && now.active >= self.sessions_left(&now)
+            && !handle.is_evicted()
         {
-            now = desk.wait(now, None);
+            now = admission.wait(now, None);
         }
-        if line.has_given_way() {
-            return Err(RecvError::GaveWay);
+        if handle.is_evicted() {
+            return Err(RecvError::Evicted);
         }
-        if self.needed(&now) == 0 {
+        if self.sessions_left(&now) == 0 {
             return Ok(None);
         }
         now.active += u64::from(taken_over.is_none());
         let failed = taken_over.unwrap_or_default();
         // Without a limit nobody waits for the end of any of them.
         let id = id.filter(|_| self.options.sessions.is_some());
-        let id = id.filter(|id| now.count(*id, failed.clone()));
-        Ok(Some(ActiveSession { server: self, desk, number, id, failed, end: End::Counts }))
+        let id = id.filter(|id| now.track(*id, failed.clone()));
+        Ok(Some(ActiveSession {
+            server: self,
+            admission,
+            number,
+            id,
+            failures: failed,
+            outcome: Accounting::Finished,
+        }))
     }
 
     /// Where few descriptors are free, waits for idle sessions to release theirs. The wait is bounded: after `idle_time` a
     /// session that holds descriptors is either idle, and can be evicted, or makes progress, and will release them.
-    fn wait_for_descriptors(&self, line: &Line, number: u64, desk: &SharedDesk) {
+    fn wait_for_descriptors(&self, handle: &ConnectionHandle, number: u64, admission: &SharedAdmission) {
         let start = Instant::now();
-        while start.elapsed() <= desk.lock().idle_time
-            && desk::are_few_free(line.stream(), FREE_FOR_SESSIONS)
-            && !line.has_given_way()
-            && !self.stop().is_rung()
+        while start.elapsed() <= admission.lock().idle_time
+            && admission::fd_headroom_below(handle.stream(), SESSION_FD_FRACTION)
+            && !handle.is_evicted()
+            && !self.stop().is_cancelled()
         {
-            let mut now = desk.lock();
-            now.wait(number, start);
-            now.spare_descriptors(Instant::now());
-            drop(desk.wait(now, Some(RETRY)));
+            let mut now = admission.lock();
+            now.enqueue(number, start);
+            now.release_descriptors(Instant::now());
+            drop(admission.wait(now, Some(ADMISSION_POLL)));
         }
     }
 
     /// How many more sessions have to end.
-    fn needed(&self, now: &Desk) -> u64 {
+    fn sessions_left(&self, now: &AdmissionControl) -> u64 {
         self.options.sessions.map_or(u64::MAX, |wanted| wanted.saturating_sub(now.finished))
     }
 
     /// Takes a session to its end, with the threads beside it that it needs.
     fn receive(
         &self,
-        opening: SessionOpening,
-        input: Input,
+        opening: SessionStart,
+        reader: ConnectionReader,
         session: &ActiveSession<'_>,
-        progress: Box<dyn Progress + '_>,
-        desk: &SharedDesk,
+        progress: Box<dyn Reporter + '_>,
+        admission: &SharedAdmission,
     ) -> Result<Summary, RecvError> {
-        let progress = session.failed.beside(progress, session.number);
-        let lister = Lister::new(self.options.whole_digests, &progress);
-        let mut unserved = Some((opening, input));
+        let progress = session.failures.wrap(progress, session.number);
+        let hasher = FileHasher::new(self.options.whole_digests, &progress);
+        let mut unserved = Some((opening, reader));
         let receive = || {
-            let limit_entries = || desk.update(|now| now.limit_entries(Instant::now()));
-            let spare_descriptors = || desk.update(|now| now.spare_descriptors(Instant::now()));
-            let host = Host {
-                sessions: &self.sessions,
+            let limit_entries = || admission.update(|now| now.enforce_entry_limit(Instant::now()));
+            let spare_descriptors = || admission.update(|now| now.release_descriptors(Instant::now()));
+            let context = SessionContext {
+                registry: &self.sessions,
                 progress: &progress,
-                lister: &lister,
-                limit_entries: &limit_entries,
-                spare_descriptors: &spare_descriptors,
+                hasher: &hasher,
+                enforce_entry_limit: &limit_entries,
+                release_descriptors: &spare_descriptors,
             };
-            let may_join = || desk.lock().promise(session.number, MAX_JOINED);
-            unserved.take().map(|(opening, input)| self.speak(opening, input, may_join, &host))
+            let may_join = || admission.lock().reserve_streams(session.number, MAX_JOINED);
+            unserved.take().map(|(opening, reader)| self.dispatch(opening, reader, may_join, &context))
         };
-        let received = self.options.interrupt.beside(|| lister.hurry(), || lister.beside(receive));
+        let received =
+            self.options.cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(receive));
         let received = match received.flatten() {
             Ok(received) => received.unwrap_or(Err(RecvError::Busy)),
             Err(error) => Err(RecvError::NoThread(error)),
         };
-        if let (Some((opening, input)), Err(error)) = (&unserved, &received) {
-            opening.turn_away(input, error);
+        if let (Some((opening, reader)), Err(error)) = (&unserved, &received) {
+            opening.reject(reader, error);
         }
         received.map(|summary| {
-            let mut summary = Summary { undigested: lister.undigested(), ..summary };
-            session.failed.add_earlier(session.number, &mut summary);
+            let mut summary = Summary { undigested: hasher.on_unavailable(), ..summary };
+            session.failures.merge_earlier(session.number, &mut summary);
             summary
         })
     }
 
-    fn speak(
+    fn dispatch(
         &self,
-        opening: SessionOpening,
-        input: Input,
+        opening: SessionStart,
+        reader: ConnectionReader,
         may_join: impl FnOnce() -> bool,
-        host: &Host<'_>,
+        context: &SessionContext<'_>,
     ) -> Result<Summary, RecvError> {
         match opening {
-            SessionOpening::Native { hello, .. } => {
-                let store = self.root.session(NewDirs::PrivateUntilAnnounced).map_err(RecvError::from);
-                let store = store.inspect_err(|error| native::refuse(&input, error))?;
+            SessionStart::Native { hello, .. } => {
+                let store = self.root.session(ImplicitDirs::Private).map_err(RecvError::from);
+                let store = store.inspect_err(|error| native::reject(&reader, error))?;
                 let mut session = ReceiverSession::new(self.options.names);
                 if !may_join() {
-                    session.keep_to_one_connection();
+                    session.disable_streams();
                 }
-                native::receive(input, &hello, session, store, host)
+                native::receive(reader, &hello, session, store, context)
             }
-            SessionOpening::Classic { header } => {
-                let store = self.root.session(NewDirs::AsTheSystemMakesThem)?;
-                classic::receive(input, header, store, self.options.names, host.progress)
+            SessionStart::Classic { header } => {
+                let store = self.root.session(ImplicitDirs::Umask)?;
+                classic::receive(reader, header, store, self.options.names, context.progress)
             }
         }
     }
 
     /// What a connection is for; `None` if nothing came. One that is refused is closed, after an error in its dialect.
-    fn open(&self, input: &mut Input) -> Result<Option<Opening>, RecvError> {
-        let opening = match input.first() {
+    fn read_first_message(&self, reader: &mut ConnectionReader) -> Result<Option<FirstMessage>, RecvError> {
+        let opening = match reader.detect_dialect() {
             Ok(None) => return Ok(None),
-            Ok(Some(Dialect::Classic)) => open_classic(input, self.options.names)?,
+            Ok(Some(Dialect::Classic)) => open_classic(reader, self.options.names)?,
             Ok(Some(Dialect::Native)) => {
-                open_native(input).inspect_err(|error| native::refuse(input, error))?
+                open_native(reader).inspect_err(|error| native::reject(reader, error))?
             }
             Ok(Some(Dialect::Tls)) => {
-                input.close();
-                return Err(RecvError::NotSpoken("TLS"));
+                reader.close();
+                return Err(RecvError::UnsupportedDialect("TLS"));
             }
             Ok(Some(Dialect::Http)) => {
                 // It is not a sender; what becomes of the answer does not matter.
-                let _ = input.stream().write_all(HTTP_ANSWER);
-                input.close();
-                return Err(RecvError::NotSpoken("HTTP"));
+                let _ = reader.stream().write_all(HTTP_RESPONSE);
+                reader.close();
+                return Err(RecvError::UnsupportedDialect("HTTP"));
             }
-            Err(RecvError::GaveWay) => return Err(RecvError::GaveWay),
+            Err(RecvError::Evicted) => return Err(RecvError::Evicted),
             Err(error) => {
-                input.close();
+                reader.close();
                 return Err(error);
             }
         };
-        input.opened();
+        reader.handshake_done();
         Ok(Some(opening))
     }
 }
@@ -661,100 +683,100 @@ impl Server {
 /// A session that counts as active until this is dropped.
 struct ActiveSession<'a> {
     server: &'a Server,
-    desk: &'a SharedDesk,
+    admission: &'a SharedAdmission,
     /// Of its connection.
     number: u64,
     /// By which a sender that has lost its connection comes back, where sessions are counted.
     id: Option<SessionId>,
-    failed: Failed,
-    end: End,
+    failures: FailureLog,
+    outcome: Accounting,
 }
 
 /// A session is not over: it goes on on another connection, or may.
-struct Elsewhere;
+struct TakenOver;
 
 /// What the end of a session counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum Accounting {
     /// One more session has ended.
-    Counts,
+    Finished,
     /// There was no place for it: it was none.
     NoSession,
     /// It may go on on another connection, and is counted there, or when its sender does not reconnect in time.
-    Elsewhere,
+    TakenOver,
 }
 
 impl Drop for ActiveSession<'_> {
     fn drop(&mut self) {
-        let mut now = self.desk.lock();
-        if self.end == End::Elsewhere || self.id.is_some_and(|id| now.is_back(id)) {
+        let mut now = self.admission.lock();
+        if self.outcome == Accounting::TakenOver || self.id.is_some_and(|id| now.finish_tracking(id)) {
             return;
         }
         now.active -= 1;
-        now.finished += u64::from(self.end == End::Counts);
-        if self.server.needed(&now) == 0 {
-            self.server.stop().ring();
+        now.finished += u64::from(self.outcome == Accounting::Finished);
+        if self.server.sessions_left(&now) == 0 {
+            self.server.stop().cancel();
         }
     }
 }
 
-impl SessionOpening {
+impl SessionStart {
     /// Ends a connection for which there is no place, and says so where its dialect can.
-    fn turn_away(&self, input: &Input, why: &RecvError) {
+    fn reject(&self, reader: &ConnectionReader, why: &RecvError) {
         match self {
-            SessionOpening::Native { .. } => native::refuse(input, why),
-            SessionOpening::Classic { .. } => input.reset(),
+            SessionStart::Native { .. } => native::reject(reader, why),
+            SessionStart::Classic { .. } => reader.reset(),
         }
     }
 }
 
-fn open_native(input: &mut Input) -> Result<Opening, RecvError> {
-    let first = input.frame(Form::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
-    Ok(match receiver::opening(first)? {
-        receiver::Opening::Joins(session) => Opening::Join(session),
-        receiver::Opening::Begins { session, continues } => {
-            Opening::Session(SessionOpening::Native { hello: first.to_vec(), session, continues })
+fn open_native(reader: &mut ConnectionReader) -> Result<FirstMessage, RecvError> {
+    let first = reader.frame(Framing::Native)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+    Ok(match receiver::parse_first_frame(first)? {
+        receiver::FirstFrame::Joins(session) => FirstMessage::Join(session),
+        receiver::FirstFrame::Begins { session, continues } => {
+            FirstMessage::Session(SessionStart::Native { hello: first.to_vec(), session, continues })
         }
     })
 }
 
-fn open_classic(input: &mut Input, names: NamePolicy) -> Result<Opening, RecvError> {
-    let first = input.frame(Form::Classic)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
+fn open_classic(reader: &mut ConnectionReader, names: NamePolicy) -> Result<FirstMessage, RecvError> {
+    let first = reader.frame(Framing::Classic)?.ok_or_else(|| RecvError::Truncated("a header".into()))?;
     let header = match parse_header(first, names) {
         // A header of a sender, whose file is refused.
         header @ (Ok(_) | Err(ClassicError::Name { .. })) => header,
         Err(error) => {
-            input.reset();
+            reader.reset();
             return Err(error.into());
         }
     };
-    Ok(Opening::Session(SessionOpening::Classic { header }))
+    Ok(FirstMessage::Session(SessionStart::Classic { header }))
 }
 
-const HTTP_ANSWER: &[u8] =
+const HTTP_RESPONSE: &[u8] =
     b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
 Connection: close\r\n\r\nThis is ftx, a file receiver. It takes files from: ftx send PATH\n";
 
 /// Runs a closure at the end of a scope, however it ends.
-struct OnDrop<F: FnMut()>(F);
+struct DropGuard<F: FnMut()>(F);
 
-impl<F: FnMut()> Drop for OnDrop<F> {
+impl<F: FnMut()> Drop for DropGuard<F> {
     fn drop(&mut self) {
         self.0();
     }
 }
 
 /// A peer's text for a sentence.
-fn shown(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
-    Shown::new(text).to_string()
+fn escaped(text: &(impl AsRef<[u8]> + ?Sized)) -> String {
+    Escaped::new(text).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dest::local::{Record, SourceVersion};
     use crate::digest::PART_BYTES;
     use crate::relpath::RelPath;
-    use crate::store::{Origin, Record};
     use crate::wire::frame;
 
     #[test]
@@ -765,14 +787,14 @@ mod tests {
             RecvError::Truncated("a header".into()),
             RecvError::Connection(io::ErrorKind::ConnectionReset.into()),
             RecvError::Silent(time),
-            RecvError::Unfinished(time),
+            RecvError::HeaderTimeout(time),
             RecvError::TooSlow(time),
-            gave_up(Fault::Connection),
-            gave_up(Fault::Timeout),
+            gave_up(ErrorCode::Connection),
+            gave_up(ErrorCode::Timeout),
         ] {
             assert!(error.is_lost_connection(), "{error}");
         }
-        for error in [RecvError::Busy, RecvError::Interrupted, gave_up(Fault::SourceChanged)] {
+        for error in [RecvError::Busy, RecvError::Interrupted, gave_up(ErrorCode::SourceChanged)] {
             assert!(!error.is_lost_connection(), "{error}");
         }
     }
@@ -786,7 +808,7 @@ mod tests {
             self.1.notify_all();
         }
 
-        fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+        fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
             unreachable!("nobody comes")
         }
 
@@ -807,7 +829,7 @@ mod tests {
             // Ages are those of whole seconds.
             keep_unfinished: Duration::from_secs(3),
             whole_digests: false,
-            interrupt: Bell::new().unwrap(),
+            cancel: CancelToken::new().unwrap(),
         }
     }
 
@@ -817,7 +839,7 @@ mod tests {
     impl Observer for Panics {
         fn unfinished(&self, _: &Unfinished) {}
 
-        fn started(&self, _: SocketAddr) -> Box<dyn Progress + '_> {
+        fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
             panic!("as the test wants it");
         }
 
@@ -836,11 +858,11 @@ mod tests {
         let panics = Panics(Mutex::default(), Condvar::new());
         thread::scope(|scope| {
             let running = scope.spawn(|| server.run(&panics));
-            let stop = OnDrop(|| server.options.interrupt.ring());
+            let stop = DropGuard(|| server.options.cancel.cancel());
             for count in 1..=2 {
                 let mut sender = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
                 let mut hello = Vec::new();
-                frame::encode(Form::Native, br#"{"ftx":"hello","version":1}"#, &mut hello);
+                frame::encode(Framing::Native, br#"{"ftx":"hello","version":1}"#, &mut hello);
                 sender.write_all(&hello).unwrap();
                 let most = Duration::from_secs(10);
                 let ended = panics.0.lock().unwrap();
@@ -848,7 +870,7 @@ mod tests {
                 assert_eq!(*ended, vec![true; count]);
             }
             drop(stop);
-            assert_eq!(running.join().expect("no panic").unwrap(), Ending::Interrupted);
+            assert_eq!(running.join().expect("no panic").unwrap(), StopReason::Interrupted);
         });
     }
 
@@ -857,21 +879,21 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let server =
             Server { sweep: Duration::from_millis(5), ..Server::start(options(out.path())).unwrap() };
-        let mut store = server.root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+        let mut store = server.root.session(ImplicitDirs::Private).unwrap();
         let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
-        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
-        let landing = store.land_parts(&path, origin).unwrap();
+        let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
+        let staged = store.land_parts(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
-        landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
-        drop(landing);
+        staged.journal().unwrap().record(&staged.written().unwrap(), &records, true).unwrap();
+        drop(staged);
         let watch = Watch(Mutex::default(), Condvar::new());
         thread::scope(|scope| {
             let running = scope.spawn(|| server.run(&watch).unwrap());
             let is_kept = |told: &mut Vec<bool>| told.last() != Some(&true);
             let most = Duration::from_secs(30);
             drop(watch.1.wait_timeout_while(watch.0.lock().unwrap(), most, is_kept).unwrap());
-            server.stop().ring();
-            assert_eq!(running.join().unwrap(), Ending::Served);
+            server.stop().cancel();
+            assert_eq!(running.join().unwrap(), StopReason::Served);
         });
         // It is young at the first look, and told of again only when it goes.
         assert_eq!(watch.0.into_inner().unwrap(), [false, true]);

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::{MAX_PATH_BYTES, NamePolicy, RelPath};
-use crate::escape::{Shown, is_odd};
+use crate::escape::{Escaped, is_unsafe_to_print};
 
 /// The target of a symbolic link that cannot lead out of the root, whatever other links of this kind lie on the way.
 ///
@@ -49,7 +49,7 @@ impl LinkTarget {
         }
         if policy == NamePolicy::Strict
             && let Some(odd) =
-                target.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
+                target.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_unsafe_to_print(c))
         {
             return Err(LinkError::OddCharacter(odd));
         }
@@ -90,7 +90,7 @@ fn climbs(target: &[u8]) -> Option<usize> {
 
 impl Display for LinkTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown::new(&self.0).fmt(f)
+        Escaped::new(&self.0).fmt(f)
     }
 }
 

@@ -11,7 +11,7 @@ use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::escape::{Shown, is_odd};
+use crate::escape::{Escaped, is_unsafe_to_print};
 
 pub use link::{LinkError, LinkTarget};
 
@@ -95,7 +95,7 @@ impl RelPath {
         }
         if policy == NamePolicy::Strict
             && let Some(odd) =
-                bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_odd(c))
+                bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars()).find(|&c| is_unsafe_to_print(c))
         {
             return Err(NameError::OddCharacter(odd));
         }
@@ -147,7 +147,7 @@ fn check_component(component: &[u8]) -> Result<(), NameError> {
 
 impl Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown::new(&self.0).fmt(f)
+        Escaped::new(&self.0).fmt(f)
     }
 }
 

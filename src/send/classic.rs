@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
-use crate::fault::Fault;
-use crate::net::{self, Bell, LastHeard, NetError, PatientWriter, Woken};
-use crate::plan::{self, Found, OpenSource, ReadError, Root, Source};
-use crate::progress::{Event, Progress, Summary};
+use crate::error_code::ErrorCode;
+use crate::event::{Event, Reporter, Summary};
+use crate::net::{self, IdleTimer, NetError, TimedWriter};
+use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
+use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -22,22 +23,22 @@ pub fn send(
     connect: impl Fn() -> Result<TcpStream, NetError>,
     how: Classic,
     timeout: Duration,
-    interrupt: &Bell,
-    progress: &dyn Progress,
+    cancel: &CancelToken,
+    progress: &dyn Reporter,
 ) -> Result<Summary, SendError> {
-    let mut sender = Sender { connection: None, timeout, interrupt, progress, summary: Summary::default() };
+    let mut sender = Sender { connection: None, timeout, cancel, progress, summary: Summary::default() };
     // Connecting first tells of a wrong host before anything is hashed.
     sender.connection = Some(sender.connected(connect()?)?);
     let mut outcome = Ok(());
-    let go_on = || !interrupt.is_rung();
-    let told = plan::find_files(roots, go_on, |found| {
+    let go_on = || !cancel.is_cancelled();
+    let told = source::walk_files(roots, go_on, |found| {
         let source = match found {
-            Found::File(source) => source,
-            Found::LeftOut { path, fault, reason } => {
+            WalkItem::File(source) => source,
+            WalkItem::Skipped { path, fault, reason } => {
                 sender.failed(path.as_os_str().as_encoded_bytes(), fault, &reason);
                 return true;
             }
-            Found::Dir { .. } | Found::Link { .. } => return true,
+            WalkItem::Dir { .. } | WalkItem::Link { .. } => return true,
         };
         outcome = sender.send_file(&source, &connect).and_then(|sent| {
             if how == Classic::ConnectionPerFile {
@@ -49,16 +50,16 @@ pub fn send(
         outcome.is_ok()
     });
     outcome?;
-    plan::find_others(roots, &told, go_on, |found| {
-        if let Found::Link { name, .. } = found {
-            sender.failed(name.as_bytes(), Fault::LeftOut, "the classic dialect has no links");
+    source::walk_dirs_and_links(roots, &told, go_on, |found| {
+        if let WalkItem::Link { name, .. } = found {
+            sender.failed(name.as_bytes(), ErrorCode::LeftOut, "the classic dialect has no links");
         }
         true
     });
     if !go_on() {
         return Err(SendError::Interrupted);
     }
-    progress.event(Event::PlanComplete);
+    progress.report(Event::PlanComplete);
     sender.finish("the last file")?;
     Ok(sender.summary)
 }
@@ -66,39 +67,39 @@ pub fn send(
 struct Sender<'a> {
     connection: Option<Connection>,
     timeout: Duration,
-    interrupt: &'a Bell,
-    progress: &'a dyn Progress,
+    cancel: &'a CancelToken,
+    progress: &'a dyn Reporter,
     summary: Summary,
 }
 
 struct Connection {
     stream: TcpStream,
-    writer: BufWriter<PatientWriter>,
+    writer: BufWriter<TimedWriter>,
 }
 
 impl Sender<'_> {
     fn connected(&self, stream: TcpStream) -> Result<Connection, SendError> {
-        net::prepare(&stream).map_err(SendError::Connection)?;
+        net::configure(&stream).map_err(SendError::Connection)?;
         let clone = stream.try_clone().map_err(SendError::Connection)?;
-        let writer = PatientWriter::new(clone, LastHeard::new(self.timeout), self.interrupt.clone());
+        let writer = TimedWriter::new(clone, IdleTimer::new(self.timeout), self.cancel.clone());
         Ok(Connection { stream, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
     }
 
     /// Nothing can be said in this dialect: a connection that ends early says it.
-    fn go_on(&self) -> Result<(), SendError> {
-        if self.interrupt.is_rung() { Err(SendError::Interrupted) } else { Ok(()) }
+    fn check_cancelled(&self) -> Result<(), SendError> {
+        if self.cancel.is_cancelled() { Err(SendError::Interrupted) } else { Ok(()) }
     }
 
-    fn failed(&mut self, name: &[u8], fault: Fault, reason: &str) {
+    fn failed(&mut self, name: &[u8], fault: ErrorCode, reason: &str) {
         self.summary.count_failure(fault);
-        self.progress.event(Event::Failed { name, fault, reason });
+        self.progress.report(Event::Failed { name, fault, reason });
     }
 
     /// As much as can be said: nobody confirms anything.
     fn sent(&mut self, source: &Source, md5: Md5) {
         self.summary.count_new(source.size_bytes);
         let path = source.name.as_bytes();
-        self.progress.event(Event::FileDone { path, md5: Some(md5), there_bytes: None });
+        self.progress.report(Event::FileDone { path, md5: Some(md5), there_bytes: None });
     }
 
     /// One file, and its digest if it was sent. Before its header is out, a failure costs this file; after it, the
@@ -109,11 +110,11 @@ impl Sender<'_> {
         connect: impl Fn() -> Result<TcpStream, NetError>,
     ) -> Result<Option<Md5>, SendError> {
         let name = source.name.as_bytes();
-        self.progress.event(Event::Planned { files: 1, bytes: source.size_bytes });
-        self.progress.event(Event::FileStarted { path: name, size_bytes: source.size_bytes });
+        self.progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
+        self.progress.report(Event::FileStarted { path: name, size_bytes: source.size_bytes });
         while let Some(left) = source.unsettled_for() {
-            self.interrupt.wait(None, Some(left)).map_err(SendError::Connection)?;
-            self.go_on()?;
+            self.cancel.wait(None, Some(left)).map_err(SendError::Connection)?;
+            self.check_cancelled()?;
         }
         let digested =
             source.open().and_then(|open| Ok((self.whole_digest(&open, source.size_bytes)?, open)));
@@ -121,14 +122,14 @@ impl Sender<'_> {
             Ok((Some(md5), open)) => (md5, open),
             Ok((None, _)) => return Err(SendError::Interrupted),
             Err(error) => {
-                self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
+                self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
                 self.failed(name, error.fault(), &error.to_string());
                 return Ok(None);
             }
         };
         let Ok(text) = std::str::from_utf8(name) else {
-            self.progress.event(Event::FileDropped { remaining_bytes: source.size_bytes });
-            self.failed(name, Fault::Name, "the classic dialect carries UTF-8 names only");
+            self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
+            self.failed(name, ErrorCode::Name, "the classic dialect carries UTF-8 names only");
             return Ok(None);
         };
         let mut header = Vec::new();
@@ -151,7 +152,7 @@ impl Sender<'_> {
         let mut hasher = Hasher::new();
         let mut buffer = Vec::new();
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
-            if self.interrupt.is_rung() {
+            if self.cancel.is_cancelled() {
                 return Ok(None);
             }
             open.read(range, &mut buffer)?;
@@ -173,10 +174,10 @@ impl Sender<'_> {
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
             open.read(range, &mut buffer).map_err(changed)?;
             for chunk in buffer.chunks(BUFFER_BYTES) {
-                self.go_on()?;
+                self.check_cancelled()?;
                 connection.writer.write_all(chunk).map_err(|error| self.broken(error, source))?;
                 self.summary.moved_bytes += chunk.len() as u64;
-                self.progress.event(Event::Moved { bytes: chunk.len() as u64 });
+                self.progress.report(Event::Transferred { bytes: chunk.len() as u64 });
             }
         }
         open.check_unchanged().map_err(changed)
@@ -205,13 +206,13 @@ impl Sender<'_> {
             .flush()
             .and_then(|()| connection.stream.shutdown(Shutdown::Write))
             .map_err(closed)?;
-        let heard = LastHeard::new(self.timeout);
+        let idle_timer = IdleTimer::new(self.timeout);
         let mut answer = [0; 512];
-        while !heard.is_too_long_ago() {
-            match self.interrupt.wait(Some(connection.stream.as_fd()), Some(net::TICK)) {
-                Ok(Woken::Bell) => return Err(SendError::Interrupted),
-                Ok(Woken::Nothing) => continue,
-                Ok(Woken::Ready) => {}
+        while !idle_timer.is_expired() {
+            match self.cancel.wait(Some(connection.stream.as_fd()), Some(net::POLL_INTERVAL)) {
+                Ok(Wake::Cancelled) => return Err(SendError::Interrupted),
+                Ok(Wake::TimedOut) => continue,
+                Ok(Wake::Ready) => {}
                 Err(error) => return Err(SendError::Connection(error)),
             }
             match (&connection.stream).read(&mut answer) {

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::digest::Etag;
-use crate::escape::Shown;
-use crate::fault::{Fault, in_words};
-use crate::md5sum::Lister;
-use crate::net::{self, Bell, HostPort, NetError};
-use crate::plan::{self, PlanError, ReadError, StateKey};
-use crate::progress::{Event, Progress, Summary};
+use crate::error_code::{ErrorCode, in_words};
+use crate::escape::Escaped;
+use crate::event::{Event, Reporter, Summary};
+use crate::md5sum::FileHasher;
+use crate::net::{self, HostPort, NetError};
+use crate::source::{self, ReadError, SourceError, StateKey};
+use crate::sync::CancelToken;
 use crate::wire::WireError;
 
 pub use native::{MAX_STREAMS, Streams};
@@ -39,7 +40,7 @@ pub struct Options {
     /// Take the MD5 of all of each file, as `md5sum` prints it, and tell it with [`Event::FileDone`].
     pub whole_digests: bool,
     /// Rung, it ends the transfer with [`SendError::Interrupted`], after last words to the receiver.
-    pub interrupt: Bell,
+    pub cancel: CancelToken,
 }
 
 /// How several files go to a classic receiver.
@@ -56,7 +57,7 @@ pub enum Classic {
 pub enum SendError {
     /// The paths cannot be sent.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(#[from] SourceError),
     /// No connection.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -70,7 +71,7 @@ pub enum SendError {
         unconfirmed: u64,
     },
     /// The connection to the receiver was lost, and could not be opened again.
-    #[error("the connection to {host} was lost{}", in_vain(*attempts))]
+    #[error("the connection to {host} was lost{}", attempts_text(*attempts))]
     Lost {
         /// As typed.
         host: String,
@@ -92,7 +93,7 @@ pub enum SendError {
         time: Duration,
     },
     /// Whoever listens there began with something that no receiver begins with.
-    #[error("what answers at {at} is not ftx (it begins \"{}\")", Shown::new(begins))]
+    #[error("what answers at {at} is not ftx (it begins \"{}\")", Escaped::new(begins))]
     NotFtx {
         /// Address and port.
         at: String,
@@ -104,12 +105,12 @@ pub enum SendError {
     Silent(Duration),
     /// The receiver began a header and did not finish it.
     #[error("a header from the receiver was still not complete after {} seconds", .0.as_secs())]
-    Unfinished(Duration),
+    HeaderTimeout(Duration),
     /// The receiver says that it is busy, again and again, and nothing else.
     #[error("the receiver says that it is busy, but next to nothing has moved for {} seconds", .0.as_secs())]
-    Standstill(Duration),
+    Stalled(Duration),
     /// The receiver broke the protocol, or gave up.
-    #[error("{}", told_by_receiver(.0))]
+    #[error("{}", peer_message(.0))]
     Wire(#[from] WireError),
     /// The system gives no thread, or no descriptor to wake one.
     #[error("this machine has no thread left for the transfer: {}", in_words(.0))]
@@ -150,7 +151,7 @@ pub enum SendError {
     },
 }
 
-fn in_vain(attempts: u32) -> String {
+fn attempts_text(attempts: u32) -> String {
     match attempts {
         0 => String::new(),
         1 => " and did not come back in 1 attempt".into(),
@@ -159,11 +160,11 @@ fn in_vain(attempts: u32) -> String {
 }
 
 /// What a receiver says of itself needs nobody to say that it is the receiver's word.
-fn told_by_receiver(error: &WireError) -> String {
+fn peer_message(error: &WireError) -> String {
     match error {
-        WireError::PeerGaveUp { fault: Fault::Interrupted, .. } => "the receiver was interrupted".into(),
+        WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. } => "the receiver was interrupted".into(),
         WireError::PeerGaveUp { message, .. } if message.starts_with("the receiver ") => {
-            Shown::new(message).to_string()
+            Escaped::new(message).to_string()
         }
         _ => error.to_string(),
     }
@@ -179,7 +180,7 @@ impl SendError {
     }
 
     /// A session that nobody answered: perhaps there is no receiver at all.
-    fn unanswered(self, at: String) -> Self {
+    fn into_no_answer(self, at: String) -> Self {
         match self {
             SendError::Closed { .. } | SendError::Connection(_) => SendError::NoAnswer { at },
             SendError::Silent(time) => SendError::NeverAnswered { at, time },
@@ -188,7 +189,7 @@ impl SendError {
     }
 
     /// A session that was open, so often tried to go on in vain: whatever hinders the last try, the connection was lost.
-    fn lost(self, host: &str, attempts: u32) -> Self {
+    fn into_lost(self, host: &str, attempts: u32) -> Self {
         match self {
             SendError::Net(_)
             | SendError::Connection(_)
@@ -200,7 +201,7 @@ impl SendError {
     }
 
     /// May it go on with another connection?
-    fn can_heal(&self) -> bool {
+    fn is_retryable(&self) -> bool {
         match self {
             SendError::Net(_)
             | SendError::Connection(_)
@@ -209,9 +210,9 @@ impl SendError {
             | SendError::NoAnswer { .. }
             | SendError::NeverAnswered { .. }
             | SendError::Silent(_)
-            | SendError::Unfinished(_) => true,
+            | SendError::HeaderTimeout(_) => true,
             SendError::Wire(WireError::PeerGaveUp { fault, .. }) => {
-                matches!(fault, Fault::Connection | Fault::Timeout | Fault::Busy)
+                matches!(fault, ErrorCode::Connection | ErrorCode::Timeout | ErrorCode::Busy)
             }
             _ => false,
         }
@@ -225,14 +226,14 @@ const RETRIES: u32 = 10;
 
 /// Sends everything and waits for the receipt. Entries that fail are events and counted in the summary; the rest
 /// goes on.
-pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendError> {
-    let interrupt = &options.interrupt;
-    let roots = plan::roots(&options.paths)?;
+pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendError> {
+    let cancel = &options.cancel;
+    let roots = source::roots(&options.paths)?;
     let start = Instant::now();
     let was_connected = Cell::new(false);
     let connect_patiently = |retries| {
-        net::connect(&options.target, options.port, options.timeout, retries, interrupt, |pause| {
-            progress.event(Event::Retrying { pause });
+        net::connect(&options.target, options.port, options.timeout, retries, cancel, |pause| {
+            progress.report(Event::Retrying { pause });
         })
         .inspect(|_| was_connected.set(true))
     };
@@ -240,7 +241,7 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
     let host = options.target.to_string();
     let state_key = StateKey::new(&options.target.host);
-    let route = native::Route {
+    let route = native::Dialer {
         host: &host,
         connect: &connect,
         reconnect: &|| connect_patiently(0),
@@ -248,23 +249,23 @@ pub fn send(options: &Options, progress: &dyn Progress) -> Result<Summary, SendE
         streams: options.streams,
         timeout: options.timeout,
         state_key: &state_key,
-        interrupt,
+        cancel,
     };
-    let lister = Lister::new(options.whole_digests, progress);
+    let hasher = FileHasher::new(options.whole_digests, progress);
     let session = || {
         let summary = match options.classic {
-            None => native::send(&roots, &route, progress, &lister)?,
-            Some(how) => classic::send(&roots, connect, how, options.timeout, interrupt, progress)?,
+            None => native::send(&roots, &route, progress, &hasher)?,
+            Some(how) => classic::send(&roots, connect, how, options.timeout, cancel, progress)?,
         };
         Ok(Summary { elapsed: start.elapsed(), ..summary })
     };
-    let sent = interrupt.beside(|| lister.hurry(), || lister.beside(session));
+    let sent = cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(session));
     let sent = sent.flatten().map_err(SendError::NoThread)?;
     match sent {
-        Ok(summary) => Ok(Summary { undigested: lister.undigested(), ..summary }),
+        Ok(summary) => Ok(Summary { undigested: hasher.on_unavailable(), ..summary }),
         // Whatever broke, this is why.
-        Err(_) if interrupt.is_rung() && !was_connected.get() => Err(SendError::InterruptedEarly),
-        Err(_) if interrupt.is_rung() => Err(SendError::Interrupted),
+        Err(_) if cancel.is_cancelled() && !was_connected.get() => Err(SendError::InterruptedEarly),
+        Err(_) if cancel.is_cancelled() => Err(SendError::Interrupted),
         Err(error) => Err(error),
     }
 }

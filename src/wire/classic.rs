@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{self, Form};
+use super::frame::{self, Framing};
 use crate::digest::Md5;
 use crate::relpath::{NameError, NamePolicy, RelPath};
 
@@ -29,7 +29,7 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClassicError {
     /// Not JSON, or not of the right shape.
-    #[error("the header cannot be read: {}", crate::escape::Shown::new(.0))]
+    #[error("the header cannot be read: {}", crate::escape::Escaped::new(.0))]
     Json(String),
     /// A key is missing; all its spellings are named.
     #[error("the header has no {0}")]
@@ -44,7 +44,7 @@ pub enum ClassicError {
     #[error("the header's md5 is not 32 hex digits")]
     Digest,
     /// The name is not acceptable.
-    #[error("refused the name \"{}\": {error}", crate::escape::Shown::new(name))]
+    #[error("refused the name \"{}\": {error}", crate::escape::Escaped::new(name))]
     Name {
         /// The name as it came, raw.
         name: String,
@@ -125,14 +125,14 @@ pub fn encode_header(
         file_size: size_bytes,
         md5: &md5.to_string(),
     })?;
-    frame::encode(Form::Classic, &json, out);
+    frame::encode(Framing::Classic, &json, out);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Inbox;
+    use crate::wire::FrameBuffer;
 
     const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
 
@@ -197,10 +197,10 @@ mod tests {
         let mut bytes = Vec::new();
         let md5 = MD5.parse().unwrap();
         encode_header("ä/b.txt", 7, md5, &mut bytes).unwrap();
-        let mut inbox = Inbox::new();
+        let mut inbox = FrameBuffer::new();
         inbox.push(&bytes);
         let header =
-            parse_header(inbox.next_frame(Form::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
+            parse_header(inbox.next_frame(Framing::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
         assert_eq!((header.path.as_bytes(), header.size_bytes, header.md5), ("ä/b.txt".as_bytes(), 7, md5));
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::frame::{FrameError, Inbox, check_json};
+use super::frame::{FrameBuffer, FrameError, check_json};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum DialectError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// A frame, but not a JSON object.
-    #[error("the header is not a JSON dictionary: {}", crate::escape::Shown::new(.0))]
+    #[error("the header is not a JSON dictionary: {}", crate::escape::Escaped::new(.0))]
     Json(String),
     /// A JSON object with neither `ftx` nor a file's name.
     #[error("the header names no file (it has none of the keys ftx, filename, file_name)")]
@@ -46,7 +46,7 @@ struct FirstKeys {
 }
 
 /// Looks at what has arrived, without taking it; `None` if more must arrive to tell.
-pub fn detect(inbox: &Inbox) -> Result<Option<Dialect>, DialectError> {
+pub fn detect(inbox: &FrameBuffer) -> Result<Option<Dialect>, DialectError> {
     // No length in 1..=65536 looks like a TLS record with a body, or like an HTTP method.
     if let Some(start) = inbox.bytes().first_chunk::<4>() {
         if start.starts_with(&TLS_RECORD) && start[2..] != [0, 0] {
@@ -74,17 +74,17 @@ pub fn detect(inbox: &Inbox) -> Result<Option<Dialect>, DialectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::frame::{Form, encode};
+    use crate::wire::frame::{Framing, encode};
 
     fn detect_bytes(bytes: &[u8]) -> Result<Option<Dialect>, DialectError> {
-        let mut inbox = Inbox::new();
+        let mut inbox = FrameBuffer::new();
         inbox.push(bytes);
         detect(&inbox)
     }
 
     fn detect_json(json: &str) -> Result<Option<Dialect>, DialectError> {
         let mut bytes = Vec::new();
-        encode(Form::Classic, json.as_bytes(), &mut bytes);
+        encode(Framing::Classic, json.as_bytes(), &mut bytes);
         detect_bytes(&bytes)
     }
 

@@ -15,18 +15,18 @@ pub const MAX_FRAME_BYTES: usize = LENGTH_BYTES + MAX_JSON_BYTES + CRC_BYTES;
 
 /// Which of the two frames is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum Framing {
     /// Length and JSON.
     Classic,
     /// Length, JSON and CRC-32C.
     Native,
 }
 
-impl Form {
+impl Framing {
     fn crc_bytes(self) -> usize {
         match self {
-            Form::Classic => 0,
-            Form::Native => CRC_BYTES,
+            Framing::Classic => 0,
+            Framing::Native => CRC_BYTES,
         }
     }
 }
@@ -59,19 +59,19 @@ pub enum FrameError {
 }
 
 /// Appends a frame with `json` to `out`.
-pub fn encode(form: Form, json: &[u8], out: &mut Vec<u8>) {
+pub fn encode(form: Framing, json: &[u8], out: &mut Vec<u8>) {
     encode_with(form, out, |out| out.extend_from_slice(json));
 }
 
 /// Appends a frame whose JSON `write` appends to `out`.
-pub fn encode_with(form: Form, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub fn encode_with(form: Framing, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     write(out);
     let json = out.len() - start - LENGTH_BYTES;
     debug_assert!((1..=MAX_JSON_BYTES).contains(&json));
     out[start..start + LENGTH_BYTES].copy_from_slice(&(json as u32).to_le_bytes());
-    if form == Form::Native {
+    if form == Framing::Native {
         let crc = crc32c::crc32c(&out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
     }
@@ -120,23 +120,23 @@ pub fn check_json(json: &[u8]) -> Result<(), FrameError> {
 /// It holds at most one frame and a read-ahead, whatever the peer announces, and grows only as bytes really come: a
 /// thousand connections that have said nothing cost next to nothing.
 #[derive(Debug)]
-pub struct Inbox {
+pub struct FrameBuffer {
     buffer: Box<[u8]>,
     filled: Range<usize>,
 }
 
 /// Room enough that one read from a socket brings many small frames.
-const INBOX_BYTES: usize = 4 * MAX_FRAME_BYTES;
+const BUFFER_BYTES: usize = 4 * MAX_FRAME_BYTES;
 /// Room enough for the first words of either side.
-const FIRST_BYTES: usize = INBOX_BYTES / 32;
+const FIRST_BYTES: usize = BUFFER_BYTES / 32;
 
-impl Default for Inbox {
+impl Default for FrameBuffer {
     fn default() -> Self {
-        Inbox { buffer: vec![0; FIRST_BYTES].into(), filled: 0..0 }
+        FrameBuffer { buffer: vec![0; FIRST_BYTES].into(), filled: 0..0 }
     }
 }
 
-impl Inbox {
+impl FrameBuffer {
     /// An empty inbox.
     pub fn new() -> Self {
         Self::default()
@@ -144,9 +144,9 @@ impl Inbox {
 
     /// Free room to read into; never empty as long as frames are taken out before more is read.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.filled.end > self.buffer.len() / 2 && self.buffer.len() < INBOX_BYTES {
+        if self.filled.end > self.buffer.len() / 2 && self.buffer.len() < BUFFER_BYTES {
             // What there was room for has come: more may be on its way.
-            let mut larger = vec![0; (self.buffer.len() * 4).min(INBOX_BYTES)];
+            let mut larger = vec![0; (self.buffer.len() * 4).min(BUFFER_BYTES)];
             larger[..self.filled.len()].copy_from_slice(self.bytes());
             (self.buffer, self.filled) = (larger.into(), 0..self.filled.len());
         } else if self.filled.is_empty() {
@@ -198,13 +198,13 @@ impl Inbox {
     }
 
     /// Is the next frame there as a whole?
-    pub fn has_frame(&self, form: Form) -> Result<bool, FrameError> {
+    pub fn has_frame(&self, form: Framing) -> Result<bool, FrameError> {
         let json = self.peek_json()?.map(<[u8]>::len);
         Ok(json.is_some_and(|json| self.filled.len() >= LENGTH_BYTES + json + form.crc_bytes()))
     }
 
     /// Takes the next frame and returns its JSON; `None` if more must arrive.
-    pub fn next_frame(&mut self, form: Form) -> Result<Option<&[u8]>, FrameError> {
+    pub fn next_frame(&mut self, form: Framing) -> Result<Option<&[u8]>, FrameError> {
         let Some(json) = self.peek_json()?.map(<[u8]>::len) else {
             return Ok(None);
         };
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn frame(form: Form, json: &[u8]) -> Vec<u8> {
+    fn frame(form: Framing, json: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         encode(form, json, &mut out);
         out
@@ -248,9 +248,9 @@ mod tests {
 
     #[test]
     fn a_frame_arrives_byte_by_byte() {
-        for form in [Form::Classic, Form::Native] {
+        for form in [Framing::Classic, Framing::Native] {
             let bytes = frame(form, b"{\"a\":1}");
-            let mut inbox = Inbox::new();
+            let mut inbox = FrameBuffer::new();
             for (index, byte) in bytes.iter().enumerate() {
                 assert_eq!(inbox.next_frame(form).unwrap(), None, "after {index} bytes");
                 assert_eq!(inbox.push(&[*byte]), 1);
@@ -262,15 +262,15 @@ mod tests {
 
     #[test]
     fn frames_and_bodies_that_stick_together_come_apart() {
-        let mut bytes = frame(Form::Classic, b"{}");
+        let mut bytes = frame(Framing::Classic, b"{}");
         bytes.extend_from_slice(b"body");
-        bytes.extend_from_slice(&frame(Form::Classic, b"{ }"));
-        let mut inbox = Inbox::new();
+        bytes.extend_from_slice(&frame(Framing::Classic, b"{ }"));
+        let mut inbox = FrameBuffer::new();
         inbox.push(&bytes);
-        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"{}"[..]));
+        assert_eq!(inbox.next_frame(Framing::Classic).unwrap(), Some(&b"{}"[..]));
         assert_eq!(inbox.take_body(1), b"b");
         assert_eq!(inbox.take_body(3), b"ody");
-        assert_eq!(inbox.next_frame(Form::Classic).unwrap(), Some(&b"{ }"[..]));
+        assert_eq!(inbox.next_frame(Framing::Classic).unwrap(), Some(&b"{ }"[..]));
     }
 
     #[test]
@@ -283,12 +283,12 @@ mod tests {
             (1 << 30 | 1, false),
             (100u32.swap_bytes(), true),
         ] {
-            let mut inbox = Inbox::new();
+            let mut inbox = FrameBuffer::new();
             inbox.push(&field.to_le_bytes()[..3]);
-            assert_eq!(inbox.next_frame(Form::Native).unwrap(), None);
+            assert_eq!(inbox.next_frame(Framing::Native).unwrap(), None);
             inbox.push(&field.to_le_bytes()[3..]);
             let error = FrameError::Length { length: field, big_endian };
-            assert_eq!(inbox.next_frame(Form::Native), Err(error.clone()));
+            assert_eq!(inbox.next_frame(Framing::Native), Err(error.clone()));
             assert_eq!(inbox.peek_json(), Err(error));
         }
         assert_eq!(parse_length(65_536u32.to_le_bytes()), Ok(65_536));
@@ -306,22 +306,22 @@ mod tests {
             ([&b"{\"\\\""[..], &b"[".repeat(100), b"\":1}"].concat(), true),
             (b"[1]".to_vec(), false),
         ] {
-            let mut inbox = Inbox::new();
-            inbox.push(&frame(Form::Native, &json));
-            assert_eq!(inbox.next_frame(Form::Native).is_ok(), fine, "{}", json.len());
+            let mut inbox = FrameBuffer::new();
+            inbox.push(&frame(Framing::Native, &json));
+            assert_eq!(inbox.next_frame(Framing::Native).is_ok(), fine, "{}", json.len());
         }
     }
 
     #[test]
     fn one_flipped_bit_anywhere_in_a_native_frame_is_noticed() {
-        let good = frame(Form::Native, b"{\"ftx\":\"busy\"}");
+        let good = frame(Framing::Native, b"{\"ftx\":\"busy\"}");
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let mut inbox = Inbox::new();
+            let mut inbox = FrameBuffer::new();
             inbox.push(&bad);
             // A flip in the length may ask for bytes that have not come; it must never yield a frame.
-            assert!(!matches!(inbox.next_frame(Form::Native), Ok(Some(_))), "bit {bit}");
+            assert!(!matches!(inbox.next_frame(Framing::Native), Ok(Some(_))), "bit {bit}");
         }
     }
 
@@ -329,8 +329,8 @@ mod tests {
     fn the_longest_frame_fits() {
         let mut json = vec![b' '; MAX_JSON_BYTES];
         json[..2].copy_from_slice(b"{}");
-        let bytes = frame(Form::Native, &json);
-        let mut inbox = Inbox::new();
+        let bytes = frame(Framing::Native, &json);
+        let mut inbox = FrameBuffer::new();
         let mut sent = 0;
         let mut frames = 0;
         let twenty: Vec<u8> = bytes.iter().copied().cycle().take(bytes.len() * 20).collect();
@@ -338,7 +338,7 @@ mod tests {
             let count = inbox.push(&twenty[sent..]);
             assert!(count > 0, "an inbox that is emptied of frames has room");
             sent += count;
-            while inbox.next_frame(Form::Native).unwrap().is_some() {
+            while inbox.next_frame(Framing::Native).unwrap().is_some() {
                 frames += 1;
             }
         }
@@ -347,20 +347,20 @@ mod tests {
 
     #[test]
     fn an_inbox_grows_only_as_bytes_come() {
-        let mut inbox = Inbox::new();
+        let mut inbox = FrameBuffer::new();
         inbox.push(&65_536u32.to_le_bytes());
         assert_eq!(inbox.buffer.len(), FIRST_BYTES, "whatever is announced");
-        let taken = inbox.push(&vec![b' '; 2 * INBOX_BYTES]);
-        assert_eq!((taken, inbox.buffer.len()), (INBOX_BYTES - LENGTH_BYTES, INBOX_BYTES), "and so far");
+        let taken = inbox.push(&vec![b' '; 2 * BUFFER_BYTES]);
+        assert_eq!((taken, inbox.buffer.len()), (BUFFER_BYTES - LENGTH_BYTES, BUFFER_BYTES), "and so far");
         assert_eq!(inbox.bytes()[..LENGTH_BYTES], 65_536u32.to_le_bytes());
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_frames_or_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let mut inbox = Inbox::new();
+            let mut inbox = FrameBuffer::new();
             inbox.push(&bytes);
-            while let Ok(Some(_)) = inbox.next_frame(Form::Classic) {}
+            while let Ok(Some(_)) = inbox.next_frame(Framing::Classic) {}
         }
     }
 }

@@ -12,20 +12,20 @@
 //! The length counts the JSON alone, [`frame::LENGTH_BYTES`] wide, `1..=`[`frame::MAX_JSON_BYTES`]. The CRC-32C
 //! ([`frame::CRC_BYTES`]) covers length and JSON. `docs/protocol.md` describes the whole for other implementations.
 
-pub mod asker;
 pub mod classic;
 pub mod dialect;
 pub mod frame;
+pub mod id_ranges;
+pub mod measure_client;
 pub mod message;
 #[cfg(test)]
 mod pair;
 pub mod receiver;
-pub mod runs;
 pub mod sender;
 
-pub use asker::MeasureSession;
 pub use dialect::Dialect;
-pub use frame::{Form, FrameError, Inbox};
+pub use frame::{FrameBuffer, FrameError, Framing};
+pub use measure_client::MeasureClient;
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
@@ -83,7 +83,7 @@ pub enum WireError {
         theirs: u32,
     },
     /// The peer does not have a feature without which the session makes no sense.
-    #[error("the other side ({}) cannot {feature}", crate::escape::Shown::new(agent))]
+    #[error("the other side ({}) cannot {feature}", crate::escape::Escaped::new(agent))]
     NoFeature {
         /// What the session needed.
         feature: &'static str,
@@ -103,10 +103,10 @@ pub enum WireError {
         ours: Etag,
     },
     /// The peer ended the session and said why.
-    #[error("the other side gave up: {}", crate::escape::Shown::new(message))]
+    #[error("the other side gave up: {}", crate::escape::Escaped::new(message))]
     PeerGaveUp {
         /// The stable code.
-        fault: crate::fault::Fault,
+        fault: crate::error_code::ErrorCode,
         /// The peer's sentence, raw.
         message: String,
     },

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::receiver::{self, FileEntry, Progressed, ReceiverSession, Repair};
+use super::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecision};
 use super::sender::{self, Job, SenderSession};
-use super::{EntryId, Form, Inbox, SessionId, WireError};
+use super::{EntryId, FrameBuffer, Framing, SessionId, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
-use crate::fault::Fault;
+use crate::error_code::ErrorCode;
 use crate::relpath::{NamePolicy, RelPath};
 use crate::units::Metadata;
 
@@ -119,17 +119,17 @@ struct Pair<'a> {
     disk: &'a mut Disk,
     is_overwriting: bool,
     stored: Vec<EntryId>,
-    failed: BTreeMap<EntryId, Fault>,
+    failed: BTreeMap<EntryId, ErrorCode>,
     has_receipt: bool,
     /// The receipt is on its way.
     has_said_all: bool,
 }
 
 fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let (mut inbox, mut given, mut all) = (Inbox::new(), 0, Vec::new());
+    let (mut inbox, mut given, mut all) = (FrameBuffer::new(), 0, Vec::new());
     loop {
         given += inbox.push(&bytes[given..]);
-        match inbox.next_frame(Form::Native).unwrap() {
+        match inbox.next_frame(Framing::Native).unwrap() {
             Some(json) => all.push(json.to_vec()),
             None => break,
         }
@@ -193,8 +193,8 @@ impl Pair<'_> {
         let Some(job) = self.sender.next_job() else { return };
         let id = job.entry as usize;
         if !job.is_unasked && self.random.is_one_of(self.faults.withdraw) {
-            if self.sender.withdraw(job.entry, Fault::SourceChanged, "changed") {
-                self.failed.insert(job.entry, Fault::SourceChanged);
+            if self.sender.withdraw(job.entry, ErrorCode::SourceChanged, "changed") {
+                self.failed.insert(job.entry, ErrorCode::SourceChanged);
             }
             return;
         }
@@ -284,7 +284,7 @@ impl Pair<'_> {
         match self.disk.files.get(&path) {
             Some((size, _)) if *size == layout.size_bytes() => return self.receiver.want_offers(id),
             Some(_) if !self.is_overwriting => {
-                self.receiver.fail(id, Fault::Exists, "a different file");
+                self.receiver.fail(id, ErrorCode::Exists, "a different file");
                 return;
             }
             _ => {}
@@ -295,11 +295,11 @@ impl Pair<'_> {
                 // What is recorded is there. What was written behind it is anything.
                 staged.is_fresh = false;
                 let mut there = staged.recorded.clone();
-                receiver::take_rest(&mut there, layout);
+                receiver::remaining_ranges(&mut there, layout);
                 if there.count() == 0 {
                     self.receiver.want_all(id);
                 } else {
-                    self.receiver.want_rest(id, there);
+                    self.receiver.want_missing(id, there);
                 }
             }
             _ => {
@@ -359,12 +359,12 @@ impl Pair<'_> {
             self.disk.staged.remove(self.entries[&id].path.as_bytes());
             self.receiver.want_all(id);
         } else {
-            self.receiver.fail(id, Fault::Exists, "a different file");
+            self.receiver.fail(id, ErrorCode::Exists, "a different file");
         }
     }
 
-    fn progressed(&mut self, id: EntryId, progressed: Progressed, was_there: bool) {
-        let Progressed::Complete(digests) = progressed else { return };
+    fn progressed(&mut self, id: EntryId, progressed: PartOutcome, was_there: bool) {
+        let PartOutcome::Complete(digests) = progressed else { return };
         let entry = &self.entries[&id];
         let path = entry.path.as_bytes().to_vec();
         let layout = entry.layout;
@@ -395,7 +395,7 @@ impl Pair<'_> {
                     let progressed = self.receiver.part_verified(&header);
                     self.record(header.id, |recorded| recorded.replace(header.part, header.md5));
                     self.progressed(header.id, progressed, false);
-                } else if let Repair::GaveUp { .. } = self.receiver.part_damaged(&header) {
+                } else if let RetryDecision::GaveUp { .. } = self.receiver.part_damaged(&header) {
                     self.disk.staged.remove(self.entries[&header.id].path.as_bytes());
                 }
             }
@@ -457,7 +457,7 @@ fn run(seed: u64) -> (usize, usize) {
         let id = SessionId::new([session as u8; 16]);
         let mut receiver = ReceiverSession::new(NamePolicy::Strict);
         if random.below(2) == 0 {
-            receiver.keep_to_one_connection();
+            receiver.disable_streams();
         }
         let streams = if receiver.takes_streams() { faults.streams } else { 1 };
         let mut pair = Pair {
@@ -495,7 +495,7 @@ fn run(seed: u64) -> (usize, usize) {
         }
         if is_last {
             assert_eq!(pair.stored.len() + pair.failed.len(), sources.len());
-            assert!(pair.failed.values().all(|fault| *fault == Fault::Exists && !is_overwriting));
+            assert!(pair.failed.values().all(|fault| *fault == ErrorCode::Exists && !is_overwriting));
         } else if last.is_none() && random.below(3) == 0 {
             let number = random.below(sources.len());
             sources[number] = Source::draw(random);

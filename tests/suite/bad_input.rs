@@ -7,8 +7,8 @@ use std::net::Shutdown;
 use std::path::Path;
 
 use crate::common::{Receiver, names, send};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::{FrameBuffer, Message};
 
 /// Exit codes, as documented.
 const CONNECTION: i32 = 10;
@@ -25,7 +25,7 @@ const MD5_OF_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
 
 fn classic(json: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Classic, json.as_bytes(), &mut bytes);
+    encode(Framing::Classic, json.as_bytes(), &mut bytes);
     bytes
 }
 
@@ -40,9 +40,9 @@ const HELLO_BYTES: usize = 4 + HELLO.len() + 4;
 
 fn native(jsons: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Native, HELLO.as_bytes(), &mut bytes);
+    encode(Framing::Native, HELLO.as_bytes(), &mut bytes);
     for json in jsons {
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
     }
     bytes
 }
@@ -50,9 +50,9 @@ fn native(jsons: &[&str]) -> Vec<u8> {
 /// The frames of a client that benchmarks.
 fn measuring(jsons: &[&str], body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Native, br#"{"ftx":"hello","version":1,"features":["measure"]}"#, &mut bytes);
+    encode(Framing::Native, br#"{"ftx":"hello","version":1,"features":["measure"]}"#, &mut bytes);
     for json in jsons {
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
     }
     [bytes, body.to_vec()].concat()
 }
@@ -156,7 +156,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "an old version",
         {
             let mut bytes = Vec::new();
-            encode(Form::Native, br#"{"ftx":"hello","version":0}"#, &mut bytes);
+            encode(Framing::Native, br#"{"ftx":"hello","version":0}"#, &mut bytes);
             bytes
         },
         PROTOCOL,
@@ -249,7 +249,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
     );
     for (what, session) in [("a join of no name", "zz"), ("a join of half a name", "00010203")] {
         let mut bytes = Vec::new();
-        encode(Form::Native, format!(r#"{{"ftx":"join","session":"{session}"}}"#).as_bytes(), &mut bytes);
+        encode(Framing::Native, format!(r#"{{"ftx":"join","session":"{session}"}}"#).as_bytes(), &mut bytes);
         add(what, bytes, NO_SESSION, "session");
     }
     let md5 = r#"{"ftx":"measure","what":"md5","size":0}"#;
@@ -456,7 +456,7 @@ fn huge_announced_size_allocates_nothing() {
 fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
     let receiver = Receiver::start(out, &["--once"]);
     let mut stream = receiver.connect();
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     let mut said = native(&[
         r#"{"ftx":"entry","entry":0,"type":"file","filename":"a.txt","size":3}"#,
         r#"{"ftx":"end","entries":1}"#,
@@ -465,12 +465,12 @@ fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
     loop {
         stream.write_all(&said).unwrap();
         said.clear();
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             match Message::parse(json).unwrap() {
                 Message::Want { .. } | Message::Again { .. } => {
                     let part =
                         format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{MD5_OF_ABC}"}}"#);
-                    encode(Form::Native, part.as_bytes(), &mut said);
+                    encode(Framing::Native, part.as_bytes(), &mut said);
                     said.extend_from_slice(bodies.next().expect("more requests than bodies"));
                 }
                 Message::Receipt(_) => return receiver.wait(),

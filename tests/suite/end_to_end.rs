@@ -10,9 +10,9 @@ use std::thread;
 use crate::common::raw::Raw;
 use crate::common::{Receiver, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::{EntryKind, Wanted};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::message::{EntryKind, WantedParts};
+use ftx::wire::{FrameBuffer, Message};
 use serde_json::json;
 
 const PART: usize = PART_BYTES as usize;
@@ -20,13 +20,13 @@ const PART: usize = PART_BYTES as usize;
 /// A receiver whose frames the test chooses.
 struct FakeReceiver {
     stream: TcpStream,
-    inbox: Inbox,
+    inbox: FrameBuffer,
 }
 
 impl FakeReceiver {
     /// Accepts a connection and reads up to its only entry.
     fn accept(listener: &TcpListener) -> (Self, Message) {
-        let mut fake = FakeReceiver { stream: listener.accept().unwrap().0, inbox: Inbox::new() };
+        let mut fake = FakeReceiver { stream: listener.accept().unwrap().0, inbox: FrameBuffer::new() };
         assert!(matches!(fake.next(), Message::Hello(_)));
         fake.send_json(&json!({"ftx": "welcome", "version": 1, "features": ["etags"]}));
         let entry = fake.next();
@@ -36,14 +36,14 @@ impl FakeReceiver {
 
     fn send_json(&mut self, json: &serde_json::Value) {
         let mut bytes = Vec::new();
-        encode(Form::Native, json.to_string().as_bytes(), &mut bytes);
+        encode(Framing::Native, json.to_string().as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
     /// The next message; keepalives are skipped.
     fn next(&mut self) -> Message {
         loop {
-            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+            if let Some(json) = self.inbox.next_frame(Framing::Native).unwrap() {
                 match Message::parse(json).unwrap() {
                     Message::Busy => continue,
                     message => return message,
@@ -118,7 +118,7 @@ fn receiver_discards_kept_parts_that_the_sender_rejects() {
     };
     let mut raw = begin();
     let parts = vec![7; PART];
-    assert!(matches!(raw.next_message(), Some(Message::Want { parts: Wanted::All, .. })));
+    assert!(matches!(raw.next_message(), Some(Message::Want { parts: WantedParts::All, .. })));
     raw.send_json(
         &json!({"ftx": "part", "entry": 0, "part": 0, "size": PART, "md5": Md5::of(&parts).to_string()})
             .to_string(),
@@ -143,7 +143,7 @@ fn receiver_discards_kept_parts_that_the_sender_rejects() {
     while !matches!(raw.next_message(), Some(Message::Receipt(_))) {}
     assert_eq!(names(out.path()), [""; 0]);
     assert!(
-        matches!(begin().next_message(), Some(Message::Want { parts: Wanted::All, .. })),
+        matches!(begin().next_message(), Some(Message::Want { parts: WantedParts::All, .. })),
         "it begins anew"
     );
 }
@@ -195,7 +195,7 @@ fn offering(receiver: &Receiver) -> Raw {
     raw.send_json(&entry.to_string());
     raw.send_json(r#"{"ftx":"end","entries":1}"#);
     assert!(matches!(raw.next_message(), Some(Message::Welcome(_))));
-    assert!(matches!(raw.next_message(), Some(Message::Want { parts: Wanted::Offers, .. })));
+    assert!(matches!(raw.next_message(), Some(Message::Want { parts: WantedParts::Offers, .. })));
     raw
 }
 

@@ -11,9 +11,9 @@ use crate::common::proofs::{Strace, can_trace};
 use crate::common::raw::{Entry, Raw};
 use crate::common::{Ended, FTX, Receiver, listing, names, send, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::Fault;
+use ftx::error_code::ErrorCode;
 use ftx::wire::Message;
-use ftx::wire::message::Wanted;
+use ftx::wire::message::WantedParts;
 use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::json;
 
@@ -69,20 +69,20 @@ fn file_that_exceeds_the_size_limit_while_written_fails_alone() {
     while !matches!(raw.next_message(), Some(Message::Want { .. })) {}
     // The limit did not exist when the file was announced.
     limit(&receiver, Resource::Fsize, MIB);
-    raw.answer(0, &large, &Wanted::All);
+    raw.answer(0, &large, &WantedParts::All);
     let failure = loop {
         match raw.next_message().expect("an error for the file") {
             Message::Error(failure) => break failure,
             message => assert!(!matches!(message, Message::Stored { .. }), "{message:?}"),
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(0), Fault::NoSpace), "{failure:?}");
+    assert_eq!((failure.entry, failure.fault), (Some(0), ErrorCode::NoSpace), "{failure:?}");
     // Both sessions continue, each with a file that fits.
     raw.send_json(&entries[1].clone().with("entry", 1).json.to_string());
-    raw.answer(1, &small, &Wanted::All);
+    raw.answer(1, &small, &WantedParts::All);
     raw.send_json(&json!({"ftx": "end", "entries": 2}).to_string());
     other.send_json(&Entry::file("other", &small).with("entry", 0).json.to_string());
-    other.answer(0, &small, &Wanted::All);
+    other.answer(0, &small, &WantedParts::All);
     other.send_json(&json!({"ftx": "end", "entries": 1}).to_string());
     for (session, stored) in [(&mut raw, 1), (&mut other, 1)] {
         let receipt = loop {

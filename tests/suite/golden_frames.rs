@@ -7,21 +7,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ftx::busy_time::BusyTime;
 use ftx::digest::Md5;
-use ftx::fault::Fault;
+use ftx::error_code::ErrorCode;
 use ftx::recv::RecvError;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::spent::Spent;
 use ftx::units::{Metadata, Mode, MtimeNs};
 use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
+use ftx::wire::id_ranges::IdRanges;
 use ftx::wire::message::{
-    Entry, EntryKind, Failure, Hole, Introduction, Join, Kept, KeptParts, Measurable, Measure, Measured,
-    Part, Receipt, SessionId, Wanted,
+    Entry, EntryKind, ErrorReport, Hello, Hole, Join, Kept, KeptParts, Measurable, Measure, Measured, Part,
+    Receipt, SessionId, WantedParts,
 };
-use ftx::wire::receiver::{Event, Progressed};
-use ftx::wire::runs::Runs;
-use ftx::wire::{Dialect, Form, Inbox, Message, ReceiverSession, SenderSession, frame, sender};
+use ftx::wire::receiver::{Event, PartOutcome};
+use ftx::wire::{Dialect, FrameBuffer, Framing, Message, ReceiverSession, SenderSession, frame, sender};
 
 const MD5_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
 const MD5_EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -48,12 +48,12 @@ fn md5(digits: &str) -> Md5 {
     digits.parse().unwrap()
 }
 
-fn runs(pairs: &[(u64, u64)]) -> Runs {
+fn runs(pairs: &[(u64, u64)]) -> IdRanges {
     pairs.to_vec().try_into().unwrap()
 }
 
-fn introduction(version: u32, features: &[&str], agent: &str) -> Introduction {
-    Introduction {
+fn introduction(version: u32, features: &[&str], agent: &str) -> Hello {
+    Hello {
         version,
         features: features.iter().map(|&f| f.to_owned()).collect(),
         session: None,
@@ -88,12 +88,12 @@ fn part(entry: u64, part: u64, size_bytes: u64, digits: &str) -> Part {
     Part { entry, part, size_bytes, md5: md5(digits) }
 }
 
-fn want(entries: &[(u64, u64)], parts: Wanted) -> Message {
+fn want(entries: &[(u64, u64)], parts: WantedParts) -> Message {
     Message::Want { entries: runs(entries), parts }
 }
 
-fn failure(entry: Option<u64>, fault: Fault, message: &str) -> Message {
-    Message::Error(Failure { entry, fault, message: message.to_owned() })
+fn failure(entry: Option<u64>, fault: ErrorCode, message: &str) -> Message {
+    Message::Error(ErrorReport { entry, fault, message: message.to_owned() })
 }
 
 fn measure(what: Measurable, size_bytes: u64) -> Message {
@@ -111,14 +111,14 @@ fn native() -> Vec<(&'static str, Message)> {
     vec![
         (
             "hello",
-            Message::Hello(Introduction {
+            Message::Hello(Hello {
                 session: Some(session()),
                 ..introduction(1, &["streams", "etags"], AGENT)
             }),
         ),
         (
             "hello-continues",
-            Message::Hello(Introduction {
+            Message::Hello(Hello {
                 session: Some(session()),
                 continues: Some(SessionId::new([0xab; 16])),
                 ..introduction(1, &["streams", "etags"], AGENT)
@@ -160,10 +160,10 @@ fn native() -> Vec<(&'static str, Message)> {
         ("totals", Message::Totals { files: 3, bytes: 20_971_526 }),
         ("end", Message::End { entries: 7 }),
         ("end-of-nothing", Message::End { entries: 0 }),
-        ("want-all", want(&[(0, 499), (502, 502)], Wanted::All)),
-        ("want-none", want(&[(3, 3)], Wanted::None)),
-        ("want-offers", want(&[(3, 3)], Wanted::Offers)),
-        ("want-parts", want(&[(0, 0)], Wanted::Parts(runs(&[(0, 0), (2, 4)])))),
+        ("want-all", want(&[(0, 499), (502, 502)], WantedParts::All)),
+        ("want-none", want(&[(3, 3)], WantedParts::None)),
+        ("want-offers", want(&[(3, 3)], WantedParts::Offers)),
+        ("want-parts", want(&[(0, 0)], WantedParts::Parts(runs(&[(0, 0), (2, 4)])))),
         ("again", Message::Again { entry: 0, part: 2 }),
         ("stored", Message::Stored { entries: runs(&[(0, 5), (7, 7)]), etags: None }),
         (
@@ -190,7 +190,7 @@ fn native() -> Vec<(&'static str, Message)> {
         (
             "receipt-spent",
             Message::Receipt(Receipt {
-                spent: Some(Spent { disk_ms: 710, md5_ms: 60, network_ms: 80 }),
+                spent: Some(BusyTime { disk_ms: 710, md5_ms: 60, network_ms: 80 }),
                 ..receipt
             }),
         ),
@@ -203,9 +203,12 @@ fn native() -> Vec<(&'static str, Message)> {
             Message::Measured(Measured { bytes: 64 << 20, elapsed_ns: 2_000_000_001, memory: true }),
         ),
         ("busy", Message::Busy),
-        ("error-entry", failure(Some(6), Fault::Exists, "a different file of that name is there already")),
-        ("error-session", failure(None, Fault::Protocol, "the first header is not a hello")),
-        ("error-interrupted", failure(None, Fault::Interrupted, "the receiver was interrupted")),
+        (
+            "error-entry",
+            failure(Some(6), ErrorCode::Exists, "a different file of that name is there already"),
+        ),
+        ("error-session", failure(None, ErrorCode::Protocol, "the first header is not a hello")),
+        ("error-interrupted", failure(None, ErrorCode::Interrupted, "the receiver was interrupted")),
     ]
 }
 
@@ -343,14 +346,14 @@ const BAD: [&str; 117] = [
     "type-unknown",
 ];
 
-fn inbox_with(bytes: &[u8]) -> Inbox {
-    let mut inbox = Inbox::new();
+fn inbox_with(bytes: &[u8]) -> FrameBuffer {
+    let mut inbox = FrameBuffer::new();
     assert_eq!(inbox.push(bytes), bytes.len(), "a fixture fits into the inbox");
     inbox
 }
 
 /// The JSON of the one frame in `bytes`.
-fn only_frame(bytes: &[u8], form: Form) -> Vec<u8> {
+fn only_frame(bytes: &[u8], form: Framing) -> Vec<u8> {
     let mut inbox = inbox_with(bytes);
     let json = inbox.next_frame(form).unwrap().expect("a whole frame").to_vec();
     assert!(inbox.is_empty(), "nothing after the frame");
@@ -361,7 +364,7 @@ fn only_frame(bytes: &[u8], form: Form) -> Vec<u8> {
 fn every_native_frame_is_read_and_written_unchanged() {
     for (name, expected) in native() {
         let bytes = read(&format!("good/{name}.frame"));
-        let message = Message::parse(&only_frame(&bytes, Form::Native)).unwrap();
+        let message = Message::parse(&only_frame(&bytes, Framing::Native)).unwrap();
         assert_eq!(message, expected, "{name}");
         let mut again = Vec::new();
         message.encode(&mut again);
@@ -374,12 +377,12 @@ fn every_classic_header_is_read_unchanged() {
     for (name, path, size_bytes) in CLASSIC {
         let bytes = read(&format!("good/{name}.frame"));
         assert_eq!(detect(&inbox_with(&bytes)), Ok(Some(Dialect::Classic)), "{name}");
-        let json = only_frame(&bytes, Form::Classic);
+        let json = only_frame(&bytes, Framing::Classic);
         let header = parse_header(&json, NamePolicy::Strict).unwrap();
         assert_eq!(header.path.as_bytes(), path.as_bytes(), "{name}");
         assert_eq!((header.size_bytes, header.md5), (size_bytes, md5(MD5_ABC)), "{name}");
         let mut again = Vec::new();
-        frame::encode(Form::Classic, &json, &mut again);
+        frame::encode(Framing::Classic, &json, &mut again);
         assert_eq!(again, bytes, "{name}");
     }
 }
@@ -412,14 +415,14 @@ fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
     if name.starts_with("first-") {
         return detect(&inbox).err().map(|error| error.to_string());
     }
-    let form = if name.starts_with("classic-") { Form::Classic } else { Form::Native };
+    let form = if name.starts_with("classic-") { Framing::Classic } else { Framing::Native };
     let json = match inbox.next_frame(form) {
         Ok(Some(json)) => json,
         // The connection ends within a frame.
         Ok(None) => return Some(RecvError::Truncated("a header".into()).to_string()),
         Err(error) => return Some(error.to_string()),
     };
-    if form == Form::Classic {
+    if form == Framing::Classic {
         return parse_header(json, NamePolicy::Strict).err().map(|error| error.to_string());
     }
     let mut session = open();
@@ -458,7 +461,7 @@ fn bad_names_and_targets_fail_their_entry_and_not_the_session() {
             continue;
         }
         let mut session = open();
-        let json = only_frame(&read(&format!("bad/{name}.frame")), Form::Native);
+        let json = only_frame(&read(&format!("bad/{name}.frame")), Framing::Native);
         assert!(matches!(session.handle(&json), Ok(Event::Refused { .. })), "{name}");
         let next = br#"{"ftx":"entry","entry":1,"type":"file","filename":"fine","size":1}"#;
         assert!(matches!(session.handle(next), Ok(Event::File(_))), "{name}");
@@ -505,7 +508,7 @@ struct Said {
 fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
     let mut inbox = inbox_with(bytes);
     let mut all = Vec::new();
-    while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+    while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
         let what =
             serde_json::from_slice::<serde_json::Value>(json).unwrap()["ftx"].as_str().unwrap().to_owned();
         let mut message = Message::parse(json).unwrap();
@@ -522,12 +525,12 @@ fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
 
 /// Feeds frames to the receiver; returns the event of the last one.
 fn receive(receiver: &mut ReceiverSession, frames: &[Said]) -> Option<Event> {
-    frames.iter().fold(None, |_, said| receiver.handle(&only_frame(&said.bytes, Form::Native)).ok())
+    frames.iter().fold(None, |_, said| receiver.handle(&only_frame(&said.bytes, Framing::Native)).ok())
 }
 
 /// Feeds frames to the sender; returns the event of the last one.
 fn listen(sender: &mut SenderSession, frames: &[Said]) -> Option<sender::Event> {
-    frames.iter().fold(None, |_, said| sender.handle(&only_frame(&said.bytes, Form::Native)).ok())
+    frames.iter().fold(None, |_, said| sender.handle(&only_frame(&said.bytes, Framing::Native)).ok())
 }
 
 /// All frames of a session that sends the file `a.txt` with content `abc`.
@@ -565,7 +568,7 @@ fn tiny_session() -> Vec<Said> {
     let part = said(SENDER, &frame);
     let Some(Event::Body(header)) = receive(&mut receiver, &part) else { panic!("a body follows") };
     assert_eq!((header.range.len, header.md5), (BODY.len() as u64, Md5::of(BODY)));
-    assert!(matches!(receiver.part_verified(&header), Progressed::Complete(_)));
+    assert!(matches!(receiver.part_verified(&header), PartOutcome::Complete(_)));
     all.extend(part);
     all.push(Said { by: SENDER, what: "the body".into(), bytes: BODY.to_vec() });
 

@@ -8,13 +8,13 @@ use crate::common::raw::Raw;
 use crate::common::{Receiver, names, until};
 use ftx::digest::{Md5, PART_BYTES};
 use ftx::wire::Message;
-use ftx::wire::message::Wanted;
+use ftx::wire::message::WantedParts;
 use serde_json::json;
 
 const PART: usize = PART_BYTES as usize;
 
 /// A session that has announced the sparse file `a` of three parts and has received its `want`.
-fn announce(receiver: &Receiver) -> (Raw, Wanted) {
+fn announce(receiver: &Receiver) -> (Raw, WantedParts) {
     let mut raw = Raw::connect(receiver, r#"{"ftx":"hello","version":1}"#);
     let entry = json!({"ftx": "entry", "entry": 0, "type": "file", "filename": "a", "size": 3 * PART, "sparse": true,
         "mtime_ns": 5, "state": "ab".repeat(16)});
@@ -71,7 +71,7 @@ fn damaged_part_resent_as_a_hole_reads_as_zeros() {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let (mut raw, wanted) = announce(&receiver);
-    assert_eq!(wanted, Wanted::All);
+    assert_eq!(wanted, WantedParts::All);
     part(&mut raw, 0, &vec![0; PART], &vec![b'X'; PART]);
     hear_again(&mut raw, 0);
     hole(&mut raw, 0, 2);
@@ -110,7 +110,7 @@ fn hole_in_a_resumed_file_clears_bytes_of_the_lost_session() {
         })
     });
     let (mut raw, wanted) = announce(&receiver);
-    let Wanted::Parts(runs) = wanted else { panic!("{wanted:?}") };
+    let WantedParts::Parts(runs) = wanted else { panic!("{wanted:?}") };
     assert_eq!(runs.iter().collect::<Vec<_>>(), [1..=2]);
     hole(&mut raw, 1, 1);
     part(&mut raw, 2, &mixed(), &mixed());

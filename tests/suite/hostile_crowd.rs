@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::common::raw::Raw;
 use crate::common::{Receiver, end, listing, send, start_send_with, until};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::{FrameBuffer, Message};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -31,7 +31,7 @@ fn raise_descriptor_limit() {
 
 fn frame(json: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(Form::Native, json.as_bytes(), &mut bytes);
+    encode(Framing::Native, json.as_bytes(), &mut bytes);
     bytes
 }
 
@@ -221,7 +221,7 @@ fn own_address_flood_does_not_block_the_sender() {
 /// A native session that has delivered a byte of its file and is not done.
 fn active_session(receiver: &Receiver) -> TcpStream {
     let mut stream = receiver.connect();
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     stream.write_all(&hello()).unwrap();
     stream
         .write_all(&frame(r#"{"ftx":"entry","entry":0,"type":"file","filename":"long","size":2}"#))
@@ -232,9 +232,13 @@ fn active_session(receiver: &Receiver) -> TcpStream {
     stream
 }
 
-fn hear(stream: &mut TcpStream, inbox: &mut Inbox, mut is_wanted: impl FnMut(&Message) -> bool) -> Message {
+fn hear(
+    stream: &mut TcpStream,
+    inbox: &mut FrameBuffer,
+    mut is_wanted: impl FnMut(&Message) -> bool,
+) -> Message {
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let message = Message::parse(json).unwrap();
             if is_wanted(&message) {
                 return message;
@@ -467,7 +471,7 @@ fn receiver_without_descriptors_does_not_spin() {
 fn trickled_input_times_out() {
     let mut body = Vec::new();
     let header = format!(r#"{{"filename":"a","size":100000,"md5":"{}"}}"#, Md5::of(b""));
-    encode(Form::Classic, header.as_bytes(), &mut body);
+    encode(Framing::Classic, header.as_bytes(), &mut body);
     let unfinished = "a header from the sender was still not complete after 1 seconds";
     for (first, trickle, line, is_session) in [
         (&60_000u32.to_le_bytes()[..], b" ", unfinished, false),

@@ -1,7 +1,7 @@
 //! **Promised: a final name is absent, or the old file, or the complete verified file**, at whichever step storing a file
 //! stops.
 //!
-//! The steps are named in `src/store/mod.rs`. For each step `strace` kills the receiver at the entry of the system call
+//! The steps are named in `src/dest/local/mod.rs`. For each step `strace` kills the receiver at the entry of the system call
 //! that begins the next step; in a second run that call fails. The trace shows that this call was hit and no other. The
 //! tables say what is on the disk then, and sending the same again must complete.
 //!

@@ -11,8 +11,8 @@ use crate::common::proofs::Random;
 use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::{Receiver, end, fake_receiver, ftx, names, send, start_send, until};
 use ftx::digest::PART_BYTES;
-use ftx::wire::Inbox;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::FrameBuffer;
+use ftx::wire::frame::{Framing, encode};
 
 /// A file that is quick to make and long to send: one byte of data in every part, holes around it.
 fn make_large(path: &std::path::Path, gibibytes: u64) {
@@ -115,11 +115,11 @@ fn bad_answers_of_a_receiver_are_errors() {
 
 /// Reads frames of a sender up to one of this kind.
 fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let start = Instant::now();
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             if json.starts_with(format!(r#"{{"ftx":"{kind}""#).as_bytes()) {
                 return;
             }
@@ -140,7 +140,7 @@ fn sender_sends_keepalives_while_it_receives_frames() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let (host, thread) = fake_receiver(&[WELCOME], |mut stream| {
         let mut busy = Vec::new();
-        encode(Form::Native, br#"{"ftx":"busy"}"#, &mut busy);
+        encode(Framing::Native, br#"{"ftx":"busy"}"#, &mut busy);
         hear(&mut stream, "busy", |stream| stream.write_all(&busy).unwrap());
     });
     assert_eq!(send(&[], &[&file], &host).code, 10);

@@ -16,14 +16,14 @@ use crate::common::proofs::Random;
 use crate::common::proxy::{Action, Proxy};
 use crate::common::raw::{Entry, Settled, transfer};
 use crate::common::{Ended, Receiver, names, send};
+use ftx::dest::local::SourceVersion;
 use ftx::digest::PART_BYTES;
-use ftx::store::Origin;
 use ftx::units::MtimeNs;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 
 const PARTIAL: i32 = 23;
 
-/// Runs one session against a new receiver.
+/// IdRanges one session against a new receiver.
 fn settle(out: &Path, policy: &str, entries: &[Entry]) -> (Settled, Ended) {
     let receiver = Receiver::start(out, &["--once", "--on-conflict", policy]);
     let settled = transfer(&receiver, entries);
@@ -278,7 +278,7 @@ fn staged_name(source: &Path) -> String {
     });
     assert_eq!(send(&[], &[source], &proxy.host()).code, 0);
     let entry = entry.recv().unwrap();
-    let origin = Origin {
+    let origin = SourceVersion {
         size_bytes: entry["size"].as_u64().unwrap(),
         mtime: Some(MtimeNs(entry["mtime_ns"].as_i64().unwrap())),
         state: entry["state"].as_str().unwrap().parse().unwrap(),
@@ -380,10 +380,10 @@ fn probes_do_not_count_for_once() {
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()),
         ("a length of zero", vec![0; 4]),
-        ("a part of a hello", frame(Form::Native, r#"{"ftx":"hello","version":1}"#)[..20].to_vec()),
-        ("a frame of another kind", frame(Form::Native, r#"{"ftx":"end","entries":0}"#)),
-        ("a connection of no session", frame(Form::Native, join)),
-        ("a classic header without a digest", frame(Form::Classic, r#"{"filename":"a","size":3}"#)),
+        ("a part of a hello", frame(Framing::Native, r#"{"ftx":"hello","version":1}"#)[..20].to_vec()),
+        ("a frame of another kind", frame(Framing::Native, r#"{"ftx":"end","entries":0}"#)),
+        ("a connection of no session", frame(Framing::Native, join)),
+        ("a classic header without a digest", frame(Framing::Classic, r#"{"filename":"a","size":3}"#)),
     ];
     let mut receiver = Receiver::start(&out, &["--once"]);
     for (what, bytes) in probes {

@@ -376,7 +376,7 @@ fn reconnect_preempts_its_own_session_at_capacity() {
 }
 
 fn take_over(receiver: Receiver, out: &Path) {
-    use ftx::wire::frame::{Form, encode};
+    use ftx::wire::frame::{Framing, encode};
     use std::io::{Read, Write};
     let content = Random::new(5).bytes(3 * PART as usize);
     let part = |index: usize| &content[index * PART as usize..(index + 1) * PART as usize];
@@ -387,13 +387,13 @@ fn take_over(receiver: Receiver, out: &Path) {
             r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{}"{continues}}}"#,
             session.repeat(16)
         );
-        encode(Form::Native, hello.as_bytes(), &mut say);
+        encode(Framing::Native, hello.as_bytes(), &mut say);
         let state = "0".repeat(32);
         let entry = format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"f","size":{},"mtime_ns":5,"state":"{state}"}}"#,
             content.len()
         );
-        encode(Form::Native, entry.as_bytes(), &mut say);
+        encode(Framing::Native, entry.as_bytes(), &mut say);
         stream.write_all(&say).unwrap();
         stream
     };
@@ -402,7 +402,7 @@ fn take_over(receiver: Receiver, out: &Path) {
     for index in 0..2 {
         let md5 = ftx::digest::Md5::of(part(index));
         let header = format!(r#"{{"ftx":"part","entry":0,"part":{index},"size":{PART},"md5":"{md5}"}}"#);
-        encode(Form::Native, header.as_bytes(), &mut say);
+        encode(Framing::Native, header.as_bytes(), &mut say);
         say.extend(part(index));
     }
     first.write_all(&say).unwrap();
@@ -411,9 +411,9 @@ fn take_over(receiver: Receiver, out: &Path) {
     });
     // The first connection stays open and silent, as after a network failure.
     let mut second = open("bb", &format!(r#","continues":"{}""#, "aa".repeat(16)));
-    let mut inbox = ftx::wire::Inbox::new();
+    let mut inbox = ftx::wire::FrameBuffer::new();
     let wanted = loop {
-        if let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        if let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             if let ftx::wire::Message::Want { parts, .. } = ftx::wire::Message::parse(json).unwrap() {
                 break parts;
             }
@@ -424,7 +424,7 @@ fn take_over(receiver: Receiver, out: &Path) {
         inbox.filled(count);
     };
     match wanted {
-        ftx::wire::message::Wanted::Parts(runs) => {
+        ftx::wire::message::WantedParts::Parts(runs) => {
             let runs: Vec<_> = runs.iter().collect();
             assert!(runs == [2..=2] || runs == [1..=2], "only what is missing: {runs:?}");
         }

@@ -16,8 +16,8 @@ use crate::common::proxy::{Action, Place, Proxy, Way};
 use crate::common::raw::Raw;
 use crate::common::{Receiver, listing, names, send, start_send, until};
 use ftx::wire::Message;
-use ftx::wire::message::Wanted;
-use ftx::wire::runs::Runs;
+use ftx::wire::id_ranges::IdRanges;
+use ftx::wire::message::WantedParts;
 
 const PART: u64 = 8 << 20;
 const CONNECTION: i32 = 10;
@@ -447,9 +447,9 @@ fn sparse_file_larger_than_any_disk_costs_no_work() {
         (peer, wanted)
     };
     let hole = |parts: u64| format!(r#"{{"ftx":"hole","entry":0,"part":0,"parts":{parts}}}"#);
-    let rest = Wanted::Parts(Runs::one(parts - 1));
+    let rest = WantedParts::Parts(IdRanges::one(parts - 1));
     let (mut peer, all) = announce();
-    assert_eq!(all, Wanted::All);
+    assert_eq!(all, WantedParts::All);
     peer.send_json(&hole(parts - 1));
     drop(peer);
     until("the journal", || {
@@ -481,15 +481,15 @@ fn sparse_file_larger_than_any_disk_costs_no_work() {
     assert_eq!(fs::metadata(out.path().join("f")).unwrap().len(), parts * PART);
     // The existing file is compared with the offers.
     let (mut peer, offers) = announce();
-    assert_eq!(offers, Wanted::Offers);
+    assert_eq!(offers, WantedParts::Offers);
     peer.send_json(&hole(parts));
-    assert_eq!(wanted(&mut peer), Wanted::None);
+    assert_eq!(wanted(&mut peer), WantedParts::None);
     assert!(matches!(peer.next_message(), Some(Message::Stored { .. })));
     receiver.kill();
 }
 
 /// The receiver's `want`. A receiver that is stuck in work sends only keepalives.
-fn wanted(peer: &mut Raw) -> Wanted {
+fn wanted(peer: &mut Raw) -> WantedParts {
     loop {
         match peer.next_message().expect("an answer") {
             Message::Want { parts, .. } => return parts,

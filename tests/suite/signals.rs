@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::common::proofs::{assert_absent_or_complete, contents, is_staged, not_run};
 use crate::common::{Ended, FTX, Receiver, end, names, pid, send, until};
 use ftx::digest::PART_BYTES;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The signals and their exit codes.
@@ -87,7 +87,7 @@ fn small_files(dir: &Path, count: usize) -> PathBuf {
 
 fn frames(json: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    json.iter().for_each(|json| encode(Form::Native, json.as_bytes(), &mut bytes));
+    json.iter().for_each(|json| encode(Framing::Native, json.as_bytes(), &mut bytes));
     bytes
 }
 

@@ -13,10 +13,10 @@ use crate::common::proofs::{can_trace, not_run};
 use crate::common::proxy::{Action, Place, Proxy};
 use crate::common::raw::Raw;
 use crate::common::{Ended, FTX, Receiver, end, is_own_process, names, send, start_send, until};
+use ftx::dest::local::{ImplicitDirs, LocalDestination, OnConflict, Record, SourceVersion};
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::fault::Fault;
+use ftx::error_code::ErrorCode;
 use ftx::relpath::{NamePolicy, RelPath};
-use ftx::store::{NewDirs, OnConflict, Origin, Record, Root};
 use ftx::wire::Message;
 
 const MIB: u64 = 1 << 20;
@@ -402,7 +402,7 @@ fn replaced_directory_gets_no_metadata() {
             _ => continue,
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(1), Fault::Exists), "{failure:?}");
+    assert_eq!((failure.entry, failure.fault), (Some(1), ErrorCode::Exists), "{failure:?}");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_ne!(mode(&dir.path().join("aside")), 0o777);
     assert_ne!(mode(&elsewhere), 0o777);
@@ -413,7 +413,7 @@ fn replaced_directory_gets_no_metadata() {
 /// File systems mounted below the output directory are not swept.
 #[test]
 fn sweep_stays_on_the_file_system_of_the_output_directory() {
-    // `Root::open` sets the umask for a moment to read it.
+    // `LocalDestination::open` sets the umask for a moment to read it.
     if !is_own_process("store_faults::sweep_stays_on_the_file_system_of_the_output_directory") {
         return;
     }
@@ -422,11 +422,11 @@ fn sweep_stays_on_the_file_system_of_the_output_directory() {
     let Some(_mounted) = Mounted::memory(16 * MIB, &out.join("disk")) else {
         return not_run("a sweep that stays on its file system", "needs the right to mount");
     };
-    let root = Root::open(&out, OnConflict::SkipSame).unwrap();
-    let mut store = root.session(NewDirs::PrivateUntilAnnounced).unwrap();
+    let root = LocalDestination::open(&out, OnConflict::SkipSame).unwrap();
+    let mut store = root.session(ImplicitDirs::Private).unwrap();
     for name in ["here", "disk/there"] {
         let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
-        let origin = Origin { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
+        let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
         let landing = store.land_parts(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();

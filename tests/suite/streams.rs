@@ -12,7 +12,7 @@ use crate::common::raw::Raw;
 use crate::common::{Receiver, end, listing, names, send, start_send_with};
 use ftx::digest::Md5;
 use ftx::wire::Message;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 
 const CONNECTION: i32 = 10;
 const PROTOCOL: i32 = 12;
@@ -213,7 +213,7 @@ fn late_join_does_not_fail_the_session() {
     };
     let say = |stream: &mut TcpStream, json: &str| {
         let mut bytes = Vec::new();
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
         stream.write_all(&bytes).unwrap();
     };
     let mut first = accept_and_hear(&[r#""ftx":"end""#, "xyzzy"]);
@@ -223,7 +223,7 @@ fn late_join_does_not_fail_the_session() {
         r#"{"ftx":"welcome","version":1,"features":["streams"]}"#,
         r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
     ] {
-        encode(Form::Native, json.as_bytes(), &mut words);
+        encode(Framing::Native, json.as_bytes(), &mut words);
     }
     first.write_all(&words).unwrap();
     let mut second = accept_and_hear(&[r#""ftx":"join""#]);

@@ -14,8 +14,8 @@ use std::thread;
 
 use crate::common::proofs::{Random, report_figures, rounds, run_parallel};
 use crate::common::{Ended, FTX, Receiver, send};
-use ftx::wire::Inbox;
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::FrameBuffer;
+use ftx::wire::frame::{Framing, encode};
 use serde_json::{Value, json};
 
 /// Begins the text that an injected line would have.
@@ -71,7 +71,7 @@ fn assert_safe(who: &str, ended: &Ended, said: &dyn std::fmt::Debug) {
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
 
-fn frames(form: Form, jsons: &[Value]) -> Vec<u8> {
+fn frames(form: Framing, jsons: &[Value]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for json in jsons {
         encode(form, json.to_string().as_bytes(), &mut bytes);
@@ -89,11 +89,11 @@ fn sender_says(random: &mut Random) -> Vec<u8> {
         0 => {
             let name = maybe(random, "a");
             let mut bytes =
-                frames(Form::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(random, md5)})]);
+                frames(Framing::Classic, &[json!({"filename": name, "size": 3, "md5": maybe(random, md5)})]);
             bytes.extend_from_slice(b"abc");
             return bytes;
         }
-        1 => return frames(Form::Classic, &[json!({hostile(random): hostile(random)})]),
+        1 => return frames(Framing::Classic, &[json!({hostile(random): hostile(random)})]),
         2 => return hostile(random).into_bytes(),
         3 => said.push(json!({"ftx": hostile(random)})),
         4 => said.push(json!({"ftx": "error", "code": maybe(random, "other"), "message": hostile(random)})),
@@ -119,7 +119,7 @@ fn sender_says(random: &mut Random) -> Vec<u8> {
             said.push(json!({"ftx": "end", "entries": 4}));
         }
     }
-    frames(Form::Native, &said)
+    frames(Framing::Native, &said)
 }
 
 #[test]
@@ -161,13 +161,13 @@ fn receiver_says(random: &mut Random) -> [Vec<u8>; 2] {
             (welcome, vec![failed, receipt])
         }
     };
-    [frames(Form::Native, &[first]), frames(Form::Native, &then)]
+    [frames(Framing::Native, &[first]), frames(Framing::Native, &then)]
 }
 
 /// Reads frames up to one of this kind; `false` if the sender closes first.
-fn hear(stream: &mut TcpStream, inbox: &mut Inbox, kind: &str) -> bool {
+fn hear(stream: &mut TcpStream, inbox: &mut FrameBuffer, kind: &str) -> bool {
     loop {
-        while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+        while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let frame: Value = serde_json::from_slice(json).unwrap();
             if frame["ftx"] == kind {
                 return true;
@@ -201,7 +201,7 @@ fn sender_escapes_text_of_a_hostile_receiver() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut inbox = Inbox::new();
+                let mut inbox = FrameBuffer::new();
                 if hear(&mut stream, &mut inbox, "hello") && stream.write_all(first).is_ok() {
                     // A receipt is valid only after `end`.
                     let heard = then.is_empty() || hear(&mut stream, &mut inbox, "end");

@@ -9,15 +9,15 @@ use std::path::Path;
 use crate::common::raw::{Entry, Raw};
 use crate::common::{Receiver, end, start_send_with};
 use ftx::digest::Md5;
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::Wanted;
-use ftx::wire::{Inbox, Message, SMALL_FILE_BYTES};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::message::WantedParts;
+use ftx::wire::{FrameBuffer, Message, SMALL_FILE_BYTES};
 use serde_json::{Value, json};
 
 /// A receiver whose answers the test sends.
 struct Silent {
     stream: std::net::TcpStream,
-    inbox: Inbox,
+    inbox: FrameBuffer,
     /// Names by entry id, and received bodies by name.
     names: BTreeMap<u64, String>,
     bodies: BTreeMap<String, Vec<u8>>,
@@ -26,13 +26,13 @@ struct Silent {
 impl Silent {
     fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().unwrap();
-        Silent { stream, inbox: Inbox::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
+        Silent { stream, inbox: FrameBuffer::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
     }
 
     /// The kind of the next frame that is no keepalive; records entries and bodies.
     fn next_kind(&mut self) -> String {
         loop {
-            let frame = self.inbox.next_frame(Form::Native).unwrap().map(<[u8]>::to_vec);
+            let frame = self.inbox.next_frame(Framing::Native).unwrap().map(<[u8]>::to_vec);
             let Some(json) = frame else {
                 let count = self.stream.read(self.inbox.space()).unwrap();
                 assert!(count > 0, "the sender closed");
@@ -67,7 +67,7 @@ impl Silent {
 
     fn send_json(&mut self, frame: &Value) {
         let mut bytes = Vec::new();
-        encode(Form::Native, frame.to_string().as_bytes(), &mut bytes);
+        encode(Framing::Native, frame.to_string().as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
@@ -143,7 +143,7 @@ fn receiver_accepts_unrequested_small_files_and_compares_them() {
     let mut raw = Raw::connect(&receiver, r#"{"ftx":"hello","version":1}"#);
     for (id, entry) in entries.iter().enumerate() {
         raw.send_json(&entry.clone().with("entry", id).json.to_string());
-        raw.answer(id as u64, &entry.content, &Wanted::All);
+        raw.answer(id as u64, &entry.content, &WantedParts::All);
     }
     raw.send_json(&json!({"ftx": "end", "entries": entries.len()}).to_string());
     let mut failed = Vec::new();

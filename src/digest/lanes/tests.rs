@@ -18,7 +18,7 @@ fn hex(digest: [u8; 16]) -> String {
 }
 
 /// Bytes that differ from block to block and from message to message.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+fn random(length: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |_| {
         x ^= x << 13;
@@ -55,7 +55,7 @@ fn rfc_1321_suite_in_every_kernel() {
 
 #[test]
 fn every_length_up_to_four_kib_and_a_bit() {
-    let data = noise(4200, 1);
+    let data = random(4200, 1);
     let messages: Vec<_> = (0..data.len()).map(|length| &data[..length]).collect();
     let expected: Vec<_> = messages.iter().map(|data| reference(data)).collect();
     for kernel in kernels() {
@@ -66,7 +66,7 @@ fn every_length_up_to_four_kib_and_a_bit() {
 #[test]
 fn every_number_of_messages_up_to_forty() {
     for count in 0..=40 {
-        let data: Vec<_> = (0..count).map(|i| noise(i * 37 % 300, i as u64)).collect();
+        let data: Vec<_> = (0..count).map(|i| random(i * 37 % 300, i as u64)).collect();
         let messages: Vec<_> = data.iter().map(Vec::as_slice).collect();
         let expected: Vec<_> = messages.iter().map(|data| reference(data)).collect();
         for kernel in kernels() {
@@ -78,7 +78,7 @@ fn every_number_of_messages_up_to_forty() {
 /// Every pair of a held length and an added length around the block boundaries.
 #[test]
 fn every_split_around_the_block_boundaries() {
-    let data = noise(64 * 5, 7);
+    let data = random(64 * 5, 7);
     let cuts: Vec<_> =
         (0..=130).flat_map(|a| [0, 1, 55, 56, 63, 64, 65, 127, 128, 190].map(|b| (a, a + b))).collect();
     let expected: Vec<_> = cuts.iter().map(|&(_, end)| reference(&data[..end])).collect();
@@ -94,7 +94,7 @@ fn every_split_around_the_block_boundaries() {
 
 #[test]
 fn lone_message_like_the_crate() {
-    let data = noise(1000, 3);
+    let data = random(1000, 3);
     let mut message = Message::new();
     for part in data.chunks(77) {
         message.update(part);
@@ -108,7 +108,7 @@ fn lone_message_like_the_crate() {
 fn few_long_messages_in_every_kernel() {
     for kernel in kernels() {
         for count in 1..=20 {
-            let data: Vec<_> = (0..count).map(|i| noise(ALONE + 1 + 64 * (i % 3) + i, 9)).collect();
+            let data: Vec<_> = (0..count).map(|i| random(ALONE + 1 + 64 * (i % 3) + i, 9)).collect();
             let messages: Vec<_> = data.iter().map(Vec::as_slice).collect();
             let expected: Vec<_> = messages.iter().map(|data| reference(data)).collect();
             assert_eq!(digest_many_with(kernel, &messages), expected, "{count} messages");
@@ -127,7 +127,7 @@ fn names_and_lanes_belong_together() {
 /// the order of the list.
 #[test]
 fn sorted_work_keeps_its_order() {
-    let data: Vec<_> = (0..50).map(|i| noise((i * 977) % 9000 + 1, i as u64)).collect();
+    let data: Vec<_> = (0..50).map(|i| random((i * 977) % 9000 + 1, i as u64)).collect();
     let messages: Vec<_> = data.iter().map(Vec::as_slice).collect();
     let expected: Vec<_> = messages.iter().map(|data| reference(data)).collect();
     for kernel in kernels() {
@@ -156,7 +156,7 @@ proptest! {
     #[test]
     fn cut_anywhere_like_the_crate(plan in lengths_and_cuts(), seed: u64) {
         let data: Vec<_> =
-            plan.iter().enumerate().map(|(i, (length, _))| noise(*length, seed ^ i as u64)).collect();
+            plan.iter().enumerate().map(|(i, (length, _))| random(*length, seed ^ i as u64)).collect();
         let slices: Vec<Vec<&[u8]>> = data.iter().zip(&plan).map(|(data, (_, cuts))| {
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (data.len() + 1)).collect();
             cuts.extend([0, data.len()]);

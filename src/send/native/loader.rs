@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::state::{Announced, Shared};
-use super::whole;
-use super::writer::{Batch, Body, Loaded};
+use super::source_file;
+use super::state::{InFlightEntry, SessionShared};
+use super::writer::{LoadedPart, PartBatch, PartBody};
+use crate::busy_time::Stopwatch;
 use crate::digest::{Md5, PART_BYTES, digest_many, digest_ranges, lane_count};
-use crate::plan::{OpenSource, ReadError, Source};
-use crate::spent::Clock;
+use crate::source::{OpenSource, ReadError, Source};
 use crate::wire::sender::Job;
 use crate::wire::{EntryId, SMALL_FILE_BYTES};
 
@@ -27,7 +27,7 @@ pub const LOADED_AHEAD: usize = 16;
 pub const SPARE: usize = 4;
 /// The first window; the next ones double, so that the first byte leaves early and the lanes are full soon.
 const FIRST_WINDOW: usize = 2;
-const LOOK_UP: Duration = Duration::from_secs(1);
+const SETTLE_POLL: Duration = Duration::from_secs(1);
 
 /// Large parts in one window at most, if they are not full ones: files of some hundred kilobytes.
 const MAX_WINDOW_PARTS: usize = 64;
@@ -36,13 +36,18 @@ const MAX_BATCHES_WAITED: u32 = 8;
 
 /// Loads parts until the session is over: those that the receiver wants for `loaded`, the others for `unasked`. Buffers
 /// that were written come back by way of `spare`.
-pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, spare: Receiver<Vec<u8>>) {
+pub fn load(
+    shared: &SessionShared<'_>,
+    loaded: Sender<PartBatch>,
+    unasked: Sender<PartBatch>,
+    spare: Receiver<Vec<u8>>,
+) {
     let mut loader = Loader { shared, spare, open: None, window: FIRST_WINDOW };
     // In a tree, large and small ones come in turn: each kind is gathered by itself, so that the lanes are full.
-    let (mut small, mut large) = (Gathered::default(), Gathered::default());
+    let (mut small, mut large) = (JobBatch::default(), JobBatch::default());
     let mut next = None;
     loop {
-        let mut at_hand = next.take().or_else(|| job_at_hand(shared));
+        let mut at_hand = next.take().or_else(|| try_next_job(shared));
         if at_hand.is_none() && large.jobs.is_empty() {
             at_hand = next_job(shared);
             if at_hand.is_none() {
@@ -63,14 +68,14 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
             if !small.is_full(BATCH_PARTS, BATCH_BYTES)
                 && !large.is_full(MAX_WINDOW_PARTS, loader.window_bytes())
             {
-                at_hand = job_at_hand(shared);
+                at_hand = try_next_job(shared);
             }
         }
         if !small.jobs.is_empty() {
             let jobs = std::mem::take(&mut small).jobs;
             let queue = if jobs[0].0.is_unasked { &unasked } else { &loaded };
             wait_until_settled(shared, &jobs);
-            whole::begin(shared, &jobs);
+            source_file::start_hashing(shared, &jobs);
             if queue.send(loader.load_small(jobs)).is_err() {
                 return;
             }
@@ -82,10 +87,10 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
         {
             let jobs = std::mem::take(&mut large).jobs;
             wait_until_settled(shared, &jobs);
-            whole::begin(shared, &jobs);
+            source_file::start_hashing(shared, &jobs);
             // One by one, for whichever connection is free.
             let parts = loader.load_large(jobs);
-            let batches = parts.into_iter().map(|part| Batch { parts: vec![part], bytes: Vec::new() });
+            let batches = parts.into_iter().map(|part| PartBatch { parts: vec![part], bytes: Vec::new() });
             if batches.into_iter().try_for_each(|batch| loaded.send(batch)).is_err() {
                 return;
             }
@@ -95,14 +100,14 @@ pub fn load(shared: &Shared<'_>, loaded: Sender<Batch>, unasked: Sender<Batch>, 
 
 /// Jobs of one kind, to be done together.
 #[derive(Default)]
-struct Gathered {
+struct JobBatch {
     jobs: Vec<(Job, Arc<Source>)>,
     bytes: u64,
     /// Batches that passed by since the first of them came.
     waited: u32,
 }
 
-impl Gathered {
+impl JobBatch {
     fn push(&mut self, job: (Job, Arc<Source>)) {
         if self.jobs.is_empty() {
             self.waited = 0;
@@ -122,9 +127,9 @@ fn is_small(job: &Job) -> bool {
 }
 
 /// Waits for a job; `None` when the session is over.
-fn next_job(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
+fn next_job(shared: &SessionShared<'_>) -> Option<(Job, Arc<Source>)> {
     loop {
-        if let Some(next) = job_at_hand(shared) {
+        if let Some(next) = try_next_job(shared) {
             return Some(next);
         }
         let state = shared.lock();
@@ -132,25 +137,25 @@ fn next_job(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
             return None;
         }
         if !state.session.has_job() {
-            drop(shared.wait(state, LOOK_UP));
+            drop(shared.wait(state, SETTLE_POLL));
         }
     }
 }
 
-fn job_at_hand(shared: &Shared<'_>) -> Option<(Job, Arc<Source>)> {
+fn try_next_job(shared: &SessionShared<'_>) -> Option<(Job, Arc<Source>)> {
     let mut state = shared.lock();
     if state.outcome.is_some() {
         return None;
     }
     let job = state.session.next_job()?;
     match state.announced.get(&job.entry) {
-        Some(Announced::File { source, .. }) => Some((job, Arc::clone(source))),
+        Some(InFlightEntry::File { source, .. }) => Some((job, Arc::clone(source))),
         _ => None,
     }
 }
 
 /// Waits until all of these files may be read ([`Source::unsettled_for`]), unless the session ends before.
-fn wait_until_settled(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
+fn wait_until_settled(shared: &SessionShared<'_>, jobs: &[(Job, Arc<Source>)]) {
     for (_, source) in jobs {
         if let Some(left) = source.unsettled_for() {
             shared.wait_for_outcome(left);
@@ -159,7 +164,7 @@ fn wait_until_settled(shared: &Shared<'_>, jobs: &[(Job, Arc<Source>)]) {
 }
 
 struct Loader<'a> {
-    shared: &'a Shared<'a>,
+    shared: &'a SessionShared<'a>,
     /// Buffers to use again: fresh memory costs the system more than reading a small file into it.
     spare: Receiver<Vec<u8>>,
     /// Parts of one file come one after another: it stays open between them.
@@ -172,7 +177,7 @@ impl Loader<'_> {
         self.window as u64 * PART_BYTES
     }
 
-    fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Batch {
+    fn load_small(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> PartBatch {
         let mut bytes = self.spare.try_recv().unwrap_or_default();
         // One byte behind the last file, into which nothing may be read.
         let room = jobs.iter().map(|(job, _)| job.range.len as usize).sum::<usize>() + 1;
@@ -197,13 +202,13 @@ impl Loader<'_> {
         let bodies: Vec<&[u8]> = read.iter().map(|(_, _, range)| &bytes[range.clone()]).collect();
         let digests = self.shared.md5.time(|| digest_many(&bodies));
         let loaded = read.into_iter().zip(digests).map(|((job, source, range), md5)| {
-            let body = if job.wants_body { Body::Bytes(range) } else { Body::Nothing };
-            Loaded { job, md5, body, source }
+            let body = if job.wants_body { PartBody::Bytes(range) } else { PartBody::Nothing };
+            LoadedPart { job, md5, body, source }
         });
-        Batch { parts: loaded.collect(), bytes }
+        PartBatch { parts: loaded.collect(), bytes }
     }
 
-    fn load_large(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<Loaded> {
+    fn load_large(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<LoadedPart> {
         self.window = (self.window * 2).min(lane_count());
         let mut opened = Vec::with_capacity(jobs.len());
         let mut holes = Vec::new();
@@ -224,7 +229,7 @@ impl Loader<'_> {
         }
         let ranges: Vec<_> = opened.iter().map(|(job, ..)| job.range).collect();
         // One file that cannot be read must not cost the others in the window.
-        let (start, reading) = (Instant::now(), Clock::default());
+        let (start, reading) = (Instant::now(), Stopwatch::default());
         let together = digest_ranges(&ranges, |index, buffer, offset| {
             reading.time(|| opened[index].2.read_at(buffer, offset))
         });
@@ -246,10 +251,10 @@ impl Loader<'_> {
                 Ok(()) => {
                     let parts = self.shared.lock().session.take_holes(&job, parts);
                     // The writer says nothing of the digest: it is a constant.
-                    loaded.push(Loaded {
+                    loaded.push(LoadedPart {
                         job,
                         md5: Md5::from([0; 16]),
-                        body: Body::Holes(parts, open),
+                        body: PartBody::Holes(parts, open),
                         source,
                     });
                 }
@@ -259,8 +264,8 @@ impl Loader<'_> {
         for ((job, source, open), digest) in opened.into_iter().zip(digests) {
             match digest.and_then(|md5| open.check_after(job.range).map(|()| md5)) {
                 Ok(md5) => {
-                    let body = if job.wants_body { Body::File(open) } else { Body::Nothing };
-                    loaded.push(Loaded { job, md5, body, source });
+                    let body = if job.wants_body { PartBody::File(open) } else { PartBody::Nothing };
+                    loaded.push(LoadedPart { job, md5, body, source });
                 }
                 Err(error) => self.withdraw(job.entry, &error),
             }
@@ -300,7 +305,7 @@ mod tests {
         with_shared(|shared| {
             let source = announce(shared, &path, "offers");
             let mut loader = Loader { shared, spare: never(), open: None, window: FIRST_WINDOW };
-            let next = || job_at_hand(shared).unwrap();
+            let next = || try_next_job(shared).unwrap();
             assert_eq!(loader.load_large(vec![next()]).len(), 1);
             // The file stays open from one part to the next, so that there is no look when it is opened either.
             rewrite(&source, &path);

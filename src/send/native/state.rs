@@ -9,18 +9,18 @@ use crossbeam_channel::Sender;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
-use super::Remainder;
-use super::ear::failed;
-use super::transferred::Transferred;
-use super::whole::Whole;
+use super::CarryOver;
+use super::byte_ledger::ByteLedger;
+use super::receive_loop::report_failed;
+use super::source_file::SourceFile;
+use crate::busy_time::{Bottleneck, BusyTime, Stopwatch};
 use crate::digest::{Md5, PART_BYTES, PartDigests};
-use crate::fault::Fault;
-use crate::md5sum::Lister;
-use crate::net::Bell;
-use crate::plan::{ReadError, Source, StateKey};
-use crate::progress::{Event, Progress, Summary};
+use crate::error_code::ErrorCode;
+use crate::event::{Event, Reporter, Summary};
+use crate::md5sum::FileHasher;
 use crate::relpath::{LinkTarget, RelPath};
-use crate::spent::{Clock, Limit, Spent};
+use crate::source::{ReadError, Source, StateKey};
+use crate::sync::CancelToken;
 use crate::units::Metadata;
 use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
@@ -28,34 +28,34 @@ use crate::wire::{EntryId, SessionId, WireError};
 
 /// Output of the session that may wait before the writer is told, and for how long: a frame each would cost more system
 /// calls than all the rest.
-const SPEAK_BYTES: usize = 32 << 10;
-const SPEAK_AGE: Duration = Duration::from_millis(2);
+const FLUSH_BYTES: usize = 32 << 10;
+const FLUSH_AGE: Duration = Duration::from_millis(2);
 
 /// The session and everything that goes with it, and a bell that rings when any of it changed.
-pub struct Shared<'a> {
-    state: Mutex<State>,
+pub struct SessionShared<'a> {
+    state: Mutex<SessionState>,
     changed: Condvar,
     /// Tells the first connection's writer that the session has something to say.
-    words: Sender<()>,
-    pub progress: &'a dyn Progress,
+    control_tx: Sender<()>,
+    pub progress: &'a dyn Reporter,
     /// Tells of the files that are stored.
-    lister: &'a Lister<'a, Whole>,
+    hasher: &'a FileHasher<'a, SourceFile>,
     /// Entries of earlier sessions, whose numbers the lister may still know.
     listed_before: u64,
     pub timeout: Duration,
     /// Rung when the program is to end.
-    pub interrupt: &'a Bell,
+    pub cancel: &'a CancelToken,
     /// The loader: reading, and digests.
-    pub reading: Clock,
-    pub md5: Clock,
+    pub reading: Stopwatch,
+    pub md5: Stopwatch,
     /// Writers with their connections.
-    pub writing: Clock,
+    pub writing: Stopwatch,
 }
 
-pub struct State {
+pub struct SessionState {
     pub session: SenderSession,
     /// Entries in flight.
-    pub announced: HashMap<EntryId, Announced>,
+    pub announced: HashMap<EntryId, InFlightEntry>,
     pub summary: Summary,
     /// See [`Remainder::kept_bytes`].
     pub kept_bytes: u64,
@@ -69,24 +69,24 @@ pub struct State {
     joined: Vec<TcpStream>,
     began: Instant,
     /// When anything was last given to the writer.
-    spoke: Instant,
+    last_output: Instant,
 }
 
-impl State {
+impl SessionState {
     /// Announces an entry, for the first time or again.
-    pub fn announce(&mut self, mut announced: Announced, key: &StateKey, progress: &dyn Progress) {
+    pub fn announce(&mut self, mut announced: InFlightEntry, key: &StateKey, progress: &dyn Reporter) {
         let id = match &mut announced {
-            Announced::File { source, digests, .. } => {
+            InFlightEntry::File { source, digests, .. } => {
                 // Only files of several parts can be taken up again.
-                let tell = |reason: &str| progress.event(Event::NoStateKey { reason });
+                let tell = |reason: &str| progress.report(Event::NoStateKey { reason });
                 let state = (source.size_bytes > PART_BYTES).then(|| source.state_digest(key, tell));
                 let Source { name, size_bytes, is_sparse, metadata, .. } = &**source;
                 let id = self.session.announce_file(name, *size_bytes, *is_sparse, state, *metadata);
                 self.session.set_digests(id, std::mem::take(digests));
                 id
             }
-            Announced::Dir(name, metadata) => self.session.announce_dir(name, *metadata),
-            Announced::Link { name, target, metadata } => {
+            InFlightEntry::Dir(name, metadata) => self.session.announce_dir(name, *metadata),
+            InFlightEntry::Link { name, target, metadata } => {
                 self.session.announce_link(name, target.as_bytes(), *metadata)
             }
         };
@@ -94,29 +94,29 @@ impl State {
     }
 
     /// How long until the receiver needs a sign of life; says it when the time has come.
-    fn pulse(&mut self, pulse: Duration) -> Duration {
-        if self.spoke.elapsed() >= pulse {
-            self.session.busy();
-            self.spoke = Instant::now();
+    fn keepalive(&mut self, pulse: Duration) -> Duration {
+        if self.last_output.elapsed() >= pulse {
+            self.session.keepalive();
+            self.last_output = Instant::now();
         }
-        pulse.saturating_sub(self.spoke.elapsed())
+        pulse.saturating_sub(self.last_output.elapsed())
     }
 }
 
 /// What went out so far.
-pub struct Moved {
+pub struct SentBytes {
     pub bytes: u64,
     /// The time that writers spent with connections, all writers together.
     pub writing: Duration,
 }
 
 /// An entry in flight, as this side knows it.
-pub enum Announced {
+pub enum InFlightEntry {
     /// The MD5 is that of a file of one part, once this was hashed; the digests are those of parts that an earlier session
     /// of this transfer hashed.
     File {
         source: Arc<Source>,
-        transferred: Transferred,
+        transferred: ByteLedger,
         already_there: bool,
         md5: Option<Md5>,
         digests: PartDigests,
@@ -129,11 +129,11 @@ pub enum Announced {
     },
 }
 
-impl Announced {
+impl InFlightEntry {
     pub fn file(source: Arc<Source>) -> Self {
-        Announced::File {
+        InFlightEntry::File {
             source,
-            transferred: Transferred::default(),
+            transferred: ByteLedger::default(),
             already_there: false,
             md5: None,
             digests: PartDigests::new(),
@@ -142,26 +142,26 @@ impl Announced {
 
     pub fn name(&self) -> &RelPath {
         match self {
-            Announced::File { source, .. } => &source.name,
-            Announced::Dir(name, _) | Announced::Link { name, .. } => name,
+            InFlightEntry::File { source, .. } => &source.name,
+            InFlightEntry::Dir(name, _) | InFlightEntry::Link { name, .. } => name,
         }
     }
 }
 
-impl<'a> Shared<'a> {
+impl<'a> SessionShared<'a> {
     pub fn new(
-        words: Sender<()>,
-        left: &mut Remainder,
-        progress: &'a dyn Progress,
-        lister: &'a Lister<'a, Whole>,
+        control_tx: Sender<()>,
+        left: &mut CarryOver,
+        progress: &'a dyn Reporter,
+        hasher: &'a FileHasher<'a, SourceFile>,
         timeout: Duration,
-        interrupt: &'a Bell,
+        cancel: &'a CancelToken,
     ) -> Result<Self, SendError> {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|errno| SendError::Connection(errno.into()))?;
         let now = Instant::now();
-        let state = State {
+        let state = SessionState {
             session: SenderSession::new(SessionId::new(random), left.last_session),
             announced: HashMap::new(),
             summary: Summary { confirmed: true, ..std::mem::take(&mut left.summary) },
@@ -172,40 +172,44 @@ impl<'a> Shared<'a> {
             receipt: None,
             joined: Vec::new(),
             began: now,
-            spoke: now,
+            last_output: now,
         };
-        Ok(Shared {
+        Ok(SessionShared {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            words,
+            control_tx,
             progress,
-            lister,
+            hasher,
             listed_before: left.announced_before,
             timeout,
-            interrupt,
-            reading: Clock::default(),
-            md5: Clock::default(),
-            writing: Clock::default(),
+            cancel,
+            reading: Stopwatch::default(),
+            md5: Stopwatch::default(),
+            writing: Stopwatch::default(),
         })
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something changed that others wait for.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         self.changed.notify_all();
     }
 
     /// Ends the session; the first outcome counts.
     pub fn end(&self, outcome: Result<(), SendError>) {
         self.lock().outcome.get_or_insert(outcome);
-        self.ring();
+        self.notify();
     }
 
     /// Waits until the bell rings or the time is up.
-    pub fn wait<'s>(&self, state: MutexGuard<'s, State>, limit: Duration) -> MutexGuard<'s, State> {
+    pub fn wait<'s>(
+        &self,
+        state: MutexGuard<'s, SessionState>,
+        limit: Duration,
+    ) -> MutexGuard<'s, SessionState> {
         self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -215,44 +219,44 @@ impl<'a> Shared<'a> {
         let mut state = self.lock();
         let output = state.session.take_output();
         if !output.is_empty() {
-            state.spoke = Instant::now();
-            self.ring();
+            state.last_output = Instant::now();
+            self.notify();
         }
         (output, state.is_closing)
     }
 
     /// Has the writer send what the session has to say.
-    pub fn speak(&self) {
+    pub fn wake_writer(&self) {
         // If the queue is full, the writer knows already. If it is gone, the ear finds out why.
-        let _ = self.words.try_send(());
+        let _ = self.control_tx.try_send(());
     }
 
     /// Waits until another entry may be announced; `None` when the session is over. The receiver gets a sign of life
     /// meanwhile, whatever rings the bell in between.
-    pub fn wait_for_room(&self, pulse: Duration) -> Option<MutexGuard<'_, State>> {
+    pub fn wait_for_room(&self, pulse: Duration) -> Option<MutexGuard<'_, SessionState>> {
         let mut state = self.lock();
         loop {
             if state.outcome.is_some() {
                 return None;
             }
-            if state.session.has_room() && state.session.output_len() < SPEAK_BYTES {
-                if state.session.output_len() > 0 && state.spoke.elapsed() >= SPEAK_AGE {
-                    self.speak();
+            if state.session.has_room() && state.session.output_len() < FLUSH_BYTES {
+                if state.session.output_len() > 0 && state.last_output.elapsed() >= FLUSH_AGE {
+                    self.wake_writer();
                 }
                 return Some(state);
             }
-            state = self.wait_speaking(state, pulse);
+            state = self.wait_with_keepalive(state, pulse);
         }
     }
 
     /// Gives the receiver a sign of life if it is time for one; `false` when the session is over.
-    pub fn pulse(&self, pulse: Duration) -> bool {
+    pub fn keepalive(&self, pulse: Duration) -> bool {
         let mut state = self.lock();
-        state.pulse(pulse);
+        state.keepalive(pulse);
         let (goes_on, speaks) = (state.outcome.is_none(), state.session.output_len() > 0);
         drop(state);
         if speaks {
-            self.speak();
+            self.wake_writer();
         }
         goes_on
     }
@@ -261,7 +265,7 @@ impl<'a> Shared<'a> {
     pub fn wait_for_the_end(&self, pulse: Duration) {
         let mut state = self.lock();
         while state.outcome.is_none() {
-            state = self.wait_speaking(state, pulse);
+            state = self.wait_with_keepalive(state, pulse);
         }
     }
 
@@ -275,20 +279,20 @@ impl<'a> Shared<'a> {
     }
 
     /// Has said what there is to say, and waits for the bell or the next sign of life.
-    fn wait_speaking<'s>(
+    fn wait_with_keepalive<'s>(
         &'s self,
-        mut state: MutexGuard<'s, State>,
+        mut state: MutexGuard<'s, SessionState>,
         pulse: Duration,
-    ) -> MutexGuard<'s, State> {
-        let until_pulse = state.pulse(pulse);
+    ) -> MutexGuard<'s, SessionState> {
+        let until_pulse = state.keepalive(pulse);
         if state.session.output_len() > 0 {
-            self.speak();
+            self.wake_writer();
         }
         self.wait(state, until_pulse)
     }
 
     /// The receiver answered: the session can begin.
-    pub fn welcomed(&self, state: &mut State, takes_streams: bool) {
+    pub fn welcomed(&self, state: &mut SessionState, takes_streams: bool) {
         state.welcome = Some((state.began.elapsed(), takes_streams));
     }
 
@@ -303,25 +307,25 @@ impl<'a> Shared<'a> {
     }
 
     /// What went out so far, and the time that it took the writers.
-    pub fn moved(&self) -> Moved {
+    pub fn record_sent(&self) -> SentBytes {
         let bytes = self.lock().summary.moved_bytes;
-        Moved { bytes, writing: self.writing.spent() }
+        SentBytes { bytes, writing: self.writing.spent() }
     }
 
     /// Ends all waits for a connection.
-    pub fn hang_up(&self) {
+    pub fn close_all(&self) {
         let mut state = self.lock();
         state.is_closing = true;
         for stream in &state.joined {
             let _ = stream.shutdown(Shutdown::Both);
         }
         drop(state);
-        self.speak();
-        self.ring();
+        self.wake_writer();
+        self.notify();
     }
 
     /// Has this side found a reason to end the session that the receiver does not know? Then it is told, once.
-    pub fn give_up(&self) -> bool {
+    pub fn send_error(&self) -> bool {
         let mut state = self.lock();
         if state.is_closing {
             return true;
@@ -329,42 +333,42 @@ impl<'a> Shared<'a> {
         let (fault, reason) = match &state.outcome {
             Some(Err(SendError::Wire(WireError::PeerGaveUp { .. }))) => return false,
             Some(Err(error @ SendError::Wire(WireError::Version { .. }))) => {
-                (Fault::Version, error.to_string())
+                (ErrorCode::Version, error.to_string())
             }
-            Some(Err(error @ SendError::Wire(_))) => (Fault::Protocol, error.to_string()),
-            Some(Err(error @ SendError::StoredOther { .. })) => (Fault::Digest, error.to_string()),
+            Some(Err(error @ SendError::Wire(_))) => (ErrorCode::Protocol, error.to_string()),
+            Some(Err(error @ SendError::StoredOther { .. })) => (ErrorCode::Digest, error.to_string()),
             Some(Err(
-                error @ (SendError::Silent(_) | SendError::Unfinished(_) | SendError::Standstill(_)),
-            )) => (Fault::Timeout, error.to_string()),
-            Some(Err(error @ SendError::Interrupted)) => (Fault::Interrupted, error.to_string()),
+                error @ (SendError::Silent(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_)),
+            )) => (ErrorCode::Timeout, error.to_string()),
+            Some(Err(error @ SendError::Interrupted)) => (ErrorCode::Interrupted, error.to_string()),
             _ => return false,
         };
         state.session.give_up(fault, &reason);
         state.is_closing = true;
         drop(state);
-        self.speak();
+        self.wake_writer();
         true
     }
 
     /// How it went; what is not settled stays in `left`.
-    pub fn into_outcome(self, left: &mut Remainder) -> Result<(), SendError> {
+    pub fn into_outcome(self, left: &mut CarryOver) -> Result<(), SendError> {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ms = |time: Duration| time.as_millis() as u64;
         let writers = 1 + state.joined.len() as u32;
-        let spent = Spent {
+        let spent = BusyTime {
             disk_ms: ms(self.reading.spent()),
             md5_ms: ms(self.md5.spent()),
             network_ms: ms(self.writing.spent() / writers),
         };
         let receiver = state.receipt.and_then(|receipt| receipt.spent);
         let elapsed = state.began.elapsed();
-        state.summary.limit = receiver.and_then(|receiver| Limit::of_sender(spent, receiver, elapsed));
+        state.summary.limit = receiver.and_then(|receiver| Bottleneck::of_sender(spent, receiver, elapsed));
         let unconfirmed = state.announced.len() as u64;
-        let mut unsettled: Vec<(EntryId, Announced)> = state.announced.drain().collect();
+        let mut unsettled: Vec<(EntryId, InFlightEntry)> = state.announced.drain().collect();
         unsettled.sort_unstable_by_key(|(id, _)| *id);
         for (id, announced) in &mut unsettled {
-            self.lister.dropped(self.listed_before + *id);
-            if let Announced::File { transferred, already_there, digests, .. } = announced {
+            self.hasher.on_dropped(self.listed_before + *id);
+            if let InFlightEntry::File { transferred, already_there, digests, .. } = announced {
                 transferred.lost();
                 *already_there = false;
                 *digests = state.session.take_digests(*id);
@@ -379,37 +383,37 @@ impl<'a> Shared<'a> {
     }
 
     /// A file cannot be sent as it was announced: the receiver keeps nothing of it, and the user hears why.
-    pub fn withdraw(&self, state: &mut State, entry: EntryId, error: &ReadError) {
+    pub fn withdraw(&self, state: &mut SessionState, entry: EntryId, error: &ReadError) {
         self.withdraw_for(state, entry, error.fault(), &error.to_string());
     }
 
     /// The same for any reason.
-    pub fn withdraw_for(&self, state: &mut State, entry: EntryId, fault: Fault, reason: &str) {
+    pub fn withdraw_for(&self, state: &mut SessionState, entry: EntryId, fault: ErrorCode, reason: &str) {
         if state.session.withdraw(entry, fault, reason)
             && let Some(mut announced) = state.announced.remove(&entry)
         {
             self.list_dropped(entry);
-            failed(self, state, &mut announced, fault, reason);
+            report_failed(self, state, &mut announced, fault, reason);
         }
     }
 
     /// An entry will not be listed.
     pub fn list_dropped(&self, id: EntryId) {
-        self.lister.dropped(self.listed_before + id);
+        self.hasher.on_dropped(self.listed_before + id);
     }
 
     /// A file is stored, and may be listed.
     pub fn list_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
-        self.lister.stored(self.listed_before + id, path, md5, there_bytes);
+        self.hasher.on_stored(self.listed_before + id, path, md5, there_bytes);
     }
 
     /// All of a file is to be hashed.
-    pub fn list_begin(&self, id: EntryId, size_bytes: u64, whole: impl FnOnce() -> Whole) {
-        self.lister.begin(self.listed_before + id, size_bytes, size_bytes, whole);
+    pub fn list_begin(&self, id: EntryId, size_bytes: u64, whole: impl FnOnce() -> SourceFile) {
+        self.hasher.on_start(self.listed_before + id, size_bytes, size_bytes, whole);
     }
 
     /// Waits until the list takes more.
     pub fn wait_for_list(&self) {
-        self.lister.wait_for_room();
+        self.hasher.wait_for_room();
     }
 }

@@ -8,12 +8,12 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::super::SendError;
-use super::ear::returned;
-use super::state::{Announced, Shared, State};
+use super::receive_loop::report_undone;
+use super::state::{InFlightEntry, SessionShared, SessionState};
 use crate::digest::{Md5, PART_BYTES};
-use crate::net::{self, PatientWriter};
-use crate::plan::{OpenSource, ReadError, Source};
-use crate::progress::Event;
+use crate::event::Event;
+use crate::net::{self, TimedWriter};
+use crate::source::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
@@ -29,22 +29,22 @@ const TAIL_BYTES: u64 = 64 << 10;
 const POISON_BYTES: u64 = 16;
 
 /// Parts that were loaded together.
-pub struct Batch {
-    pub parts: Vec<Loaded>,
+pub struct PartBatch {
+    pub parts: Vec<LoadedPart>,
     /// Where the bodies are that are in memory.
     pub bytes: Vec<u8>,
 }
 
 /// A part that was read and hashed.
-pub struct Loaded {
+pub struct LoadedPart {
     pub job: Job,
     pub md5: Md5,
-    pub body: Body,
+    pub body: PartBody,
     pub source: Arc<Source>,
 }
 
 /// Where the bytes of a part are.
-pub enum Body {
+pub enum PartBody {
     /// Only the digest is wanted.
     Nothing,
     /// In memory, at this place of its batch.
@@ -56,20 +56,20 @@ pub enum Body {
 }
 
 /// What the first connection carries beside the parts that any may take.
-pub struct First {
+pub struct PrimaryInputs {
     /// The session has something to say.
-    pub words: Receiver<()>,
+    pub control_rx: Receiver<()>,
     /// Parts that nobody asked for yet: they come behind their entries.
-    pub unasked: Receiver<Batch>,
+    pub unasked: Receiver<PartBatch>,
 }
 
 /// Writes to one connection until the session is over: parts that were loaded, and on the first one all the rest. Buffers
 /// that are written go back by way of `spare`.
 pub fn write(
-    shared: &Shared<'_>,
-    stream: PatientWriter,
-    first: Option<First>,
-    parts: Receiver<Batch>,
+    shared: &SessionShared<'_>,
+    stream: TimedWriter,
+    first: Option<PrimaryInputs>,
+    parts: Receiver<PartBatch>,
     spare: &Sender<Vec<u8>>,
 ) {
     match write_all(shared, stream, first, parts, spare) {
@@ -84,28 +84,29 @@ pub fn write(
 }
 
 fn write_all(
-    shared: &Shared<'_>,
-    stream: PatientWriter,
-    first: Option<First>,
-    mut parts: Receiver<Batch>,
+    shared: &SessionShared<'_>,
+    stream: TimedWriter,
+    first: Option<PrimaryInputs>,
+    mut parts: Receiver<PartBatch>,
     spare: &Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
     let is_first = first.is_some();
-    let (words, mut unasked) = first.map_or_else(|| (never(), never()), |first| (first.words, first.unasked));
+    let (control_tx, mut unasked) =
+        first.map_or_else(|| (never(), never()), |first| (first.control_rx, first.unasked));
     if is_first {
         stream.write_all(&shared.take_output().0)?;
     }
     loop {
         let at_hand = || unasked.try_recv().or_else(|_| parts.try_recv()).ok();
-        let loaded = match words.try_recv() {
+        let loaded = match control_tx.try_recv() {
             Ok(()) => None,
             Err(_) => match at_hand() {
                 Some(loaded) => Some(loaded),
                 None => {
                     stream.flush()?;
                     select! {
-                        recv(words) -> _ => None,
+                        recv(control_tx) -> _ => None,
                         recv(unasked) -> loaded => {
                             if loaded.is_err() {
                                 unasked = never();
@@ -146,10 +147,10 @@ fn write_all(
 }
 
 /// Parts to be written together: so few bytes that what is counted of them has as good as gone.
-fn groups(mut parts: &[Loaded]) -> impl Iterator<Item = &[Loaded]> {
+fn groups(mut parts: &[LoadedPart]) -> impl Iterator<Item = &[LoadedPart]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let is_in = |part: &&Loaded| {
+        let is_in = |part: &&LoadedPart| {
             let begins = bytes == 0;
             bytes += part.job.range.len.max(1);
             begins || bytes <= GROUP_BYTES
@@ -161,9 +162,9 @@ fn groups(mut parts: &[Loaded]) -> impl Iterator<Item = &[Loaded]> {
 }
 
 fn write_group(
-    shared: &Shared<'_>,
-    stream: &mut BufWriter<PatientWriter>,
-    parts: &[Loaded],
+    shared: &SessionShared<'_>,
+    stream: &mut BufWriter<TimedWriter>,
+    parts: &[LoadedPart],
     bytes: &[u8],
 ) -> io::Result<()> {
     // The session is asked once for all of them.
@@ -172,7 +173,7 @@ fn write_group(
     let mut state = shared.lock();
     for part in parts {
         // Before a body begins that would be of no use, and before holes go, which have no last bytes of their own.
-        if let Body::File(file) | Body::Holes(_, file) = &part.body
+        if let PartBody::File(file) | PartBody::Holes(_, file) = &part.body
             && let Err(error) = file.check_unchanged()
         {
             shared.withdraw(&mut state, part.job.entry, &error);
@@ -191,70 +192,75 @@ fn write_group(
         }
     }
     if moved_bytes > 0 {
-        shared.progress.event(Event::Moved { bytes: moved_bytes });
+        shared.progress.report(Event::Transferred { bytes: moved_bytes });
     }
     Ok(())
 }
 
 /// Appends the dictionary of a part to `frames`, unless nobody wants it any more. Returns how many bytes count as moved
 /// with it; those that come out of a file are counted while they go.
-fn frame(shared: &Shared<'_>, state: &mut State, part: &Loaded, frames: &mut Vec<u8>) -> u64 {
-    let Loaded { job, md5, body, source } = part;
+fn frame(
+    shared: &SessionShared<'_>,
+    state: &mut SessionState,
+    part: &LoadedPart,
+    frames: &mut Vec<u8>,
+) -> u64 {
+    let LoadedPart { job, md5, body, source } = part;
     let goes = match body {
-        Body::Holes(parts, _) => state.session.hole_frame(job, *parts, frames),
+        PartBody::Holes(parts, _) => state.session.hole_frame(job, *parts, frames),
         _ => state.session.part_frame(job, *md5, frames),
     };
     if !goes {
         return 0;
     }
     let (body_bytes, hole_bytes) = match body {
-        Body::Nothing => (0, 0),
-        Body::Bytes(_) | Body::File(_) => (job.range.len, 0),
-        Body::Holes(parts, _) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
+        PartBody::Nothing => (0, 0),
+        PartBody::Bytes(_) | PartBody::File(_) => (job.range.len, 0),
+        PartBody::Holes(parts, _) => (0, if job.wants_body { parts * job.range.len } else { 0 }),
     };
-    if let Some(Announced::File { transferred, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
+    if let Some(InFlightEntry::File { transferred, md5: of_file, .. }) = state.announced.get_mut(&job.entry) {
         if job.wants_body {
-            returned(shared, transferred.take_uncertain());
+            report_undone(shared, transferred.take_uncertain());
         }
         transferred.sent(body_bytes, hole_bytes);
         // That of a hole is a constant that nobody computed.
-        if !matches!(body, Body::Holes(..)) {
+        if !matches!(body, PartBody::Holes(..)) {
             *of_file = (source.size_bytes <= PART_BYTES).then_some(*md5);
         }
     }
     state.summary.moved_bytes += body_bytes;
-    if matches!(body, Body::File(_)) { 0 } else { body_bytes + hole_bytes }
+    if matches!(body, PartBody::File(_)) { 0 } else { body_bytes + hole_bytes }
 }
 
 /// So much of a body that was counted with its dictionary does not go: the connection has ended.
-fn unsent(state: &mut State, entry: EntryId, bytes: u64) {
-    if let Some(Announced::File { transferred, .. }) = state.announced.get_mut(&entry) {
+fn undo_sent(state: &mut SessionState, entry: EntryId, bytes: u64) {
+    if let Some(InFlightEntry::File { transferred, .. }) = state.announced.get_mut(&entry) {
         transferred.unsent(bytes);
         state.summary.moved_bytes -= bytes;
     }
 }
 
 fn write_body(
-    shared: &Shared<'_>,
-    stream: &mut BufWriter<PatientWriter>,
-    part: &Loaded,
+    shared: &SessionShared<'_>,
+    stream: &mut BufWriter<TimedWriter>,
+    part: &LoadedPart,
     bytes: &[u8],
 ) -> io::Result<()> {
-    if part.job.part == 0 && !matches!(part.body, Body::Holes(..)) {
+    if part.job.part == 0 && !matches!(part.body, PartBody::Holes(..)) {
         let size_bytes = part.source.size_bytes;
-        shared.progress.event(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
+        shared.progress.report(Event::FileStarted { path: part.source.name.as_bytes(), size_bytes });
     }
     match &part.body {
-        Body::Nothing | Body::Holes(..) => Ok(()),
-        Body::Bytes(range) => stream.write_all(&bytes[range.clone()]),
-        Body::File(file) => {
+        PartBody::Nothing | PartBody::Holes(..) => Ok(()),
+        PartBody::Bytes(range) => stream.write_all(&bytes[range.clone()]),
+        PartBody::File(file) => {
             let mut moved_bytes = 0;
             let moved = |bytes| {
                 moved_bytes += bytes;
-                shared.progress.event(Event::Moved { bytes });
+                shared.progress.report(Event::Transferred { bytes });
             };
             write_from_file(shared, stream, part, file, moved).inspect_err(|_| {
-                unsent(&mut shared.lock(), part.job.entry, part.job.range.len - moved_bytes);
+                undo_sent(&mut shared.lock(), part.job.entry, part.job.range.len - moved_bytes);
             })
         }
     }
@@ -263,9 +269,9 @@ fn write_body(
 /// A body that comes out of its file. It counts only if the file is still the same when its last bytes go out: the others
 /// were hashed when they were read, long before on a slow link.
 fn write_from_file(
-    shared: &Shared<'_>,
-    stream: &mut BufWriter<PatientWriter>,
-    part: &Loaded,
+    shared: &SessionShared<'_>,
+    stream: &mut BufWriter<TimedWriter>,
+    part: &LoadedPart,
     file: &OpenSource,
     mut moved: impl FnMut(u64),
 ) -> io::Result<()> {
@@ -287,7 +293,7 @@ fn write_from_file(
         left -= poison.len() as u64;
         let error = unchanged.err().unwrap_or(ReadError::Changed);
         shared.withdraw(&mut shared.lock(), part.job.entry, &error);
-        shared.speak();
+        shared.wake_writer();
     }
     // A file that shrank by so few bytes since the last look: the part is asked for again, unless they were zeros, and then
     // the loader finds the change.
@@ -312,15 +318,15 @@ mod tests {
     use super::super::tests::{announce, rewrite, with_shared};
     use super::*;
     use crate::digest::PartRange;
-    use crate::net::LastHeard;
+    use crate::net::IdleTimer;
     use std::fs;
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     /// What goes over a connection.
     fn written(
-        shared: &Shared<'_>,
-        write: impl FnOnce(&mut BufWriter<PatientWriter>) -> io::Result<()>,
+        shared: &SessionShared<'_>,
+        write: impl FnOnce(&mut BufWriter<TimedWriter>) -> io::Result<()>,
     ) -> Vec<u8> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -329,18 +335,18 @@ mod tests {
             let mut bytes = Vec::new();
             peer.read_to_end(&mut bytes).map(|_| bytes)
         });
-        let heard = LastHeard::new(Duration::from_secs(60));
-        let writer = PatientWriter::new(stream, heard, shared.interrupt.clone());
+        let idle_timer = IdleTimer::new(Duration::from_secs(60));
+        let writer = TimedWriter::new(stream, idle_timer, shared.cancel.clone());
         let mut writer = BufWriter::new(writer);
         write(&mut writer).and_then(|()| writer.flush()).unwrap();
         drop(writer);
         reading.join().unwrap().unwrap()
     }
 
-    fn part(source: &Arc<Source>, len: u64, md5: Md5, body: Body) -> Loaded {
+    fn part(source: &Arc<Source>, len: u64, md5: Md5, body: PartBody) -> LoadedPart {
         let range = PartRange { offset: 0, len };
         let job = Job { entry: 0, part: 0, range, wants_body: true, is_unasked: false };
-        Loaded { job, md5, body, source: Arc::clone(source) }
+        LoadedPart { job, md5, body, source: Arc::clone(source) }
     }
 
     /// The look before the body. A file that changes later is found by the next one.
@@ -355,8 +361,8 @@ mod tests {
                 let source = announce(shared, &path, "all");
                 let open = Arc::new(source.open().unwrap());
                 let body = || match holes {
-                    0 => Body::File(Arc::clone(&open)),
-                    parts => Body::Holes(parts, Arc::clone(&open)),
+                    0 => PartBody::File(Arc::clone(&open)),
+                    parts => PartBody::Holes(parts, Arc::clone(&open)),
                 };
                 let parts = [part(&source, PART_BYTES, Md5::of(b""), body())];
                 rewrite(&source, &path);
@@ -378,7 +384,7 @@ mod tests {
             with_shared(|shared| {
                 let source = announce(shared, &path, "all");
                 let open = Arc::new(source.open().unwrap());
-                let part = part(&source, len, Md5::of(&content), Body::File(open));
+                let part = part(&source, len, Md5::of(&content), PartBody::File(open));
                 let whole = written(shared, |stream| write_body(shared, stream, &part, &[]));
                 assert!(whole == content && !shared.lock().announced.is_empty(), "{len} bytes");
                 // With what it holds already: only its dates change.

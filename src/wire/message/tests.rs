@@ -1,13 +1,13 @@
 use super::*;
-use crate::wire::Inbox;
+use crate::wire::FrameBuffer;
 use proptest::prelude::*;
 
 fn there_and_back(message: &Message) -> Message {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     inbox.push(&bytes);
-    let parsed = Message::parse(inbox.next_frame(Form::Native).unwrap().unwrap()).unwrap();
+    let parsed = Message::parse(inbox.next_frame(Framing::Native).unwrap().unwrap()).unwrap();
     assert!(inbox.is_empty());
     parsed
 }
@@ -118,7 +118,7 @@ fn the_kind_may_stand_anywhere_and_be_spelled_in_any_way() {
 
 #[test]
 fn long_sentences_are_cut_at_a_character() {
-    let failure = Failure { entry: None, fault: Fault::Other, message: "ä".repeat(1000) };
+    let failure = ErrorReport { entry: None, fault: ErrorCode::Other, message: "ä".repeat(1000) };
     let Message::Error(cut) = there_and_back(&Message::Error(failure)) else { panic!("an error stays one") };
     assert_eq!(cut.message, "ä".repeat(512));
 }

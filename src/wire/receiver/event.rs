@@ -1,7 +1,7 @@
 //! What a receiver's session hears, says of what it heard, and is told about it.
 
 use crate::digest::{Md5, PartDigests, PartLayout, PartRange};
-use crate::fault::Fault;
+use crate::error_code::ErrorCode;
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::Metadata;
 use crate::wire::message::{EntryId, Measure};
@@ -21,7 +21,7 @@ pub enum Event {
         /// Its raw name.
         name: Vec<u8>,
         /// The reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// A sentence.
         reason: String,
     },
@@ -47,7 +47,7 @@ pub enum Event {
         /// Its path.
         path: RelPath,
         /// The reason.
-        fault: Fault,
+        fault: ErrorCode,
         /// The sender's sentence, raw.
         message: String,
         /// Bytes of it that will not come any more.
@@ -140,7 +140,7 @@ pub struct HoleHeader {
 
 /// What became of a file when one more of its parts was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progressed {
+pub enum PartOutcome {
     /// It counts for nothing: it was verified before, its file is settled, or the part was asked for again meanwhile.
     Unchanged,
     /// More parts are to come.
@@ -152,7 +152,7 @@ pub enum Progressed {
 
 /// What to do about a damaged part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
+pub enum RetryDecision {
     /// It was asked for again.
     Again,
     /// It was damaged [`MAX_TRIES_A_PART`] times in a row: the entry failed and is answered.

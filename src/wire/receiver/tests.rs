@@ -1,6 +1,6 @@
 use super::*;
 use crate::digest::Md5;
-use crate::wire::{Form, Inbox};
+use crate::wire::{FrameBuffer, Framing};
 
 /// A session that has said welcome.
 fn open() -> ReceiverSession {
@@ -11,10 +11,10 @@ fn open() -> ReceiverSession {
 }
 
 fn said(session: &mut ReceiverSession) -> Vec<Message> {
-    let mut inbox = Inbox::new();
+    let mut inbox = FrameBuffer::new();
     inbox.push(&session.take_output());
     let mut messages = Vec::new();
-    while let Some(json) = inbox.next_frame(Form::Native).unwrap() {
+    while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
         messages.push(Message::parse(json).unwrap());
     }
     messages
@@ -50,13 +50,13 @@ fn a_file_goes_from_entry_to_receipt() {
     let Event::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
     assert_eq!(file.path.as_bytes(), b"a/b");
     session.want_all(0);
-    assert_eq!(said(&mut session), [Message::Want { entries: Runs::one(0), parts: Wanted::All }]);
+    assert_eq!(said(&mut session), [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]);
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
-    assert!(!session.is_quiet());
+    assert!(!session.is_drained());
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
     assert!(part(&mut session, "part", 0, 0, 1).is_err(), "twice, before it is judged");
-    assert!(session.is_quiet() && !session.is_all_received());
-    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+    assert!(session.is_drained() && !session.is_all_received());
+    assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     assert!(session.is_all_received() && session.is_committing());
     assert_eq!(session.finish(), None, "no receipt before it is stored");
     session.stored(0);
@@ -64,7 +64,7 @@ fn a_file_goes_from_entry_to_receipt() {
     assert_eq!(session.finish(), Some(receipt));
     assert_eq!(
         said(&mut session),
-        [Message::Stored { entries: Runs::one(0), etags: None }, Message::Receipt(receipt)]
+        [Message::Stored { entries: IdRanges::one(0), etags: None }, Message::Receipt(receipt)]
     );
 }
 
@@ -72,7 +72,7 @@ fn a_file_goes_from_entry_to_receipt() {
 fn comparing() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1,"features":["etags"]}"#).unwrap();
-    assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(&[FEATURE_ETAGS], None))]);
+    assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(&[FEATURE_ETAGS], None))]);
     session
 }
 
@@ -95,7 +95,7 @@ fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
     let one: Etag = Md5::of(b"x").to_string().parse().unwrap();
     let two = Md5::of([*Md5::of(b"x").as_bytes(); 2].as_flattened());
     let two: Etag = format!("{two}-2").parse().unwrap();
-    let entries: Runs = vec![(0, 0), (2, 3)].try_into().unwrap();
+    let entries: IdRanges = vec![(0, 0), (2, 3)].try_into().unwrap();
     let stored = Message::Stored { entries, etags: Some(vec![Some(one), Some(two), None]) };
     assert_eq!(said(&mut session), [stored]);
 }
@@ -132,7 +132,7 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     (0..).zip(&digests).for_each(|(part, md5)| there.insert(part, *md5));
     there.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
     there.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
-    session.want_rest(0, there.clone());
+    session.want_missing(0, there.clone());
     let kept = |part: usize, parts| Message::Kept(Kept { entry: 0, part: part as u64, parts });
     let messages = said(&mut session);
     assert_eq!(
@@ -144,11 +144,11 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
             kept(MAX_DIGESTS_A_FRAME + 4, KeptParts::Zeros(2)),
         ]
     );
-    assert!(matches!(&messages[4..], [Message::Want { parts: Wanted::Parts(_), .. }]));
+    assert!(matches!(&messages[4..], [Message::Want { parts: WantedParts::Parts(_), .. }]));
     // A sender that does not compare is told nothing it does not know.
     let mut session = open();
     announce(&mut session, 0, "a", size).unwrap();
-    session.want_rest(0, there);
+    session.want_missing(0, there);
     assert!(matches!(&said(&mut session)[..], [Message::Want { .. }]));
 }
 
@@ -159,11 +159,11 @@ fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
     for (keep, features) in [(false, &["streams"][..]), (true, &[])] {
         let mut session = ReceiverSession::new(NamePolicy::Strict);
         if keep {
-            session.keep_to_one_connection();
+            session.disable_streams();
         }
         session.handle(hello).unwrap();
         assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
-        assert_eq!(said(&mut session), [Message::Welcome(Introduction::ours(features, None))]);
+        assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(features, None))]);
     }
 }
 
@@ -175,15 +175,15 @@ fn a_damaged_part_is_asked_for_again_and_then_given_up() {
     said(&mut session);
     for _ in 1..MAX_TRIES_A_PART {
         let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
-        assert_eq!(session.part_damaged(&header), Repair::Again);
-        assert!(!session.is_quiet());
+        assert_eq!(session.part_damaged(&header), RetryDecision::Again);
+        assert!(!session.is_drained());
         assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
     }
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
-    assert_eq!(session.part_damaged(&header), Repair::GaveUp { remaining_bytes: 1 });
+    assert_eq!(session.part_damaged(&header), RetryDecision::GaveUp { remaining_bytes: 1 });
     assert!(matches!(
         &said(&mut session)[..],
-        [Message::Error(Failure { entry: Some(0), fault: Fault::Digest, .. })]
+        [Message::Error(ErrorReport { entry: Some(0), fault: ErrorCode::Digest, .. })]
     ));
     assert_eq!(
         part(&mut session, "part", 0, 0, 1),
@@ -198,8 +198,8 @@ fn what_is_there_already_is_told_by_its_digests() {
     announce(&mut session, 0, "a", 1).unwrap();
     session.want_offers(0);
     let header = body(part(&mut session, "offer", 0, 0, 1).unwrap());
-    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
-    let none = Message::Want { entries: Runs::one(0), parts: Wanted::None };
+    assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
+    let none = Message::Want { entries: IdRanges::one(0), parts: WantedParts::None };
     assert_eq!(said(&mut session).last(), Some(&none));
     session.stored(0);
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
@@ -218,7 +218,7 @@ fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
     };
     assert!(header.is_offer);
     assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "twice");
-    assert!(matches!(session.part_verified(&header), Progressed::Complete(_)));
+    assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     assert_eq!(session.finish(), None, "not stored yet");
     // A larger one is asked for first.
     announce(&mut session, 1, "b", SMALL_FILE_BYTES + 1).unwrap();
@@ -255,14 +255,14 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
     assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
     let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
     assert_eq!(header.range, PartRange { offset: 2 * PART_BYTES, len: 2 * PART_BYTES });
-    assert_eq!(session.holes_verified(&header), Progressed::Partly);
+    assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
     assert!(hole(&mut session, 3, 1).is_err(), "twice");
     let last = body(part(&mut session, "part", 0, 4, 1).unwrap());
     session.part_verified(&last);
-    assert!(!session.is_quiet());
+    assert!(!session.is_drained());
     let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
-    assert!(matches!(session.holes_verified(&header), Progressed::Complete(_)));
-    assert!(session.is_quiet() && session.is_all_received());
+    assert!(matches!(session.holes_verified(&header), PartOutcome::Complete(_)));
+    assert!(session.is_drained() && session.is_all_received());
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_hole_that_was_offered_is_no_body() {
     assert_eq!(session.handle(offered), Ok(Event::Nothing), "on its way when all of the file was wanted");
     let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
     assert!(!header.is_offer);
-    assert_eq!(session.holes_verified(&header), Progressed::Partly);
+    assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
 }
 
 #[test]
@@ -303,11 +303,11 @@ fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
     // Announced before the damaged body came on another connection, and looked at after it: it stands for nothing.
     let early = hole(&mut session, 1, 2);
     let damaged = body(part(&mut session, "part", 0, 2, PART_BYTES).unwrap());
-    assert_eq!(session.part_damaged(&damaged), Repair::Again);
-    assert_eq!(session.holes_verified(&early), Progressed::Unchanged);
+    assert_eq!(session.part_damaged(&damaged), RetryDecision::Again);
+    assert_eq!(session.holes_verified(&early), PartOutcome::Unchanged);
     let late = hole(&mut session, 1, 3);
     assert!(late.must_clear, "the early one would have been refused as sent twice");
-    assert!(matches!(session.holes_verified(&late), Progressed::Complete(_)));
+    assert!(matches!(session.holes_verified(&late), PartOutcome::Complete(_)));
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
     // Every second part of an endless file, and nothing in between.
     let mut session = sparse(1 << 62);
     let told = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
-        Ok(Event::Hole(header)) => session.holes_verified(&header) == Progressed::Partly,
+        Ok(Event::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
         _ => false,
     });
     assert_eq!(told.count(), MAX_HOLES_AHEAD + 1);
@@ -340,8 +340,8 @@ fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
     let mut session = sparse(2 * PART_BYTES);
     let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
     let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };
-    assert_eq!(session.holes_verified(&first), Progressed::Partly);
-    assert_eq!(session.holes_verified(&second), Progressed::Unchanged, "a part is missing");
+    assert_eq!(session.holes_verified(&first), PartOutcome::Partly);
+    assert_eq!(session.holes_verified(&second), PartOutcome::Unchanged, "a part is missing");
 }
 
 #[test]
@@ -370,22 +370,22 @@ fn bad_names_are_refused_and_the_rest_goes_on() {
         assert!(
             matches!(
                 announce(&mut session, id as u64, name, 1),
-                Ok(Event::Refused { fault: Fault::Name, .. })
+                Ok(Event::Refused { fault: ErrorCode::Name, .. })
             ),
             "{name:?}"
         );
         assert!(matches!(
             &said(&mut session)[..],
-            [Message::Error(Failure { entry: Some(_), fault: Fault::Name, .. })]
+            [Message::Error(ErrorReport { entry: Some(_), fault: ErrorCode::Name, .. })]
         ));
     }
     assert!(matches!(
         announce(&mut session, 10, "fine", 1 << 63),
-        Ok(Event::Refused { fault: Fault::NoSpace, .. })
+        Ok(Event::Refused { fault: ErrorCode::NoSpace, .. })
     ));
     assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
     let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
-    assert!(matches!(session.handle(link), Ok(Event::Refused { fault: Fault::Name, .. })));
+    assert!(matches!(session.handle(link), Ok(Event::Refused { fault: ErrorCode::Name, .. })));
 }
 
 #[test]
@@ -442,7 +442,7 @@ const MEASURE: &[u8] = br#"{"ftx":"measure","what":"wire","size":1073741824}"#;
 #[test]
 fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
     let mut session = measuring();
-    let welcome = Message::Welcome(Introduction::ours(&["measure"], None));
+    let welcome = Message::Welcome(Hello::ours(&["measure"], None));
     assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
     assert!(matches!(session.handle(MEASURE), Ok(Event::Measure(_))));
     let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
@@ -489,7 +489,7 @@ fn entries_in_flight_are_bounded() {
         session.want_all(id);
     }
     assert!(announce(&mut session, count, "a", 1).is_err());
-    session.fail(0, Fault::FileIo, "gone");
+    session.fail(0, ErrorCode::FileIo, "gone");
     session.handle(br#"{"ftx":"error","entry":1,"code":"source-changed","message":""}"#).unwrap();
     announce(&mut session, count, &long, 1).unwrap();
     announce(&mut session, count + 1, &long, 1).unwrap();

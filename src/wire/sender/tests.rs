@@ -126,7 +126,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
         let mut session = comparing(size);
         known(&mut session);
         assert_eq!(kept(&mut session, part, told.clone()), Ok(Event::KeptOther(0)), "{told}");
-        assert!(session.withdraw(0, Fault::Digest, ""));
+        assert!(session.withdraw(0, ErrorCode::Digest, ""));
         assert_eq!(kept(&mut session, part, told), Ok(Event::Nothing), "given up");
     }
     // One that is not known, and behind it one that differs: nothing of the frame counts, and nothing is uncounted.
@@ -136,7 +136,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
     session.set_digests(0, digests);
     let told = serde_json::json!({"md5": [digest(b"a"), digest(b"x")]});
     assert_eq!(kept(&mut session, 0, told), Ok(Event::KeptOther(0)));
-    assert!(session.withdraw(0, Fault::Digest, ""));
+    assert!(session.withdraw(0, ErrorCode::Digest, ""));
     assert_eq!(session.kept, 0);
     // What of it nothing was said has no etag here, and any is taken.
     let mut session = comparing(size);
@@ -174,7 +174,7 @@ fn what_a_receiver_says_it_has_kept_is_bounded() {
         assert_eq!(kept(&mut endless, part * 1000, serde_json::json!({"md5": many})), Ok(Event::Nothing));
     }
     assert_eq!(endless.kept, MAX_KEPT_IN_FLIGHT);
-    assert!(endless.withdraw(0, Fault::Other, ""));
+    assert!(endless.withdraw(0, ErrorCode::Other, ""));
     assert_eq!(endless.kept, 0);
 }
 
@@ -252,7 +252,7 @@ fn entries_are_announced_before_the_welcome_and_within_their_limits() {
     let long = RelPath::new(vec!["n".repeat(200); 20].join("/").as_bytes(), NamePolicy::Strict).unwrap();
     let in_flight = MAX_NAME_BYTES_IN_FLIGHT.div_ceil(long.as_bytes().len());
     assert_eq!(announce(&mut session, &long), in_flight);
-    assert!(session.withdraw(3, Fault::SourceChanged, "gone"));
+    assert!(session.withdraw(3, ErrorCode::SourceChanged, "gone"));
     assert_eq!(announce(&mut session, &long), 1);
     session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
     assert!(matches!(session.handle(want), Ok(Event::Wanted)));
@@ -269,7 +269,7 @@ fn pushed() -> SenderSession {
     session.announce_file(&path(), 1, false, None, Metadata::default());
     assert_eq!(session.next_job(), None, "nor after the welcome");
     let again = SenderSession::new(SessionId::new([8; 16]), Some(SessionId::new([7; 16])));
-    assert!(again.asks_first, "nor what may be there from a session that was lost");
+    assert!(again.waits_for_want, "nor what may be there from a session that was lost");
     session
 }
 
@@ -356,9 +356,9 @@ fn an_entry_that_failed_is_not_sent_any_more() {
     let job = session.next_job().unwrap();
     let failed = session.handle(br#"{"ftx":"error","entry":0,"code":"no-space","message":"full"}"#);
     let message = "full".into();
-    assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: Fault::NoSpace, message, was_wanted: true }));
+    assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: ErrorCode::NoSpace, message, was_wanted: true }));
     assert!(!session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
-    assert!(!session.withdraw(0, Fault::SourceChanged, "late"), "settled once only");
+    assert!(!session.withdraw(0, ErrorCode::SourceChanged, "late"), "settled once only");
     session.end();
     let receipt = br#"{"ftx":"receipt","entries":1,"stored":0,"skipped":0,"failed":1,"bytes":0}"#;
     assert!(session.handle(receipt).is_ok());

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ftx::wire::frame::{Form, encode};
+use ftx::wire::frame::{Framing, encode};
 
 pub const FTX: &str = env!("CARGO_BIN_EXE_ftx");
 
@@ -197,7 +197,7 @@ pub fn fake_receiver(answer: &[&str], after: fn(TcpStream)) -> (String, thread::
     let host = listener.local_addr().unwrap().to_string();
     let mut bytes = Vec::new();
     for json in answer {
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
     }
     let thread = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

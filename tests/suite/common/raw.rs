@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use ftx::digest::{Md5, PART_BYTES};
-use ftx::wire::frame::{Form, encode};
-use ftx::wire::message::{Receipt, Wanted};
-use ftx::wire::{Inbox, Message};
+use ftx::wire::frame::{Framing, encode};
+use ftx::wire::message::{Receipt, WantedParts};
+use ftx::wire::{FrameBuffer, Message};
 use serde_json::{Value, json};
 
 use super::Receiver;
@@ -15,26 +15,26 @@ use super::Receiver;
 /// A connection that sends and receives single frames.
 pub struct Raw {
     pub stream: TcpStream,
-    inbox: Inbox,
+    inbox: FrameBuffer,
 }
 
 impl Raw {
     pub fn connect(receiver: &Receiver, first: &str) -> Self {
-        let mut raw = Raw { stream: receiver.connect(), inbox: Inbox::new() };
+        let mut raw = Raw { stream: receiver.connect(), inbox: FrameBuffer::new() };
         raw.send_json(first);
         raw
     }
 
     pub fn send_json(&mut self, json: &str) {
         let mut bytes = Vec::new();
-        encode(Form::Native, json.as_bytes(), &mut bytes);
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
         self.stream.write_all(&bytes).unwrap();
     }
 
     /// The next message; keepalives are skipped; `None` at the end.
     pub fn next_message(&mut self) -> Option<Message> {
         loop {
-            if let Some(json) = self.inbox.next_frame(Form::Native).unwrap() {
+            if let Some(json) = self.inbox.next_frame(Framing::Native).unwrap() {
                 match Message::parse(json).unwrap() {
                     Message::Busy => continue,
                     message => return Some(message),
@@ -115,14 +115,14 @@ pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
 
 impl Raw {
     /// Sends the requested parts or offers of a file.
-    pub fn answer(&mut self, id: u64, content: &[u8], parts: &Wanted) {
+    pub fn answer(&mut self, id: u64, content: &[u8], parts: &WantedParts) {
         let all: Vec<&[u8]> =
             if content.is_empty() { vec![content] } else { content.chunks(PART_BYTES as usize).collect() };
         let (kind, indices) = match parts {
-            Wanted::All => ("part", (0..all.len() as u64).collect()),
-            Wanted::Offers => ("offer", (0..all.len() as u64).collect()),
-            Wanted::Parts(runs) => ("part", runs.iter().flatten().collect::<Vec<_>>()),
-            Wanted::None => return,
+            WantedParts::All => ("part", (0..all.len() as u64).collect()),
+            WantedParts::Offers => ("offer", (0..all.len() as u64).collect()),
+            WantedParts::Parts(runs) => ("part", runs.iter().flatten().collect::<Vec<_>>()),
+            WantedParts::None => return,
         };
         for part in indices {
             let bytes = all[part as usize];

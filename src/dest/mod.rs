@@ -1,0 +1,3 @@
+//! Where received entries are stored.
+
+pub mod local;

@@ -1,0 +1,93 @@
+//! The slowest that bytes may move while somebody waits for them.
+
+use std::time::Duration;
+
+/// How much is enough. The slowest links in use, modems of 3 kB/s that eight connections share, move about forty times
+/// as much.
+pub const MIN_RATE_BYTES_PER_S: u64 = 10;
+/// Over how many times the longest silence the rate is averaged, so that a link that was silent for almost too long
+/// has time to make up for it.
+const WINDOW_SILENCES: u32 = 5;
+
+/// Adds up the time that was spent waiting, window by window. Silence alone is for
+/// [`LastHeard`](super::LastHeard); this finds the peer that says a byte whenever it would be given up.
+#[derive(Debug)]
+pub struct MinRate {
+    window: Duration,
+    waited: Duration,
+    moved_bytes: u64,
+}
+
+impl MinRate {
+    /// For a connection that may be silent for so long.
+    pub fn new(silence: Duration) -> Self {
+        MinRate { window: silence.saturating_mul(WINDOW_SILENCES), waited: Duration::ZERO, moved_bytes: 0 }
+    }
+
+    /// The time over which the rate is averaged.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// So many bytes came or went.
+    pub fn add(&mut self, bytes: u64) {
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
+    }
+
+    /// They were waited for so long; `true` if that is too slow.
+    pub fn is_too_slow(&mut self, waited: Duration) -> bool {
+        self.waited = self.waited.saturating_add(waited);
+        if self.waited < self.window {
+            return false;
+        }
+        let least = (self.waited.as_secs_f64() * MIN_RATE_BYTES_PER_S as f64) as u64;
+        let moved = std::mem::take(&mut self.moved_bytes);
+        self.waited = Duration::ZERO;
+        moved < least
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn step(pace: &mut MinRate, waited: Duration, moved_bytes: u64) -> bool {
+        pace.add(moved_bytes);
+        pace.is_too_slow(waited)
+    }
+
+    /// After how many steps of the same kind a peer is given up, if within a day.
+    fn given_up_after(waited: Duration, moved_bytes: u64) -> Option<u64> {
+        let mut pace = MinRate::new(MINUTE);
+        let steps = (86_400 / waited.as_secs().max(1)).max(1);
+        (1..=steps).find(|_| step(&mut pace, waited, moved_bytes))
+    }
+
+    #[test]
+    fn a_byte_whenever_it_would_be_given_up_is_not_enough() {
+        assert_eq!(given_up_after(Duration::from_secs(59), 1), Some(6), "within six minutes");
+        assert_eq!(given_up_after(Duration::from_secs(1), 1), Some(300));
+        assert_eq!(given_up_after(MINUTE, 0), Some(5));
+    }
+
+    #[test]
+    fn the_longest_times_are_no_reason_to_fail() {
+        let mut pace = MinRate::new(Duration::MAX);
+        assert_eq!(pace.window(), Duration::MAX);
+        assert!(!step(&mut pace, Duration::from_secs(1), u64::MAX));
+        assert!(!step(&mut pace, Duration::MAX, 1));
+    }
+
+    #[test]
+    fn an_honest_slow_link_is() {
+        assert_eq!(given_up_after(Duration::from_secs(1), 3000), None, "a modem");
+        assert_eq!(given_up_after(Duration::from_secs(1), 3000 / 8), None, "shared by eight connections");
+        let mut pace = MinRate::new(MINUTE);
+        for _ in 0..100 {
+            assert!(!step(&mut pace, Duration::from_secs(59), 0), "gone for almost a minute");
+            assert!(!step(&mut pace, Duration::from_secs(10), 10 * 3000 / 8), "and back for a moment");
+        }
+    }
+}

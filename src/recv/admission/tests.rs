@@ -1,0 +1,308 @@
+use super::*;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
+const FEW: Limits = Limits { pending: 4, active: 8 };
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn handle() -> ConnectionHandle {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    ConnectionHandle::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+}
+
+fn ip(last: u8) -> IpAddr {
+    [10, 0, 0, last].into()
+}
+
+/// One more connection from `10.0.0.last`; nobody is so new that it stays for that.
+fn enter(admission: &mut AdmissionControl, last: u8) -> (u64, ConnectionHandle) {
+    let handle = handle();
+    let now = Instant::now();
+    let number = admission.register(handle.clone(), ip(last), now);
+    if admission.has_too_many_pending() {
+        admission.evict_unidentified(now + HANDSHAKE_GRACE);
+    }
+    (number, handle)
+}
+
+fn served(admission: &mut AdmissionControl, last: u8) -> Result<(u64, ConnectionHandle), AtCapacity> {
+    let (number, handle) = enter(admission, last);
+    admission.try_admit(number, Kind::Native).map(|()| (number, handle))
+}
+
+#[test]
+fn who_says_nothing_gives_way_the_oldest_first() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let silent: Vec<_> = (1..=4).map(|last| enter(&mut admission, last).1).collect();
+    assert!(silent.iter().all(|handle| !handle.is_evicted()));
+    enter(&mut admission, 5);
+    let gone: Vec<_> = silent.iter().map(ConnectionHandle::is_evicted).collect();
+    assert_eq!(gone, [true, false, false, false]);
+}
+
+#[test]
+fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let honest = enter(&mut admission, 1).1;
+    let crowd: Vec<_> = (0..100).map(|_| enter(&mut admission, 2).1).collect();
+    assert!(!honest.is_evicted());
+    assert_eq!(crowd.iter().filter(|handle| !handle.is_evicted()).count(), 3, "what is left");
+    for last in 3..=4 {
+        (0..100).for_each(|_| drop(enter(&mut admission, last)));
+    }
+    assert!(!honest.is_evicted(), "nor does a crowd from three");
+}
+
+#[test]
+fn whoever_may_have_spoken_does_not_give_way() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let handle = ConnectionHandle::new(listener.accept().unwrap().0);
+    let now = Instant::now();
+    let number = admission.register(handle.clone(), ip(1), now);
+    assert!(!admission.evict_unidentified(now), "it is new");
+    peer.write_all(b"x").unwrap();
+    while !handle.has_unread() {}
+    assert!(!admission.evict_unidentified(now + HANDSHAKE_GRACE), "nobody has read what it said");
+    admission.enqueue(number, now);
+    assert!(!admission.evict_unidentified(now + HANDSHAKE_GRACE), "it waits for a place");
+    assert!(admission.evict_unidentified(now + QUEUE_GRACE) && handle.is_evicted(), "not for ever");
+}
+
+#[test]
+fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let idle = served(&mut admission, 1).unwrap().1;
+    for _ in 1..4 {
+        served(&mut admission, 1).unwrap().1.record_bytes(0);
+    }
+    let one_more = served(&mut admission, 1).unwrap().1;
+    assert!(idle.is_evicted() && !one_more.is_evicted());
+    one_more.record_bytes(0);
+    assert_eq!(served(&mut admission, 1).unwrap_err(), AtCapacity, "the address has its share");
+    for last in [2, 2, 2, 3] {
+        served(&mut admission, last).unwrap().1.record_bytes(0);
+    }
+    assert_eq!(served(&mut admission, 4).unwrap_err(), AtCapacity, "all places are taken");
+}
+
+#[test]
+fn a_place_is_free_again_when_its_session_has_ended() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let sessions: Vec<_> = (0..4).map(|_| served(&mut admission, 1).unwrap()).collect();
+    sessions.iter().for_each(|(_, handle)| handle.record_bytes(0));
+    served(&mut admission, 1).unwrap_err();
+    admission.remove(sessions[2].0);
+    assert!(served(&mut admission, 1).is_ok());
+}
+
+#[test]
+fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
+    // Everybody is idle at once.
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let worked = served(&mut admission, 1).unwrap().1;
+    let (number, classic) = enter(&mut admission, 1);
+    admission.try_admit(number, Kind::Classic).unwrap();
+    let silent = [(); 2].map(|()| served(&mut admission, 1).unwrap().1);
+    [&worked, &classic].iter().for_each(|handle| handle.record_bytes(0));
+    for _ in 0..2 {
+        served(&mut admission, 1).unwrap().1.record_bytes(0);
+    }
+    assert!(silent.iter().all(ConnectionHandle::is_evicted) && !worked.is_evicted());
+    served(&mut admission, 1).unwrap();
+    assert!(worked.is_evicted());
+    assert!(!classic.is_evicted(), "its sender could not be told");
+}
+
+#[test]
+fn of_those_that_hold_too_much_the_idle_one_gives_way() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut admission, last).unwrap().1);
+    works.record_bytes(0);
+    [&works, &idle].iter().for_each(|handle| handle.set_in_flight(MAX_ENTRIES / 2));
+    admission.enforce_entry_limit(Instant::now());
+    assert!(!idle.is_evicted(), "that is not too much");
+    poor.set_in_flight(1);
+    admission.release_descriptors(Instant::now());
+    assert!(!idle.is_evicted(), "it has just come");
+    admission.enforce_entry_limit(Instant::now());
+    assert!(idle.is_evicted() && !works.is_evicted() && !poor.is_evicted());
+    works.set_in_flight(MAX_ENTRIES);
+    admission.enforce_entry_limit(Instant::now());
+    assert!(!poor.is_evicted(), "it holds less than most");
+    works.set_in_flight(HARD_MAX_ENTRIES + 1);
+    admission.enforce_entry_limit(Instant::now());
+    assert!(works.is_evicted(), "far too much");
+}
+
+#[test]
+fn further_connections_are_promised_as_long_as_there_is_room() {
+    let mut admission = AdmissionControl::new(Limits { pending: 4, active: 64 }, TIMEOUT);
+    let promised = |admission: &mut AdmissionControl| {
+        let number = served(admission, 1).unwrap().0;
+        admission.reserve_streams(number, 7)
+    };
+    assert_eq!([(); 4].map(|()| promised(&mut admission)), [true, true, false, false]);
+    let (joined, handle) = enter(&mut admission, 1);
+    admission.join(joined);
+    handle.record_bytes(0);
+    assert_eq!(admission.slots_in_use(None), 2 + 2 * 8, "a connection that joined has its session's place");
+}
+
+#[test]
+fn a_session_is_taken_over_once_and_its_name_is_its_own() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let id = SessionId::new([7; 16]);
+    assert!(admission.reattach(id).is_none(), "no such session");
+    assert!(admission.track(id, FailureLog::default()));
+    assert!(admission.may_reattach(id) && admission.reattach(id).is_some());
+    assert!(!admission.may_reattach(id) && admission.reattach(id).is_none());
+    assert!(!admission.track(id, FailureLog::default()), "a second one would undo that");
+    assert!(admission.finish_tracking(id) && !admission.finish_tracking(id));
+}
+
+#[test]
+fn a_network_counts_as_one_address_and_loopback_as_itself() {
+    let of = |ip: &str| ClientNetwork::of(ip.parse().unwrap());
+    assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+    assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+    assert_ne!(of("127.0.0.1"), of("127.0.0.2"));
+    assert_ne!(of("::1"), of("127.0.0.1"));
+    assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+}
+
+#[test]
+fn few_descriptors_or_threads_make_few_places() {
+    assert_eq!(Limits::new(u64::MAX, u64::MAX), MAX_LIMITS);
+    assert_eq!(Limits::new(4096, 4096), MAX_LIMITS);
+    assert_eq!(Limits::new(512, 4096), Limits { pending: 64, active: 38 });
+    assert_eq!(Limits::new(4096, 512), Limits { pending: 64, active: 48 });
+    assert_eq!(Limits::new(0, 4096), MIN_LIMITS);
+    assert_eq!(Limits::new(4096, 24), MIN_LIMITS);
+}
+
+#[test]
+fn the_tightest_control_group_limits_threads() {
+    let root = tempfile::tempdir().unwrap();
+    let group = |path: &str, max: &str, current: &str| {
+        let group = root.path().join(path);
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("pids.max"), max).unwrap();
+        fs::write(group.join("pids.current"), current).unwrap();
+    };
+    let threads = |groups: &str| threads_in_groups(groups, root.path());
+    group("user/inner", "max\n", "3\n");
+    assert_eq!(threads("0::/user/inner\n"), u64::MAX);
+    group("user", "100\n", "40\n");
+    assert_eq!(threads("0::/user/inner\n"), 60, "that of the group above");
+    group("pids/old", "50\n", "60\n");
+    assert_eq!(
+        threads("4:pids:/old\n3:cpu,pids:/old\n1:cpu:/user\n"),
+        0,
+        "the first version, above its limit"
+    );
+    assert_eq!(threads("1:cpu:/user\n2:name=systemd:/user\n0::/elsewhere\n"), u64::MAX);
+}
+
+#[test]
+fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let [holder, other] = [1, 2].map(|last| served(&mut admission, last).unwrap().1);
+    admission.release_descriptors(Instant::now());
+    assert!(!holder.is_evicted() && !other.is_evicted(), "they hold nothing");
+    holder.set_in_flight(3);
+    admission.release_descriptors(Instant::now());
+    assert!(holder.is_evicted() && !other.is_evicted());
+}
+
+fn lost(deadline: Instant) -> LostSession {
+    LostSession { peer: ([10, 0, 0, 1], 1).into(), error: RecvError::Busy.into(), wait: TIMEOUT, deadline }
+}
+
+/// A session that counts, whose connection was lost.
+fn lose(admission: &mut AdmissionControl, id: u8, deadline: Instant) -> SessionId {
+    let id = SessionId::new([id; 16]);
+    assert!(admission.track(id, FailureLog::default()));
+    admission.active += 1;
+    admission.detach(id, lost(deadline)).unwrap();
+    id
+}
+
+#[test]
+fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let (now, deadline) = (Instant::now(), Instant::now() + TIMEOUT);
+    let [first, second] = [1, 2].map(|id| lose(&mut admission, id, deadline));
+    assert_eq!(admission.next_deadline(), Some(deadline));
+    assert!(admission.take_expired(now).is_empty());
+    assert!(admission.reattach(first).is_some() && admission.reattach(first).is_none());
+    assert_eq!(admission.take_expired(deadline).len(), 1);
+    assert_eq!((admission.active, admission.finished), (1, 1), "the first goes on");
+    assert!(admission.reattach(second).is_none() && admission.next_deadline().is_none());
+    lose(&mut admission, 3, deadline);
+    admission.stop_accepting();
+    assert_eq!(admission.take_expired(now).len(), 1, "no sender can reconnect any more");
+    assert!(
+        admission.track(first, FailureLog::default()) && admission.detach(first, lost(deadline)).is_err()
+    );
+}
+
+#[test]
+fn of_too_many_lost_sessions_the_oldest_ends() {
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let deadline = Instant::now() + TIMEOUT;
+    let ids = 0..FEW.active as u8;
+    let ids: Vec<_> =
+        ids.map(|id| lose(&mut admission, id, deadline + Duration::from_secs(id.into()))).collect();
+    assert!(admission.take_expired(Instant::now()).is_empty());
+    lose(&mut admission, 100, deadline + TIMEOUT);
+    assert_eq!(admission.take_expired(Instant::now()).len(), 1);
+    assert!(admission.reattach(ids[0]).is_none() && admission.reattach(ids[1]).is_some());
+}
+
+#[test]
+fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let handle = ConnectionHandle::new(listener.accept().unwrap().0);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let start = Instant::now();
+    let number = admission.register(handle.clone(), ip(1), start);
+    assert!(admission.next_deadline().is_none());
+    assert!(admission.evict_unidentified(start + HANDSHAKE_GRACE));
+    // It gets no place any more, and no other way to stay.
+    assert_eq!(admission.try_admit(number, Kind::Native), Err(AtCapacity));
+    admission.join(number);
+    let deadline = admission.next_deadline().expect("a deadline");
+    assert!(deadline <= Instant::now() + EVICTION_GRACE);
+    admission.close_overdue(start);
+    assert_eq!(admission.next_deadline(), Some(deadline), "it may still say why");
+    admission.close_overdue(deadline);
+    assert!(admission.next_deadline().is_none());
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed");
+}
+
+#[test]
+fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peers = Vec::new();
+    let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
+        peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let handle = ConnectionHandle::new(listener.accept().unwrap().0);
+        let number = admission.register(handle.clone(), ip(last), Instant::now());
+        admission.try_admit(number, Kind::Classic).unwrap();
+        handle.record_bytes(0);
+        handle
+    });
+    [&stopped, &comes].iter().for_each(|handle| handle.set_in_flight(1));
+    peers[1].write_all(b"more").unwrap();
+    while !comes.has_unread() {}
+    for _ in 0..3 {
+        admission.release_descriptors(Instant::now());
+    }
+    assert!(stopped.is_evicted() && !comes.is_evicted() && !between_files.is_evicted());
+}

@@ -1,0 +1,51 @@
+//! A file that landed, or was there, read from its start to its end for its MD5.
+
+use crate::dest::local::{ExistingFile, StoreError, SyncedFile};
+use crate::error_code::ErrorCode;
+use crate::md5sum::{self, DigestUnavailable};
+
+/// Its bytes as they are on this side, and what to open when its turn comes if it was there before.
+pub struct ReceivedFile {
+    bytes: Option<SyncedFile>,
+    existing: Option<ExistingFile>,
+}
+
+impl ReceivedFile {
+    /// In arrival, or arrived: read through the landing's handle, whatever name it has by then.
+    pub fn staged(bytes: Option<SyncedFile>) -> Self {
+        ReceivedFile { bytes, existing: None }
+    }
+
+    /// There before, and compared.
+    pub fn existing(file: &ExistingFile) -> Self {
+        ReceivedFile { bytes: None, existing: Some(file.clone()) }
+    }
+
+    fn bytes(&mut self) -> Result<&SyncedFile, DigestUnavailable> {
+        let opened = match (self.bytes.take(), &self.existing) {
+            (Some(bytes), _) => bytes,
+            (None, Some(file)) => file.bytes().map_err(unread)?,
+            (None, None) => {
+                return Err(DigestUnavailable {
+                    fault: ErrorCode::Other,
+                    reason: "it was closed already".into(),
+                });
+            }
+        };
+        Ok(self.bytes.insert(opened))
+    }
+}
+
+impl md5sum::HashInput for ReceivedFile {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable> {
+        self.bytes()?.read_at(buffer, offset).map_err(unread)
+    }
+
+    fn check_unchanged(&mut self) -> Result<(), DigestUnavailable> {
+        self.bytes()?.check_unchanged().map_err(unread)
+    }
+}
+
+fn unread(error: StoreError) -> DigestUnavailable {
+    DigestUnavailable { fault: error.fault(), reason: error.to_string() }
+}

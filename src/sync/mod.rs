@@ -1,0 +1,5 @@
+//! Synchronisation between threads.
+
+mod cancel;
+
+pub use cancel::{CancelToken, Wake};
