@@ -290,7 +290,7 @@ impl<'a> Sender<'a> {
             let next = if self.session.has_job() {
                 self.heard.try_recv().ok()
             } else {
-                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver says something"))
+                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
             };
             assert!(start.elapsed() < WATCHDOG, "the session hangs");
             match next {

@@ -559,7 +559,7 @@ fn rest(lines: &Receiver<String>, deadline: Instant) -> String {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => text += &(line + "\n"),
             Err(RecvTimeoutError::Disconnected) => return text,
-            Err(RecvTimeoutError::Timeout) => panic!("the program did not end; so far it said:\n{text}"),
+            Err(RecvTimeoutError::Timeout) => panic!("the program did not end; its output so far:\n{text}"),
         }
     }
 }

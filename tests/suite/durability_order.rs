@@ -222,7 +222,7 @@ impl Timeline {
                 let names = call.strings();
                 self.renamed.push((at(0, &names[0]), at(1, &names[1]), span.0, span.1));
             }
-            "linkat" => panic!("this file system knows renames that do not replace: {call:?}"),
+            "linkat" => panic!("this file system supports RENAME_NOREPLACE: {call:?}"),
             "mkdirat" => self.made.push((at(0, &call.strings()[0]), span.1)),
             "symlinkat" => self.made.push((at(0, &call.strings()[1]), span.1)),
             "sendto" | "write" | "writev" | "sendmsg"

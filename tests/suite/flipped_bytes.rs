@@ -86,7 +86,7 @@ impl Tree {
         for (who, ended) in [("sender", &sent), ("receiver", &received)] {
             assert!(!ended.stderr.contains("panicked"), "{who}: {ended:?}");
             if ended.code == 0 {
-                assert_eq!(listing(out.path()), self.listing, "{who} says 0: {ended:?}");
+                assert_eq!(listing(out.path()), self.listing, "{who}, exit code 0: {ended:?}");
             }
         }
         (sent, flipped.load(Ordering::SeqCst))

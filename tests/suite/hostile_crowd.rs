@@ -428,7 +428,7 @@ fn sender_is_refused_at_capacity_and_served_later() {
     let mut line = String::new();
     while !line.contains("Trying again in") {
         line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it tries again, and says so");
+        assert!(said.read_line(&mut line).unwrap() > 0, "it reports the next attempt");
     }
     drop(busy);
     let mut rest = String::new();

@@ -112,8 +112,8 @@ fn cut(from: &Path, out: &Path, kill: Kill) -> (bool, usize) {
         let is_left = |name: &String| is_staged(name) && !name.contains("/.ftx-part-");
         until("the staged files to be removed", || !names(out).iter().any(is_left));
     }
-    let heard = receiver.kill_and_wait();
-    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
+    let killed = receiver.kill_and_wait();
+    assert!(!killed.stderr.contains("panicked"), "{killed:?}");
     drop(proxy);
     (sent.code != 0, assert_absent_or_complete(out, &whole, &(kill, sent)))
 }

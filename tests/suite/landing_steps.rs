@@ -310,9 +310,9 @@ fn prepare(out: &Path, what: What, source: &Source) {
 /// Sends the same to a new or the same receiver, which completes.
 fn completes(receiver: Receiver, out: &Path, source: &Source, context: &dyn std::fmt::Debug) {
     let sent = send(&[], &[&source.path], &receiver.host());
-    let heard = receiver.kill_and_wait();
-    assert_eq!(sent.code, 0, "{context:?}: {sent:?} {heard:?}");
-    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
+    let killed = receiver.kill_and_wait();
+    assert_eq!(sent.code, 0, "{context:?}: {sent:?} {killed:?}");
+    assert!(!killed.stderr.contains("panicked"), "{killed:?}");
     let whole = contents(source.path.parent().unwrap());
     let there = contents(out).into_iter().filter(|(name, _)| !is_staged(name)).collect();
     assert_eq!(whole, there, "{context:?}");
@@ -346,8 +346,8 @@ fn kill_at(what: What, row: &Row, random: &mut Random) {
         // The receiver was killed, unless another call was hit.
         let ended = receiver.wait_or_kill();
         attached.end();
-        if let Err(said) = hit(&trace, row, "+++ killed by SIGKILL +++") {
-            assert!(attempt < 8, "{row:?} was not hit: {said} {sent:?} {ended:?}");
+        if let Err(trace) = hit(&trace, row, "+++ killed by SIGKILL +++") {
+            assert!(attempt < 8, "{row:?} was not hit: {trace} {sent:?} {ended:?}");
             continue;
         }
         assert_eq!(ended.code, -1, "{what:?}, {}: {ended:?}", row.step);
@@ -372,8 +372,8 @@ fn fail_at(what: What, row: &Row, random: &mut Random) {
             receiver.wait_for("ftx: 127.0.0.1: ");
         }
         attached.detach();
-        if let Err(said) = hit(&trace, row, "(INJECTED)") {
-            assert!(attempt < 8, "{row:?} was not hit: {said} {sent:?}");
+        if let Err(trace) = hit(&trace, row, "(INJECTED)") {
+            assert!(attempt < 8, "{row:?} was not hit: {trace} {sent:?}");
             continue;
         }
         assert_eq!(sent.code, row.code, "{what:?}, {}: {sent:?}", row.step);

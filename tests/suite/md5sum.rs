@@ -154,7 +154,7 @@ fn receiver_lists_the_name_under_which_a_file_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let (file, to) = (dir.path().join("a.img"), dir.path().join("to"));
     fs::create_dir(&to).unwrap();
-    fs::write(to.join("a.img"), "somebody else's").unwrap();
+    fs::write(to.join("a.img"), "another file").unwrap();
     for (number, classic, bytes) in [(1, false, 10), (2, false, 2 * PART), (3, true, 10)] {
         fs::write(&file, pseudo_random(bytes, number)).unwrap();
         let receiver = Receiver::start(&to, &["--once", "--md5sum", "--on-conflict", "rename"]);
@@ -285,8 +285,8 @@ fn senders_manifest_is_replaced_only_by_a_complete_session() {
     let (file, list) = (dir.path().join("a"), dir.path().join("list"));
     fs::write(&file, "bytes").unwrap();
     fs::write(&list, "of last week\n").unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let sent = send(&["--retries", "0", "--manifest", text(&list)], &[&file], &nobody);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let sent = send(&["--retries", "0", "--manifest", text(&list)], &[&file], &closed);
     assert_eq!(sent.code, 35, "{sent:?}");
     assert!(sent.stderr.contains("the list was not written"), "{sent:?}");
     assert_eq!(fs::read_to_string(&list).unwrap(), "of last week\n");
@@ -350,7 +350,7 @@ fn closed_pipe_is_ignored_and_a_full_disk_is_an_error() {
     let sent = send_into(full.into(), &from, &receiver.host());
     assert_eq!(sent.code, 11, "{sent:?}");
     assert!(sent.stderr.contains("cannot write the list to standard output"), "{sent:?}");
-    assert_eq!(sent.stderr.lines().count(), 2, "and it is said once: {}", sent.stderr);
+    assert_eq!(sent.stderr.lines().count(), 2, "it is reported once: {}", sent.stderr);
     receiver.wait();
     assert_eq!(names(&to).len(), 301, "the transfer is not to blame");
 }

@@ -303,7 +303,7 @@ fn foreign_entry_under_a_staging_name_is_left_alone() {
             rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         }),
         ("a folder", |path, _| fs::create_dir_all(path.join("in it")).unwrap()),
-        ("somebody else's file", |path, _| {
+        ("a file of another user", |path, _| {
             fs::write(path, "theirs").unwrap();
             // Without the right to change the owner it is an old staged file, which may be removed.
             let _ = std::os::unix::fs::chown(path, Some(65534), Some(65534));
@@ -397,6 +397,6 @@ fn probes_do_not_count_for_once() {
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     let ended = receiver.wait();
     assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(ended.stderr.contains("the peer speaks HTTP"), "it is reported all the same: {ended:?}");
+    assert!(ended.stderr.contains("the peer speaks HTTP"), "it is reported: {ended:?}");
     assert_eq!(names(&out), ["a"]);
 }

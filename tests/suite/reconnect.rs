@@ -177,8 +177,8 @@ fn hello(session: &str, continues: Option<&str>) -> String {
 
 fn assert_ends_with_a_receipt(sender: &mut Raw) {
     sender.send_json(r#"{"ftx":"end","entries":0}"#);
-    let heard: Vec<_> = std::iter::from_fn(|| sender.next_message()).collect();
-    assert!(matches!(heard.last(), Some(Message::Receipt(_))), "{heard:?}");
+    let messages: Vec<_> = std::iter::from_fn(|| sender.next_message()).collect();
+    assert!(matches!(messages.last(), Some(Message::Receipt(_))), "{messages:?}");
 }
 
 /// The sender detects the loss first: the open session is preempted and counts once.

@@ -98,10 +98,10 @@ fn only_missing_parts_are_sent() {
     random_file(&source, size, 1);
     send_cut(&out, &source, 9 * PART + 1000);
     assert_eq!(names(&out).len(), 2, "the staged file and its journal: {:?}", names(&out));
-    let (moved, said) = send_whole(&out, &source);
+    let (moved, printed) = send_whole(&out, &source);
     assert!(moved <= 2 * PART + 77, "{moved} bytes of {size} moved again");
-    assert!(said.starts_with("Sent 1 file (83.89 MB, of which "), "{said}");
-    assert!(said.contains(" MB were there from an earlier attempt) in "), "{said}");
+    assert!(printed.starts_with("Sent 1 file (83.89 MB, of which "), "{printed}");
+    assert!(printed.contains(" MB were there from an earlier attempt) in "), "{printed}");
     assert_eq!(names(&out), ["disk.img"], "staged file and journal are removed");
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
@@ -195,8 +195,8 @@ fn file_in_use_waits_only_for_the_same_source_version() {
         let moved = passed.load(Ordering::SeqCst);
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
         assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
-        let said = receiver.kill_and_wait();
-        assert_eq!(said.stderr.contains("disk.img: waits for another session"), is_same, "{said:?}");
+        let printed = receiver.kill_and_wait();
+        assert_eq!(printed.stderr.contains("disk.img: waits for another session"), is_same, "{printed:?}");
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -314,8 +314,8 @@ fn damaged_part_costs_no_other_part_after_a_second_kill() {
         assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, CONNECTION);
         assert_eq!(receiver.wait().code, -1);
     }
-    let (moved, said) = send_whole(&out, &source);
-    assert!(moved <= 3 * PART, "{moved} bytes moved again: {said}");
+    let (moved, printed) = send_whole(&out, &source);
+    assert!(moved <= 3 * PART, "{moved} bytes moved again: {printed}");
     assert_eq!(names(&out), ["disk.img"]);
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
@@ -361,8 +361,8 @@ fn replacement_is_resumed_and_the_old_file_stays_until_the_end() {
     let before = fs::read(out.join("disk.img")).unwrap();
     send_cut(&out, &source, 4 * PART + 1000);
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), before);
-    let (moved, said) = send_whole(&out, &source);
-    assert!(moved <= 2 * PART, "{moved}: {said}");
+    let (moved, printed) = send_whole(&out, &source);
+    assert!(moved <= 2 * PART, "{moved}: {printed}");
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
     assert_eq!(names(&out), ["disk.img"]);
 }
@@ -378,8 +378,8 @@ fn changed_source_is_sent_completely() {
     let file = OpenOptions::new().write(true).open(&source).unwrap();
     file.write_all_at(b"changed", PART).unwrap();
     file.set_modified(modified).unwrap();
-    let (moved, said) = send_whole(&out, &source);
-    assert_eq!(moved, 5 * PART, "{said}");
+    let (moved, printed) = send_whole(&out, &source);
+    assert_eq!(moved, 5 * PART, "{printed}");
     assert_eq!(
         listing(&out).into_iter().filter(|line| line.starts_with("\"disk")).collect::<Vec<_>>(),
         listing(dir.path()).into_iter().filter(|line| line.starts_with("\"disk")).collect::<Vec<_>>()
@@ -399,8 +399,8 @@ fn sparse_file_is_resumed_and_stays_sparse() {
         file.write_all_at(&random.bytes(100_000), part * PART + 1_000_000).unwrap();
     }
     send_cut(&out, &source, 3 * PART);
-    let (moved, said) = send_whole(&out, &source);
-    assert!(moved <= 3 * PART, "{moved}: {said}");
+    let (moved, printed) = send_whole(&out, &source);
+    assert!(moved <= 3 * PART, "{moved}: {printed}");
     let arrived = File::open(out.join("disk.img")).unwrap();
     for part in [0, 1, 5, 6, 1000, 131_071] {
         let (mut there, mut here) = (vec![0; PART as usize], vec![0; PART as usize]);

@@ -104,11 +104,11 @@ fn want(peer: &mut TcpStream) {
 
 /// Reads up to `words` and not beyond, so that the next call sees what follows.
 fn hear(stream: &mut TcpStream, words: &str) {
-    let (mut heard, mut buffer) = (Vec::new(), [0; 1]);
-    while !heard.ends_with(words.as_bytes()) {
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 1]);
+    while !bytes.ends_with(words.as_bytes()) {
         let count = stream.read(&mut buffer).unwrap();
-        assert!(count > 0, "closed before {words}: {}", String::from_utf8_lossy(&heard));
-        heard.extend_from_slice(&buffer[..count]);
+        assert!(count > 0, "closed before {words}: {}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&buffer[..count]);
     }
 }
 
@@ -365,8 +365,8 @@ fn interrupted_small_files_are_absent_or_complete() {
                 continue;
             }
             assert_eq!(sent.code, code, "{sent:?}");
-            let heard = receiver_ended_by(Signal::TERM, 143, receiving);
-            assert!(heard.stderr.contains("127.0.0.1 was interrupted"), "{heard:?}");
+            let ended = receiver_ended_by(Signal::TERM, 143, receiving);
+            assert!(ended.stderr.contains("127.0.0.1 was interrupted"), "{ended:?}");
             counted(&sent.stderr)
         } else {
             let received = receiver_ended_by(signal, code, receiving);

@@ -457,6 +457,6 @@ fn idle_session_does_not_delay_another_sender_of_the_same_name() {
     assert!(names(&out).contains(&"disk.img".to_owned()));
     drop(peer);
     receiver.wait_for("the connection was lost");
-    let heard = receiver.kill_and_wait();
-    assert!(!heard.stderr.contains("waits for another session"), "{heard:?}");
+    let killed = receiver.kill_and_wait();
+    assert!(!killed.stderr.contains("waits for another session"), "{killed:?}");
 }

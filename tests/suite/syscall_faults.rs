@@ -188,9 +188,9 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     assert!(!sent.stderr.contains("panicked"), "{sent:?}");
     // Without the fault the next sender is served, and missing entries arrive.
     let again = send(&[], &[&tree.from.join("t")], &receiver.host());
-    let heard = receiver.kill_and_wait();
-    assert!(!heard.stderr.contains("panicked"), "{heard:?}");
-    assert_eq!(again.code, 0, "the next sender: {again:?} {heard:?}");
+    let killed = receiver.kill_and_wait();
+    assert!(!killed.stderr.contains("panicked"), "{killed:?}");
+    assert_eq!(again.code, 0, "the next sender: {again:?} {killed:?}");
     let there: BTreeMap<_, _> =
         contents(&out).into_iter().filter(|(name, _)| !crate::common::proofs::is_staged(name)).collect();
     assert_eq!(there, tree.whole, "after the next sender");

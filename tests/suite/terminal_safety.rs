@@ -58,15 +58,15 @@ fn maybe(random: &mut Random, plain: &str) -> String {
     if random.below(3) == 0 { plain.to_owned() } else { format!("{plain}{}", hostile(random)) }
 }
 
-fn assert_safe(who: &str, ended: &Ended, said: &dyn std::fmt::Debug) {
+fn assert_safe(who: &str, ended: &Ended, input: &dyn std::fmt::Debug) {
     for output in [&ended.stdout, &ended.stderr] {
         let bad = output.chars().find(|c| {
             (c.is_control() && *c != '\n')
                 || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
         });
-        assert_eq!(bad, None, "{who} printed it: {ended:?} after {said:?}");
+        assert_eq!(bad, None, "{who} printed it: {ended:?} after {input:?}");
         let injected = output.lines().find(|line| line.starts_with(MARK));
-        assert_eq!(injected, None, "{who} began a line with it: {ended:?} after {said:?}");
+        assert_eq!(injected, None, "{who} began a line with it: {ended:?} after {input:?}");
     }
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
@@ -82,7 +82,7 @@ fn frames(form: Framing, jsons: &[Value]) -> Vec<u8> {
 /// The frames of a hostile sender, sent without reading answers.
 fn sender_says(random: &mut Random) -> Vec<u8> {
     let md5 = "900150983cd24fb0d6963f7d28e17f72";
-    let mut said = vec![
+    let mut input = vec![
         json!({"ftx": "hello", "version": 1, "agent": maybe(random, "ftx"), "features": [hostile(random)]}),
     ];
     match random.below(8) {
@@ -95,31 +95,31 @@ fn sender_says(random: &mut Random) -> Vec<u8> {
         }
         1 => return frames(Framing::Classic, &[json!({hostile(random): hostile(random)})]),
         2 => return hostile(random).into_bytes(),
-        3 => said.push(json!({"ftx": hostile(random)})),
-        4 => said.push(json!({"ftx": "error", "code": maybe(random, "other"), "message": hostile(random)})),
+        3 => input.push(json!({"ftx": hostile(random)})),
+        4 => input.push(json!({"ftx": "error", "code": maybe(random, "other"), "message": hostile(random)})),
         5 => {
             let mut cut =
                 json!({"ftx": "entry", "entry": 0, "type": hostile(random), "filename": hostile(random)});
             cut[hostile(random)] = json!(hostile(random));
-            said.push(cut);
+            input.push(cut);
         }
         kind => {
             // Entries that are refused, stored, or withdrawn by their sender.
             for number in 0..4 {
                 let name = maybe(random, "name");
                 let hex: String = hostile(random).bytes().map(|byte| format!("{byte:02x}")).collect();
-                said.push(match (kind, number) {
+                input.push(match (kind, number) {
                     (6, 0) => json!({"ftx": "entry", "entry": 0, "type": "file", "filename": name, "filename_hex": hex, "size": 3}),
                     (_, 3) => json!({"ftx": "entry", "entry": 3, "type": "link", "filename": name, "target": hostile(random)}),
                     _ => json!({"ftx": "entry", "entry": number, "type": "file", "filename": name, "size": 3}),
                 });
                 let message = hostile(random);
-                said.push(json!({"ftx": "error", "entry": number, "code": maybe(random, "file-io"), "message": message}));
+                input.push(json!({"ftx": "error", "entry": number, "code": maybe(random, "file-io"), "message": message}));
             }
-            said.push(json!({"ftx": "end", "entries": 4}));
+            input.push(json!({"ftx": "end", "entries": 4}));
         }
     }
-    frames(Framing::Native, &said)
+    frames(Framing::Native, &input)
 }
 
 #[test]
@@ -127,15 +127,15 @@ fn receiver_escapes_text_of_a_hostile_sender() {
     let mut random = Random::new(15);
     let cases: Vec<(Vec<u8>, bool)> =
         (0..rounds(150)).map(|_| (sender_says(&mut random), random.below(2) == 0)).collect();
-    run_parallel(&cases, 4, |(said, allow_odd)| {
+    run_parallel(&cases, 4, |(input, allow_odd)| {
         let out = tempfile::tempdir().unwrap();
         let odd: &[&str] = if *allow_odd { &["--allow-odd-names"] } else { &[] };
         let receiver = Receiver::start(out.path(), &[&["--once", "--progress", "always"], odd].concat());
         let mut stream = receiver.connect();
-        let _ = stream.write_all(said);
+        let _ = stream.write_all(input);
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
-        assert_safe("the receiver", &receiver.wait_or_end(), &String::from_utf8_lossy(said));
+        assert_safe("the receiver", &receiver.wait_or_end(), &String::from_utf8_lossy(input));
     });
     report_figures(&format!("hostile senders: {} rounds", cases.len()));
 }
@@ -212,9 +212,9 @@ fn sender_escapes_text_of_a_hostile_receiver() {
                 let _ = stream.read_to_end(&mut Vec::new());
             });
             let sent = send(&["--retries", "0", "--progress", "always"], &[&file], &host);
-            let said = [String::from_utf8_lossy(first), String::from_utf8_lossy(then)];
-            assert_ne!(sent.code, 0, "{sent:?} after {said:?}");
-            assert_safe("the sender", &sent, &said);
+            let input = [String::from_utf8_lossy(first), String::from_utf8_lossy(then)];
+            assert_ne!(sent.code, 0, "{sent:?} after {input:?}");
+            assert_safe("the sender", &sent, &input);
         });
     });
     report_figures(&format!("hostile receivers: {} rounds", cases.len()));
