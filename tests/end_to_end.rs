@@ -224,7 +224,7 @@ fn a_file_that_changes_while_it_is_compared_is_not_called_identical() {
     until("the first part to be compared", || read(accessed()) >= before + PART as u64);
     fs::File::options().write(true).open(&there).unwrap().write_all(b"other").unwrap();
     raw.say(&offer(1));
-    assert_eq!(last(raw), Err("a different file of that name is there already".into()));
+    assert_eq!(last(raw), Err("a different file with that name exists".into()));
     assert!(fs::read(&there).unwrap().starts_with(b"other"), "it is as it was left");
 }
 

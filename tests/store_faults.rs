@@ -274,8 +274,8 @@ fn something_that_is_no_file_has_the_name() {
     let mode = rustix::fs::Mode::RWXU;
     rustix::fs::mknodat(rustix::fs::CWD, out.join("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (name, words) in [
-        ("folder", "a folder of that name is there already [exists]"),
-        ("fifo", "a device, FIFO or socket of that name is there already [exists]"),
+        ("folder", "a folder with that name exists [exists]"),
+        ("fifo", "a device, FIFO or socket with that name exists [exists]"),
     ] {
         let file = dir.path().join(name);
         make(&file, 2 * MIB);
@@ -303,7 +303,7 @@ fn a_folder_that_is_removed_in_the_middle() {
     });
     fs::remove_dir_all(&out).unwrap();
     let ended = (end(sender), receiver.wait());
-    both_said(&ended, 23, "it, or the folder it belongs in, was removed meanwhile [file-io]");
+    both_said(&ended, 23, "the file or its folder was removed [file-io]");
     assert!(!out.exists());
 }
 
@@ -336,10 +336,10 @@ fn a_disk_that_fails_and_a_quota_that_is_used_up() {
         ),
         (&small, "pwrite64", "EDQUOT", 42, "cannot write the file: the disk quota is used up [no-space]"),
         (&small, "pwrite64", "ENOSPC", 42, "cannot write the file: no space left [no-space]"),
-        (&small, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
-        (&large, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
-        (&large, "fsync", "EDQUOT", 42, "cannot bring the file to stable storage: the disk quota is used up"),
-        (&small, "renameat2", "EIO", 23, "cannot give the file its name: the disk failed"),
+        (&small, "fsync", "EIO", 23, "cannot sync the file: the disk failed"),
+        (&large, "fsync", "EIO", 23, "cannot sync the file: the disk failed"),
+        (&large, "fsync", "EDQUOT", 42, "cannot sync the file: the disk quota is used up"),
+        (&small, "renameat2", "EIO", 23, "cannot rename the file: the disk failed"),
     ] {
         let out = dir.path().join("out");
         let ended = transfer(faulty(&out, calls, errno, "1+", &trace), file);
@@ -365,7 +365,7 @@ fn what_one_sync_has_lost_no_later_one_calls_stored() {
     }
     // The thread that commits is the one that syncs file systems.
     let ended = transfer(faulty(&out, "syncfs", "EIO", "1", &trace), &tree);
-    both_said(&ended, 23, "cannot bring the file to stable storage: the disk failed");
+    both_said(&ended, 23, "cannot sync the file: the disk failed");
     let trace = fs::read_to_string(&trace).unwrap();
     let (before, after) = trace.split_once("(INJECTED)").expect("a sync that fails");
     // A first batch may have been so small that it was synced file by file.
