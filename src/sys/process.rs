@@ -25,11 +25,6 @@ pub fn check_writable(dir: &Path) -> Result<(), Errno> {
     rustix::fs::accessat(CWD, dir, Access::WRITE_OK, AtFlags::EACCESS)
 }
 
-/// The limit on the number of open descriptors (`RLIMIT_NOFILE`); `None` if there is none.
-pub fn max_descriptors() -> Option<u64> {
-    getrlimit(Resource::Nofile).current
-}
-
 /// The limit on the size of a file (`RLIMIT_FSIZE`); `None` if there is none.
 pub fn max_file_bytes() -> Option<u64> {
     getrlimit(Resource::Fsize).current

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::dir::Dir;
-use crate::sys::process;
+use crate::sys::descriptors::max_descriptors;
 
 /// A generation of handles. Two generations are kept: the directories used last, and as many used before. Smaller where
 /// the process may have few descriptors.
@@ -25,8 +25,8 @@ pub struct DirCache {
 
 impl Default for DirCache {
     fn default() -> Self {
-        let descriptors = process::max_descriptors().unwrap_or(u64::MAX);
-        let max_generation = (descriptors / DESCRIPTORS_PER_HANDLE).clamp(MIN_GENERATION, MAX_GENERATION);
+        let max_generation =
+            (max_descriptors() / DESCRIPTORS_PER_HANDLE).clamp(MIN_GENERATION, MAX_GENERATION);
         DirCache {
             max_generation: max_generation as usize,
             recent: HashMap::new(),
