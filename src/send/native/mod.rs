@@ -397,7 +397,8 @@ mod tests {
     /// Announces a file as the only entry, of which the receiver then wants `parts`.
     pub fn announce(shared: &SessionShared<'_>, path: &Path, parts: &str) -> Arc<Source> {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-        let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
+        let source =
+            Arc::new(Source::new(path.to_owned(), name, &crate::sys::stat::FileStat::of_path(path).unwrap()));
         let mut state = shared.lock();
         state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
         state.announce(InFlightEntry::file(Arc::clone(&source)), &StateKey::of_this_process(), &NullReporter);
