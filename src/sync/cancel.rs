@@ -10,6 +10,8 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use super::DropGuard;
+
 /// Once it was rung, every wait on it ends at once, now and later.
 #[derive(Clone, Debug)]
 pub struct CancelToken(Arc<Signal>);
@@ -92,18 +94,9 @@ impl CancelToken {
                 }
             })?;
             // However the work ends, nobody may wait for the bell any more.
-            let _ended = CancelOnDrop(done);
+            let _ended = DropGuard::new(|| done.cancel());
             Ok(work())
         })
-    }
-}
-
-/// Rings at the end of a scope, however that ends.
-struct CancelOnDrop(CancelToken);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
     }
 }
 

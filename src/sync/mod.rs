@@ -1,5 +1,9 @@
 //! Synchronisation between threads.
 
 mod cancel;
+mod drop_guard;
+mod lock;
 
 pub use cancel::{CancelToken, Wake};
+pub use drop_guard::DropGuard;
+pub use lock::{into_inner, lock, wait, wait_timeout};

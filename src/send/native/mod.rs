@@ -39,7 +39,7 @@ use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
 use crate::net::{self, FLUSH_GRACE as QUICKLY, IdleTimer, NetError, TimedWriter};
 use crate::source::{self, Root, StateKey, WalkItem};
-use crate::sync::{CancelToken, Wake};
+use crate::sync::{CancelToken, DropGuard, Wake};
 use crate::wire::SessionId;
 
 use backoff::Backoff;
@@ -125,7 +125,7 @@ pub fn send(
         walker
             .spawn_scoped(scope, || walk(roots, to_announcer, progress, go_on))
             .map_err(SendError::NoThread)?;
-        let _end = EndOnDrop(&is_over);
+        let _end = DropGuard::new(|| is_over.store(true, Ordering::Relaxed));
         let found = found;
         let mut stream = (route.connect)()?;
         let mut left = CarryOver::default();
@@ -274,14 +274,6 @@ fn wait_until(limit: Duration, is_over: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_over() && start.elapsed() < limit {
         thread::sleep(Duration::from_millis(1));
-    }
-}
-
-struct EndOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

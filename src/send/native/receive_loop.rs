@@ -13,6 +13,7 @@ use crate::digest::PartLayout;
 use crate::error_code::ErrorCode;
 use crate::event::{Event as Told, Summary};
 use crate::net::{self, IdleTimer};
+use crate::sync::DropGuard;
 use crate::wire::message::ErrorReport;
 use crate::wire::sender::Event;
 use crate::wire::{EntryId, FrameBuffer, FrameError, Framing, Message, WireError};
@@ -62,20 +63,10 @@ pub fn run(
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) {
-    // If the ear breaks down, nobody else would notice that the session is over.
-    let guard = EndOnDrop(shared);
+    // No other thread would notice a panic of this one. The first outcome counts.
+    let _guard = DropGuard::new(|| shared.end(Err(SendError::Closed { unconfirmed: 0 })));
     let outcome = read_frames(shared, &mut stream, idle_timer, is_answered);
     shared.end(outcome);
-    drop(guard);
-}
-
-struct EndOnDrop<'a, 'b>(&'a SessionShared<'b>);
-
-impl Drop for EndOnDrop<'_, '_> {
-    fn drop(&mut self) {
-        // The first outcome counts.
-        self.0.end(Err(SendError::Closed { unconfirmed: 0 }));
-    }
 }
 
 fn read_frames(

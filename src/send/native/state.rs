@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -20,7 +20,7 @@ use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
 use crate::relpath::{LinkTarget, RelPath};
 use crate::source::{ReadError, Source, StateKey};
-use crate::sync::CancelToken;
+use crate::sync::{self, CancelToken};
 use crate::units::Metadata;
 use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
@@ -190,7 +190,7 @@ impl<'a> SessionShared<'a> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, SessionState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// Something changed that others wait for.
@@ -210,7 +210,7 @@ impl<'a> SessionShared<'a> {
         state: MutexGuard<'s, SessionState>,
         limit: Duration,
     ) -> MutexGuard<'s, SessionState> {
-        self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
+        sync::wait_timeout(&self.changed, state, limit)
     }
 
     /// What the session has to say, to be sent, and whether that is the last of it; rings, because there is room for
@@ -352,7 +352,7 @@ impl<'a> SessionShared<'a> {
 
     /// How it went; what is not settled stays in `left`.
     pub fn into_outcome(self, left: &mut CarryOver) -> Result<(), SendError> {
-        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut state = sync::into_inner(self.state);
         let ms = |time: Duration| time.as_millis() as u64;
         let writers = 1 + state.joined.len() as u32;
         let spent = BusyTime {
