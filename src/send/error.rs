@@ -291,7 +291,10 @@ mod tests {
     fn an_error_names_the_state_of_the_session_in_which_it_came() {
         let text = |error: SendError| error.to_string();
         let closed = || SendError::Closed { unconfirmed: 1 };
-        assert_eq!(text(closed().into_no_answer("nas:22".into())), "nas:22 closed the connection without a reply");
+        assert_eq!(
+            text(closed().into_no_answer("nas:22".into())),
+            "nas:22 closed the connection without a reply"
+        );
         let silent = SendError::Silent(Duration::from_secs(60));
         assert_eq!(text(silent.into_no_answer("nas:22".into())), "no answer from nas:22 for 60 seconds");
         assert_eq!(text(closed().into_lost("nas", 0)), "the connection to nas was lost");

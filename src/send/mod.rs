@@ -39,7 +39,7 @@ pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendE
     };
     let connect = || dial(options.retries.unwrap_or(FIRST_RETRIES));
     let host = options.target.to_string();
-    let state_key = StateKey::new(&options.target.host);
+    let state_key = StateKey::new(&options.target.host());
     let dialer = native::Dialer {
         host: &host,
         connect: &connect,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::net::HostPort;
+use crate::net::Target;
 use crate::sync::CancelToken;
 
 /// The request of one transfer.
@@ -12,7 +12,7 @@ pub struct Options {
     /// Files and folders to send.
     pub paths: Vec<PathBuf>,
     /// The receiver.
-    pub target: HostPort,
+    pub target: Target,
     /// The port if `target` has none.
     pub port: u16,
     /// The classic dialect, and its use of connections; `None` is the native dialect.

@@ -2,6 +2,16 @@
 //!
 //! Functions here translate calls; decisions stay with their callers.
 
+pub mod descriptors;
+pub mod kernel_copy;
 mod random;
+pub mod socket;
+pub mod wake;
 
 pub use random::random_bytes;
+
+/// A file, socket or pipe of the system, owned by somebody else.
+pub use std::os::fd::BorrowedFd as BorrowedHandle;
+
+/// Values that lend their handle.
+pub use std::os::fd::AsFd as AsHandle;

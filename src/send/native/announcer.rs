@@ -134,8 +134,7 @@ pub fn announce(state: &mut SessionState, mut entry: InFlightEntry, key: &StateK
         InFlightEntry::File { source, digests, .. } => {
             // Only files of several parts can be resumed.
             let on_no_key = |reason: &str| progress.report(Event::NoStateKey { reason });
-            let state_digest =
-                (source.size_bytes > PART_BYTES).then(|| source.state_digest(key, on_no_key));
+            let state_digest = (source.size_bytes > PART_BYTES).then(|| source.state_digest(key, on_no_key));
             let Source { name, size_bytes, is_sparse, metadata, .. } = &**source;
             let id = state.session.announce_file(name, *size_bytes, *is_sparse, state_digest, *metadata);
             state.session.set_digests(id, std::mem::take(digests));
