@@ -100,7 +100,10 @@ fn a_kept_part_that_is_not_what_this_sender_has_hashed_is_not_built_upon() {
     second.say(&json!({"ftx": "receipt", "entries": 1, "stored": 0, "skipped": 0, "failed": 1, "bytes": 0}));
     let sent = sender.join().unwrap();
     assert_eq!(sent.code, 40, "{sent:?}");
-    assert!(sent.stderr.contains("disk.img: what the receiver kept of an earlier transfer"), "{sent:?}");
+    assert!(
+        sent.stderr.contains("disk.img: the receiver's partial file from an earlier transfer"),
+        "{sent:?}"
+    );
 }
 
 #[test]

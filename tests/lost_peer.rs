@@ -86,7 +86,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     for (answer, code, line) in [
-        (vec![], 10, "closed the connection without an answer\n     is it `ftx recv` that listens there?"),
+        (vec![], 10, "closed the connection without a reply\n     is it `ftx recv` that listens there?"),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
         (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
@@ -189,7 +189,7 @@ fn a_receiver_that_says_nothing_is_given_up() {
     let (host, thread) = fake_receiver(&[WELCOME], |mut stream| drop(stream.read_to_end(&mut Vec::new())));
     let sent = send(&["--timeout", "1"], &[&file], &host);
     assert_eq!(sent.code, 30, "{sent:?}");
-    assert!(sent.stderr.contains("nothing was heard from the receiver for 1 seconds"), "{sent:?}");
+    assert!(sent.stderr.contains("no data from the receiver for 1 seconds"), "{sent:?}");
     thread.join().unwrap();
 }
 
@@ -218,7 +218,7 @@ fn what_is_no_receiver_is_named() {
         let (host, sent) = greeting(bytes);
         assert_eq!(sent.code, 12, "{sent:?}");
         let words = format!(
-            "ftx: what answers at {host} is not ftx (it begins \"{shown}\")\n     is the port right?\n"
+            "ftx: the program at {host} is not ftx (its reply begins \"{shown}\")\n     is the port right?\n"
         );
         assert_eq!(sent.stderr, words);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::jobs::FileJob;
 use super::part_batch::{LoadedPart, PartBody};
 use super::settle;
 use super::state::SessionShared;
@@ -40,7 +41,7 @@ impl<'a> LargeLoader<'a> {
     }
 
     /// Reads and hashes the parts of a window. A file that cannot be read or has changed is withdrawn.
-    pub fn load(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> Vec<LoadedPart> {
+    pub fn load(&mut self, jobs: Vec<FileJob>) -> Vec<LoadedPart> {
         self.window = (self.window * 2).min(lane_count());
         let (parts, holes) = self.open_all(jobs);
         let digests = self.digest(&parts);
@@ -52,7 +53,7 @@ impl<'a> LargeLoader<'a> {
     }
 
     /// Opens the files, and separates the parts to read from those at which so many parts in a row are holes.
-    fn open_all(&mut self, jobs: Vec<(Job, Arc<Source>)>) -> (Vec<OpenPart>, Vec<(OpenPart, u64)>) {
+    fn open_all(&mut self, jobs: Vec<FileJob>) -> (Vec<OpenPart>, Vec<(OpenPart, u64)>) {
         let (mut parts, mut holes) = (Vec::with_capacity(jobs.len()), Vec::new());
         for (job, source) in jobs {
             let open = match self.open(&job, &source) {
@@ -140,7 +141,7 @@ impl<'a> LargeLoader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::loader::try_next_job;
+    use super::super::jobs::try_next_job;
     use super::super::test_session::{announce, rewrite, with_shared};
     use super::*;
     use std::fs;

@@ -1,22 +1,16 @@
-//! The thread that reads and hashes the parts that the receiver wants, ahead of the writers.
+//! The thread that reads and hashes the requested parts, ahead of the writers.
 //!
 //! Parts are hashed in parallel, a window of them at a time. Small files are read into memory. Of larger parts only the
 //! digest is kept, and the kernel sends them from the file while the next window is hashed.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use crossbeam_channel::{Receiver, SendError as QueueClosed, Sender};
 
-use super::entry::InFlightEntry;
+use super::jobs::{FileJob, JobBatch, is_small, next_job, try_next_job};
 use super::load_large::LargeLoader;
 use super::part_batch::{LoadedPart, PartBatch, PartBody};
 use super::settle;
 use super::state::SessionShared;
 use crate::digest::digest_many;
-use crate::source::Source;
-use crate::wire::SMALL_FILE_BYTES;
-use crate::wire::sender::Job;
 
 /// Small files are handed to a writer together, up to so many bytes or files.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -25,16 +19,12 @@ const BATCH_PARTS: usize = 256;
 pub const LOADED_AHEAD: usize = 16;
 /// Written buffers that are kept for reuse.
 pub const SPARE_BUFFERS: usize = 4;
-/// How often a wait for a job checks whether the session is over.
-const STOP_POLL: Duration = Duration::from_secs(1);
-
 /// Large parts in one window at most, which counts if they are shorter than a full part.
 const MAX_WINDOW_PARTS: usize = 64;
 /// Large parts wait for others to fill their window during so many batches of small ones.
 const MAX_BATCHES_WAITED: u32 = 8;
 
-/// Loads parts until the session is over: for `requested` those that the receiver wants, for `unasked` the others. Written
-/// buffers come back by `spare`.
+/// Loads parts until the session is over, for `requested` or `unasked`. Written buffers come back by `spare`.
 pub fn load(
     shared: &SessionShared<'_>,
     requested: Sender<PartBatch>,
@@ -54,9 +44,6 @@ struct Loader<'a> {
     spare: Receiver<Vec<u8>>,
     large_loader: LargeLoader<'a>,
 }
-
-/// A job and the file that it reads.
-type FileJob = (Job, Arc<Source>);
 
 impl Loader<'_> {
     fn run(&mut self) -> Result<(), QueueClosed<PartBatch>> {
@@ -133,63 +120,7 @@ impl Loader<'_> {
     }
 }
 
-/// Jobs of one kind, to be loaded together.
-#[derive(Default)]
-struct JobBatch {
-    jobs: Vec<FileJob>,
-    bytes: u64,
-    /// Batches of small files that were loaded since the first job came.
-    batches_waited: u32,
-}
-
-impl JobBatch {
-    fn push(&mut self, job: FileJob) {
-        if self.jobs.is_empty() {
-            self.batches_waited = 0;
-        }
-        self.bytes += job.0.range.len;
-        self.jobs.push(job);
-    }
-
-    fn is_full(&self, jobs: usize, bytes: u64) -> bool {
-        self.jobs.len() >= jobs || self.bytes >= bytes
-    }
-}
-
-/// Whether a job is the whole of a small file.
-fn is_small(job: &Job) -> bool {
-    job.range.offset == 0 && job.range.len <= SMALL_FILE_BYTES
-}
-
-/// Waits for a job; `None` when the session is over.
-fn next_job(shared: &SessionShared<'_>) -> Option<FileJob> {
-    loop {
-        if let Some(next) = try_next_job(shared) {
-            return Some(next);
-        }
-        let state = shared.lock();
-        if state.outcome.is_some() {
-            return None;
-        }
-        if !state.session.has_job() {
-            drop(shared.wait(state, STOP_POLL));
-        }
-    }
-}
-
-pub fn try_next_job(shared: &SessionShared<'_>) -> Option<FileJob> {
-    let mut state = shared.lock();
-    if state.outcome.is_some() {
-        return None;
-    }
-    let job = state.session.next_job()?;
-    match state.in_flight.get(&job.entry) {
-        Some(InFlightEntry::File { source, .. }) => Some((job, Arc::clone(source))),
-        _ => None,
-    }
-}
-
-/// Waits until all of these files may be read ([`Source::unsettled_for`]) or the session ends.
+/// Waits until all of these files may be read ([`Source::unsettled_for`](crate::source::Source::unsettled_for)) or the session ends.
 fn wait_until_settled(shared: &SessionShared<'_>, jobs: &[FileJob]) {
     for (_, source) in jobs {
         if let Some(time) = source.unsettled_for() {

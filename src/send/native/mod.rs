@@ -1,18 +1,16 @@
 //! The native dialect: threads around one [`SenderSession`](crate::wire::SenderSession).
 //!
 //! ```text
-//! walker ──found──▶ announcer ──control──▶ writer ◀──▶ primary connection ──────┐
-//!                       │          ┌────▶    ▲ unasked parts                    │
-//!                    session       │         │                                  ▼
-//!                       ▲  jobs ──▶ loader ──┤                             receive-loop
-//!                       │                    └─parts─▶ writer ──▶ secondary connections
-//!                       └───────────────────────────────────────────────────────┘
+//! walker ──found──▶ announcer ──▶ session ──control──▶ writer ──▶ primary connection ──┐
+//!                                  ▲    │                 ▲                             │
+//!                                  │    └──jobs──▶ loader ┴─▶ writer ──▶ secondary ones │
+//!                                  └───────────────── receive-loop ◀────────────────────┘
 //! ```
 //!
 //! The announcer is the thread that called [`send`]; it runs ahead as far as the session has room. The receive loop hands
-//! the receiver's frames to the session, which makes jobs of requests. The loader reads and hashes the parts of the jobs
-//! while the writers send those loaded before, each at the rate of its connection, and returns buffers for reuse. The
-//! scale-streams thread opens secondary connections; each has a writer, and a receive loop that only reads errors.
+//! the receiver's frames to the session, which turns requests into jobs. The loader reads and hashes the parts of the jobs
+//! while the writers send those loaded before, each at the rate of its connection; written buffers return to the loader.
+//! The scale-streams thread opens secondary connections. Each has a writer, and a receive loop that only reads errors.
 //!
 //! All queues are bounded. The receive loop waits for no other thread, so that the two ends cannot wait for each other.
 //! The session is behind one mutex with one condition variable ([`SessionShared`]).
@@ -25,6 +23,7 @@ mod body;
 mod byte_ledger;
 mod carry_over;
 mod entry;
+mod jobs;
 mod load_large;
 mod loader;
 mod outcome;

@@ -24,7 +24,7 @@ pub struct LoadedPart {
 
 /// Where the bytes of a part are.
 pub enum PartBody {
-    /// Nowhere: the receiver wants the digest only.
+    /// Not needed: only the digest is sent.
     Nothing,
     /// In this range of the batch.
     Bytes(Range<usize>),

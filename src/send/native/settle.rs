@@ -112,7 +112,7 @@ pub fn on_failed(
     }
 }
 
-/// An entry that was refused before any byte of it was sent is told from one that failed later.
+/// Distinguishes an entry that was refused before any byte of it was sent from one that failed later.
 fn failure_reason(entry: &InFlightEntry, message: &str) -> String {
     match entry {
         InFlightEntry::File { ledger, .. } if ledger.done_bytes() > 0 => {

@@ -25,7 +25,7 @@ pub struct SessionShared<'a> {
     state: Mutex<SessionState>,
     /// Notified at every change of the state that a thread can wait for.
     changed: Condvar,
-    /// Tells the primary connection's writer that the session has output. It holds one message: more would say the same.
+    /// Signals the primary writer that the session has output. The queue has one place: a second signal adds nothing.
     control_tx: Sender<()>,
     pub progress: &'a dyn Reporter,
     pub hasher: SessionHasher<'a>,
@@ -159,8 +159,8 @@ impl<'a> SessionShared<'a> {
         self.notify();
     }
 
-    /// Sends the receiver the error that ended the session, unless the receiver knows it. `true` if the last output is on
-    /// its way or was written.
+    /// Queues the error that ended the session as its last output, if the receiver has to be informed. `true` if the last
+    /// output is queued or was sent.
     pub fn send_error(&self) -> bool {
         let mut state = self.lock();
         if state.is_closing {

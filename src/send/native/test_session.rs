@@ -35,7 +35,7 @@ pub fn with_shared(test: impl FnOnce(&SessionShared<'_>)) {
     test(&shared.unwrap());
 }
 
-/// Announces a file as the only entry, of which the receiver then wants `parts`.
+/// Announces a file as the only entry, and handles a `want` frame for its `parts`.
 pub fn announce(shared: &SessionShared<'_>, path: &Path, parts: &str) -> Arc<Source> {
     let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
     let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
