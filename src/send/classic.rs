@@ -14,7 +14,7 @@ use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
 
-const BUFFER_BYTES: usize = 256 << 10;
+const CLASSIC_BUFFER_BYTES: usize = 256 << 10;
 
 /// How long a reset may trail the end of the connection.
 const LATE_RESET: Duration = Duration::from_millis(20);
@@ -84,7 +84,7 @@ impl Sender<'_> {
     fn establish(&self, connection: Connection) -> Result<ClassicConnection, SendError> {
         connection.establish().map_err(SendError::Connection)?;
         let writer = TimedWriter::new(connection.clone(), IdleTimer::new(self.timeout), self.cancel.clone());
-        Ok(ClassicConnection { connection, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
+        Ok(ClassicConnection { connection, writer: BufWriter::with_capacity(CLASSIC_BUFFER_BYTES, writer) })
     }
 
     /// The dialect has no message for a cancellation: the receiver sees a connection that ends within a file.
@@ -178,7 +178,7 @@ impl Sender<'_> {
         let mut buffer = Vec::new();
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
             open.read(range, &mut buffer).map_err(read_error)?;
-            for chunk in buffer.chunks(BUFFER_BYTES) {
+            for chunk in buffer.chunks(CLASSIC_BUFFER_BYTES) {
                 self.check_cancelled()?;
                 connection.writer.write_all(chunk).map_err(|error| self.write_error(error, source))?;
                 self.summary.moved_bytes += chunk.len() as u64;
@@ -190,7 +190,7 @@ impl Sender<'_> {
 
     fn write_error(&self, error: io::Error, source: &Source) -> SendError {
         match error {
-            error if error.kind() == io::ErrorKind::TimedOut => SendError::Silent(self.timeout),
+            error if error.kind() == io::ErrorKind::TimedOut => SendError::IdleTimeout(self.timeout),
             error => connection_error(error, &source.name.to_string()),
         }
     }

@@ -60,7 +60,7 @@ pub enum SendError {
     },
     /// The receiver sent nothing for too long.
     #[error("no data from the receiver for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// The receiver began a frame and did not complete it.
     #[error("incomplete frame from the receiver after {} seconds", .0.as_secs())]
     HeaderTimeout(Duration),
@@ -153,7 +153,7 @@ impl SendError {
             | SendError::Net(_)
             | SendError::Lost { .. }
             | SendError::NoAnswer { .. } => ErrorClass::Unreachable,
-            SendError::Silent(_) | SendError::HeaderTimeout(_) | SendError::NeverAnswered { .. } => {
+            SendError::IdleTimeout(_) | SendError::HeaderTimeout(_) | SendError::NeverAnswered { .. } => {
                 ErrorClass::Unresponsive
             }
             SendError::Stalled(_) => ErrorClass::Fatal(ErrorCode::Timeout),
@@ -199,7 +199,7 @@ impl SendError {
         match self.class() {
             ErrorClass::Disconnected | ErrorClass::Unreachable => SendError::NoAnswer { at },
             ErrorClass::Unresponsive => match self {
-                SendError::Silent(time) => SendError::NeverAnswered { at, time },
+                SendError::IdleTimeout(time) => SendError::NeverAnswered { at, time },
                 other => other,
             },
             ErrorClass::EndedByReceiver { .. } | ErrorClass::Fatal(_) | ErrorClass::FatalHere => self,
@@ -273,7 +273,7 @@ mod tests {
             (SendError::Connection(reset()), true, None),
             (SendError::Connection(io::ErrorKind::OutOfMemory.into()), true, None),
             (SendError::NoAnswer { at: "nas:7373".into() }, true, None),
-            (SendError::Silent(time), true, Some(ErrorCode::Timeout)),
+            (SendError::IdleTimeout(time), true, Some(ErrorCode::Timeout)),
             (SendError::HeaderTimeout(time), true, Some(ErrorCode::Timeout)),
             (SendError::Stalled(time), false, Some(ErrorCode::Timeout)),
             (SendError::Interrupted, false, Some(ErrorCode::Interrupted)),
@@ -295,7 +295,7 @@ mod tests {
             text(closed().into_no_answer("nas:22".into())),
             "nas:22 closed the connection without a reply"
         );
-        let silent = SendError::Silent(Duration::from_secs(60));
+        let silent = SendError::IdleTimeout(Duration::from_secs(60));
         assert_eq!(text(silent.into_no_answer("nas:22".into())), "no answer from nas:22 for 60 seconds");
         assert_eq!(text(closed().into_lost("nas", 0)), "the connection to nas was lost");
         assert_eq!(

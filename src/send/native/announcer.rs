@@ -17,7 +17,7 @@ use crate::source::{Source, StateKey, WalkItem};
 /// After so long without an event of the walk, which may be in a slow folder, the output is sent to the receiver.
 const WALK_FLUSH_DELAY: Duration = Duration::from_millis(1);
 /// How often a wait for the walk checks whether the session is over.
-const STOP_POLL: Duration = Duration::from_millis(100);
+const WALK_POLL: Duration = Duration::from_millis(100);
 
 /// Announces the entries that an earlier session did not settle and those that the walker finds, then the end. Returns early
 /// when the session is over.
@@ -88,7 +88,7 @@ fn next_event(
         let mut received = found.recv_timeout(WALK_FLUSH_DELAY);
         if matches!(received, Err(RecvTimeoutError::Timeout)) {
             shared.wake_writer();
-            received = found.recv_timeout(STOP_POLL);
+            received = found.recv_timeout(WALK_POLL);
         }
         match received {
             Ok(event) => return Ok(Some(event)),
@@ -110,18 +110,18 @@ fn announce_event(
             carry_over.is_plan_complete = true;
             return state.session.totals(carry_over.files, carry_over.bytes);
         }
-        WalkEvent::Found(WalkItem::Skipped { path, fault, reason }) => {
+        WalkEvent::Item(WalkItem::Skipped { path, fault, reason }) => {
             state.summary.count_failure(fault);
             let name = path.as_os_str().as_encoded_bytes();
             return shared.progress.report(Event::Failed { name, fault, reason: &reason });
         }
-        WalkEvent::Found(WalkItem::File(source)) => {
+        WalkEvent::Item(WalkItem::File(source)) => {
             carry_over.files += 1;
             carry_over.bytes += source.size_bytes;
             InFlightEntry::file(Arc::new(source))
         }
-        WalkEvent::Found(WalkItem::Dir { name, metadata }) => InFlightEntry::Dir(name, metadata),
-        WalkEvent::Found(WalkItem::Link { name, target, metadata }) => {
+        WalkEvent::Item(WalkItem::Dir { name, metadata }) => InFlightEntry::Dir(name, metadata),
+        WalkEvent::Item(WalkItem::Link { name, target, metadata }) => {
             InFlightEntry::Link { name, target, metadata }
         }
     };

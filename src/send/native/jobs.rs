@@ -10,7 +10,7 @@ use crate::wire::SMALL_FILE_BYTES;
 use crate::wire::sender::Job;
 
 /// How often a wait for a job checks whether the session is over.
-const STOP_POLL: Duration = Duration::from_secs(1);
+const JOB_POLL: Duration = Duration::from_secs(1);
 
 /// A job and the file that it reads.
 pub type FileJob = (Job, Arc<Source>);
@@ -26,7 +26,7 @@ pub fn next_job(shared: &SessionShared<'_>) -> Option<FileJob> {
             return None;
         }
         if !state.session.has_job() {
-            drop(shared.wait(state, STOP_POLL));
+            drop(shared.wait(state, JOB_POLL));
         }
     }
 }

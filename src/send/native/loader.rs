@@ -13,8 +13,8 @@ use super::state::SessionShared;
 use crate::digest::digest_many;
 
 /// Small files are handed to a writer together, up to so many bytes or files.
-const BATCH_BYTES: u64 = 1 << 20;
-const BATCH_PARTS: usize = 256;
+const SMALL_BATCH_BYTES: u64 = 1 << 20;
+const SMALL_BATCH_FILES: usize = 256;
 /// Large parts, or batches of small ones, that may wait for the writers while the next window is hashed.
 pub const LOADED_AHEAD: usize = 16;
 /// Written buffers that are kept for reuse.
@@ -87,7 +87,7 @@ impl Loader<'_> {
             } else {
                 return Some(next);
             }
-            if !small.is_full(BATCH_PARTS, BATCH_BYTES) && !self.is_window_full(large) {
+            if !small.is_full(SMALL_BATCH_FILES, SMALL_BATCH_BYTES) && !self.is_window_full(large) {
                 job = try_next_job(self.shared);
             }
         }

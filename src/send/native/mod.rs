@@ -112,7 +112,7 @@ fn run_session(
     let primary = Primary { connection: &connection, idle_timer: &idle_timer, is_answered: &is_answered };
     let transfer = || {
         thread::scope(|scope| {
-            let queues = Queues::new(control_rx);
+            let queues = SessionQueues::new(control_rx);
             match start_threads(scope, &shared, primary, queues, dialer.streams) {
                 Ok(threads) => {
                     announcer::announce_all(&shared, found, carry_over, dialer.state_key);
@@ -151,7 +151,7 @@ struct Primary<'a> {
 
 /// The queues between the threads of a session. Each end belongs to the threads that use it, so that a queue closes with
 /// them.
-struct Queues {
+struct SessionQueues {
     control_rx: Receiver<()>,
     parts: (Sender<PartBatch>, Receiver<PartBatch>),
     unasked: (Sender<PartBatch>, Receiver<PartBatch>),
@@ -159,9 +159,9 @@ struct Queues {
     spare: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
-impl Queues {
+impl SessionQueues {
     fn new(control_rx: Receiver<()>) -> Self {
-        Queues {
+        SessionQueues {
             control_rx,
             parts: bounded(loader::LOADED_AHEAD),
             unasked: bounded(loader::LOADED_AHEAD),
@@ -174,10 +174,11 @@ fn start_threads<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     shared: &'env SessionShared<'_>,
     primary: Primary<'env>,
-    queues: Queues,
+    queues: SessionQueues,
     streams: Streams,
 ) -> io::Result<PrimaryThreads<'scope>> {
-    let Queues { control_rx, parts: (loaded, parts), unasked: (loaded_unasked, unasked), spare } = queues;
+    let SessionQueues { control_rx, parts: (loaded, parts), unasked: (loaded_unasked, unasked), spare } =
+        queues;
     let (written, spare) = spare;
     let Primary { connection, idle_timer, is_answered } = primary;
     named("loader").spawn_scoped(scope, move || loader::load(shared, loaded, loaded_unasked, spare))?;

@@ -95,7 +95,7 @@ fn read_frames(
             }
             Err(error) if net::is_timeout(&error) => {
                 if idle_timer.is_expired() {
-                    return Err(SendError::Silent(shared.timeout));
+                    return Err(SendError::IdleTimeout(shared.timeout));
                 }
                 if shared.lock().outcome.is_some() {
                     return Ok(());

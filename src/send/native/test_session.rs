@@ -24,14 +24,15 @@ use crate::source::{Source, StateKey};
 use crate::sync::CancelToken;
 use crate::wire::sender::Job;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `test` with the state of a session that has no connection.
 pub fn with_shared(test: impl FnOnce(&SessionShared<'_>)) {
     let (control_tx, _control_rx) = bounded(1);
     let (hasher, cancel) = (FileHasher::new(false, &NullReporter), CancelToken::new().unwrap());
     let mut carry_over = CarryOver::default();
-    let shared = SessionShared::new(control_tx, &mut carry_over, &NullReporter, &hasher, TIMEOUT, &cancel);
+    let shared =
+        SessionShared::new(control_tx, &mut carry_over, &NullReporter, &hasher, TEST_TIMEOUT, &cancel);
     test(&shared.unwrap());
 }
 
@@ -76,7 +77,7 @@ pub fn written(
         let mut bytes = Vec::new();
         peer.read_to_end(&mut bytes).map(|_| bytes)
     });
-    let writer = TimedWriter::new(connection, IdleTimer::new(TIMEOUT), shared.cancel.clone());
+    let writer = TimedWriter::new(connection, IdleTimer::new(TEST_TIMEOUT), shared.cancel.clone());
     let mut writer = BufWriter::new(writer);
     write(&mut writer).and_then(|()| writer.flush()).unwrap();
     drop(writer);

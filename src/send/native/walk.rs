@@ -7,7 +7,7 @@ use crate::source::{self, Root, WalkItem};
 
 /// What the walker hands to the announcer.
 pub enum WalkEvent {
-    Found(WalkItem),
+    Item(WalkItem),
     /// All files are found; folders and links follow.
     FilesComplete,
 }
@@ -23,7 +23,7 @@ pub fn walk(
         if let WalkItem::File(source) = &found {
             progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
         }
-        announcer.send(WalkEvent::Found(found)).is_ok()
+        announcer.send(WalkEvent::Item(found)).is_ok()
     });
     if !go_on() {
         return;
@@ -31,7 +31,7 @@ pub fn walk(
     progress.report(Event::PlanComplete);
     if announcer.send(WalkEvent::FilesComplete).is_ok() {
         source::walk_dirs_and_links(roots, &reported, go_on, |found| {
-            announcer.send(WalkEvent::Found(found)).is_ok()
+            announcer.send(WalkEvent::Item(found)).is_ok()
         });
     }
 }

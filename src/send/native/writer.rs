@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::net::{self, TimedWriter};
 
 /// The size of a write of small frames and bodies.
-const BUFFER_BYTES: usize = 256 << 10;
+const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// The greatest number of bytes of small parts whose frames the session makes at once.
 const GROUP_BYTES: u64 = 64 << 10;
@@ -42,7 +42,7 @@ pub fn write(
         // The receive loop reads the reason, if the receiver sent one.
         Err(error) if net::is_disconnect(&error) => {}
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            shared.end(Err(SendError::Silent(shared.timeout)))
+            shared.end(Err(SendError::IdleTimeout(shared.timeout)))
         }
         Err(error) => shared.end(Err(SendError::Connection(error))),
     }
@@ -106,7 +106,7 @@ fn write_all(
     mut inputs: Inputs,
     written: &Sender<Vec<u8>>,
 ) -> io::Result<()> {
-    let mut stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
+    let mut stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
     if inputs.is_primary {
         stream.write_all(&shared.take_output().0)?;
     }
