@@ -164,7 +164,7 @@ fn incomplete_frame_of_a_receiver_times_out() {
     let sent = send(&["--timeout", "1"], &[&file], &host);
     thread.join().unwrap();
     assert_eq!(sent.code, 30, "{sent:?}");
-    assert!(sent.stderr.contains("still not complete after 1 seconds"), "{sent:?}");
+    assert!(sent.stderr.contains("incomplete frame from the receiver after 1 seconds"), "{sent:?}");
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn start_threads<'scope, 'env>(
             let (reading, timed) = secondary.split(idle_timer);
             let (parts, written) = (secondary_parts.clone(), secondary_written.clone());
             // Without a writer the connection is idle until the session closes it.
-            named("receive-loop").spawn_scoped(scope, move || secondary::run(shared, &reading))?;
+            named("receive-loop").spawn_scoped(scope, move || secondary::run(shared, reading))?;
             named("writer")
                 .spawn_scoped(scope, move || writer::write(shared, timed, None, parts, &written))
                 .map(drop)

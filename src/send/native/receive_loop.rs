@@ -1,6 +1,5 @@
 //! The thread that reads the receiver's frames. It waits for no other thread.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,10 +7,11 @@ use super::super::error::SendError;
 use super::settle;
 use super::state::{SessionShared, SessionState};
 use crate::error_code::ErrorCode;
-use crate::net::{self, Connection, IdleTimer};
+use crate::link::{Fill, FrameReader, ReadError};
+use crate::net::{Connection, IdleTimer, POLL_INTERVAL};
 use crate::sync::DropGuard;
 use crate::wire::sender::Event;
-use crate::wire::{FrameBuffer, FrameError, Framing, WireError};
+use crate::wire::{FrameError, Framing, WireError};
 
 /// A receiver that sends only keepalives may be writing gigabytes to a slow disk. After this time it is given up.
 const STALL_TIME: Duration = Duration::from_secs(60 * 60);
@@ -66,46 +66,39 @@ fn read_frames(
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) -> Result<(), SendError> {
-    let mut buffer = FrameBuffer::new();
-    let mut deadline = idle_timer.frame_deadline();
+    let mut frames = FrameReader::new(connection.clone(), Framing::Native, idle_timer.clone());
     let mut stall = StallDetector::new(Instant::now());
     loop {
         if !is_answered.load(Ordering::Relaxed)
-            && let Err(FrameError::Length { .. }) = buffer.peek_json()
+            && let Err(FrameError::Length { .. }) = frames.buffer().peek_json()
         {
-            let begins = buffer.bytes().iter().copied().take(SHOWN_BYTES).collect();
+            let begins = frames.buffer().bytes().iter().copied().take(SHOWN_BYTES).collect();
             return Err(SendError::NotFtx { at: connection.peer().to_string(), begins });
         }
-        while let Some(json) = buffer.next_frame(Framing::Native).map_err(WireError::from)? {
+        while let Some(json) = frames.next_frame().map_err(WireError::from)? {
             is_answered.store(true, Ordering::Relaxed);
-            deadline = idle_timer.frame_deadline();
             if handle_frame(shared, json, &mut stall, idle_timer)? {
                 return Ok(());
             }
         }
         shared.notify();
-        if deadline.is_expired(!buffer.is_empty()) {
-            return Err(SendError::HeaderTimeout(shared.timeout));
+        if !fill(shared, &mut frames)? {
+            return Ok(());
         }
-        match connection.read(buffer.space()) {
-            Ok(0) => return Err(closed(shared)),
-            Ok(count) => {
-                buffer.filled(count);
-                idle_timer.touch();
-            }
-            Err(error) if net::is_timeout(&error) => {
-                if idle_timer.is_expired() {
-                    return Err(SendError::IdleTimeout(shared.timeout));
-                }
-                if shared.lock().outcome.is_some() {
-                    return Ok(());
-                }
-            }
-            // The process was stopped and continued (Ctrl-Z and fg).
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if net::is_disconnect(&error) => return Err(closed(shared)),
-            Err(error) => return Err(SendError::Connection(error)),
+    }
+}
+
+/// Waits for more bytes; `false` if the session is over.
+pub fn fill(shared: &SessionShared<'_>, frames: &mut FrameReader) -> Result<bool, SendError> {
+    match frames.fill(&[], POLL_INTERVAL) {
+        Ok(Fill::Bytes) => Ok(true),
+        Ok(Fill::Nothing | Fill::Cancelled) => Ok(shared.lock().outcome.is_none()),
+        Ok(Fill::End) | Err(ReadError::Disconnected) => {
+            Err(SendError::Closed { unconfirmed: shared.lock().in_flight.len() as u64 })
         }
+        Err(ReadError::HeaderTimeout) => Err(SendError::HeaderTimeout(shared.timeout)),
+        Err(ReadError::Silent) => Err(SendError::IdleTimeout(shared.timeout)),
+        Err(ReadError::Connection(error)) => Err(SendError::Connection(error)),
     }
 }
 
@@ -125,11 +118,6 @@ fn handle_frame(
         return Err(SendError::Stalled(STALL_TIME));
     }
     Ok(apply(shared, &mut state, event))
-}
-
-/// The error for a connection that the receiver closed.
-pub fn closed(shared: &SessionShared<'_>) -> SendError {
-    SendError::Closed { unconfirmed: shared.lock().in_flight.len() as u64 }
 }
 
 /// Replaces the number of an entry, which the session reports, by its name.
