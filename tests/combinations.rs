@@ -26,6 +26,7 @@ use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use ftx::error_code::ErrorCode;
 use ftx::event::{NullReporter, Reporter, Summary};
+use ftx::net::{BindTo, Peer};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::sync::CancelToken;
@@ -429,11 +430,11 @@ struct Unseen;
 
 impl Observer for Unseen {
     fn unfinished(&self, _: &Unfinished) {}
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
         Box::new(NullReporter)
     }
-    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
-    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+    fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
+    fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {}
 }
 
 /// One case: the folder of a receiver, and what is known of it.
@@ -703,7 +704,7 @@ fn case(seed: u64) -> u64 {
     fs::create_dir(&out).unwrap();
     let policy = *random.pick(&POLICIES);
     let options = Options {
-        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        bind: Some(BindTo::Ip(Ipv4Addr::LOCALHOST.into())),
         port: 0,
         out: out.clone(),
         on_conflict: policy,

@@ -18,6 +18,7 @@ use arbitrary::Arbitrary;
 use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
 use ftx::event::{Event, Reporter, Summary};
+use ftx::net::{BindTo, Peer};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
 use ftx::sync::CancelToken;
@@ -172,14 +173,14 @@ struct Recorder;
 impl Observer for Recorder {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
         REPORTED.lock().unwrap().active_sessions += 1;
         Box::new(Recorder)
     }
 
-    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+    fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
 
-    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {
+    fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {
         REPORTED.lock().unwrap().active_sessions -= 1;
     }
 }
@@ -215,7 +216,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
         // The MD5 of a huge file takes long, so only one receiver computes MD5s of complete files.
         let takes_digests = policy == OnConflict::Overwrite;
         let server = Server::start(Options {
-            bind: Some([127, 0, 0, 1].into()),
+            bind: Some(BindTo::Ip([127, 0, 0, 1].into())),
             port: 0,
             out: inside.clone(),
             on_conflict: policy,

@@ -1,12 +1,11 @@
 //! The command line, as it is typed. `config` turns it into checked options.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::net::HostPort;
+use crate::net::{BindTo, Target};
 
 /// Moves files and folders to another machine, checked by MD5 and durable before it says so.
 #[derive(Debug, Parser)]
@@ -132,7 +131,7 @@ pub struct RecvArgs {
     pub port: u16,
     /// The address to listen on [default: all of them, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDR")]
-    pub bind: Option<IpAddr>,
+    pub bind: Option<BindTo>,
     /// The folder where things land; made if it is missing
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
@@ -210,7 +209,7 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Where `ftx recv` runs, with a port if it is not the usual one [default: this machine alone]
-    pub host: Option<HostPort>,
+    pub host: Option<Target>,
     /// The receiver's port, where HOST names none
     #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]

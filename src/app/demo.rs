@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::app::explain::{Exit, Explained};
 use crate::dest::local::{OnConflict, Unfinished};
 use crate::event::{Reporter, Summary};
 use crate::measure::PseudoRandom;
-use crate::net::HostPort;
+use crate::net::{BindTo, HostPort, Peer};
 use crate::recv::{Observer, RecvError, Server, StartError};
 use crate::relpath::NamePolicy;
 use crate::report::Ui;
@@ -53,7 +53,7 @@ fn try_run(path: Option<&Path>, timeout: Duration, cancel: &CancelToken, ui: &Ui
     let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
     let options = send::Options {
         paths: vec![path],
-        target,
+        target: target.into(),
         port,
         classic: None,
         streams: send::Streams::Auto,
@@ -83,7 +83,7 @@ pub fn receiver(
     cancel: &CancelToken,
 ) -> Result<Server, StartError> {
     Server::start(recv::Options {
-        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        bind: Some(BindTo::Ip(Ipv4Addr::LOCALHOST.into())),
         port: 0,
         out,
         on_conflict: OnConflict::SkipSame,
@@ -134,15 +134,15 @@ struct Receiver<'a>(&'a Ui);
 impl Observer for Receiver<'_> {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
         Box::new(self.0.session("receiving"))
     }
 
-    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
+    fn lost(&self, peer: &Peer, error: &RecvError, wait: Duration) {
         self.0.lost(peer, error, wait);
     }
 
-    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
+    fn ended(&self, peer: &Peer, outcome: &Result<Summary, RecvError>) {
         self.0.ended(peer, outcome);
     }
 }

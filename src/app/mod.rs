@@ -71,11 +71,8 @@ fn recv(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> Exit {
         Err(error) => return ui.error(&Explained::from(&error)),
     };
     ui.set_role(Role::Receiver { out: server.out().to_owned() });
-    let served = server.local_addr().and_then(|addr| {
-        ui.listening(addr, server.out());
-        server.run(&ui)
-    });
-    match served {
+    ui.listening(server.bound(), server.out());
+    match server.run(&ui) {
         Ok(StopReason::Served) => ui.first_failure(),
         Ok(StopReason::Interrupted) => ui.interrupted(signals.exit()),
         Err(error) => ui.error(&Explained::from(&error)),

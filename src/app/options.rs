@@ -59,7 +59,7 @@ pub fn send_options(args: &SendArgs, cancel: CancelToken) -> Result<send::Option
 /// The options of `ftx recv`.
 pub fn recv_options(args: &RecvArgs, cancel: CancelToken) -> recv::Options {
     recv::Options {
-        bind: args.bind,
+        bind: args.bind.clone(),
         port: args.port,
         out: args.out.clone(),
         on_conflict: match args.on_conflict {
@@ -122,6 +122,7 @@ const MIN_BENCH_BYTES: u64 = 1 << 20;
 mod tests {
     use super::*;
     use crate::app::args::{Cli, Command};
+    use crate::net::Target;
     use clap::Parser;
 
     fn send(words: &[&str]) -> Result<send::Options, UsageError> {
@@ -136,8 +137,9 @@ mod tests {
     fn the_last_word_is_the_host() {
         let options = send(&["a", "b", "-p", "80", "nas"]).unwrap();
         assert_eq!(options.paths, ["a", "b"].map(PathBuf::from));
-        assert_eq!((options.target.host.as_str(), options.target.port, options.port), ("nas", None, 80));
-        assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target.port, Some(9));
+        assert_eq!((options.target.to_string().as_str(), options.port), ("nas", 80));
+        assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target, "[::1]:9".parse().unwrap());
+        assert_eq!(send(&["a", "unix:/run/s"]).unwrap().target, Target::Unix("/run/s".into()));
         assert_eq!(send(&["--classic", "a", "h"]).unwrap().classic, Some(send::Classic::OneConnection));
         assert_eq!(
             send(&["--classic=each", "a", "h"]).unwrap().classic,

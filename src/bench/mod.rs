@@ -8,7 +8,7 @@ mod peer;
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::digest::{kernel_name, lane_count};
 use crate::escape::Escaped;
 use crate::event::{Event, NullReporter, Reporter, Summary};
 use crate::measure::{self, Rate, WorkLimit};
-use crate::net::{HostPort, NetError};
+use crate::net::{self, HostPort, NetError, Target};
 use crate::recv::{Observer, RecvError, StartError};
 use crate::report::Ui;
 use crate::send::{self, SendError};
@@ -34,7 +34,7 @@ use peer::{Peer, rate};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The receiver; `None` for this machine alone.
-    pub host: Option<HostPort>,
+    pub host: Option<Target>,
     /// The port where `host` names none.
     pub port: u16,
     /// Where the file goes that is read and written.
@@ -174,7 +174,7 @@ fn measure_all(options: &Options, ui: &Ui) -> Result<Report, BenchError> {
 const WRITING: &str = "writing to the disk";
 
 /// What the receiver at `host` can do: the wire to it, its MD5, its disk.
-fn measure_remote(options: &Options, host: &HostPort, ui: &Ui) -> Result<[StageResult; 3], BenchError> {
+fn measure_remote(options: &Options, host: &Target, ui: &Ui) -> Result<[StageResult; 3], BenchError> {
     let mut peer = Peer::connect(host, options.port, options.timeout, &options.cancel)?;
     let wire = wire(&mut peer, options.size_bytes, ui)?;
     let mut stage = |what, words| {
@@ -312,7 +312,7 @@ impl<'a> Local<'a> {
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
         let both = demo::run_with_receiver(&server, &NullObserver, || {
-            let mut peer = Peer::connect(&target, port, timeout, cancel)?;
+            let mut peer = Peer::connect(&target.clone().into(), port, timeout, cancel)?;
             let wire = wire(&mut peer, size_bytes, self.ui)?;
             peer.finish()?;
             // A transfer begins on the disk.
@@ -320,7 +320,7 @@ impl<'a> Local<'a> {
             let paths = vec![self.path.clone()];
             let transfer = send::Options {
                 paths,
-                target: target.clone(),
+                target: target.clone().into(),
                 port,
                 classic: None,
                 streams: send::Streams::Auto,
@@ -350,13 +350,13 @@ struct NullObserver;
 impl Observer for NullObserver {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &net::Peer) -> Box<dyn Reporter + '_> {
         Box::new(NullReporter)
     }
 
-    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+    fn lost(&self, _: &net::Peer, _: &RecvError, _: Duration) {}
 
-    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+    fn ended(&self, _: &net::Peer, _: &Result<Summary, RecvError>) {}
 }
 
 /// A folder as it is shown.

@@ -10,7 +10,6 @@ mod screen;
 mod text;
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::dest::local::Unfinished;
 use crate::error_code::ErrorCode;
 use crate::escape::Escaped;
 use crate::event::{Reporter, Summary};
-use crate::net::{DEFAULT_PORT, reachable_addresses};
+use crate::net::{Bound, DEFAULT_PORT, Peer, reachable_addresses};
 use crate::recv::{Observer, RecvError};
 
 use bars::Bars;
@@ -164,7 +163,21 @@ impl Ui {
     }
 
     /// Where the receiver listens and what to type at the other end; the first line says it all.
-    pub fn listening(&self, addr: SocketAddr, out: &Path) {
+    pub fn listening(&self, bound: &Bound, out: &Path) {
+        let addr = match bound {
+            Bound::Ip(addr) => addr,
+            Bound::Unix(path) => {
+                let path = Escaped::new(path.as_os_str().as_encoded_bytes());
+                self.note(&format!(
+                    "Listening on unix:{path}. On this machine: ftx send PATH... unix:{path}"
+                ));
+                self.note(&format!(
+                    "What arrives lands in {}",
+                    Escaped::new(out.as_os_str().as_encoded_bytes())
+                ));
+                return;
+            }
+        };
         let suffix = if addr.port() == DEFAULT_PORT { String::new() } else { format!(":{}", addr.port()) };
         let hosts: Vec<String> = reachable_addresses(addr.ip())
             .iter()
@@ -247,26 +260,26 @@ impl Observer for Ui {
         self.note(&text::unfinished(unfinished));
     }
 
-    fn started(&self, peer: SocketAddr) -> Box<dyn Reporter + '_> {
-        Box::new(self.session(&format!("from {}", peer.ip())))
+    fn started(&self, peer: &Peer) -> Box<dyn Reporter + '_> {
+        Box::new(self.session(&format!("from {}", peer.host())))
     }
 
-    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
-        let about = text::about(peer.ip(), error);
+    fn lost(&self, peer: &Peer, error: &RecvError, wait: Duration) {
+        let about = text::about(&peer.host(), error);
         self.note(&format!("{about}. Waiting {} s for the sender to come back.", wait.as_secs()));
     }
 
-    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
+    fn ended(&self, peer: &Peer, outcome: &Result<Summary, RecvError>) {
         let exit = match outcome {
             Ok(summary) => {
-                self.result(&text::received(summary, peer.ip()), WhenFull::Drop);
+                self.result(&text::received(summary, &peer.host()), WhenFull::Drop);
                 exit_of_summary(summary)
             }
             // Of the end of this program another line tells.
             Err(RecvError::Interrupted) => Exit::Interrupted,
             Err(error) => {
                 let explained = Explained::from(error);
-                let sentence = text::about(peer.ip(), error);
+                let sentence = text::about(&peer.host(), error);
                 let exit = self.explain(&Explained { sentence, ..explained }, WhenFull::Drop);
                 // A connection that was no session has failed nothing here.
                 if error.is_no_session() { Exit::Ok } else { exit }

@@ -1,6 +1,5 @@
 //! The closing lines.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, DecimalBytes};
@@ -60,7 +59,7 @@ fn more_days(duration: Duration) -> String {
 }
 
 /// `10.0.0.7: the connection was lost in the middle of a.img`, or what a sender did: `10.0.0.7 was interrupted; ...`
-pub fn about(peer: IpAddr, error: &RecvError) -> String {
+pub fn about(peer: &str, error: &RecvError) -> String {
     match error {
         RecvError::Wire(WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. }) => {
             format!("{peer} was interrupted; what was complete is stored")
@@ -87,7 +86,7 @@ fn coarse(duration: Duration) -> String {
 }
 
 /// `Received 3 files (1.20 GB) in 2.1 s, 571.00 MB/s from 10.0.0.7. Checked by MD5, durable.`
-pub fn received(summary: &Summary, peer: IpAddr) -> String {
+pub fn received(summary: &Summary, peer: &str) -> String {
     if summary.measures > 0 {
         return format!("Measured for {peer} in {}. Nothing was stored.", duration(summary.elapsed));
     }
@@ -282,7 +281,7 @@ mod tests {
     }
 
     fn from(summary: &Summary) -> String {
-        received(summary, "10.0.0.7".parse().unwrap())
+        received(summary, "10.0.0.7")
     }
 
     #[test]
