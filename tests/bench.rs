@@ -42,14 +42,14 @@ fn this_machine_alone_has_every_stage_and_a_real_transfer() {
     for (label, note) in [
         ("disk read", ""),
         ("MD5", "one stream"),
-        ("MD5", "side by side"),
+        ("MD5", "in parallel"),
         ("wire", "TCP on this machine"),
         ("disk write", ""),
         ("together", "transferred"),
     ] {
         assert!(has(&rows, label, note), "{label} {note}: {ended:?}");
     }
-    assert!(ended.stdout.lines().last().unwrap().starts_with("What limits is "), "{ended:?}");
+    assert!(ended.stdout.lines().last().unwrap().starts_with("Bottleneck: "), "{ended:?}");
     assert_eq!(ended.stderr, "");
     assert_eq!(names(dir.path()), Vec::<String>::new());
 }
@@ -74,7 +74,7 @@ fn a_receiver_measures_its_stages_keeps_nothing_and_serves_the_next_transfer() {
     ] {
         assert!(has(&rows, label, note), "{label} {note}: {ended:?}");
     }
-    assert!(ended.stdout.lines().last().unwrap().starts_with("What limits is "), "{ended:?}");
+    assert!(ended.stdout.lines().last().unwrap().starts_with("Bottleneck: "), "{ended:?}");
     assert_eq!((names(&here), names(&out)), (vec![], vec![]));
 
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
@@ -130,7 +130,7 @@ fn what_cannot_be_measured_is_said_with_its_code() {
     let dir = tempfile::tempdir().unwrap();
     let ended = bench(&dir.path().join("missing"), &[]);
     assert_eq!(ended.code, FILE_IO, "{ended:?}");
-    assert!(ended.stderr.contains("cannot make a file in ") && ended.stdout.is_empty(), "{ended:?}");
+    assert!(ended.stderr.contains("cannot create a file in ") && ended.stdout.is_empty(), "{ended:?}");
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ended = bench(dir.path(), &[&closed]);

@@ -368,7 +368,7 @@ fn lost_sessions_that_count_hold_no_thread_and_no_connection() {
         let mut raw = Raw::connect(&receiver, &hello);
         assert!(matches!(raw.hear(), Some(Message::Welcome(_))));
         drop(raw);
-        receiver.hear("Waiting 30 s for the sender to come back");
+        receiver.hear("Waiting 30 s for the sender to reconnect");
         receiver.forget_heard();
     }
     let start = Instant::now();

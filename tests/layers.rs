@@ -5,15 +5,17 @@ use std::fs;
 use std::path::Path;
 
 /// The boxes of a layer, top layer first. A box may use its own files and every layer below.
-const LAYERS: [&[&[&str]]; 8] = [
-    &[&["main", "app", "report", "bench"]],
+const LAYERS: [&[&[&str]]; 10] = [
+    &[&["main", "app"]],
+    &[&["report"]],
+    &[&["bench"]],
     &[&["send"], &["recv"]],
     &[&["source"], &["dest"], &["net"], &["md5sum"], &["measure"]],
     &[&["wire"]],
     &[&["sync"], &["event"]],
     &[&["digest"]],
     &[&["sys"]],
-    &[&["relpath", "units", "error_code", "escape", "busy_time", "temp_dirs"]],
+    &[&["relpath", "units", "error_code", "exit_code", "summary", "escape", "busy_time", "temp_dirs"]],
 ];
 
 /// What a box that is pure may not touch.

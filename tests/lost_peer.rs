@@ -49,7 +49,7 @@ fn a_receiver_that_dies_is_noticed_quickly_and_leaves_no_final_name() {
     assert!(killed.elapsed() < Duration::from_secs(5), "quickly");
     assert_eq!(sent.code, 10, "{sent:?}");
     assert!(sent.stderr.contains("ftx: the connection to 127.0.0.1:"), "{sent:?}");
-    assert!(sent.stderr.contains("was lost\n     send the same again to go on"), "{sent:?}");
+    assert!(sent.stderr.contains("was lost\n     send the same again to resume"), "{sent:?}");
     assert!(!out.join("large.img").exists());
 }
 
@@ -86,7 +86,11 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     for (answer, code, line) in [
-        (vec![], 10, "closed the connection without an answer\n     is it `ftx recv` that listens there?"),
+        (
+            vec![],
+            10,
+            "closed the connection without an answer\n     is `ftx recv` listening there, and is the port correct?",
+        ),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
         (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
@@ -218,14 +222,15 @@ fn what_is_no_receiver_is_named() {
         let (host, sent) = greeting(bytes);
         assert_eq!(sent.code, 12, "{sent:?}");
         let words = format!(
-            "ftx: what answers at {host} is not ftx (it begins \"{shown}\")\n     is the port right?\n"
+            "ftx: what answers at {host} is not ftx (it begins \"{shown}\")\n     is the port correct?\n"
         );
         assert_eq!(sent.stderr, words);
     }
     let (host, sent) = greeting(b"");
     assert_eq!(sent.code, 30, "{sent:?}");
-    let words =
-        format!("ftx: no answer from {host} for 1 seconds\n     is it `ftx recv` that listens there?");
+    let words = format!(
+        "ftx: no answer from {host} for 1 seconds\n     is `ftx recv` listening there, and is the port correct?"
+    );
     assert!(sent.stderr.starts_with(&words), "{sent:?}");
 }
 
@@ -256,8 +261,7 @@ fn what_is_there_already_is_refused_with_a_way_to_take_it() {
     let sent = send(&[], &[&tree], &receiver.host());
     receiver.kill();
     assert_eq!(sent.code, 23, "{sent:?}");
-    let words =
-        "to take them, the receiver has to be started with --on-conflict overwrite, or rename to keep both";
+    let words = "start the receiver with --on-conflict overwrite to replace them, or rename to keep both";
     assert_eq!(sent.stderr.matches(words).count(), 1, "{sent:?}");
 }
 
@@ -273,7 +277,7 @@ fn habits_of_other_tools_are_met_with_a_hint() {
         (&["send", &big, "127.0.0.1:"], 2, "leave the colon away"),
         (&["send", &path("nosuch"), "127.0.0.1"], 11, "nothing was sent"),
         (&["recv", "inbox"], 2, "--out inbox"),
-        (&["recv", "--keep-unfinished", "0.5"], 2, "whole days, 0 or more"),
+        (&["recv", "--keep-unfinished", "0.5"], 2, "expected a whole number of days, 0 or more"),
         (&["recv", "--timeout", "9223372036854775807"], 2, "is not in 1..=86400"),
         (&["send", &big, "127.0.0.1", "--timeout", "86401"], 2, "is not in 1..=86400"),
         (&["recv", "--out", &big], 11, "big.tif is a file, not a folder\n"),
@@ -405,7 +409,7 @@ fn exit_codes_are_as_documented() {
     let port = taken.local_addr().unwrap().port().to_string();
     let bind = ftx(&["recv", "--bind", "127.0.0.1", "--port", &port, "--out", dir.path().to_str().unwrap()]);
     assert_eq!(bind.code, 10, "{bind:?}");
-    assert!(bind.stderr.contains("another program has that port"), "{bind:?}");
+    assert!(bind.stderr.contains("the port is in use"), "{bind:?}");
 }
 
 #[test]

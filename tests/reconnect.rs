@@ -103,9 +103,9 @@ fn what_moved_again_is_not_counted_as_sent() {
     assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
     assert!(sent.stdout.starts_with("Sent 1 file (50.33 MB) in "), "{sent:?}");
     assert!(sent.stdout.contains(" The connection was lost 2 times; "), "{sent:?}");
-    assert!(sent.stdout.contains(" MB had to move again."), "{sent:?}");
+    assert!(sent.stdout.contains(" MB were transferred again."), "{sent:?}");
     assert!(received.stdout.starts_with("Received 1 file (50.33 MB, of which "), "{received:?}");
-    assert!(received.stdout.contains(" MB were there already) in "), "{received:?}");
+    assert!(received.stdout.contains(" MB were received before) in "), "{received:?}");
 }
 
 /// A receiver that is to end after one session does so when all of it is here, on however many connections.
@@ -127,7 +127,7 @@ fn a_receiver_of_one_session_waits_for_its_sender() {
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{ended:?}");
         // Unless the sender was back before the receiver had noticed.
-        let waits = ended.stderr.matches("Waiting 30 s for the sender to come back").count();
+        let waits = ended.stderr.matches("Waiting 30 s for the sender to reconnect").count();
         assert!((1..=3).contains(&waits), "{ended:?}");
         assert_eq!(listing(&out.join("tree")), listing(&source));
         fs::remove_dir_all(&out).unwrap();
@@ -144,7 +144,7 @@ fn a_receiver_of_one_session_waits_for_nobody_else_and_not_for_ever() {
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     let sent = send(&["--retries", "0"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
-    receiver.hear("Waiting 3 s for the sender to come back");
+    receiver.hear("Waiting 3 s for the sender to reconnect");
     let start = std::time::Instant::now();
     // Somebody else has to wait for the end of that, and then nobody is needed any more.
     assert_ne!(send(&["--timeout", "30"], &[&other], &receiver.host()).code, 0);
@@ -165,7 +165,7 @@ fn a_receiver_that_waits_for_its_sender_can_be_interrupted() {
     let mut receiver = Receiver::start(&out, &["--once"]);
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, 10);
-    receiver.hear("Waiting 30 s for the sender to come back");
+    receiver.hear("Waiting 30 s for the sender to reconnect");
     let start = std::time::Instant::now();
     rustix::process::kill_process(receiver.pid(), rustix::process::Signal::TERM).unwrap();
     assert_eq!(receiver.wait().code, 143);
@@ -236,7 +236,7 @@ fn entries_that_failed_before_the_connection_was_lost_have_failed() {
     first.say(r#"{"ftx":"entry","entry":0,"type":"dir","filename":"../outside"}"#);
     while !matches!(first.hear().expect("an error"), Message::Error(failure) if failure.entry == Some(0)) {}
     drop(first);
-    receiver.hear("Waiting 30 s for the sender to come back");
+    receiver.hear("Waiting 30 s for the sender to reconnect");
     // Lost once more, with nothing that failed on it.
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
     assert!(second.hear().is_some(), "a welcome");
@@ -298,7 +298,7 @@ fn a_receiver_that_does_not_come_back_is_a_lost_connection() {
             &format!("The connection to {host} was lost. Trying again in 0.5 s."),
             &format!("Cannot connect to {host}: connection refused. Trying again in 1.0 s."),
             &format!("ftx: the connection to {host} was lost and did not come back in 2 attempts"),
-            "     send the same again to go on: what is stored is skipped, and half a file goes on where it was",
+            "     send the same again to resume: stored files are skipped, partial files continue",
         ]
     );
 }

@@ -103,7 +103,7 @@ fn only_what_is_missing_moves() {
     let (moved, said) = send_whole(&out, &source);
     assert!(moved <= 2 * PART + 77, "{moved} bytes of {size} moved again");
     assert!(said.starts_with("Sent 1 file (83.89 MB, of which "), "{said}");
-    assert!(said.contains(" MB were there from an earlier attempt) in "), "{said}");
+    assert!(said.contains(" MB were received in an earlier attempt) in "), "{said}");
     assert_eq!(names(&out), ["disk.img"], "neither landing nor journal stays");
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
@@ -198,7 +198,7 @@ fn a_file_that_somebody_has_waits_if_it_is_of_the_same_state_and_nothing_else_do
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
         assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
         let said = receiver.kill_and_hear();
-        assert_eq!(said.stderr.contains("disk.img: waits for another session"), is_same, "{said:?}");
+        assert_eq!(said.stderr.contains("disk.img: waiting for another session"), is_same, "{said:?}");
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -593,13 +593,13 @@ fn a_receiver_tells_what_it_holds_and_tidies_up() {
     symlink("/dev/null", out.join(".ftx-part-link")).unwrap();
     fs::create_dir(out.join(".ftx-part-folder")).unwrap();
     for (days, words, left) in [
-        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB are here, from ", 2),
-        ("0", "Removed what was left of", 0),
+        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB received ", 2),
+        ("0", "Removed partial file", 0),
     ] {
         let mut receiver = Receiver::start(&out, &["--keep-unfinished", days]);
         receiver.hear(words);
         if left > 0 {
-            receiver.hear(" s ago, kept for 6 more days. Sent again, it goes on there.\n");
+            receiver.hear(" s ago, kept for 6 more days. Send it again to resume.\n");
         }
         receiver.kill();
         assert_eq!(fs::read_dir(out.join("folder")).unwrap().count(), left);

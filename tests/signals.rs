@@ -133,8 +133,9 @@ fn a_sender_whose_peer_never_answers() {
             let mut peer = listener.accept().unwrap().0;
             answer(&mut peer);
             let ended = ended_by(signal, code, sender);
-            let words =
-                format!("ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to go on.\n");
+            let words = format!(
+                "ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to resume.\n"
+            );
             // As long as nobody answers, it may not even have looked for files.
             let nothing = format!("ftx: interrupted. Nothing was sent to {host} yet.\n");
             assert!([words, nothing].contains(&ended.stderr) && ended.stdout.is_empty(), "{ended:?}");
@@ -298,7 +299,7 @@ fn a_sender_in_the_middle_of_a_file_tells_its_receiver() {
             assert!(sent.stderr.contains("interrupted. 0 of 1 file is stored at"), "{sent:?}");
             let received = receiver.wait();
             assert_eq!(received.code, 10, "{received:?}");
-            let words = "ftx: 127.0.0.1 was interrupted; what was complete is stored\n";
+            let words = "ftx: 127.0.0.1 was interrupted; complete files are stored\n";
             assert!(received.stderr.ends_with(words), "{received:?}");
             assert!(!out.join("large.img").exists());
         }
@@ -320,7 +321,7 @@ fn a_receiver_in_the_middle_of_a_file_tells_its_sender() {
             let sent = end(sender);
             assert_eq!(sent.code, 10, "{sent:?}");
             assert!(!received.stderr.contains("the receiver was interrupted"), "{received:?}");
-            let words = "ftx: the receiver was interrupted\n     send the same again to go on: ";
+            let words = "ftx: the receiver was interrupted\n     send the same again to resume: ";
             assert!(sent.stderr.contains(words), "{sent:?}");
             assert!(!out.join("large.img").exists());
         }
@@ -402,7 +403,7 @@ fn a_receiver_does_not_call_stored_what_was_there() {
     }
     let ended = receiver_ended_by(BOTH[0].0, BOTH[0].1, receiver);
     let words =
-        format!("ftx: interrupted. 60 files were stored in {}, 60 were there already.\n", out.display());
+        format!("ftx: interrupted. 60 files were stored in {}, 60 skipped as identical.\n", out.display());
     assert!(ended.stderr.ends_with(&words), "{ended:?}");
 }
 

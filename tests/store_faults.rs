@@ -66,7 +66,7 @@ fn a_file_that_does_not_fit_is_refused_before_its_first_byte() {
     assert!(ended.0.stderr.contains(words), "{ended:?}");
     // Of a terabyte one part has data.
     assert!(ended.0.stdout.starts_with("Sent 2 files (1.10 TB) in "), "{ended:?}");
-    assert!(ended.0.stdout.contains("; 1 was there already. 1 entry was NOT transferred."), "{ended:?}");
+    assert!(ended.0.stdout.contains("; 1 skipped, identical. 1 entry was NOT transferred."), "{ended:?}");
     assert_eq!(names(&out), ["t", "t/small", "t/sparse", "t/there"]);
 }
 
@@ -151,7 +151,7 @@ fn the_rest_of_a_file_needs_room_for_the_rest() {
     // All of it would not fit beside what is kept; the rest does.
     let ended = transfer(Receiver::start(&out, &["--once"]), &file);
     assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
-    assert!(ended.0.stdout.contains("were there from an earlier attempt"), "{ended:?}");
+    assert!(ended.0.stdout.contains("were received in an earlier attempt"), "{ended:?}");
     assert_eq!(names(&out), ["file"]);
 }
 
@@ -185,7 +185,7 @@ fn what_came_before_the_disk_was_full_is_kept() {
     fs::remove_file(out.join("other")).unwrap();
     let sent = send(&[], &[&file], &receiver.host());
     assert_eq!(sent.code, 0, "{sent:?}");
-    assert!(sent.stdout.contains("were there from an earlier attempt"), "{sent:?}");
+    assert!(sent.stdout.contains("were received in an earlier attempt"), "{sent:?}");
     assert_eq!(names(&out), ["file"]);
 }
 
@@ -453,5 +453,5 @@ fn an_idle_session_that_began_a_file_delays_no_other_sender_of_that_name() {
     drop(peer);
     receiver.hear("the connection was lost");
     let heard = receiver.kill_and_hear();
-    assert!(!heard.stderr.contains("waits for another session"), "{heard:?}");
+    assert!(!heard.stderr.contains("waiting for another session"), "{heard:?}");
 }

@@ -65,7 +65,7 @@ fn sessions_go_on_while_no_log_is_read() {
     assert_eq!(code, 23);
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
     assert!(
-        stderr.contains(" lines were left out here, because nothing was read\n"),
+        stderr.contains(" lines were dropped, because the output was not read\n"),
         "{} bytes",
         stderr.len()
     );
@@ -74,7 +74,7 @@ fn sessions_go_on_while_no_log_is_read() {
     // The last line is no note: it is waited for.
     assert!(stdout.contains("5,000 entries were NOT transferred"), "{stdout}");
     assert!(
-        stderr.contains(" lines were left out here, because nothing was read\n"),
+        stderr.contains(" lines were dropped, because the output was not read\n"),
         "{} bytes",
         stderr.len()
     );
