@@ -67,9 +67,9 @@ fn a_receiver_measures_its_stages_keeps_nothing_and_serves_the_next_transfer() {
     for (label, note) in [
         ("disk read", ""),
         ("MD5", "one stream"),
-        ("MD5", "there"),
+        ("MD5", "at the receiver"),
         ("wire", "to 127.0.0.1"),
-        ("disk write", "there"),
+        ("disk write", "at the receiver"),
         ("together", "calculated"),
     ] {
         assert!(has(&rows, label, note), "{label} {note}: {ended:?}");

@@ -199,9 +199,9 @@ fn a_sender_that_waits_for_the_next_try() {
     fs::write(&file, "bytes").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut sender = start_send(&["--retries", "1000"], &file, &closed);
-    let mut line = [0; 6];
+    let mut line = [0; 18];
     sender.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"Nobody");
+    assert_eq!(&line, b"Connection refused");
     ended_by(Signal::INT, 130, sender);
 }
 
