@@ -9,11 +9,12 @@
 //! Sends a file to a receiver in the same process:
 //!
 //! ```
-//! use std::net::{Ipv4Addr, SocketAddr};
+//! use std::net::Ipv4Addr;
 //! use std::time::Duration;
 //!
 //! use ftx::dest::local::{OnConflict, Unfinished};
 //! use ftx::event::{NullReporter, Reporter};
+//! use ftx::net::{BindTo, Peer};
 //! use ftx::recv::{Observer, RecvError, Server};
 //! use ftx::summary::Summary;
 //! use ftx::sync::CancelToken;
@@ -23,14 +24,14 @@
 //!
 //! impl Observer for PrintResults {
 //!     fn unfinished(&self, _: &Unfinished) {}
-//!     fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+//!     fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
 //!         Box::new(NullReporter)
 //!     }
-//!     fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
-//!     fn ended(&self, peer: SocketAddr, result: &Result<Summary, RecvError>) {
+//!     fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
+//!     fn ended(&self, peer: &Peer, result: &Result<Summary, RecvError>) {
 //!         match result {
-//!             Ok(summary) => println!("{peer}: {} files", summary.files),
-//!             Err(error) => println!("{peer}: {error}"),
+//!             Ok(summary) => println!("{}: {} files", peer.host(), summary.files),
+//!             Err(error) => println!("{}: {error}", peer.host()),
 //!         }
 //!     }
 //! }
@@ -41,7 +42,7 @@
 //! let cancel = CancelToken::new()?;
 //!
 //! let server = Server::start(ftx::recv::Options {
-//!     bind: Some(Ipv4Addr::LOCALHOST.into()),
+//!     bind: Some(BindTo::Ip(Ipv4Addr::LOCALHOST.into())),
 //!     port: 0,
 //!     out: dir.path().join("inbox"),
 //!     on_conflict: OnConflict::SkipSame,
@@ -91,7 +92,8 @@
 //! report                                       the screen, lists and manifests
 //! bench                                        rates of the stages of a transfer
 //! send   recv                                  the two drivers
-//! source (reads files)   dest (stores files)   net (sockets)   md5sum (whole files)   measure (one stage alone)
+//! link (frames over a connection)   source (reads files)   dest (stores files)   md5sum (whole files)   measure (one stage)
+//! net                                          connections
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! sync   event                                 cancellation and threads; what the drivers report
 //! digest                                       MD5
@@ -123,6 +125,8 @@ pub mod bench;
 pub mod escape;
 #[doc(hidden)]
 pub mod exit_code;
+#[doc(hidden)]
+pub mod link;
 #[doc(hidden)]
 pub mod md5sum;
 #[doc(hidden)]

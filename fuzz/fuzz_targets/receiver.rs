@@ -9,8 +9,10 @@ use ftx::digest::{Md5, PART_BYTES, PartDigests};
 use ftx::error_code::ErrorCode;
 use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::NamePolicy;
-use ftx::wire::message::{Failure, Measured, Wanted};
-use ftx::wire::receiver::{Event, FileEntry, HoleHeader, Opening, PartHeader, Progressed, Repair, opening};
+use ftx::wire::message::{ErrorReport, Measured, WantedParts};
+use ftx::wire::receiver::{
+    Event, FileEntry, FirstFrame, HoleHeader, PartHeader, PartOutcome, RetryDecision, parse_first_frame,
+};
 use ftx::wire::{
     FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, Message,
     ReceiverSession, SMALL_FILE_BYTES, SessionId, WireError,
@@ -124,9 +126,9 @@ impl Model {
         self.files.contains_key(&id) && self.decided.contains(&id) && self.offers.contains(&id) == is_offer
     }
 
-    fn progressed(&mut self, id: u64, is_about: bool, parts: (u64, u64), progressed: Progressed) {
+    fn progressed(&mut self, id: u64, is_about: bool, parts: (u64, u64), progressed: PartOutcome) {
         if !is_about {
-            assert_eq!(progressed, Progressed::Unchanged);
+            assert_eq!(progressed, PartOutcome::Unchanged);
             return;
         }
         let count = self.files[&id].layout.count();
@@ -134,9 +136,9 @@ impl Model {
         assert!(parts.0 + parts.1 <= count);
         verified.insert(parts.0, parts.1);
         match progressed {
-            Progressed::Unchanged => panic!("{parts:?} of {id} count for nothing"),
-            Progressed::Partly => assert!(verified.count() < count),
-            Progressed::Complete(digests) => {
+            PartOutcome::Unchanged => panic!("{parts:?} of {id} count for nothing"),
+            PartOutcome::Partly => assert!(verified.count() < count),
+            PartOutcome::Complete(digests) => {
                 assert_eq!(verified.count(), count, "complete, but not verified");
                 assert_eq!(digests.count(), count);
                 self.files.remove(&id);
@@ -161,13 +163,13 @@ impl Model {
                         assert!(self.stored.contains(&id) && self.said_stored.insert(id), "stored {id}");
                     }
                 }
-                Message::Error(Failure { entry: Some(id), .. }) => {
+                Message::Error(ErrorReport { entry: Some(id), .. }) => {
                     assert!(self.failed.contains(&id) && self.said_failed.insert(id), "failed {id}");
                 }
                 Message::Want { entries, parts } => {
                     for id in entries.iter().flatten() {
                         assert!(self.decided.contains(&id), "wanted {id}");
-                        let Wanted::Parts(runs) = &parts else { continue };
+                        let WantedParts::Parts(runs) = &parts else { continue };
                         let Some(file) = self.files.get(&id) else { continue };
                         assert!(runs.last().is_some_and(|last| last < file.layout.count()));
                     }
@@ -203,15 +205,15 @@ fuzz_target!(|input: Input| {
     let policy = if input.allow_odd { NamePolicy::AllowOdd } else { NamePolicy::Strict };
     let mut session = ReceiverSession::new(policy);
     if !input.has_room {
-        session.keep_to_one_connection();
+        session.disable_streams();
     }
     let hello = hello(&input);
     let lost = SessionId::new([0xbb; 16]);
-    let begins = Opening::Begins {
+    let begins = FirstFrame::Begins {
         session: input.session.then(|| SessionId::new([0xaa; 16])),
         continues: input.continues.then_some(lost),
     };
-    assert_eq!(opening(hello.as_bytes()), Ok(begins));
+    assert_eq!(parse_first_frame(hello.as_bytes()), Ok(begins));
     session.handle(hello.as_bytes()).unwrap();
     assert_eq!(session.id().is_some(), input.streams && input.session);
     let mut model = Model::default();
@@ -279,7 +281,7 @@ fuzz_target!(|input: Input| {
             }
             Step::Busy { joined } => {
                 is_joined = joined;
-                session.busy();
+                session.keepalive();
                 r#"{"ftx":"busy"}"#.into()
             }
             Step::Measure { what, size } => format!(
@@ -337,7 +339,7 @@ fuzz_target!(|input: Input| {
                 if parts > 0 && first + parts <= whole && !digests.contains_any(first, parts) {
                     digests.insert_holes(first, parts);
                 }
-                let bytes = session.want_rest(id, digests.clone());
+                let bytes = session.want_missing(id, digests.clone());
                 let mut there: BTreeSet<u64> =
                     (0..layout.count()).filter(|part| digests.contains(*part)).collect();
                 if there.len() as u64 == layout.count() {
@@ -397,8 +399,8 @@ fuzz_target!(|input: Input| {
                         model.failed.insert(header.id);
                     }
                     match session.part_damaged(&header) {
-                        Repair::Again => assert!(is_open && tries < MAX_TRIES_A_PART),
-                        Repair::GaveUp { remaining_bytes } => {
+                        RetryDecision::Again => assert!(is_open && tries < MAX_TRIES_A_PART),
+                        RetryDecision::GaveUp { remaining_bytes } => {
                             assert!(!is_open && remaining_bytes == 0 || tries == MAX_TRIES_A_PART);
                         }
                     }

@@ -18,6 +18,7 @@ use arbitrary::Arbitrary;
 use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartLayout};
 use ftx::event::{Event, Reporter, Summary};
+use ftx::net::{BindTo, Peer};
 use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::NamePolicy;
 use ftx::sync::CancelToken;
@@ -172,14 +173,14 @@ struct Listening;
 impl Observer for Listening {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
         TOLD.lock().unwrap().in_work += 1;
         Box::new(Listening)
     }
 
-    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+    fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
 
-    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {
+    fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {
         TOLD.lock().unwrap().in_work -= 1;
     }
 }
@@ -215,7 +216,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
         // The MD5 of a huge file takes its time, so that not all receivers take it.
         let takes_digests = policy == OnConflict::Overwrite;
         let server = Server::start(Options {
-            bind: Some([127, 0, 0, 1].into()),
+            bind: Some(BindTo::Ip([127, 0, 0, 1].into())),
             port: 0,
             out: inside.clone(),
             on_conflict: policy,
@@ -323,7 +324,7 @@ struct Session {
     withdrawn: HashSet<u64>,
     receipt: Option<ftx::wire::message::Receipt>,
     /// What is wanted and was not sent yet.
-    wants: Vec<(u64, Wanted)>,
+    wants: Vec<(u64, WantedParts)>,
     /// Bodies of a part's full size that were sent: they take their time.
     long_bodies: usize,
     /// It said what nobody knows.

@@ -1,13 +1,12 @@
 //! The command line as it is typed. `options` turns it into checked options.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::values;
-use crate::net::{DEFAULT_PORT, HostPort};
+use crate::net::{BindTo, DEFAULT_PORT, Target};
 
 /// Examples come before everything else.
 const TEMPLATE: &str = "\
@@ -152,7 +151,7 @@ pub struct RecvArgs {
     pub port: u16,
     /// Address to listen on [default: all, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDR")]
-    pub bind: Option<IpAddr>,
+    pub bind: Option<BindTo>,
     /// The destination folder; created if missing
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
@@ -228,7 +227,7 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// A host that runs `ftx recv`, with a port if it is not the default [default: this machine alone]
-    pub host: Option<HostPort>,
+    pub host: Option<Target>,
     /// Port of the receiver, if HOST has none
     #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]

@@ -52,7 +52,7 @@ fn transfer(args: &DemoArgs, cancel: &CancelToken, ui: &Ui) -> Result<ExitCode, 
     ));
     let options = send::Options {
         paths: vec![path],
-        target: HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) },
+        target: HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) }.into(),
         port,
         classic: None,
         streams: send::Streams::Auto,

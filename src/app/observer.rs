@@ -1,10 +1,10 @@
 //! The sessions of a receiver, as the screen shows them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::dest::local::Unfinished;
 use crate::event::{Reporter, Summary};
+use crate::net::Peer;
 use crate::recv::{Observer, RecvError};
 use crate::report::{Diagnostic, Ui};
 
@@ -32,22 +32,22 @@ impl Observer for SessionObserver<'_> {
         self.ui.unfinished(unfinished);
     }
 
-    fn started(&self, peer: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, peer: &Peer) -> Box<dyn Reporter + '_> {
         Box::new(match self.title {
             Some(title) => self.ui.session(title),
-            None => self.ui.session(&format!("from {}", peer.ip())),
+            None => self.ui.session(&format!("from {}", peer.host())),
         })
     }
 
-    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration) {
-        self.ui.session_lost(peer.ip(), error, wait);
+    fn lost(&self, peer: &Peer, error: &RecvError, wait: Duration) {
+        self.ui.session_lost(&peer.host(), error, wait);
     }
 
-    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>) {
+    fn ended(&self, peer: &Peer, outcome: &Result<Summary, RecvError>) {
         match outcome {
-            Ok(summary) => self.ui.received(peer.ip(), summary),
+            Ok(summary) => self.ui.received(&peer.host(), summary),
             Err(RecvError::Interrupted) => self.ui.session_interrupted(),
-            Err(error) => self.ui.session_failed(peer.ip(), error, Diagnostic::from(error)),
+            Err(error) => self.ui.session_failed(&peer.host(), error, Diagnostic::from(error)),
         }
     }
 }

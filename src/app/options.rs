@@ -72,7 +72,7 @@ pub fn send_options(args: &SendArgs, cancel: CancelToken) -> Result<send::Option
 /// The options of `ftx recv`.
 pub fn recv_options(args: &RecvArgs, cancel: CancelToken) -> recv::Options {
     recv::Options {
-        bind: args.bind,
+        bind: args.bind.clone(),
         port: args.port,
         out: args.out.clone(),
         on_conflict: match args.on_conflict {
@@ -106,6 +106,7 @@ pub fn bench_options(args: &BenchArgs, cancel: CancelToken) -> bench::Options {
 mod tests {
     use super::*;
     use crate::app::args::{Cli, Command};
+    use crate::net::Target;
     use clap::Parser;
 
     fn send(arguments: &[&str]) -> Result<send::Options, UsageError> {
@@ -120,8 +121,9 @@ mod tests {
     fn the_last_argument_is_the_host() {
         let options = send(&["a", "b", "-p", "80", "nas"]).unwrap();
         assert_eq!(options.paths, ["a", "b"].map(PathBuf::from));
-        assert_eq!((options.target.host.as_str(), options.target.port, options.port), ("nas", None, 80));
-        assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target.port, Some(9));
+        assert_eq!((options.target.to_string().as_str(), options.port), ("nas", 80));
+        assert_eq!(send(&["-r", "a", "[::1]:9"]).unwrap().target, "[::1]:9".parse().unwrap());
+        assert_eq!(send(&["a", "unix:/run/s"]).unwrap().target, Target::Unix("/run/s".into()));
         assert_eq!(send(&["--classic", "a", "h"]).unwrap().classic, Some(send::Classic::OneConnection));
         assert_eq!(
             send(&["--classic=each", "a", "h"]).unwrap().classic,

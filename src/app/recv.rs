@@ -21,11 +21,8 @@ pub fn run(args: &RecvArgs, mut ui: Ui, signals: &Signals) -> ExitCode {
         Err(error) => return ui.error(&Diagnostic::from(&error)),
     };
     ui.set_role(Role::Receiver { out: server.out().to_owned() });
-    let served = server.local_addr().and_then(|addr| {
-        ui.listening(addr, server.out());
-        server.run(&SessionObserver::new(&ui))
-    });
-    match served {
+    ui.listening(server.bound(), server.out());
+    match server.run(&SessionObserver::new(&ui)) {
         Ok(StopReason::Served) => ui.first_failure(),
         Ok(StopReason::Interrupted) => ui.interrupted(signals.exit()),
         Err(error) => ui.error(&Diagnostic::from(&error)),

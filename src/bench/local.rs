@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::dest::local::Unfinished;
 use crate::digest::{kernel_name, lane_count};
 use crate::event::{Event, NullReporter, Reporter, Summary};
 use crate::measure::{self, Rate, WorkLimit};
-use crate::net::HostPort;
+use crate::net::{self, HostPort, Target};
 use crate::recv::{self, RecvError};
 use crate::send;
 use crate::temp_dirs::TempDirGuard;
@@ -123,7 +123,7 @@ impl<'a> Local<'a> {
         let Options { timeout, size_bytes, ref cancel, .. } = *self.options;
         let server = loopback::receiver(self.folder.path().join("received"), None, timeout, cancel)?;
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
-        let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) };
+        let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) }.into();
         let both = loopback::run_with_receiver(&server, &NullObserver, || {
             let mut peer = Peer::connect(&target, port, timeout, cancel)?;
             let wire = measure_wire(&mut peer, size_bytes, self.observer)?;
@@ -135,7 +135,7 @@ impl<'a> Local<'a> {
     }
 
     /// Transfers the file, from the disk, to the receiver in this process.
-    fn transfer(&self, target: &HostPort, port: u16) -> Result<Rate, BenchError> {
+    fn transfer(&self, target: &Target, port: u16) -> Result<Rate, BenchError> {
         self.drop_page_cache();
         let options = send::Options {
             paths: vec![self.path.clone()],
@@ -166,11 +166,11 @@ struct NullObserver;
 impl recv::Observer for NullObserver {
     fn unfinished(&self, _: &Unfinished) {}
 
-    fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+    fn started(&self, _: &net::Peer) -> Box<dyn Reporter + '_> {
         Box::new(NullReporter)
     }
 
-    fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+    fn lost(&self, _: &net::Peer, _: &RecvError, _: Duration) {}
 
-    fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+    fn ended(&self, _: &net::Peer, _: &Result<Summary, RecvError>) {}
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::dest::local::OnConflict;
+use crate::net::BindTo;
 use crate::recv::{self, Observer, Server, StartError};
 use crate::relpath::NamePolicy;
 use crate::sync::CancelToken;
@@ -23,7 +24,7 @@ pub fn receiver(
     cancel: &CancelToken,
 ) -> Result<Server, StartError> {
     Server::start(recv::Options {
-        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        bind: Some(BindTo::Ip(Ipv4Addr::LOCALHOST.into())),
         port: 0,
         out,
         on_conflict: OnConflict::SkipSame,

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::net::HostPort;
+use crate::net::Target;
 use crate::sync::CancelToken;
 
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The receiver; `None` measures this machine alone.
-    pub host: Option<HostPort>,
+    pub host: Option<Target>,
     /// The port, if `host` has none.
     pub port: u16,
     /// The folder for the sample file that is written and read.

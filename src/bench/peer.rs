@@ -1,14 +1,12 @@
 //! The connection to a receiver that measures its stages.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use super::error::BenchError;
 use crate::error_code::ErrorCode;
 use crate::measure::{Rate, pseudo_random};
-use crate::net::{self, HostPort, IdleTimer, TimedWriter};
+use crate::net::{self, Connection, IdleTimer, Target, TimedWriter};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::measure_client::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
@@ -27,7 +25,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// A connected receiver that can measure.
 pub struct Peer {
     session: MeasureClient,
-    stream: TcpStream,
+    connection: Connection,
     buffer: FrameBuffer,
     writer: TimedWriter,
     idle_timer: IdleTimer,
@@ -38,20 +36,19 @@ pub struct Peer {
 impl Peer {
     /// Connects and checks that the receiver can measure.
     pub fn connect(
-        target: &HostPort,
+        target: &Target,
         port: u16,
         timeout: Duration,
         cancel: &CancelToken,
     ) -> Result<Self, BenchError> {
-        let stream = net::connect(target, port, timeout, 0, cancel, |_| {})?;
+        let connection = net::connect(target, port, timeout, 0, cancel, |_| {})?;
         let cancel = cancel.clone();
-        net::configure(&stream).map_err(BenchError::Connection)?;
+        connection.establish().map_err(BenchError::Connection)?;
         let idle_timer = IdleTimer::new(timeout);
-        let writing = stream.try_clone().map_err(BenchError::Connection)?;
-        let writer = TimedWriter::new(writing, idle_timer.clone(), cancel.clone());
+        let writer = TimedWriter::new(connection.clone(), idle_timer.clone(), cancel.clone());
         let buffer = FrameBuffer::new();
         let mut peer =
-            Peer { session: MeasureClient::new(), stream, buffer, writer, idle_timer, timeout, cancel };
+            Peer { session: MeasureClient::new(), connection, buffer, writer, idle_timer, timeout, cancel };
         peer.flush()?;
         peer.receive()?;
         Ok(peer)
@@ -129,7 +126,7 @@ impl Peer {
                     event => return Ok(event),
                 }
             }
-            let woken = self.cancel.wait(Some(self.stream.as_fd()), Some(net::POLL_INTERVAL));
+            let woken = self.connection.wait_readable(&self.cancel, net::POLL_INTERVAL);
             match woken.map_err(BenchError::Connection)? {
                 Wake::Cancelled => {
                     let error = BenchError::Interrupted;
@@ -147,7 +144,7 @@ impl Peer {
                     continue;
                 }
             }
-            match self.stream.read(self.buffer.space()) {
+            match self.connection.read(self.buffer.space()) {
                 Ok(0) => return Err(BenchError::Closed),
                 Ok(count) => {
                     self.buffer.filled(count);
@@ -165,7 +162,7 @@ impl Peer {
         if error.kind() == io::ErrorKind::TimedOut {
             return BenchError::Silent(self.timeout);
         }
-        while let Ok(count @ 1..) = self.stream.read(self.buffer.space()) {
+        while let Ok(count @ 1..) = self.connection.read(self.buffer.space()) {
             self.buffer.filled(count);
             while let Ok(Some(json)) = self.buffer.next_frame(Framing::Native) {
                 if let Err(reason @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {

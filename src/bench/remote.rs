@@ -6,13 +6,13 @@ use super::options::Options;
 use super::peer::{Peer, rate};
 use super::report::StageResult;
 use crate::event::Event;
-use crate::net::HostPort;
+use crate::net::Target;
 use crate::wire::message::Measurable;
 
 /// Measures the wire to `host`, its MD5 and its disk, in this order.
 pub fn measure(
     options: &Options,
-    host: &HostPort,
+    host: &Target,
     observer: &dyn Observer,
 ) -> Result<[StageResult; 3], BenchError> {
     let mut peer = Peer::connect(host, options.port, options.timeout, &options.cancel)?;

@@ -1,56 +1,61 @@
-//! Connecting: every address of the host, with a time limit each, again if the door is still closed.
+//! Dialling: every address of the host, with a time limit each, again while the connection is refused.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
-
-use super::{HostPort, NetError};
-use crate::sync::{CancelToken, Wake};
+use super::socket::{self, Endpoint};
+use super::{Connection, HostPort, NetError, Target};
+use crate::sync::CancelToken;
 
 /// The pause before the first retry; it doubles each time.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(8);
 
-/// Connects to the first address of `target` that takes the connection, each within `timeout`. If all of them refuse,
-/// waits and tries again, up to `retries` times; `on_retry` hears of each pause. Ends with an error as soon as
-/// `interrupt` is rung.
+/// Connects to the first address of `target` that accepts, each within `timeout`. If all of them refuse, waits and tries
+/// again, up to `retries` times; calls `on_retry` before each pause. Ends with an error as soon as `cancel` is cancelled.
 pub fn connect(
-    target: &HostPort,
+    target: &Target,
     default_port: u16,
     timeout: Duration,
     retries: u32,
     cancel: &CancelToken,
     mut on_retry: impl FnMut(Duration),
-) -> Result<TcpStream, NetError> {
-    let addresses = resolve(target, default_port, cancel)?;
+) -> Result<Connection, NetError> {
+    let endpoints = match target {
+        Target::Host(host) => {
+            let addresses = resolve(host, default_port, cancel)?;
+            addresses.into_iter().map(Endpoint::Tcp).collect()
+        }
+        Target::Unix(path) => vec![Endpoint::Unix(path.clone())],
+    };
     let mut pause = FIRST_DELAY;
     for retries_left in (0..=retries).rev() {
-        let attempts = match try_all(&addresses, timeout, cancel) {
-            Ok(stream) => return Ok(stream),
+        let attempts = match try_all(&endpoints, timeout, cancel) {
+            Ok(connection) => return Ok(connection),
             Err(attempts) => attempts,
         };
-        let refused = attempts.iter().any(|(_, error)| error.kind() == io::ErrorKind::ConnectionRefused);
+        let refused = attempts.iter().any(|(_, error)| is_refused(error));
         if retries_left == 0 || !refused || cancel.is_cancelled() {
-            let port = Some(target.port.unwrap_or(default_port));
-            let target = HostPort { host: target.host.clone(), port }.to_string();
-            return Err(NetError::Connect { target, attempts });
+            return Err(NetError::Connect { target: target.with_port(default_port).to_string(), attempts });
         }
         on_retry(pause);
-        // Rung, the next round finds out at once. Nothing else can go wrong with waiting for nothing.
-        let _ = cancel.wait(None, Some(pause));
+        // After cancellation the next round fails at once; there is nothing else to report.
+        let _ = cancel.wait(Some(pause));
         pause = (pause * 2).min(MAX_DELAY);
     }
     unreachable!("the last round returns")
 }
 
-/// The addresses of a host. A resolver can take long, and nothing ends it: it has a thread of its own, on which nobody
-/// waits any more once the bell is rung.
+/// Whether the receiver may be about to start: the port is closed, or its socket file is not there yet.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+}
+
+/// The addresses of a host. A resolver can take long and cannot be interrupted, so it runs on a thread of its own, which is
+/// abandoned on cancellation.
 fn resolve(target: &HostPort, default_port: u16, cancel: &CancelToken) -> Result<Vec<SocketAddr>, NetError> {
     if target.host.parse::<IpAddr>().is_ok() {
         return target.resolve(default_port);
@@ -68,56 +73,24 @@ fn resolve(target: &HostPort, default_port: u16, cancel: &CancelToken) -> Result
         if done.is_cancelled() {
             return answered.recv().unwrap_or_else(|_| Err(failed(io::ErrorKind::Other.into())));
         }
-        cancel.wait_either(&done, None, None).map_err(failed)?;
+        CancelToken::wait_any(&[cancel, &done], None, None).map_err(failed)?;
     }
     Err(failed(io::ErrorKind::Interrupted.into()))
 }
 
 fn try_all(
-    addresses: &[SocketAddr],
+    endpoints: &[Endpoint],
     timeout: Duration,
     cancel: &CancelToken,
-) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
+) -> Result<Connection, Vec<(Endpoint, io::Error)>> {
     let mut attempts = Vec::new();
-    for address in addresses {
-        match connect_to(*address, timeout, cancel) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => attempts.push((*address, error)),
+    for endpoint in endpoints {
+        match socket::connect(endpoint, timeout, cancel) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => attempts.push((endpoint.clone(), error)),
         }
     }
     Err(attempts)
-}
-
-/// Connects to one address within `timeout`.
-///
-/// # Errors
-///
-/// `TimedOut`; `Interrupted` once the bell is rung; what the system says.
-pub fn connect_to(address: SocketAddr, timeout: Duration, cancel: &CancelToken) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error),
-        Ok(()) => {}
-    }
-    let start = Instant::now();
-    loop {
-        let left = timeout.saturating_sub(start.elapsed());
-        match cancel.wait_writable(socket.as_fd(), left)? {
-            Wake::Cancelled => return Err(io::ErrorKind::Interrupted.into()),
-            Wake::Ready => break,
-            Wake::TimedOut if start.elapsed() >= timeout => return Err(io::ErrorKind::TimedOut.into()),
-            Wake::TimedOut => {}
-        }
-    }
-    match socket.take_error()? {
-        Some(error) => Err(error),
-        None => {
-            socket.set_nonblocking(false)?;
-            Ok(socket.into())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -125,20 +98,28 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A port on which nobody listens: bound and let go.
+    use crate::net::Peer;
+
+    /// A port that refuses: bound and closed again.
     fn closed_port() -> u16 {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
     }
 
+    fn target(host: &str, port: Option<u16>) -> Target {
+        Target::Host(HostPort { host: host.into(), port })
+    }
+
     #[test]
-    fn a_refused_connection_is_tried_again_as_often_as_asked() {
-        let target = HostPort { host: "127.0.0.1".into(), port: Some(closed_port()) };
-        let mut pauses = Vec::new();
-        let token = CancelToken::new().unwrap();
-        let five = Duration::from_secs(5);
-        let error = connect(&target, 1, five, 1, &token, |pause| pauses.push(pause)).unwrap_err();
-        assert_eq!(pauses, [FIRST_DELAY]);
-        assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
+    fn a_refused_connection_is_retried_as_often_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        for target in [target("127.0.0.1", Some(closed_port())), Target::Unix(dir.path().join("absent"))] {
+            let mut pauses = Vec::new();
+            let token = CancelToken::new().unwrap();
+            let five = Duration::from_secs(5);
+            let error = connect(&target, 1, five, 1, &token, |pause| pauses.push(pause)).unwrap_err();
+            assert_eq!(pauses, [FIRST_DELAY]);
+            assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
+        }
     }
 
     #[test]
@@ -146,28 +127,30 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
         let closed = SocketAddr::from(([127, 0, 0, 1], closed_port()));
-        let connected = try_all(&[closed, open], Duration::from_secs(5), &CancelToken::new().unwrap());
-        assert_eq!(connected.unwrap().peer_addr().unwrap(), open);
+        let both = [Endpoint::Tcp(closed), Endpoint::Tcp(open)];
+        let connected = try_all(&both, Duration::from_secs(5), &CancelToken::new().unwrap()).unwrap();
+        assert_eq!(*connected.peer(), Peer::Ip(open));
     }
 
     #[test]
-    fn a_name_that_does_not_exist_is_told() {
-        let target = HostPort { host: "no-such-host.invalid".into(), port: None };
+    fn an_unknown_name_is_an_error_of_its_own() {
+        let target = target("no-such-host.invalid", None);
         let error =
             connect(&target, 1, Duration::from_secs(5), 5, &CancelToken::new().unwrap(), |_| {}).unwrap_err();
         assert!(matches!(error, NetError::Resolve { .. }));
     }
 
     #[test]
-    fn nobody_waits_once_the_bell_is_rung() {
+    fn cancellation_ends_each_wait() {
         let token = CancelToken::new().unwrap();
         token.cancel();
         let long = Duration::from_secs(600);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let refused = connect_to(listener.local_addr().unwrap(), long, &token).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::Interrupted);
+        let open = Endpoint::Tcp(listener.local_addr().unwrap());
+        let error = socket::connect(&open, long, &token).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         for host in ["127.0.0.1", "localhost"] {
-            let target = HostPort { host: host.into(), port: Some(closed_port()) };
+            let target = target(host, Some(closed_port()));
             assert!(connect(&target, 1, long, 1000, &token, |_| panic!("tries again")).is_err());
         }
     }

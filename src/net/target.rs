@@ -1,13 +1,74 @@
-//! `HOST[:PORT]`, as it is typed.
+//! Addresses as they are typed: `HOST[:PORT]`, `unix:PATH`.
 
 use std::fmt::{self, Display};
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::NetError;
 
 /// The port when none is given.
 pub const DEFAULT_PORT: u16 = 7373;
+
+/// Where a receiver is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A host in the network.
+    Host(HostPort),
+    /// A socket file of this machine.
+    Unix(PathBuf),
+}
+
+impl From<HostPort> for Target {
+    fn from(host: HostPort) -> Self {
+        Target::Host(host)
+    }
+}
+
+impl Target {
+    /// The same with the port that applies, for messages.
+    pub fn with_port(&self, default_port: u16) -> Target {
+        match self {
+            Target::Host(HostPort { host, port }) => {
+                Target::Host(HostPort { host: host.clone(), port: Some(port.unwrap_or(default_port)) })
+            }
+            Target::Unix(path) => Target::Unix(path.clone()),
+        }
+    }
+
+    /// The receiver without the port: for messages, and to tell one receiver from another.
+    pub fn host(&self) -> String {
+        match self {
+            Target::Host(host) => host.host.clone(),
+            Target::Unix(_) => self.to_string(),
+        }
+    }
+}
+
+/// The path in `unix:PATH`. A path has a slash, so that a host may be called `unix`.
+pub fn unix_path(text: &str) -> Option<PathBuf> {
+    text.strip_prefix("unix:").filter(|path| path.contains('/')).map(PathBuf::from)
+}
+
+impl FromStr for Target {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match unix_path(text) {
+            Some(path) => Ok(Target::Unix(path)),
+            None => text.parse().map(Target::Host),
+        }
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Host(host) => write!(f, "{host}"),
+            Target::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 /// A host, by name or address, and the port if one was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +180,17 @@ mod tests {
             assert_eq!(text.parse(), Ok(HostPort { host: host.into(), port }), "{text}");
         }
         assert_eq!("[::1]:80".parse::<HostPort>().unwrap().to_string(), "[::1]:80");
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_path_with_a_slash() {
+        for path in ["/run/ftx.sock", "./a", "../a b"] {
+            assert_eq!(format!("unix:{path}").parse(), Ok(Target::Unix(path.into())));
+        }
+        let host = HostPort { host: "unix".into(), port: Some(7373) };
+        assert_eq!("unix:7373".parse(), Ok(Target::Host(host)));
+        assert!("unix:name".parse::<Target>().is_err());
+        assert_eq!("unix:/run/ftx.sock".parse::<Target>().unwrap().to_string(), "unix:/run/ftx.sock");
     }
 
     #[test]

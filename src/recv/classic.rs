@@ -98,7 +98,7 @@ impl Session<'_> {
         let store = &mut self.batch.store;
         let reservation =
             store.reserve(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
-        if fd_headroom_below(self.reader.stream(), PROCESS_FD_FRACTION) {
+        if fd_headroom_below(PROCESS_FD_FRACTION) {
             // Those that wait hold descriptors.
             self.batch.commit()?;
         }

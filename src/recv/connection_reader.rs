@@ -1,18 +1,16 @@
 //! Reading from a peer: frames and bodies, each wait bounded.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::digest::PartRange;
-use crate::net::{self, FrameDeadline, IdleTimer, MinRate, SplicePipe, SpliceStep};
+use crate::net::{self, Connection, CopyStep, FileReceiver, FrameDeadline, IdleTimer, MinRate};
 use crate::recv::RecvError;
 use crate::recv::handle::ConnectionHandle;
 use crate::sync::{CancelToken, Wake};
+use crate::sys::kernel_copy::write_all_at;
+use crate::sys::wake::Interest;
 use crate::wire::{Dialect, FrameBuffer, FrameError, Framing, WireError, dialect};
 
 /// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
@@ -46,12 +44,12 @@ pub struct ConnectionReader {
     /// Made for the first body: whoever has said nothing yet costs next to nothing.
     chunk: Box<[u8]>,
     /// Made for the first body that goes to a file.
-    splice_pipe: Option<SplicePipe>,
+    file_receiver: Option<FileReceiver>,
 }
 
 impl ConnectionReader {
     pub fn new(handle: ConnectionHandle, timeout: Duration, cancel: &CancelToken) -> Result<Self, RecvError> {
-        net::configure(handle.stream()).map_err(RecvError::Connection)?;
+        handle.connection().establish().map_err(RecvError::Connection)?;
         let opening = timeout.min(HANDSHAKE_TIME);
         Ok(ConnectionReader {
             handle,
@@ -63,17 +61,12 @@ impl ConnectionReader {
             min_rate: MinRate::new(timeout),
             has_more: false,
             chunk: Box::default(),
-            splice_pipe: None,
+            file_receiver: None,
         })
     }
 
-    pub fn stream(&self) -> &TcpStream {
-        self.handle.stream()
-    }
-
-    /// For whoever writes while this reads.
-    pub fn shared_stream(&self) -> Arc<TcpStream> {
-        self.handle.shared_stream()
+    pub fn connection(&self) -> &Connection {
+        self.handle.connection()
     }
 
     /// What the desk knows of the connection.
@@ -109,7 +102,8 @@ impl ConnectionReader {
     /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
     pub fn wait_unless(&self, token: &CancelToken) -> Result<bool, RecvError> {
         loop {
-            let woken = self.cancel.wait_either(token, Some(self.stream().as_fd()), Some(net::POLL_INTERVAL));
+            let tokens = [&self.cancel, token];
+            let woken = self.connection().wait(Interest::Readable, &tokens, Some(net::POLL_INTERVAL));
             match woken.map_err(RecvError::Connection)? {
                 Wake::Cancelled if self.cancel.is_cancelled() => return Err(RecvError::Interrupted),
                 Wake::Cancelled => return Ok(false),
@@ -125,7 +119,9 @@ impl ConnectionReader {
 
     /// Lets some time go by; `false` if the bell rang instead.
     pub fn sleep(&self, token: &CancelToken, time: Duration) -> Result<bool, RecvError> {
-        match self.cancel.wait_either(token, None, Some(time)).map_err(RecvError::Connection)? {
+        match CancelToken::wait_any(&[&self.cancel, token], None, Some(time))
+            .map_err(RecvError::Connection)?
+        {
             Wake::Cancelled if self.cancel.is_cancelled() => Err(RecvError::Interrupted),
             Wake::Cancelled => Ok(false),
             _ if self.handle.is_evicted() => Err(RecvError::Evicted),
@@ -158,11 +154,11 @@ impl ConnectionReader {
         if !self.buffer.is_empty() {
             return true;
         }
-        match self.cancel.wait(Some(self.stream().as_fd()), Some(limit)) {
+        match self.connection().wait_readable(&self.cancel, limit) {
             Ok(Wake::TimedOut) => false,
             // The end of this program, or what is wrong here: whoever reads next finds out.
             Ok(Wake::Cancelled) | Err(_) => true,
-            Ok(Wake::Ready) => match self.handle.stream().read(self.buffer.space()) {
+            Ok(Wake::Ready) => match self.handle.connection().read(self.buffer.space()) {
                 Ok(count) => {
                     self.buffer.filled(count);
                     self.idle_timer.touch();
@@ -261,7 +257,7 @@ impl ConnectionReader {
             let mut filled = 0;
             while filled < reservation {
                 self.wait_for_body(meanwhile)?;
-                match self.handle.stream().read(&mut self.chunk[filled..reservation]) {
+                match self.handle.connection().read(&mut self.chunk[filled..reservation]) {
                     Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
                     Ok(count) => {
                         self.on_received(count);
@@ -285,25 +281,26 @@ impl ConnectionReader {
         range: PartRange,
         name: impl Fn() -> String,
         file: &File,
-        moved: impl Fn(&SpliceStep),
+        moved: impl Fn(&CopyStep),
     ) -> Result<io::Result<()>, RecvError> {
         let here = self.buffer.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
-        let mut written = file.write_all_at(here, range.offset);
+        let mut written = write_all_at(file, here, range.offset);
         let mut done = here.len() as u64;
         self.handle.record_bytes(done);
-        moved(&SpliceStep {
+        moved(&CopyStep {
             taken: here.len(),
             is_full: false,
             written: Ok(()),
             waited: Duration::ZERO,
             wrote: Duration::ZERO,
         });
-        let splicer =
-            self.splice_pipe.take().map_or_else(SplicePipe::new, Ok).map_err(RecvError::Connection)?;
+        let connection = self.connection().clone();
+        let receiver = self.file_receiver.take().map_or_else(|| FileReceiver::new(&connection), Ok);
+        let mut receiver = receiver.map_err(RecvError::Connection)?;
         while done < range.len && written.is_ok() {
             self.wait_for_body(&mut nothing)?;
-            match splicer.step(self.handle.stream(), file, range.offset + done, range.len - done) {
-                Ok(SpliceStep { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
+            match receiver.step(&connection, file, range.offset + done, range.len - done) {
+                Ok(CopyStep { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
                 Ok(step) => {
                     done += step.taken as u64;
                     self.has_more = step.is_full;
@@ -314,7 +311,7 @@ impl ConnectionReader {
                 Err(error) => self.classify_error(error, &name())?,
             }
         }
-        self.splice_pipe = Some(splicer);
+        self.file_receiver = Some(receiver);
         if done < range.len {
             self.body(range.len - done, &name(), |_| {})?;
         }
@@ -366,7 +363,7 @@ impl ConnectionReader {
                 self.check_silence()?;
                 continue;
             }
-            match self.handle.stream().read(self.buffer.space()) {
+            match self.handle.connection().read(self.buffer.space()) {
                 Ok(0) if self.handle.is_evicted() => return Err(RecvError::Evicted),
                 Ok(0) => return Ok(false),
                 Ok(count) => {
@@ -419,7 +416,7 @@ impl ConnectionReader {
         if self.has_more {
             return Ok(true);
         }
-        let woken = self.cancel.wait(Some(self.stream().as_fd()), Some(limit));
+        let woken = self.connection().wait_readable(&self.cancel, limit);
         match woken.map_err(RecvError::Connection)? {
             Wake::Cancelled => Err(RecvError::Interrupted),
             woken => Ok(woken == Wake::Ready),
@@ -444,12 +441,12 @@ impl ConnectionReader {
 
     /// Ends the connection with a reset: to a peer that is told nothing, the one sign that something was refused.
     pub fn reset(&self) {
-        net::reset_on_close(self.stream());
+        self.connection().reset_on_close();
     }
 
     /// Ends the connection so that the peer can read our last words.
     pub fn close(&self) {
-        net::drain_and_close(self.stream(), &self.cancel);
+        net::drain_and_close(self.connection(), &self.cancel);
     }
 }
 

@@ -1,9 +1,10 @@
 //! One connection, as those see it who decide whether it may stay.
 
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::net::{Connection, Shutdown};
 
 /// Whoever brings less than this may be taken for idle where others need what it holds. A session that gives way for that
 /// goes on later where it was.
@@ -13,7 +14,7 @@ const ACTIVE_BYTES_PER_S: u64 = 2000;
 /// the last of them.
 #[derive(Clone, Debug)]
 pub struct ConnectionHandle {
-    stream: Arc<TcpStream>,
+    connection: Connection,
     accepted: Instant,
     /// Until when its session was at work, in milliseconds since it came; 0 if it never was.
     active_until_ms: Arc<AtomicU64>,
@@ -23,9 +24,9 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(connection: Connection) -> Self {
         ConnectionHandle {
-            stream: Arc::new(stream),
+            connection,
             accepted: Instant::now(),
             active_until_ms: Arc::default(),
             entries: Arc::default(),
@@ -33,12 +34,8 @@ impl ConnectionHandle {
         }
     }
 
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    pub fn shared_stream(&self) -> Arc<TcpStream> {
-        Arc::clone(&self.stream)
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The peer delivers so many bytes: each counts as work for some time, so that whoever trickles falls behind.
@@ -80,24 +77,24 @@ impl ConnectionHandle {
 
     /// It belongs to the session of this connection: what is delivered here counts there, and both give way together.
     pub fn attribute_to(&mut self, first: &ConnectionHandle) {
-        *self = ConnectionHandle { stream: Arc::clone(&self.stream), ..first.clone() };
+        *self = ConnectionHandle { connection: self.connection.clone(), ..first.clone() };
     }
 
     /// Has anything come that nobody has read yet? Whoever sends it may be gone already and believe that it arrived.
     pub fn has_unread(&self) -> bool {
-        rustix::io::ioctl_fionread(&*self.stream).is_ok_and(|bytes| bytes > 0)
+        self.connection.unread_bytes() > 0
     }
 
     /// Ends it in favour of another one. Whoever reads it finds its end and may still say why.
     pub fn evict(&self) {
         self.evicted.store(true, Ordering::Release);
         // If it is gone already, so much the better.
-        let _ = self.stream.shutdown(Shutdown::Read);
+        let _ = self.connection.shutdown(Shutdown::Read);
     }
 
     /// Ends it where even the way back is blocked.
     pub fn shutdown(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.connection.shutdown(Shutdown::Both);
     }
 
     pub fn is_evicted(&self) -> bool {

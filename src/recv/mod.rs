@@ -11,8 +11,8 @@ mod native;
 mod received_file;
 mod registry;
 
-use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -25,9 +25,10 @@ use crate::error_code::{ErrorCode, in_words};
 use crate::escape::Escaped;
 use crate::event::{Reporter, Summary};
 use crate::md5sum::FileHasher;
-use crate::net::{self, Listener, NetError};
+use crate::net::{self, BindTo, Bound, Listener, NetError, Peer};
 use crate::relpath::NamePolicy;
 use crate::sync::CancelToken;
+use crate::sys::descriptors::max_descriptors;
 use crate::wire::classic::{ClassicError, Header, parse_header};
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Framing, ReceiverSession, SessionId, WireError, receiver};
@@ -44,8 +45,8 @@ use registry::{MAX_JOINED, SessionRegistry};
 /// What `ftx recv` was asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The address to listen on; `None` for all of both families.
-    pub bind: Option<IpAddr>,
+    /// The address or socket file to listen on; `None` for all addresses of both families.
+    pub bind: Option<BindTo>,
     /// The port; 0 for any that is free.
     pub port: u16,
     /// Where things land.
@@ -193,11 +194,11 @@ pub trait Observer: Sync {
     /// An earlier session left this behind.
     fn unfinished(&self, unfinished: &Unfinished);
     /// A peer connected and said something.
-    fn started(&self, peer: SocketAddr) -> Box<dyn Reporter + '_>;
+    fn started(&self, peer: &Peer) -> Box<dyn Reporter + '_>;
     /// The connection of its session was lost, and the session counts: its sender has so long to come back.
-    fn lost(&self, peer: SocketAddr, error: &RecvError, wait: Duration);
+    fn lost(&self, peer: &Peer, error: &RecvError, wait: Duration);
     /// Its session ended.
-    fn ended(&self, peer: SocketAddr, outcome: &Result<Summary, RecvError>);
+    fn ended(&self, peer: &Peer, outcome: &Result<Summary, RecvError>);
 }
 
 /// An open port and the folder behind it.
@@ -257,13 +258,25 @@ impl Server {
     /// Opens the folder and the port.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let root = LocalDestination::open(&options.out, options.on_conflict)?;
-        let listener = Listener::bind(options.bind, options.port)?;
+        let listener = Listener::bind(options.bind.as_ref(), options.port)?;
         Ok(Server { listener, root, sessions: SessionRegistry::default(), options, sweep: SWEEP_INTERVAL })
     }
 
+    /// Where it listens, with the port really chosen.
+    pub fn bound(&self) -> &Bound {
+        self.listener.bound()
+    }
+
     /// The address and port really chosen.
+    ///
+    /// # Errors
+    ///
+    /// It listens at a socket file.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        match self.bound() {
+            Bound::Ip(address) => Ok(*address),
+            Bound::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// The folder's absolute path.
@@ -278,7 +291,7 @@ impl Server {
 
     /// Serves until the wanted number of sessions has ended, the stop handle is used, or the program is to end.
     pub fn run(&self, observer: &dyn Observer) -> io::Result<StopReason> {
-        let limits = Limits::new(admission::descriptors(), admission::threads());
+        let limits = Limits::new(max_descriptors(), admission::threads());
         let admission = SharedAdmission::new(AdmissionControl::new(limits, self.options.timeout));
         self.options
             .cancel
@@ -324,14 +337,15 @@ impl Server {
                         now.release_descriptors(Instant::now());
                     });
                 };
-                let (stream, peer) = match self.listener.accept(exhausted) {
+                let connection = match self.listener.accept(exhausted) {
                     Ok(Some(accepted)) => accepted,
                     Ok(None) => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                let handle = ConnectionHandle::new(stream);
+                let peer = connection.peer().clone();
+                let handle = ConnectionHandle::new(connection);
                 let mut now = admission.lock();
-                let number = now.register(handle.clone(), peer.ip(), Instant::now());
+                let number = now.register(handle.clone(), Instant::now());
                 while now.is_at_capacity() || now.has_too_many_pending() {
                     if !now.has_too_many_pending() || !now.evict_unidentified(Instant::now()) {
                         now = admission.wait(now, Some(ADMISSION_POLL));
@@ -345,7 +359,7 @@ impl Server {
                         admission.lock().remove(number);
                         admission.notify();
                     });
-                    self.serve(handle, number, peer, admission, observer);
+                    self.serve(handle, number, &peer, admission, observer);
                 });
                 if served.is_err() {
                     // No thread for it: it is closed, and others may make room for the next one.
@@ -363,7 +377,7 @@ impl Server {
         &self,
         handle: ConnectionHandle,
         number: u64,
-        peer: SocketAddr,
+        peer: &Peer,
         admission: &SharedAdmission,
         observer: &dyn Observer,
     ) {
@@ -379,7 +393,7 @@ impl Server {
         &self,
         handle: ConnectionHandle,
         number: u64,
-        peer: SocketAddr,
+        peer: &Peer,
         admission: &SharedAdmission,
         observer: &dyn Observer,
     ) {
@@ -432,7 +446,7 @@ impl Server {
     fn wait_for_sender(
         &self,
         id: SessionId,
-        peer: SocketAddr,
+        peer: &Peer,
         outcome: Result<Summary, RecvError>,
         admission: &SharedAdmission,
         observer: &dyn Observer,
@@ -442,7 +456,7 @@ impl Server {
                 let wait = self.options.timeout.min(RECONNECT_GRACE);
                 observer.lost(peer, &error, wait);
                 let deadline = Instant::now() + wait;
-                let lost = LostSession { peer, error: error.into(), wait, deadline };
+                let lost = LostSession { peer: peer.clone(), error: error.into(), wait, deadline };
                 match admission.update(|now| now.detach(id, lost)) {
                     Ok(()) => return Err(TakenOver),
                     Err(lost) => Err(self.reconnect_timeout(lost, admission)),
@@ -484,8 +498,8 @@ impl Server {
             }
             drop(now);
             for lost in expired {
-                let peer = lost.peer;
-                observer.ended(peer, &Err(self.reconnect_timeout(lost, admission)));
+                let peer = lost.peer.clone();
+                observer.ended(&peer, &Err(self.reconnect_timeout(lost, admission)));
             }
             // Another session may begin.
             admission.notify();
@@ -570,7 +584,7 @@ impl Server {
     fn wait_for_descriptors(&self, handle: &ConnectionHandle, number: u64, admission: &SharedAdmission) {
         let start = Instant::now();
         while start.elapsed() <= admission.lock().idle_time
-            && admission::fd_headroom_below(handle.stream(), SESSION_FD_FRACTION)
+            && admission::fd_headroom_below(SESSION_FD_FRACTION)
             && !handle.is_evicted()
             && !self.stop().is_cancelled()
         {
@@ -665,7 +679,7 @@ impl Server {
             }
             Ok(Some(Dialect::Http)) => {
                 // It is not a sender; what becomes of the answer does not matter.
-                let _ = reader.stream().write_all(HTTP_RESPONSE);
+                let _ = reader.connection().write_all(HTTP_RESPONSE);
                 reader.close();
                 return Err(RecvError::UnsupportedDialect("HTTP"));
             }
@@ -808,18 +822,18 @@ mod tests {
             self.1.notify_all();
         }
 
-        fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+        fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
             unreachable!("nobody comes")
         }
 
-        fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+        fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
 
-        fn ended(&self, _: SocketAddr, _: &Result<Summary, RecvError>) {}
+        fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {}
     }
 
     fn options(out: &Path) -> Options {
         Options {
-            bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            bind: Some(BindTo::Ip(std::net::Ipv4Addr::LOCALHOST.into())),
             port: 0,
             out: out.to_owned(),
             on_conflict: OnConflict::SkipSame,
@@ -839,13 +853,13 @@ mod tests {
     impl Observer for Panics {
         fn unfinished(&self, _: &Unfinished) {}
 
-        fn started(&self, _: SocketAddr) -> Box<dyn Reporter + '_> {
+        fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
             panic!("as the test wants it");
         }
 
-        fn lost(&self, _: SocketAddr, _: &RecvError, _: Duration) {}
+        fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
 
-        fn ended(&self, _: SocketAddr, outcome: &Result<Summary, RecvError>) {
+        fn ended(&self, _: &Peer, outcome: &Result<Summary, RecvError>) {
             self.0.lock().unwrap().push(matches!(outcome, Err(RecvError::Panicked)));
             self.1.notify_all();
         }
@@ -863,7 +877,7 @@ mod tests {
                 let mut sender = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
                 let mut hello = Vec::new();
                 frame::encode(Framing::Native, br#"{"ftx":"hello","version":1}"#, &mut hello);
-                sender.write_all(&hello).unwrap();
+                std::io::Write::write_all(&mut sender, &hello).unwrap();
                 let most = Duration::from_secs(10);
                 let ended = panics.0.lock().unwrap();
                 let ended = panics.1.wait_timeout_while(ended, most, |ended| ended.len() < count).unwrap().0;

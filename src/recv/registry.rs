@@ -1,12 +1,12 @@
 //! The sessions in work, and how further connections find theirs.
 
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::net::{Connection, Shutdown};
 use crate::recv::RecvError;
 use crate::recv::connection_reader::ConnectionReader;
 use crate::wire::{SessionId, WireError};
@@ -34,7 +34,7 @@ struct SessionSlot {
     /// How many more may come.
     free_slots: usize,
     /// Its connections, to end it from outside.
-    streams: Vec<Arc<TcpStream>>,
+    connections: Vec<Connection>,
     /// Disconnected once it is over, and all that it kept is kept.
     over: Receiver<()>,
 }
@@ -61,13 +61,13 @@ impl SessionRegistry {
     /// Ends a session whose sender has lost the connection, which this side may not have noticed, and waits for its end.
     /// Whoever knows its name is its sender. `false` if there is none of that name.
     pub fn preempt(&self, id: SessionId) -> bool {
-        let Some((streams, over)) =
-            self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.streams), door.over.clone()))
+        let Some((connections, over)) =
+            self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.connections), door.over.clone()))
         else {
             return false;
         };
-        for stream in streams {
-            let _ = stream.shutdown(Shutdown::Both);
+        for connection in connections {
+            let _ = connection.shutdown(Shutdown::Both);
         }
         // Nothing is ever sent.
         let _ = over.recv_timeout(PREEMPT_TIME);
@@ -78,11 +78,11 @@ impl SessionRegistry {
     pub fn open(
         &self,
         id: SessionId,
-        first: Arc<TcpStream>,
+        first: Connection,
         places: usize,
     ) -> Result<(JoinQueue<'_>, SessionGuard<'_>), RecvError> {
         let (in_work, over) = bounded(0);
-        let streams = vec![first];
+        let connections = vec![first];
         // There is room for all who may come, so that no one waits here.
         let (sender, queue) = bounded(places);
         match self.lock().entry(id) {
@@ -91,7 +91,7 @@ impl SessionRegistry {
                 return Err(WireError::Protocol("there is a session of that name already".into()).into());
             }
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(SessionSlot { queue: Some(sender), free_slots: places, streams, over })
+                place.insert(SessionSlot { queue: Some(sender), free_slots: places, connections, over })
             }
         };
         Ok((JoinQueue { sessions: self, id, queue }, SessionGuard { sessions: self, id, over: in_work }))
@@ -117,7 +117,7 @@ impl SessionRegistry {
             return refused("its session takes no more connections", reader);
         }
         door.free_slots -= 1;
-        door.streams.push(reader.shared_stream());
+        door.connections.push(reader.connection().clone());
         joins();
         // If the session ends meanwhile, so does the wait.
         let _ = queue.send(JoinedConnection { reader, _open: open });
@@ -156,22 +156,20 @@ impl Drop for SessionGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
     use std::thread;
 
     #[test]
     fn who_goes_on_with_a_session_waits_until_all_of_it_is_kept() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (_, connection) = crate::net::tests::unix_pair();
         let (sessions, id) = (SessionRegistry::default(), SessionId::new([7; 16]));
-        let (entrance, in_work) = sessions.open(id, stream, 1).unwrap();
+        let (entrance, in_work) = sessions.open(id, connection, 1).unwrap();
         // It noticed by itself that its sender is gone, and still writes what it has.
         drop(entrance);
         let (taken, is_taken) = bounded(1);
         thread::scope(|scope| {
             let sessions = &sessions;
             scope.spawn(move || taken.send(sessions.preempt(id)).unwrap());
-            while !sessions.lock().get(&id).is_some_and(|door| door.streams.is_empty()) {
+            while !sessions.lock().get(&id).is_some_and(|door| door.connections.is_empty()) {
                 thread::yield_now();
             }
             assert!(is_taken.is_empty(), "it has to wait");

@@ -1,6 +1,5 @@
 //! Lines about single events, printed while a session runs.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -106,7 +105,7 @@ pub fn unfinished_text(left: &Unfinished) -> String {
 }
 
 /// A failed session of a receiver: `10.0.0.7: the connection was lost in the middle of a.img`.
-pub fn session_error_text(peer: IpAddr, error: &RecvError) -> String {
+pub fn session_error_text(peer: &str, error: &RecvError) -> String {
     match error {
         RecvError::Wire(WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. }) => {
             format!("{peer} was interrupted; complete files are stored")
@@ -117,7 +116,7 @@ pub fn session_error_text(peer: IpAddr, error: &RecvError) -> String {
 }
 
 /// A lost session that its sender may resume.
-pub fn session_lost_text(peer: IpAddr, error: &RecvError, wait: Duration) -> String {
+pub fn session_lost_text(peer: &str, error: &RecvError, wait: Duration) -> String {
     let error = session_error_text(peer, error);
     format!("{error}. Waiting {} s for the sender to reconnect.", wait.as_secs())
 }

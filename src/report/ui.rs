@@ -26,7 +26,7 @@ use crate::error_code::ErrorCode;
 use crate::escape::Escaped;
 use crate::event::{Reporter, Summary};
 use crate::exit_code::{ExitCode, FirstFailure};
-use crate::net::{DEFAULT_PORT, reachable_addresses};
+use crate::net::{Bound, DEFAULT_PORT, reachable_addresses};
 use crate::recv::RecvError;
 
 /// What to print.
@@ -113,7 +113,27 @@ impl Ui {
     }
 
     /// A receiver listens: prints its address and what to type at the sender. The first line is sufficient.
-    pub fn listening(&self, addr: SocketAddr, out: &Path) {
+    pub fn listening(&self, bound: &Bound, out: &Path) {
+        match bound {
+            Bound::Ip(addr) => self.note_address(*addr),
+            Bound::Unix(path) => {
+                let path = Escaped::new(path.as_os_str().as_encoded_bytes());
+                self.note(&format!(
+                    "Listening on unix:{path}. On this machine: ftx send PATH... unix:{path}"
+                ));
+            }
+        }
+        self.note(&format!("Receiving into {}", Escaped::new(out.as_os_str().as_encoded_bytes())));
+        if let Bound::Ip(addr) = bound
+            && !addr.ip().is_loopback()
+        {
+            self.note(
+                "Anyone who can reach this port can send: use it only in trusted networks. Stop with Ctrl-C.",
+            );
+        }
+    }
+
+    fn note_address(&self, addr: SocketAddr) {
         let port = if addr.port() == DEFAULT_PORT { String::new() } else { format!(":{}", addr.port()) };
         let hosts: Vec<String> = reachable_addresses(addr.ip())
             .iter()
@@ -124,12 +144,6 @@ impl Ui {
             .collect();
         let hosts = if hosts.is_empty() { format!("127.0.0.1{port}") } else { hosts.join(" or ") };
         self.note(&format!("Listening on {addr}. From another machine: ftx send PATH... {hosts}"));
-        self.note(&format!("Receiving into {}", Escaped::new(out.as_os_str().as_encoded_bytes())));
-        if !addr.ip().is_loopback() {
-            self.note(
-                "Anyone who can reach this port can send: use it only in trusted networks. Stop with Ctrl-C.",
-            );
-        }
     }
 
     /// A sender's session reached its end. Writes the list.
@@ -173,18 +187,18 @@ impl Ui {
     }
 
     /// A session of a receiver lost its connection; its sender has the time `wait` to reconnect.
-    pub fn session_lost(&self, peer: IpAddr, error: &RecvError, wait: Duration) {
+    pub fn session_lost(&self, peer: &str, error: &RecvError, wait: Duration) {
         self.note(&notes::session_lost_text(peer, error, wait));
     }
 
     /// A session of a receiver reached its end.
-    pub fn received(&self, peer: IpAddr, summary: &Summary) {
+    pub fn received(&self, peer: &str, summary: &Summary) {
         self.printer.result(&summary::received(summary, peer), WhenFull::Drop);
         self.first_failure.record(ExitCode::of_summary(summary));
     }
 
     /// A session of a receiver failed; `diagnostic` describes `error`.
-    pub fn session_failed(&self, peer: IpAddr, error: &RecvError, diagnostic: Diagnostic) {
+    pub fn session_failed(&self, peer: &str, error: &RecvError, diagnostic: Diagnostic) {
         let sentence = notes::session_error_text(peer, error);
         let exit = self.printer.diagnostic(&Diagnostic { sentence, ..diagnostic }, WhenFull::Drop);
         // A connection without a session does not decide the exit code.

@@ -1,8 +1,6 @@
 //! The classic dialect: header dictionary, body, nothing back.
 
-use std::io::{self, BufWriter, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::io::{self, BufWriter, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +8,7 @@ use super::{Classic, SendError};
 use crate::digest::{Hasher, Md5, PartLayout};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter, Summary};
-use crate::net::{self, IdleTimer, NetError, TimedWriter};
+use crate::net::{self, Connection, IdleTimer, NetError, Shutdown, TimedWriter};
 use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
@@ -20,7 +18,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Sends every file; folders and links have no place in this dialect.
 pub fn send(
     roots: &[Root],
-    connect: impl Fn() -> Result<TcpStream, NetError>,
+    connect: impl Fn() -> Result<Connection, NetError>,
     how: Classic,
     timeout: Duration,
     cancel: &CancelToken,
@@ -65,24 +63,23 @@ pub fn send(
 }
 
 struct Sender<'a> {
-    connection: Option<Connection>,
+    connection: Option<ClassicConnection>,
     timeout: Duration,
     cancel: &'a CancelToken,
     progress: &'a dyn Reporter,
     summary: Summary,
 }
 
-struct Connection {
-    stream: TcpStream,
+struct ClassicConnection {
+    connection: Connection,
     writer: BufWriter<TimedWriter>,
 }
 
 impl Sender<'_> {
-    fn connected(&self, stream: TcpStream) -> Result<Connection, SendError> {
-        net::configure(&stream).map_err(SendError::Connection)?;
-        let clone = stream.try_clone().map_err(SendError::Connection)?;
-        let writer = TimedWriter::new(clone, IdleTimer::new(self.timeout), self.cancel.clone());
-        Ok(Connection { stream, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
+    fn connected(&self, connection: Connection) -> Result<ClassicConnection, SendError> {
+        connection.establish().map_err(SendError::Connection)?;
+        let writer = TimedWriter::new(connection.clone(), IdleTimer::new(self.timeout), self.cancel.clone());
+        Ok(ClassicConnection { connection, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
     }
 
     /// Nothing can be said in this dialect: a connection that ends early says it.
@@ -107,13 +104,13 @@ impl Sender<'_> {
     fn send_file(
         &mut self,
         source: &Source,
-        connect: impl Fn() -> Result<TcpStream, NetError>,
+        connect: impl Fn() -> Result<Connection, NetError>,
     ) -> Result<Option<Md5>, SendError> {
         let name = source.name.as_bytes();
         self.progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.report(Event::FileStarted { path: name, size_bytes: source.size_bytes });
         while let Some(left) = source.unsettled_for() {
-            self.cancel.wait(None, Some(left)).map_err(SendError::Connection)?;
+            self.cancel.wait(Some(left)).map_err(SendError::Connection)?;
             self.check_cancelled()?;
         }
         let digested =
@@ -166,7 +163,7 @@ impl Sender<'_> {
         &mut self,
         source: &Source,
         open: &OpenSource,
-        connection: &mut Connection,
+        connection: &mut ClassicConnection,
     ) -> Result<(), SendError> {
         let changed = |error| SendError::ClassicSource { name: source.name.to_string(), error };
         let layout = PartLayout::new(source.size_bytes);
@@ -204,19 +201,21 @@ impl Sender<'_> {
         connection
             .writer
             .flush()
-            .and_then(|()| connection.stream.shutdown(Shutdown::Write))
+            .and_then(|()| connection.connection.shutdown(Shutdown::Write))
             .map_err(closed)?;
         let idle_timer = IdleTimer::new(self.timeout);
         let mut answer = [0; 512];
         while !idle_timer.is_expired() {
-            match self.cancel.wait(Some(connection.stream.as_fd()), Some(net::POLL_INTERVAL)) {
+            match connection.connection.wait_readable(self.cancel, net::POLL_INTERVAL) {
                 Ok(Wake::Cancelled) => return Err(SendError::Interrupted),
                 Ok(Wake::TimedOut) => continue,
                 Ok(Wake::Ready) => {}
                 Err(error) => return Err(SendError::Connection(error)),
             }
-            match (&connection.stream).read(&mut answer) {
-                Ok(0) => return late_reset(&connection.stream).map_or(Ok(()), |error| Err(closed(error))),
+            match connection.connection.read(&mut answer) {
+                Ok(0) => {
+                    return late_reset(&connection.connection).map_or(Ok(()), |error| Err(closed(error)));
+                }
                 Ok(_) => {}
                 Err(error) if net::is_timeout(&error) => {}
                 Err(error) => return Err(closed(error)),
@@ -232,10 +231,10 @@ const LATE_RESET: Duration = Duration::from_millis(20);
 /// A receiver that closes before it has read everything ends the connection first and resets it a round trip later,
 /// when the bytes that it did not want arrive. This waits for that a little; a longer way hides it, which is one more
 /// reason why a classic transfer is never called confirmed.
-fn late_reset(stream: &TcpStream) -> Option<io::Error> {
+fn late_reset(connection: &Connection) -> Option<io::Error> {
     let start = Instant::now();
     while start.elapsed() < LATE_RESET {
-        if let Ok(Some(error)) = stream.take_error() {
+        if let Some(error) = connection.take_error() {
             return Some(error);
         }
         thread::sleep(Duration::from_millis(1));

@@ -13,7 +13,7 @@ use crate::error_code::{ErrorCode, in_words};
 use crate::escape::Escaped;
 use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
-use crate::net::{self, HostPort, NetError};
+use crate::net::{self, NetError, Target};
 use crate::source::{self, ReadError, SourceError, StateKey};
 use crate::sync::CancelToken;
 use crate::wire::WireError;
@@ -26,7 +26,7 @@ pub struct Options {
     /// What to send.
     pub paths: Vec<PathBuf>,
     /// Where to.
-    pub target: HostPort,
+    pub target: Target,
     /// The port where `target` names none.
     pub port: u16,
     /// The plain dialect, and how.
@@ -240,7 +240,7 @@ pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendE
     // Whoever mistyped a host wants to hear of it; whoever has lost a connection may get it back.
     let connect = || connect_patiently(options.retries.unwrap_or(FIRST_RETRIES));
     let host = options.target.to_string();
-    let state_key = StateKey::new(&options.target.host);
+    let state_key = StateKey::new(&options.target.host());
     let route = native::Dialer {
         host: &host,
         connect: &connect,

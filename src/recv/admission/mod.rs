@@ -23,18 +23,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, getrlimit};
 
+use crate::net::Peer;
 use crate::recv::RecvError;
 use crate::recv::failure_log::FailureLog;
 use crate::recv::handle::ConnectionHandle;
+use crate::sys::descriptors::{max_descriptors, next_descriptor};
 use crate::wire::{MAX_ENTRIES_IN_FLIGHT, SessionId};
 
 /// How many connections there may be.
@@ -86,11 +86,6 @@ pub const SESSION_FD_FRACTION: u64 = 16;
 /// And this part is left by sessions that have some landings already.
 pub const PROCESS_FD_FRACTION: u64 = 8;
 
-/// How many descriptors this process may have.
-pub fn descriptors() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
 /// How many threads this process may have: by its user's limit, and by those of its control groups less what they have.
 pub fn threads() -> u64 {
     let of_user = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
@@ -121,10 +116,10 @@ fn threads_in_groups(groups: &str, root: &Path) -> u64 {
     most
 }
 
-/// Is less than this part of all descriptors free? The next one gets the least number that is.
-pub fn fd_headroom_below(any: impl AsFd, part: u64) -> bool {
-    let all = descriptors();
-    fcntl_dupfd_cloexec(any, 0).map_or(true, |next| next.as_raw_fd() as u64 >= all - all / part)
+/// Whether less than this part of all descriptors is free; the next one gets the lowest free number.
+pub fn fd_headroom_below(part: u64) -> bool {
+    let all = max_descriptors();
+    next_descriptor().is_none_or(|next| next >= all - all / part)
 }
 
 impl Limits {
@@ -245,7 +240,7 @@ enum SenderPresence {
 /// A session whose connection was lost and whose sender may still reconnect. It holds no thread and no connection.
 #[derive(Debug)]
 pub struct LostSession {
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// How it was lost.
     pub error: Box<RecvError>,
     /// How long its sender has to reconnect, in all.
@@ -295,7 +290,18 @@ enum Phase {
 struct ClientNetwork([u8; 8]);
 
 impl ClientNetwork {
-    fn of(ip: IpAddr) -> Self {
+    fn of(peer: &Peer) -> Self {
+        match peer {
+            Peer::Ip(address) => ClientNetwork::of_address(address.ip()),
+            // No network begins with these bytes either.
+            Peer::Unix { uid, .. } => {
+                let [a, b, c, d] = uid.to_le_bytes();
+                ClientNetwork([0, 0, 0, 1, a, b, c, d])
+            }
+        }
+    }
+
+    fn of_address(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             // No network begins with zeros; `::1` is an address of its own.
             IpAddr::V4(four) => {
@@ -328,11 +334,12 @@ impl AdmissionControl {
     }
 
     /// A connection comes.
-    pub fn register(&mut self, handle: ConnectionHandle, ip: IpAddr, now: Instant) -> u64 {
+    pub fn register(&mut self, handle: ConnectionHandle, now: Instant) -> u64 {
+        let client = ClientNetwork::of(handle.connection().peer());
         self.last_number += 1;
         let connection = ConnectionEntry {
             handle,
-            address: ClientNetwork::of(ip),
+            address: client,
             phase: Phase::Handshake,
             since: now,
             kind: Kind::Native,

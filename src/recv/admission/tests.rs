@@ -1,24 +1,28 @@
 use super::*;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+
+use socket2::Socket;
+
+use crate::net::tests::pair_with;
 
 const FEW: Limits = Limits { pending: 4, active: 8 };
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-fn handle() -> ConnectionHandle {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    ConnectionHandle::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
-}
 
 fn ip(last: u8) -> IpAddr {
     [10, 0, 0, last].into()
 }
 
-/// One more connection from `10.0.0.last`; nobody is so new that it stays for that.
+/// The socket of a peer at `10.0.0.last`, and the handle of its connection.
+fn connect(last: u8) -> (Socket, ConnectionHandle) {
+    let (peer, connection) = pair_with(Peer::Ip((ip(last), 1).into()));
+    (peer, ConnectionHandle::new(connection))
+}
+
+/// One more connection from `10.0.0.last`, after the handshake grace of all earlier ones.
 fn enter(admission: &mut AdmissionControl, last: u8) -> (u64, ConnectionHandle) {
-    let handle = handle();
+    let (_, handle) = connect(last);
     let now = Instant::now();
-    let number = admission.register(handle.clone(), ip(last), now);
+    let number = admission.register(handle.clone(), now);
     if admission.has_too_many_pending() {
         admission.evict_unidentified(now + HANDSHAKE_GRACE);
     }
@@ -56,11 +60,9 @@ fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
 #[test]
 fn whoever_may_have_spoken_does_not_give_way() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let handle = ConnectionHandle::new(listener.accept().unwrap().0);
+    let (mut peer, handle) = connect(1);
     let now = Instant::now();
-    let number = admission.register(handle.clone(), ip(1), now);
+    let number = admission.register(handle.clone(), now);
     assert!(!admission.evict_unidentified(now), "it is new");
     peer.write_all(b"x").unwrap();
     while !handle.has_unread() {}
@@ -164,7 +166,7 @@ fn a_session_is_taken_over_once_and_its_name_is_its_own() {
 
 #[test]
 fn a_network_counts_as_one_address_and_loopback_as_itself() {
-    let of = |ip: &str| ClientNetwork::of(ip.parse().unwrap());
+    let of = |ip: &str| ClientNetwork::of(&Peer::Ip((ip.parse::<IpAddr>().unwrap(), 1).into()));
     assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
     assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
     assert_ne!(of("127.0.0.1"), of("127.0.0.2"));
@@ -217,7 +219,7 @@ fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
 }
 
 fn lost(deadline: Instant) -> LostSession {
-    LostSession { peer: ([10, 0, 0, 1], 1).into(), error: RecvError::Busy.into(), wait: TIMEOUT, deadline }
+    LostSession { peer: Peer::Ip((ip(1), 1).into()), error: RecvError::Busy.into(), wait: TIMEOUT, deadline }
 }
 
 /// A session that counts, whose connection was lost.
@@ -264,13 +266,11 @@ fn of_too_many_lost_sessions_the_oldest_ends() {
 #[test]
 fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
     use std::io::Read;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut peer, handle) = connect(1);
     peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let handle = ConnectionHandle::new(listener.accept().unwrap().0);
     let mut admission = AdmissionControl::new(FEW, TIMEOUT);
     let start = Instant::now();
-    let number = admission.register(handle.clone(), ip(1), start);
+    let number = admission.register(handle.clone(), start);
     assert!(admission.next_deadline().is_none());
     assert!(admission.evict_unidentified(start + HANDSHAKE_GRACE));
     // It gets no place any more, and no other way to stay.
@@ -288,12 +288,11 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
 #[test]
 fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
     let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peers = Vec::new();
     let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
-        peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let handle = ConnectionHandle::new(listener.accept().unwrap().0);
-        let number = admission.register(handle.clone(), ip(last), Instant::now());
+        let (peer, handle) = connect(last);
+        peers.push(peer);
+        let number = admission.register(handle.clone(), Instant::now());
         admission.try_admit(number, Kind::Classic).unwrap();
         handle.record_bytes(0);
         handle

@@ -68,7 +68,7 @@ impl SessionControl {
             session,
             summary: Summary { confirmed: true, ..Summary::default() },
             writer: TimedWriter::new(
-                input.shared_stream(),
+                input.connection().clone(),
                 input.idle_timer().clone(),
                 input.cancel_token().clone(),
             ),
@@ -185,7 +185,11 @@ pub fn receive(
     // Before the sender hears `welcome`, so that whoever joins after it finds the session.
     let places = if control.session.takes_streams() { MAX_JOINED } else { 0 };
     let opened = opened.and_then(|_| {
-        control.session.id().map(|id| context.registry.open(id, input.shared_stream(), places)).transpose()
+        control
+            .session
+            .id()
+            .map(|id| context.registry.open(id, input.connection().clone(), places))
+            .transpose()
     });
     let opened = opened.and_then(|entrance| control.flush().map(|()| entrance));
     let (opened, in_work) = match opened {

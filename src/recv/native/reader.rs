@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::dest::local::{LocalSession, StoreError, SyncedFile};
 use crate::event::Event as Told;
-use crate::net::SpliceStep;
+use crate::net::CopyStep;
 use crate::recv::RecvError;
 use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
 use crate::recv::connection_reader::ConnectionReader;
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
     /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
     /// others give way.
     fn wait_for_descriptors(&self, id: EntryId, reader: &ConnectionReader) -> Result<(), RecvError> {
-        while self.files.has_too_many_staged(id) && fd_headroom_below(reader.stream(), PROCESS_FD_FRACTION) {
+        while self.files.has_too_many_staged(id) && fd_headroom_below(PROCESS_FD_FRACTION) {
             (self.files.context.release_descriptors)();
             if !reader.sleep(self.files.done(), DESCRIPTORS_TICK)? {
                 // Whatever ended the session says why.
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
             Ok((written, _)) => {
                 let name = || self.files.name(header.id);
                 let timers = self.files.timers;
-                let moved = |step: &SpliceStep| {
+                let moved = |step: &CopyStep| {
                     self.files.record_bytes(step.taken as u64);
                     timers.waiting.add(step.waited);
                     timers.writing.add(step.wrote);

@@ -26,7 +26,6 @@ mod state;
 mod writer;
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,7 +36,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::SendError;
 use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
-use crate::net::{self, FLUSH_GRACE as QUICKLY, IdleTimer, NetError, TimedWriter};
+use crate::net::{Connection, FLUSH_GRACE as QUICKLY, IdleTimer, NetError, Shutdown, TimedWriter};
 use crate::source::{self, Root, StateKey, WalkItem};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::SessionId;
@@ -65,9 +64,9 @@ pub struct Dialer<'a> {
     /// The receiver, as typed.
     pub host: &'a str,
     /// Opens the first connection.
-    pub connect: &'a dyn Fn() -> Result<TcpStream, NetError>,
+    pub connect: &'a dyn Fn() -> Result<Connection, NetError>,
     /// Opens another one.
-    pub reconnect: &'a dyn Fn() -> Result<TcpStream, NetError>,
+    pub reconnect: &'a dyn Fn() -> Result<Connection, NetError>,
     /// How often in a row that is tried while nothing more is stored or kept.
     pub retries: u32,
     /// Connections of a session.
@@ -148,7 +147,7 @@ pub fn send(
                     });
                 };
                 progress.report(Event::Lost { reason: &error.to_string(), pause });
-                let waited = cancel.wait(None, Some(pause)).map_err(SendError::Connection)?;
+                let waited = cancel.wait(Some(pause)).map_err(SendError::Connection)?;
                 if waited == Wake::Cancelled {
                     return Err(SendError::Interrupted);
                 }
@@ -178,7 +177,7 @@ impl CarryOver {
 
 /// One session on one connection, and more that join it. What it did not settle is left.
 fn run_session(
-    stream: TcpStream,
+    connection: Connection,
     found: &Receiver<WalkEvent>,
     left: &mut CarryOver,
     route: &Dialer<'_>,
@@ -186,12 +185,10 @@ fn run_session(
     hasher: &FileHasher<'_, SourceFile>,
 ) -> Result<(), SendError> {
     let cancel = route.cancel;
-    let at = peer_address(&stream);
-    net::configure(&stream).map_err(SendError::Connection)?;
+    let at = connection.peer().to_string();
+    connection.establish().map_err(SendError::Connection)?;
     let idle_timer = IdleTimer::new(route.timeout);
-    let reading = stream.try_clone().map_err(SendError::Connection)?;
-    let writing = stream.try_clone().map_err(SendError::Connection)?;
-    let writer = TimedWriter::new(writing, idle_timer.clone(), cancel.clone());
+    let writer = TimedWriter::new(connection.clone(), idle_timer.clone(), cancel.clone());
     let is_answered = AtomicBool::new(false);
     let (control_tx, control_rx) = bounded(1);
     let shared = SessionShared::new(control_tx, left, progress, hasher, route.timeout, cancel)?;
@@ -201,25 +198,27 @@ fn run_session(
     let transfer = || {
         thread::scope(|scope| {
             let named = |name: &str| thread::Builder::new().name(name.into());
-            let (shared, stream, idle_timer, streams) = (&shared, &stream, &idle_timer, route.streams);
+            let (shared, connection, idle_timer, streams) =
+                (&shared, &connection, &idle_timer, route.streams);
             let (used, is_answered) = (&used, &is_answered);
             let start = || {
                 named("loader")
                     .spawn_scoped(scope, move || loader::load(shared, loaded, loaded_unasked, spare))?;
                 let hearing = named("ear").spawn_scoped(scope, move || {
-                    receive_loop::run(shared, reading, idle_timer, is_answered)
+                    receive_loop::run(shared, connection, idle_timer, is_answered)
                 })?;
                 let joining = parts.clone();
                 let first = writer::PrimaryInputs { control_rx, unasked };
                 let writing = named("writer")
                     .spawn_scoped(scope, move || writer::write(shared, writer, Some(first), parts, used))?;
                 named("streams").spawn_scoped(scope, move || {
-                    scale_streams::scale_streams(shared, stream, streams, |joined| {
-                        let (ear, writer) = joined.split(idle_timer)?;
+                    scale_streams::scale_streams(shared, connection, streams, |joined| {
+                        let (ear, writer) = joined.split(idle_timer);
                         let joining = joining.clone();
                         let writes = move || writer::write(shared, writer, None, joining, used);
                         // Without a writer it carries nothing, and is closed with the session.
-                        named("ear").spawn_scoped(scope, move || receive_loop::run_secondary(shared, ear))?;
+                        named("ear")
+                            .spawn_scoped(scope, move || receive_loop::run_secondary(shared, &ear))?;
                         named("writer").spawn_scoped(scope, writes).map(drop)
                     });
                 })?;
@@ -230,7 +229,7 @@ fn run_session(
                 Err(error) => {
                     // Those that were started end with the session.
                     shared.end(Err(SendError::NoThread(error)));
-                    let _ = stream.shutdown(Shutdown::Both);
+                    let _ = connection.shutdown(Shutdown::Both);
                     return shared.close_all();
                 }
             };
@@ -241,12 +240,13 @@ fn run_session(
                 let limit = if cancel.is_cancelled() { QUICKLY } else { ERROR_GRACE };
                 wait_until(limit, || writing.is_finished());
             }
-            if cancel.is_cancelled() && writing.is_finished() && stream.shutdown(Shutdown::Write).is_ok() {
+            if cancel.is_cancelled() && writing.is_finished() && connection.shutdown(Shutdown::Write).is_ok()
+            {
                 // It brings what is complete to its end, says `stored` of it, and closes.
                 wait_until(QUICKLY, || hearing.is_finished());
             }
             // Wakes whoever still reads or writes.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = connection.shutdown(Shutdown::Both);
             shared.close_all();
         });
     };
@@ -262,11 +262,6 @@ fn run_session(
         return outcome;
     }
     outcome.map_err(|error| error.into_no_answer(at))
-}
-
-/// Who is at the other end of a connection.
-fn peer_address(stream: &TcpStream) -> String {
-    stream.peer_addr().map_or_else(|_| "the other end".into(), |at| at.to_string())
 }
 
 /// Waits for something that nobody tells of, a moment at a time.

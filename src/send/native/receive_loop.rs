@@ -1,18 +1,16 @@
 //! The thread that hears the receiver. It never waits for another one.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::SendError;
-use super::peer_address;
 use super::source_file;
 use super::state::{InFlightEntry, SessionShared, SessionState};
 use crate::digest::PartLayout;
 use crate::error_code::ErrorCode;
 use crate::event::{Event as Told, Summary};
-use crate::net::{self, IdleTimer};
+use crate::net::{self, Connection, IdleTimer};
 use crate::wire::message::ErrorReport;
 use crate::wire::sender::Event;
 use crate::wire::{EntryId, FrameBuffer, FrameError, Framing, Message, WireError};
@@ -58,13 +56,13 @@ impl StallDetector {
 /// Reads frames until the receipt is in or the session is over.
 pub fn run(
     shared: &SessionShared<'_>,
-    mut stream: TcpStream,
+    connection: &Connection,
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) {
     // If the ear breaks down, nobody else would notice that the session is over.
     let guard = EndOnDrop(shared);
-    let outcome = read_frames(shared, &mut stream, idle_timer, is_answered);
+    let outcome = read_frames(shared, connection, idle_timer, is_answered);
     shared.end(outcome);
     drop(guard);
 }
@@ -80,7 +78,7 @@ impl Drop for EndOnDrop<'_, '_> {
 
 fn read_frames(
     shared: &SessionShared<'_>,
-    stream: &mut TcpStream,
+    connection: &Connection,
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) -> Result<(), SendError> {
@@ -92,7 +90,7 @@ fn read_frames(
             && let Err(FrameError::Length { .. }) = buffer.peek_json()
         {
             let begins = buffer.bytes().iter().copied().take(SHOWN_BYTES).collect();
-            return Err(SendError::NotFtx { at: peer_address(stream), begins });
+            return Err(SendError::NotFtx { at: connection.peer().to_string(), begins });
         }
         while let Some(json) = buffer.next_frame(Framing::Native).map_err(WireError::from)? {
             is_answered.store(true, Ordering::Relaxed);
@@ -113,7 +111,7 @@ fn read_frames(
         if watch.is_expired(!buffer.is_empty()) {
             return Err(SendError::HeaderTimeout(shared.timeout));
         }
-        match stream.read(buffer.space()) {
+        match connection.read(buffer.space()) {
             Ok(0) => return Err(closed(shared)),
             Ok(count) => {
                 buffer.filled(count);
@@ -136,7 +134,7 @@ fn read_frames(
 }
 
 /// Reads a connection that joined, on which the receiver says nothing but why it ends the session.
-pub fn run_secondary(shared: &SessionShared<'_>, mut stream: TcpStream) {
+pub fn run_secondary(shared: &SessionShared<'_>, connection: &Connection) {
     let mut buffer = FrameBuffer::new();
     let failed = loop {
         match buffer.next_frame(Framing::Native).map(|json| json.map(Message::parse)) {
@@ -148,7 +146,7 @@ pub fn run_secondary(shared: &SessionShared<'_>, mut stream: TcpStream) {
             Ok(Some(Err(error))) => break WireError::from(error).into(),
             Err(error) => break WireError::from(error).into(),
         }
-        match stream.read(buffer.space()) {
+        match connection.read(buffer.space()) {
             Ok(0) => break closed(shared),
             Ok(count) => buffer.filled(count),
             Err(error) if net::is_timeout(&error) => {

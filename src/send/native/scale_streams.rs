@@ -1,12 +1,11 @@
 //! How many connections a session has, and the thread that opens them.
 
-use std::io::{self, Write};
-use std::net::TcpStream;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::state::SessionShared;
-use crate::net::{self, IdleTimer, TimedWriter};
+use crate::net::{Connection, IdleTimer, TimedWriter};
 use crate::sync::CancelToken;
 
 /// Connections of one session at most.
@@ -33,34 +32,34 @@ const BUSY_SHARE: f64 = 0.7;
 const MIN_GAIN: f64 = 1.1;
 
 /// One more connection of a session.
-pub struct JoinedConnection(TcpStream, CancelToken);
+pub struct JoinedConnection(Connection, CancelToken);
 
 impl JoinedConnection {
-    fn open(shared: &SessionShared<'_>, first: &TcpStream) -> io::Result<Self> {
-        let mut stream = net::connect_to(first.peer_addr()?, shared.timeout, shared.cancel)?;
-        net::configure(&stream)?;
+    fn open(shared: &SessionShared<'_>, first: &Connection) -> io::Result<Self> {
+        let connection = first.open_another(shared.timeout, shared.cancel)?;
+        connection.establish()?;
         let join = shared.lock().session.join_frame();
-        stream.write_all(&join)?;
-        Ok(JoinedConnection(stream, shared.cancel.clone()))
+        connection.write_all(&join)?;
+        Ok(JoinedConnection(connection, shared.cancel.clone()))
     }
 
     /// A half to listen to and one to write to.
-    pub fn split(self, idle_timer: &IdleTimer) -> io::Result<(TcpStream, TimedWriter)> {
-        Ok((self.0.try_clone()?, TimedWriter::new(self.0, idle_timer.clone(), self.1)))
+    pub fn split(self, idle_timer: &IdleTimer) -> (Connection, TimedWriter) {
+        (self.0.clone(), TimedWriter::new(self.0, idle_timer.clone(), self.1))
     }
 }
 
 /// Opens connections until there are enough of them or the session is over. One that cannot be opened is done without.
 pub fn scale_streams(
     shared: &SessionShared<'_>,
-    first: &TcpStream,
+    first: &Connection,
     streams: Streams,
     mut start: impl FnMut(JoinedConnection) -> io::Result<()>,
 ) {
     let Some(answered_after) = wait_for_welcome(shared) else { return };
     let mut open = || -> io::Result<bool> {
         let joined = JoinedConnection::open(shared, first)?;
-        let goes_on = shared.add_joined(joined.0.try_clone()?);
+        let goes_on = shared.add_joined(joined.0.clone());
         if goes_on {
             start(joined)?;
         }

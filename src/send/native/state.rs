@@ -1,7 +1,6 @@
 //! What the threads of a native sender share.
 
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter, Summary};
 use crate::md5sum::FileHasher;
+use crate::net::{Connection, Shutdown};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::source::{ReadError, Source, StateKey};
 use crate::sync::CancelToken;
@@ -66,7 +66,7 @@ pub struct SessionState {
     pub is_closing: bool,
     pub receipt: Option<Receipt>,
     /// Connections that joined.
-    joined: Vec<TcpStream>,
+    joined: Vec<Connection>,
     began: Instant,
     /// When anything was last given to the writer.
     last_output: Instant,
@@ -297,7 +297,7 @@ impl<'a> SessionShared<'a> {
     }
 
     /// One more connection belongs to the session; `false` when that is over.
-    pub fn add_joined(&self, stream: TcpStream) -> bool {
+    pub fn add_joined(&self, stream: Connection) -> bool {
         let mut state = self.lock();
         let goes_on = state.outcome.is_none();
         if goes_on {

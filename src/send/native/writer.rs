@@ -320,7 +320,6 @@ mod tests {
     use crate::digest::PartRange;
     use crate::net::IdleTimer;
     use std::fs;
-    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     /// What goes over a connection.
@@ -328,15 +327,13 @@ mod tests {
         shared: &SessionShared<'_>,
         write: impl FnOnce(&mut BufWriter<TimedWriter>) -> io::Result<()>,
     ) -> Vec<u8> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut peer, _) = listener.accept().unwrap();
+        let (mut peer, connection) = crate::net::tests::tcp_pair();
         let reading = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             peer.read_to_end(&mut bytes).map(|_| bytes)
         });
         let idle_timer = IdleTimer::new(Duration::from_secs(60));
-        let writer = TimedWriter::new(stream, idle_timer, shared.cancel.clone());
+        let writer = TimedWriter::new(connection, idle_timer, shared.cancel.clone());
         let mut writer = BufWriter::new(writer);
         write(&mut writer).and_then(|()| writer.flush()).unwrap();
         drop(writer);
