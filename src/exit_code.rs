@@ -1,7 +1,5 @@
 //! Exit codes of the program: stable, documented, tested. Where rsync has a code for the same failure, it is the same.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::error_code::ErrorCode;
 use crate::summary::Summary;
 
@@ -76,25 +74,6 @@ impl ExitCode {
     }
 }
 
-/// Remembers the first exit code that is not [`ExitCode::Ok`].
-#[derive(Debug, Default)]
-pub struct FirstFailure(Mutex<ExitCode>);
-
-impl FirstFailure {
-    /// Records the outcome of one session.
-    pub fn record(&self, exit: ExitCode) {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *first == ExitCode::Ok {
-            *first = exit;
-        }
-    }
-
-    /// The first failure; [`ExitCode::Ok`] if there is none.
-    pub fn get(&self) -> ExitCode {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,15 +95,5 @@ mod tests {
         let undigested = |code| Summary { undigested: [(code, 1)].into(), ..Summary::default() };
         assert_eq!(ExitCode::of_summary(&undigested(ErrorCode::SourceChanged)), ExitCode::SourceChanged);
         assert_eq!(ExitCode::of_summary(&undigested(ErrorCode::FileIo)), ExitCode::FileIo);
-    }
-
-    #[test]
-    fn only_the_first_failure_counts() {
-        let first = FirstFailure::default();
-        first.record(ExitCode::Ok);
-        assert_eq!(first.get(), ExitCode::Ok);
-        first.record(ExitCode::NoSpace);
-        first.record(ExitCode::Timeout);
-        assert_eq!(first.get(), ExitCode::NoSpace);
     }
 }

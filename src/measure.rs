@@ -7,7 +7,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::digest::{Hasher, PART_BYTES, PartRange, digest_ranges, lane_count};
-use crate::sys::page_cache;
+use crate::sys::file::{read_at, will_need, write_all_at};
 
 pub use crate::sys::page_cache::{drop_cached as drop_page_cache, is_cached, is_in_memory};
 
@@ -106,7 +106,7 @@ pub fn write(file: &File, limit: WorkLimit, on_step: impl FnMut(u64) -> bool) ->
         let mut done = 0;
         while done < len {
             let count = (len - done).min(BLOCK_BYTES as u64);
-            page_cache::write_all_at(file, &block[..count as usize], offset + done)?;
+            write_all_at(file, &block[..count as usize], offset + done)?;
             done += count;
         }
         file.sync_all()?;
@@ -123,10 +123,10 @@ pub fn read(file: &File, limit: WorkLimit, on_step: impl FnMut(u64) -> bool) -> 
     let mut block = vec![0; BLOCK_BYTES];
     limit.measure(on_step, |offset, left| {
         if offset % PART_BYTES == 0 {
-            page_cache::will_need(file, offset, 2 * PART_BYTES);
+            will_need(file, offset, 2 * PART_BYTES);
         }
         let len = left.min(BLOCK_BYTES as u64);
-        Ok(page_cache::read_at(file, &mut block[..len as usize], offset)? as u64)
+        Ok(read_at(file, &mut block[..len as usize], offset)? as u64)
     })
 }
 

@@ -58,7 +58,7 @@ impl From<&SendError> for Diagnostic {
             SendError::NoAnswer { .. } => (ExitCode::Connection, ADVICE_CHECK_RECEIVER),
             SendError::NeverAnswered { .. } => (ExitCode::Timeout, ADVICE_CHECK_RECEIVER),
             SendError::NotFtx { .. } => (ExitCode::Protocol, Some("is the port correct?")),
-            SendError::Silent(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
+            SendError::IdleTimeout(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
                 (ExitCode::Timeout, ADVICE_SEND_AGAIN)
             }
             SendError::Wire(WireError::PeerGaveUp { fault: fault @ ErrorCode::Interrupted, .. }) => {

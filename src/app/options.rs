@@ -30,13 +30,13 @@ pub enum UsageError {
 }
 
 /// What to print.
-pub fn report_options(args: &CommonArgs) -> report::Options {
+pub fn report_options(args: &CommonArgs) -> report::OutputOptions {
     let has_bars = match args.progress {
         ProgressWhen::Auto => std::io::stderr().is_terminal() && !args.quiet,
         ProgressWhen::Always => true,
         ProgressWhen::Never => false,
     };
-    report::Options { quiet: args.quiet, has_bars }
+    report::OutputOptions { quiet: args.quiet, has_bars }
 }
 
 /// The options of `ftx send`.

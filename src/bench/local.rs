@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::error::BenchError;
 use super::loopback;
-use super::observer::Observer;
 use super::options::Options;
 use super::peer::Peer;
 use super::remote::{measure_wire, write_note};
 use super::report::StageResult;
+use super::stage_observer::StageObserver;
 use crate::dest::local::Unfinished;
 use crate::digest::{kernel_name, lane_count};
 use crate::event::{Event, NullReporter, Reporter, Summary};
@@ -28,7 +28,7 @@ const MAX_TIME: Duration = Duration::from_secs(2);
 /// This machine's stages, with a sample file in a temporary folder.
 pub struct Local<'a> {
     options: &'a Options,
-    observer: &'a dyn Observer,
+    observer: &'a dyn StageObserver,
     folder: TempDirGuard,
     path: PathBuf,
     file: File,
@@ -36,7 +36,7 @@ pub struct Local<'a> {
 
 impl<'a> Local<'a> {
     /// Creates the folder and the file.
-    pub fn new(options: &'a Options, observer: &'a dyn Observer) -> Result<Self, BenchError> {
+    pub fn new(options: &'a Options, observer: &'a dyn StageObserver) -> Result<Self, BenchError> {
         let create = || {
             let folder = TempDirGuard::new(".ftx-bench-", Some(&options.dir))?;
             let path = folder.path().join("sample");

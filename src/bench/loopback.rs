@@ -10,7 +10,7 @@ use crate::dest::local::OnConflict;
 use crate::net::BindTo;
 use crate::recv::{self, Observer, Server, StartError};
 use crate::relpath::NamePolicy;
-use crate::sync::CancelToken;
+use crate::sync::{CancelToken, DropGuard};
 
 /// Starts a receiver on the loopback address, on a free port. `sessions` is the number of sessions that it serves.
 ///
@@ -51,7 +51,8 @@ pub fn run_with_receiver<T>(
         let builder = thread::Builder::new().name("receiver".into());
         let serving = builder.spawn_scoped(scope, || server.run(observer))?;
         let sent = {
-            let _stop = StopOnDrop(server.stop());
+            // Also if the sender panics.
+            let _stop = DropGuard::new(|| server.stop().cancel());
             sender()
         };
         match serving.join() {
@@ -59,13 +60,4 @@ pub fn run_with_receiver<T>(
             _ => Ok(sent),
         }
     })
-}
-
-/// Stops the server even if the sender panics.
-struct StopOnDrop(CancelToken);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }

@@ -7,16 +7,16 @@
 mod error;
 mod local;
 pub mod loopback;
-mod observer;
 mod options;
 mod peer;
 mod remote;
 mod report;
+mod stage_observer;
 
 pub use error::BenchError;
-pub use observer::Observer;
 pub use options::Options;
 pub use report::{Report, StageResult};
+pub use stage_observer::StageObserver;
 
 use local::Local;
 
@@ -25,12 +25,12 @@ use local::Local;
 /// # Errors
 ///
 /// [`BenchError::Interrupted`] if it was cancelled, otherwise the first stage that failed.
-pub fn run(options: &Options, observer: &dyn Observer) -> Result<Report, BenchError> {
+pub fn run(options: &Options, observer: &dyn StageObserver) -> Result<Report, BenchError> {
     measure_all(options, observer)
         .map_err(|error| if options.cancel.is_cancelled() { BenchError::Interrupted } else { error })
 }
 
-fn measure_all(options: &Options, observer: &dyn Observer) -> Result<Report, BenchError> {
+fn measure_all(options: &Options, observer: &dyn StageObserver) -> Result<Report, BenchError> {
     match &options.host {
         Some(host) => {
             let remote = remote::measure(options, host, observer)?;

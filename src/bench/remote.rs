@@ -1,10 +1,10 @@
 //! The stages that involve a receiver: the wire, and the receiver's own MD5 and disk.
 
 use super::error::BenchError;
-use super::observer::Observer;
 use super::options::Options;
 use super::peer::{Peer, rate};
 use super::report::StageResult;
+use super::stage_observer::StageObserver;
 use crate::event::Event;
 use crate::net::Target;
 use crate::wire::message::Measurable;
@@ -13,7 +13,7 @@ use crate::wire::message::Measurable;
 pub fn measure(
     options: &Options,
     host: &Target,
-    observer: &dyn Observer,
+    observer: &dyn StageObserver,
 ) -> Result<[StageResult; 3], BenchError> {
     let mut peer = Peer::connect(host, options.port, options.timeout, &options.cancel)?;
     let wire = measure_wire(&mut peer, options.size_bytes, observer)?;
@@ -50,7 +50,7 @@ pub fn write_note(in_memory: bool) -> &'static str {
 pub fn measure_wire(
     peer: &mut Peer,
     max_bytes: u64,
-    observer: &dyn Observer,
+    observer: &dyn StageObserver,
 ) -> Result<StageResult, BenchError> {
     let reporter = observer.stage("wire");
     let on_round = |bytes| reporter.report(Event::Planned { files: 0, bytes });

@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::manifest::{Manifest, ManifestError, ManifestLines, WriteMode};
+use crate::sync::lock;
 
 /// Where the lines of the lists go.
 #[derive(Debug, Default)]
@@ -109,8 +110,4 @@ impl ChecksumOutputs {
         let finished = lock(&self.finished).take();
         manifest.commit(finished.map_or_else(|| manifest.lines(), |SessionLines(lines)| lines))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,10 +12,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sync::{lock, wait, wait_timeout};
 use crate::sys::terminal;
 
 /// Capacity of a queue.
@@ -116,8 +117,7 @@ impl Output {
     pub fn wait_for_room(&self, when_full: WhenFull) {
         let mut state = self.lock();
         while state.is_full() && (when_full == WhenFull::Wait || state.last_write.elapsed() < BLOCKED_TIME) {
-            state =
-                self.0.changed.wait_timeout(state, BLOCKED_TIME).unwrap_or_else(PoisonError::into_inner).0;
+            state = wait_timeout(&self.0.changed, state, BLOCKED_TIME);
         }
     }
 
@@ -146,7 +146,7 @@ impl Output {
     pub fn flush(&self) {
         let mut state = self.lock();
         while state.queued_bytes > 0 || state.dropped > 0 {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.0.changed, state);
         }
     }
 
@@ -175,10 +175,9 @@ impl Output {
                     state.push_dropped();
                     continue;
                 }
-                let waited = self.0.changed.wait_timeout(state, idle);
-                let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                state = again;
-                if timeout.timed_out() && state.queue.is_empty() && state.dropped == 0 {
+                let start = Instant::now();
+                state = wait_timeout(&self.0.changed, state, idle);
+                if start.elapsed() >= idle && state.queue.is_empty() && state.dropped == 0 {
                     state.has_thread = false;
                     return;
                 }
@@ -194,7 +193,7 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

@@ -12,11 +12,11 @@ use super::screen::Screen;
 pub struct InterruptNotice {
     screen: Screen,
     quiet: bool,
-    shared: Arc<Shared>,
+    shared: Arc<NoticeState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct NoticeState {
     counters: Counters,
     is_printed: AtomicBool,
 }

@@ -1,15 +1,17 @@
 //! Lines of a session for the checksum lists.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::checksum_list::{ChecksumOutputs, SessionLines};
 use super::console::{Stream, WhenFull};
 use super::diagnostic::Diagnostic;
+use super::first_failure::FirstFailure;
 use super::printer::Printer;
 use crate::event::{Event, Reporter};
-use crate::exit_code::{ExitCode, FirstFailure};
+use crate::exit_code::ExitCode;
 use crate::md5sum;
+use crate::sync::lock;
 
 /// Adds a line to the lists for each stored file. When it is dropped, the session's lines go to the manifest.
 pub struct ListReporter<'a> {
@@ -53,7 +55,7 @@ impl Reporter for ListReporter<'_> {
 
 impl Drop for ListReporter<'_> {
     fn drop(&mut self) {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lines = lock(&self.lines).take();
         if let Err(error) = self.outputs.session_over(lines) {
             self.first_failure.record(self.printer.diagnostic(&Diagnostic::from(&error), WhenFull::Drop));
         }

@@ -11,9 +11,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::escape::Escaped;
+use crate::sync::lock;
 use crate::sys::permissions;
 
 /// How new lines are written to an existing list.
@@ -93,7 +94,7 @@ impl Manifest {
     ///
     /// The collection failed before, or the list cannot be written.
     pub fn commit(&self, lines: io::Result<ManifestLines>) -> Result<(), ManifestError> {
-        let _guard = self.append_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&self.append_lock);
         let committed = lines.and_then(ManifestLines::rewind).and_then(|lines| match self.mode {
             WriteMode::Replace => self.replace(lines),
             WriteMode::Append => self.append(lines),

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
 
 use super::console::{Output, Stream, WhenFull};
 use crate::escape::Escaped;
+use crate::sync::lock;
 use crate::sys::terminal;
 
 /// Size of a terminal that does not report its own.
@@ -117,7 +118,7 @@ struct Terminal {
 
 impl Terminal {
     fn draw(&self, text: &str) -> io::Result<()> {
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text.as_bytes());
+        lock(&self.drawn).extend_from_slice(text.as_bytes());
         Ok(())
     }
 
@@ -162,7 +163,7 @@ impl TermLike for Terminal {
         self.draw("\r\x1b[2K")
     }
     fn flush(&self) -> io::Result<()> {
-        let drawn = mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
+        let drawn = mem::take(&mut *lock(&self.drawn));
         if !drawn.is_empty() {
             self.output.drawing(drawn);
         }

@@ -13,6 +13,7 @@ use super::console::WhenFull;
 use super::counters::Role;
 use super::diagnostic::Diagnostic;
 use super::fanout::Fanout;
+use super::first_failure::FirstFailure;
 use super::interrupt_notice::InterruptNotice;
 use super::list_reporter::ListReporter;
 use super::manifest::{ManifestError, WriteMode};
@@ -25,13 +26,13 @@ use crate::dest::local::Unfinished;
 use crate::error_code::ErrorCode;
 use crate::escape::Escaped;
 use crate::event::{Reporter, Summary};
-use crate::exit_code::{ExitCode, FirstFailure};
+use crate::exit_code::ExitCode;
 use crate::net::{Bound, DEFAULT_PORT, reachable_addresses};
 use crate::recv::RecvError;
 
 /// What to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct OutputOptions {
     /// Only errors.
     pub quiet: bool,
     /// Draw progress bars.
@@ -48,7 +49,7 @@ pub struct Ui {
 
 impl Ui {
     /// Without lists.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: OutputOptions) -> Self {
         let screen = Screen::new(options.has_bars);
         Ui {
             interrupt_notice: InterruptNotice::new(screen.clone(), options.quiet),
@@ -236,7 +237,7 @@ impl Drop for Ui {
     }
 }
 
-impl bench::Observer for Ui {
+impl bench::StageObserver for Ui {
     fn stage(&self, title: &str) -> Box<dyn Reporter + '_> {
         Box::new(self.session(title))
     }

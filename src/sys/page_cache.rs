@@ -1,27 +1,10 @@
-//! Positional file access, the page cache, and whether a disk is behind a file: what measuring a disk needs.
+//! The page cache, and whether a disk is behind a file: what the measurement of a disk needs.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::io::IoSliceMut;
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags};
-
-/// Reads up to `buffer.len()` bytes at `offset`; 0 at the end of the file.
-pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    file.read_at(buffer, offset)
-}
-
-/// Writes all of `bytes` at `offset`.
-pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
-}
-
-/// Hints that `len` bytes from `offset` will be read soon. 0 means up to the end of the file.
-pub fn will_need(file: &File, offset: u64, len: u64) {
-    let _ = fadvise(file, offset, NonZeroU64::new(len), Advice::WillNeed);
-}
 
 /// Asks the system to drop a synced file from the page cache. Only a hint: [`is_cached`] tells the effect.
 pub fn drop_cached(file: &File) {

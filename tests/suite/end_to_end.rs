@@ -101,7 +101,10 @@ fn kept_part_that_differs_from_the_source_fails_the_file() {
     );
     let sent = sender.join().unwrap();
     assert_eq!(sent.code, 40, "{sent:?}");
-    assert!(sent.stderr.contains("disk.img: what the receiver kept of an earlier transfer"), "{sent:?}");
+    assert!(
+        sent.stderr.contains("disk.img: the receiver's partial file from an earlier transfer"),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -230,7 +233,7 @@ fn file_that_changes_during_comparison_is_not_identical() {
     until("the first part to be compared", || read(accessed()) >= before + PART as u64);
     fs::File::options().write(true).open(&there).unwrap().write_all(b"other").unwrap();
     raw.send_json(&offer(1));
-    assert_eq!(last(raw), Err("a different file of that name is there already".into()));
+    assert_eq!(last(raw), Err("a different file with that name exists".into()));
     assert!(fs::read(&there).unwrap().starts_with(b"other"), "it is as it was left");
 }
 
