@@ -635,7 +635,7 @@ impl Server {
             opening.reject(reader, error);
         }
         received.map(|summary| {
-            let mut summary = Summary { undigested: hasher.on_unavailable(), ..summary };
+            let mut summary = Summary { undigested: hasher.unavailable(), ..summary };
             session.failures.merge_earlier(session.number, &mut summary);
             summary
         })

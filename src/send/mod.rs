@@ -262,7 +262,7 @@ pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendE
     let sent = cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(session));
     let sent = sent.flatten().map_err(SendError::NoThread)?;
     match sent {
-        Ok(summary) => Ok(Summary { undigested: hasher.on_unavailable(), ..summary }),
+        Ok(summary) => Ok(Summary { undigested: hasher.unavailable(), ..summary }),
         // Whatever broke, this is why.
         Err(_) if cancel.is_cancelled() && !was_connected.get() => Err(SendError::InterruptedEarly),
         Err(_) if cancel.is_cancelled() => Err(SendError::Interrupted),

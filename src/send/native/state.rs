@@ -414,6 +414,6 @@ impl<'a> SessionShared<'a> {
 
     /// Waits until the list takes more.
     pub fn wait_for_list(&self) {
-        self.hasher.wait_for_room();
+        self.hasher.wait_for_capacity();
     }
 }
