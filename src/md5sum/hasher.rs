@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use super::{DigestUnavailable, HashInput};
 use crate::digest::{Md5, Message, PartRange, update_many};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter};
+use crate::sync::{self, DropGuard};
 
 /// Bytes of a file that are hashed at a time. Sixteen times this fits into a core's second-level cache.
 const SLICE_BYTES: usize = 64 << 10;
@@ -66,7 +67,7 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
         }
         thread::scope(|scope| {
             thread::Builder::new().name("hasher".into()).spawn_scoped(scope, || self.run())?;
-            let _close = DropGuard(|| {
+            let _close = DropGuard::new(|| {
                 self.lock().closed = Some(Instant::now());
                 self.changed.notify_all();
             });
@@ -138,17 +139,17 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
         }
         let mut queue = self.lock();
         while !queue.has_capacity() {
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = sync::wait(&self.changed, queue);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<F>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.queue)
     }
 
     /// The hashing thread.
     fn run(&self) {
-        let _ended = DropGuard(|| {
+        let _ended = DropGuard::new(|| {
             self.lock().has_ended = true;
             self.changed.notify_all();
         });
@@ -191,7 +192,7 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
                 return Step::Hash(slices);
             }
             if queue.closed.is_none() {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = sync::wait(&self.changed, queue);
                 continue;
             }
             let Some(id) = queue.files.keys().next().copied() else { return Step::End };
@@ -258,15 +259,6 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
             }
         }
         self.changed.notify_all();
-    }
-}
-
-/// Runs a closure at the end of a scope, also if the scope panics.
-struct DropGuard<C: FnMut()>(C);
-
-impl<C: FnMut()> Drop for DropGuard<C> {
-    fn drop(&mut self) {
-        self.0();
     }
 }
 

@@ -101,7 +101,10 @@ fn kept_part_that_differs_from_the_source_fails_the_file() {
     );
     let sent = sender.join().unwrap();
     assert_eq!(sent.code, 40, "{sent:?}");
-    assert!(sent.stderr.contains("disk.img: what the receiver kept of an earlier transfer"), "{sent:?}");
+    assert!(
+        sent.stderr.contains("disk.img: the receiver's partial file from an earlier transfer"),
+        "{sent:?}"
+    );
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn bad_answers_of_a_receiver_are_errors() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     for (answer, code, line) in [
-        (vec![], 10, "closed the connection without an answer\n     is it `ftx recv` that listens there?"),
+        (vec![], 10, "closed the connection without a reply\n     is it `ftx recv` that listens there?"),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
         (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
@@ -164,7 +164,7 @@ fn incomplete_frame_of_a_receiver_times_out() {
     let sent = send(&["--timeout", "1"], &[&file], &host);
     thread.join().unwrap();
     assert_eq!(sent.code, 30, "{sent:?}");
-    assert!(sent.stderr.contains("still not complete after 1 seconds"), "{sent:?}");
+    assert!(sent.stderr.contains("incomplete frame from the receiver after 1 seconds"), "{sent:?}");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn silent_receiver_times_out() {
     let (host, thread) = fake_receiver(&[WELCOME], |mut stream| drop(stream.read_to_end(&mut Vec::new())));
     let sent = send(&["--timeout", "1"], &[&file], &host);
     assert_eq!(sent.code, 30, "{sent:?}");
-    assert!(sent.stderr.contains("nothing was heard from the receiver for 1 seconds"), "{sent:?}");
+    assert!(sent.stderr.contains("no data from the receiver for 1 seconds"), "{sent:?}");
     thread.join().unwrap();
 }
 
@@ -216,7 +216,7 @@ fn other_services_on_the_port_are_named() {
         let (host, sent) = greeting(bytes);
         assert_eq!(sent.code, 12, "{sent:?}");
         let words = format!(
-            "ftx: what answers at {host} is not ftx (it begins \"{shown}\")\n     is the port right?\n"
+            "ftx: the program at {host} is not ftx (its reply begins \"{shown}\")\n     is the port right?\n"
         );
         assert_eq!(sent.stderr, words);
     }

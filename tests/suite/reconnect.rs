@@ -299,7 +299,7 @@ fn receiver_that_stays_away_is_a_lost_connection() {
         [
             &format!("The connection to {host} was lost. Trying again in 0.5 s."),
             &format!("Cannot connect to {host}: connection refused. Trying again in 1.0 s."),
-            &format!("ftx: the connection to {host} was lost and did not come back in 2 attempts"),
+            &format!("ftx: the connection to {host} was lost and could not be restored in 2 attempts"),
             "     send the same again to go on: what is stored is skipped, and half a file goes on where it was",
         ]
     );
@@ -341,7 +341,7 @@ fn unconfirmed_bytes_are_not_progress() {
     assert_eq!(sent.code, 10, "{sent:?}");
     assert!(passed.load(Ordering::SeqCst) > PART, "something left each time");
     assert_eq!(sent.stderr.matches("Trying again in").count(), 2, "{sent:?}");
-    assert!(sent.stderr.contains("was lost and did not come back in 2 attempts"), "{sent:?}");
+    assert!(sent.stderr.contains("was lost and could not be restored in 2 attempts"), "{sent:?}");
 }
 
 /// Each connection stores more parts, so one retry in a row suffices for any number of lost connections.

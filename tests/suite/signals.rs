@@ -183,7 +183,7 @@ fn signal_ends_a_sender_that_is_connecting() {
         let sender = start_send(&[], &file, &format!("127.0.0.1:{port}"));
         until("the sender to connect", || is_connecting(port));
         let ended = ended_by(signal, code, sender);
-        assert_eq!(ended.stderr, "ftx: interrupted before a connection: nothing was sent\n");
+        assert_eq!(ended.stderr, "ftx: interrupted before connecting: nothing was sent\n");
         until("its connection to be gone", || !is_connecting(port));
     }
 }

@@ -1,14 +1,14 @@
-//! How often, and after which pauses, a lost connection is opened again.
+//! Retries: how many, and the pauses between them.
 
 use std::time::Duration;
 
-/// The first pause; it doubles each time.
+/// The first pause; each one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// After a session that lasted longer than this, the pauses begin with the first one again.
+const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// After a session that lasted longer than this, the pauses start again with the first one.
 const STEADY_TIME: Duration = Duration::from_secs(60);
 
-/// Counts the attempts to open a connection again.
+/// Limits the attempts in a row that make no progress, with exponential pauses.
 #[derive(Debug)]
 pub struct Backoff {
     max_attempts: u32,
@@ -19,12 +19,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Gives up after so many attempts in a row without progress.
+    /// Permits `max_attempts` in a row without progress.
     pub fn new(max_attempts: u32) -> Self {
         Backoff { max_attempts, attempts: 0, pauses: 0 }
     }
 
-    /// A session was lost.
+    /// A session ended: progress resets the count of attempts, and a long session the pauses.
     pub fn on_session_end(&mut self, made_progress: bool, lasted: Duration) {
         if made_progress {
             self.attempts = 0;
@@ -34,17 +34,17 @@ impl Backoff {
         }
     }
 
-    /// The attempts that were made in a row without progress.
+    /// The attempts in a row without progress.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The pause before the next attempt, which is counted; `None` if there are none left.
+    /// Counts an attempt and returns the pause before it; `None` if no attempt is left.
     pub fn next_pause(&mut self) -> Option<Duration> {
         if self.attempts >= self.max_attempts {
             return None;
         }
-        let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.pauses)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.pauses)).min(MAX_PAUSE);
         self.attempts += 1;
         self.pauses = self.pauses.saturating_add(1);
         Some(pause)
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(pause_ms(false, 1), (Some(1000), 3));
         assert_eq!(pause_ms(false, 61), (None, 3));
         for _ in 0..40 {
-            assert!(pause_ms(true, 1).0.is_some_and(|pause| pause <= LONGEST_PAUSE.as_millis()));
+            assert!(pause_ms(true, 1).0.is_some_and(|pause| pause <= MAX_PAUSE.as_millis()));
         }
         assert_eq!(Backoff::new(0).next_pause(), None);
     }
