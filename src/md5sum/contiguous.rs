@@ -1,4 +1,4 @@
-//! How far a file that arrives in any order is there without a gap.
+//! The contiguous prefix of a file whose ranges become available in any order.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use crate::digest::PartRange;
 #[derive(Debug, Default)]
 pub struct ContiguousPrefix {
     bytes: u64,
-    /// What is there behind the gap: offset and length.
+    /// Available ranges behind the gap: offset and length.
     ahead: BTreeMap<u64, u64>,
 }
 
 impl ContiguousPrefix {
-    /// So many bytes are there.
+    /// A prefix of this many bytes.
     pub fn at(bytes: u64) -> Self {
         ContiguousPrefix { bytes, ahead: BTreeMap::new() }
     }
 
-    /// How many are there without a gap.
+    /// Its length.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// A range is there now. Ranges do not overlap.
+    /// Adds a range. Ranges must not overlap.
     pub fn add(&mut self, range: PartRange) {
         if range.offset > self.bytes {
             self.ahead.insert(range.offset, range.len);
@@ -41,12 +41,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_front_stops_at_the_first_gap() {
-        let mut front = ContiguousPrefix::default();
+    fn the_prefix_ends_at_the_first_gap() {
+        let mut prefix = ContiguousPrefix::default();
         for (offset, len, bytes) in [(8, 8, 0), (32, 4, 0), (0, 8, 16), (0, 8, 16), (16, 16, 36)] {
-            front.add(PartRange { offset, len });
-            assert_eq!(front.bytes(), bytes, "after {offset}");
+            prefix.add(PartRange { offset, len });
+            assert_eq!(prefix.bytes(), bytes, "after {offset}");
         }
-        assert!(front.ahead.is_empty());
+        assert!(prefix.ahead.is_empty());
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::digest::Md5;
 
-/// The line for a file, with its end of line.
+/// The line for a file, with its newline.
 pub fn line(md5: Md5, path: &[u8]) -> Vec<u8> {
     let mut line = Vec::with_capacity(path.len() + 36);
     if path.iter().any(|byte| escape(*byte).is_some()) {
@@ -17,7 +17,7 @@ pub fn line(md5: Md5, path: &[u8]) -> Vec<u8> {
     }
     line.extend_from_slice(format!("{md5}  ").as_bytes());
     if path == b"-" {
-        // Alone, it would mean standard input.
+        // `-` alone means standard input.
         line.extend_from_slice(b"./");
     }
     for byte in path {

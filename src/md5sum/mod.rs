@@ -1,28 +1,29 @@
-//! What `md5sum` would print: the MD5 of whole files, taken beside a transfer, and the lines of its lists.
+//! The MD5 of whole files, computed during a transfer, and the lines of `md5sum` lists.
 
 mod contiguous;
 mod hasher;
 mod line;
+mod queue;
 
 use crate::error_code::ErrorCode;
 
-pub use hasher::FileHasher;
-pub use line::line;
+pub(crate) use hasher::FileHasher;
+pub(crate) use line::line;
 
 /// A file that is read from its start to its end to be hashed.
-pub trait HashInput: Send {
+pub(crate) trait HashInput: Send {
     /// Fills `buffer` from an offset.
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable>;
 
-    /// After the last byte: was all that was read of one state, the one that was transferred?
+    /// Checks after the last byte that all bytes were read of one state, the one that was transferred.
     fn check_unchanged(&mut self) -> Result<(), DigestUnavailable>;
 }
 
-/// Why there is no digest of a file.
+/// Why a file has no digest.
 #[derive(Clone, Debug)]
-pub struct DigestUnavailable {
-    /// The stable reason.
+pub(crate) struct DigestUnavailable {
+    /// The stable code.
     pub fault: ErrorCode,
-    /// A sentence.
+    /// The reason, as text.
     pub reason: String,
 }

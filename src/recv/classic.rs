@@ -102,7 +102,7 @@ impl Session<'_> {
             // Those that wait hold descriptors.
             self.batch.commit()?;
         }
-        let staged = self.batch.store.land(&header.path, size_bytes);
+        let staged = self.batch.store.stage(&header.path, size_bytes);
         let mut staged = staged.map_err(|error| store_error(&name, error))?;
         if let Some(reservation) = &reservation {
             reservation.attach(staged.written());

@@ -635,7 +635,7 @@ impl Server {
             opening.reject(reader, error);
         }
         received.map(|summary| {
-            let mut summary = Summary { undigested: hasher.on_unavailable(), ..summary };
+            let mut summary = Summary { undigested: hasher.unavailable(), ..summary };
             session.failures.merge_earlier(session.number, &mut summary);
             summary
         })
@@ -896,7 +896,7 @@ mod tests {
         let mut store = server.root.session(ImplicitDirs::Private).unwrap();
         let path = RelPath::new(b"disk.img", NamePolicy::Strict).unwrap();
         let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
-        let staged = store.land_parts(&path, origin).unwrap();
+        let staged = store.stage_resumable(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         staged.journal().unwrap().record(&staged.written().unwrap(), &records, true).unwrap();
         drop(staged);

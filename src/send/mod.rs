@@ -60,7 +60,7 @@ pub fn send(options: &Options, progress: &dyn Reporter) -> Result<Summary, SendE
     };
     let result = cancel.run_with_hook(|| hasher.stop_waiting(), || hasher.run_with(session));
     match result.flatten().map_err(SendError::NoThread)? {
-        Ok(summary) => Ok(Summary { undigested: hasher.on_unavailable(), ..summary }),
+        Ok(summary) => Ok(Summary { undigested: hasher.unavailable(), ..summary }),
         // Cancellation makes other operations fail: it is the cause.
         Err(_) if cancel.is_cancelled() && !was_connected.get() => Err(SendError::InterruptedEarly),
         Err(_) if cancel.is_cancelled() => Err(SendError::Interrupted),

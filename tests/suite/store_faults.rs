@@ -427,7 +427,7 @@ fn sweep_stays_on_the_file_system_of_the_output_directory() {
     for name in ["here", "disk/there"] {
         let path = RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap();
         let origin = SourceVersion { size_bytes: 2 * PART_BYTES, mtime: None, state: Md5::of(b"state") };
-        let landing = store.land_parts(&path, origin).unwrap();
+        let landing = store.stage_resumable(&path, origin).unwrap();
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
     }

@@ -1,13 +1,14 @@
 //! The directories below the root, by path. No symbolic link is followed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::dir::Dir;
 use super::dir_cache::DirCache;
 use super::dirty_dirs::DirtyDirs;
 use super::exact_names::ExactNames;
 use crate::dest::error::{EQUIVALENT_NAME, StoreError};
+use crate::sync::lock;
 use crate::sys::Errno;
 use crate::sys::stat::FileId;
 
@@ -230,10 +231,6 @@ impl DirTree {
     fn cache(&self) -> MutexGuard<'_, DirCache> {
         lock(&self.0.cache)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_marked(mode: u32) -> bool {

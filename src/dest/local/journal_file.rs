@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bytes::SyncedFile;
 use super::dir::Dir;
@@ -11,6 +11,7 @@ use super::own_files::is_safe_to_reuse;
 use super::temp_names::NEW_SUFFIX;
 use crate::dest::StoreError;
 use crate::digest::PartDigests;
+use crate::sync;
 use crate::sys;
 use crate::sys::dir::Access;
 use crate::sys::stat::FileStat;
@@ -74,7 +75,7 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// Has anything been recorded?

@@ -1,8 +1,9 @@
 //! Renaming without replacing, on every file system.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::dir::Dir;
+use crate::sync::lock;
 use crate::sys::Errno;
 
 /// Renames an entry of a directory; [`Errno::EXIST`] if the new name is taken.
@@ -20,7 +21,7 @@ pub fn rename_new(dir: &Dir, from: &[u8], to: &[u8]) -> Result<(), Errno> {
     // A file system without hard links, such as FAT. The lock excludes other sessions of this process, but another program
     // can create the name between the two calls.
     static RENAME_LOCK: Mutex<()> = Mutex::new(());
-    let _guard = RENAME_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = lock(&RENAME_LOCK);
     match dir.handle.stat_entry(to) {
         Err(Errno::NOENT) => dir.handle.rename(from, to),
         Ok(_) => Err(Errno::EXIST),

@@ -33,12 +33,12 @@ impl LocalSession {
     }
 
     /// Finds what has the name of an announced file.
-    pub(crate) fn occupant(&mut self, path: &RelPath) -> Result<Existing, StoreError> {
+    pub(crate) fn lookup(&mut self, path: &RelPath) -> Result<Existing, StoreError> {
         existing::lookup_cached(&self.tree, path)
     }
 
     /// Finds the copy of an announced file that an earlier session may have stored because the name was taken.
-    pub(crate) fn copy_of_taken(
+    pub(crate) fn find_copy(
         &mut self,
         path: &RelPath,
         size_bytes: u64,
@@ -63,7 +63,7 @@ impl LocalSession {
     }
 
     /// Creates the staged file for a file of `size_bytes`.
-    pub(crate) fn land(&mut self, path: &RelPath, size_bytes: u64) -> Result<StagedFile, StoreError> {
+    pub(crate) fn stage(&mut self, path: &RelPath, size_bytes: u64) -> Result<StagedFile, StoreError> {
         let staged = staged::create(&self.tree, path, &self.names, self.umask, None)?;
         if size_bytes > KEEP_HANDLE_BYTES {
             staged.lock();
@@ -72,7 +72,7 @@ impl LocalSession {
     }
 
     /// Creates the staged file for a file whose verified bytes are all in memory; only its name is missing.
-    pub(crate) fn land_whole(
+    pub(crate) fn stage_small(
         &mut self,
         path: &RelPath,
         bytes: &[u8],
@@ -85,16 +85,16 @@ impl LocalSession {
     }
 
     /// Creates the staged file for a file of several parts, which is kept if the session is interrupted.
-    pub fn land_parts(&mut self, path: &RelPath, version: SourceVersion) -> Result<StagedFile, StoreError> {
+    pub fn stage_resumable(
+        &mut self,
+        path: &RelPath,
+        version: SourceVersion,
+    ) -> Result<StagedFile, StoreError> {
         resume::create(&self.tree, path, version, &self.names, self.umask)
     }
 
     /// Opens what an earlier session left of this version of a file.
-    pub(crate) fn take_up(
-        &mut self,
-        path: &RelPath,
-        version: SourceVersion,
-    ) -> Result<Resumable, StoreError> {
+    pub(crate) fn resume(&mut self, path: &RelPath, version: SourceVersion) -> Result<Resumable, StoreError> {
         resume::resume(&self.tree, path, version, self.umask)
     }
 }

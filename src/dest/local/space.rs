@@ -1,7 +1,7 @@
 //! Free space, reserved for announced files before their first byte.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::bytes::SyncedFile;
@@ -10,6 +10,7 @@ use super::dir_tree::DirTree;
 use super::staged::StagedFile;
 use crate::dest::error::StoreError;
 use crate::relpath::RelPath;
+use crate::sync;
 use crate::sys::{Errno, process};
 
 /// No space is reserved for smaller files: receiving their bytes costs no more than the check.
@@ -89,7 +90,7 @@ impl SpaceLedger {
     }
 
     fn lock(&self) -> MutexGuard<'_, Reservations> {
-        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.reservations)
     }
 
     /// See [`LocalSession::reserve`](super::LocalSession::reserve). `None` for little space, and where the free space is
@@ -218,7 +219,7 @@ mod tests {
         let three = session.reserve(&path("b"), 3 * share, None).unwrap().unwrap();
         // For another session only what will be written soon counts.
         drop(other.reserve(&path("c"), 6 * share, None).unwrap().unwrap());
-        let begun = session.land(&path("a"), 6 * share).unwrap();
+        let begun = session.stage(&path("a"), 6 * share).unwrap();
         six.attach(begun.written());
         begun.write_at(&[1; 4096], 0).unwrap();
         drop(other.reserve(&path("c"), 6 * share, None).unwrap().unwrap());
@@ -241,7 +242,7 @@ mod tests {
         drop((three, six));
         assert!(session.ledger.lock().by_number.is_empty());
         let eight = session.reserve(&path("d"), 8 << 20, None).unwrap().unwrap();
-        let staged = session.land(&path("d"), 8 << 20).unwrap();
+        let staged = session.stage(&path("d"), 8 << 20).unwrap();
         eight.attach(staged.written());
         staged.write_at(&vec![1; 3 << 20], 0).unwrap();
         let outstanding =

@@ -1,7 +1,8 @@
 //! A sync that failed stays failed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use crate::sync::lock;
 use crate::sys::Errno;
 
 /// Remembers whether a sync through one handle failed. The kernel reports lost bytes only once: the next sync through the
@@ -12,7 +13,7 @@ pub struct StickySync(Mutex<bool>);
 impl StickySync {
     /// Runs `sync` unless an earlier one failed; [`Errno::IO`] if one did.
     pub fn run(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-        let mut has_failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_failed = lock(&self.0);
         let synced = if *has_failed { Err(Errno::IO) } else { sync() };
         *has_failed |= synced.is_err();
         synced

@@ -9,11 +9,12 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::dest::SourceVersion;
 use crate::digest::Md5;
 use crate::relpath::RESERVED_PREFIX;
+use crate::sync;
 use crate::sys::{Errno, process};
 
 const RANDOM_BYTES: usize = 8;
@@ -40,7 +41,7 @@ pub struct LiveSessions(Arc<Mutex<HashSet<Box<str>>>>);
 
 impl LiveSessions {
     fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0)
     }
 }
 

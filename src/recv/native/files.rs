@@ -475,7 +475,7 @@ impl<'a> InboundFiles<'a> {
             let Some(InboundFile { entry, .. }) = self.remove(header.id) else { continue };
             let (path, size_bytes) = (entry.path.as_bytes(), entry.layout.size_bytes());
             self.progress.report(Event::FileStarted { path, size_bytes });
-            match store.land_whole(&entry.path, body, entry.metadata) {
+            match store.stage_small(&entry.path, body, entry.metadata) {
                 Ok(landing) => landed.push((header, entry, landing)),
                 Err(error) => self.fail(&entry, &error),
             }
@@ -709,8 +709,8 @@ fn complete_file(
 /// Makes the landing of a file, in which its parts are collected.
 fn open_staged_file(store: &mut LocalSession, entry: &FileEntry) -> Result<StagedFile, StoreError> {
     let landing = match InboundFiles::origin(entry) {
-        Some(origin) => store.land_parts(&entry.path, origin)?,
-        None => store.land(&entry.path, entry.layout.size_bytes())?,
+        Some(origin) => store.stage_resumable(&entry.path, origin)?,
+        None => store.stage(&entry.path, entry.layout.size_bytes())?,
     };
     if entry.is_sparse {
         landing.make_sparse(entry.layout.size_bytes())?;

@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
     fn lookup(&mut self, entry: &FileEntry) -> Result<Plan, StoreError> {
         let policy = self.store.on_conflict();
         let different = StoreError::Exists { what: "a different file" };
-        let occupant = self.store.occupant(&entry.path)?;
+        let occupant = self.store.lookup(&entry.path)?;
         let size_bytes = entry.layout.size_bytes();
         if policy == OnConflict::Rename
             && let Some(existing) = self.copy_of(&occupant, entry)?
@@ -138,13 +138,13 @@ impl<'a> Planner<'a> {
             }
             _ => false,
         };
-        let copy = self.store.copy_of_taken(&entry.path, size_bytes, mtime)?;
+        let copy = self.store.find_copy(&entry.path, size_bytes, mtime)?;
         Ok(copy.filter(|copy| !has_its_size || copy.is_modified_at(mtime)))
     }
 
     fn find_resumable(&mut self, entry: &FileEntry) -> Result<Resumable, StoreError> {
         match InboundFiles::origin(entry) {
-            Some(origin) => self.store.take_up(&entry.path, origin),
+            Some(origin) => self.store.resume(&entry.path, origin),
             None => Ok(Resumable::Nothing),
         }
     }

@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
             if reader.handle().is_evicted() {
                 return Err(RecvError::Evicted);
             }
-            self.files.hasher.wait_for_room();
+            self.files.hasher.wait_for_capacity();
             let Some(json) = reader.frame(Framing::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };

@@ -86,6 +86,6 @@ impl<'a> SessionHasher<'a> {
 
     /// Waits until the hasher accepts more files.
     pub fn wait_for_room(&self) {
-        self.hasher.wait_for_room();
+        self.hasher.wait_for_capacity();
     }
 }

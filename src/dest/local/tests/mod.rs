@@ -25,7 +25,7 @@ fn open_session(root: &Path, on_conflict: OnConflict) -> LocalSession {
 }
 
 fn file(session: &mut LocalSession, name: &str, content: &str) -> Item {
-    let staged = session.land(&path(name), content.len() as u64).unwrap();
+    let staged = session.stage(&path(name), content.len() as u64).unwrap();
     staged.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
@@ -70,7 +70,7 @@ fn expect(root: &Path, expected: &[(&str, &str)]) {
 fn writes_of_another_process_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let mut session = open_session(dir.path(), OnConflict::SkipSame);
-    // Larger ones keep their handle.
+    // Large enough to stay open.
     let Item::File { mut staged, content, metadata } = file(&mut session, "a", &"a".repeat(2 << 20)) else {
         panic!("a file");
     };
@@ -79,7 +79,7 @@ fn writes_of_another_process_are_detected() {
     staged.seal(metadata, content.size_bytes).unwrap();
     assert!(matches!(session.commit(vec![Item::File { staged, content, metadata }])[..], [Ok(_)]));
     written.check_unchanged().unwrap();
-    let Ok(Existing::File(existing)) = session.occupant(&path("a")) else { panic!("it is there") };
+    let Ok(Existing::File(existing)) = session.lookup(&path("a")) else { panic!("it is there") };
     existing.bytes().unwrap().check_unchanged().unwrap();
     let opened = existing.bytes().unwrap();
     fs::OpenOptions::new().write(true).open(dir.path().join("a")).unwrap().write_all(b"b").unwrap();
@@ -89,12 +89,12 @@ fn writes_of_another_process_are_detected() {
 }
 
 #[test]
-fn a_file_lands_with_mode_and_time() {
+fn a_file_is_stored_with_mode_and_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut session = open_session(dir.path(), OnConflict::SkipSame);
     let item = file(&mut session, "a/b", "bytes");
-    let landings = listing(dir.path());
-    assert!(landings[1].0.starts_with("a/.ftx-"), "hidden until it is named: {landings:?}");
+    let staged = listing(dir.path());
+    assert!(staged[1].0.starts_with("a/.ftx-"), "hidden until it is committed: {staged:?}");
     assert!(matches!(session.commit(vec![item])[..], [Ok(Placed::Named)]));
     expect(dir.path(), &[("a", "/"), ("a/b", "bytes")]);
     let metadata = fs::metadata(dir.path().join("a/b")).unwrap();
@@ -167,7 +167,7 @@ fn an_existing_file_that_changes_is_refused() {
             fs::rename(path, path.with_extension("old")).unwrap();
             symlink(path.with_extension("old"), path).unwrap();
         }),
-        ("a folder now", |path| {
+        ("a directory now", |path| {
             fs::remove_file(path).unwrap();
             fs::create_dir(path).unwrap();
         }),
@@ -177,7 +177,7 @@ fn an_existing_file_that_changes_is_refused() {
         let file = dir.path().join("a");
         fs::write(&file, "bytes").unwrap();
         let mut session = open_session(dir.path(), OnConflict::SkipSame);
-        let Ok(Existing::File(existing)) = session.occupant(&path("a")) else { panic!("it is there") };
+        let Ok(Existing::File(existing)) = session.lookup(&path("a")) else { panic!("it is there") };
         let all = PartLayout::new(5).range(0).unwrap();
         assert_eq!(existing.digest(all).unwrap(), Md5::of(b"bytes"));
         change(&file);
@@ -215,10 +215,7 @@ fn a_copy_beside_a_taken_name_is_stored_once() {
     // It is found before any byte is received; time and size count more than the size alone.
     let time = MtimeNs(1_700_000_000_123_456_789);
     let copy = |session: &mut LocalSession, size, mtime| {
-        session
-            .copy_of_taken(&path("a.txt"), size, mtime)
-            .unwrap()
-            .map(|file| file.copy_path().unwrap().clone())
+        session.find_copy(&path("a.txt"), size, mtime).unwrap().map(|file| file.copy_path().unwrap().clone())
     };
     assert_eq!(copy(&mut session, 3, Some(time)), Some(path("a (1).txt")));
     fs::File::options()
@@ -255,8 +252,8 @@ fn nothing_is_stored_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let mut session = open_session(dir.path(), OnConflict::Overwrite);
-    assert_eq!(session.land(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
-    assert!(matches!(session.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
+    assert_eq!(session.stage(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
+    assert!(matches!(session.lookup(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
         Item::Link { path: path("out/l"), target: link, metadata: Metadata::default() },
@@ -363,16 +360,16 @@ fn a_root_that_is_not_a_directory_is_an_error() {
 fn a_directory_of_an_interrupted_session_gets_its_mode_from_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
-    fs::create_dir(dir.path().join("theirs")).unwrap();
-    fs::set_permissions(dir.path().join("theirs"), fs::Permissions::from_mode(0o711)).unwrap();
-    let mut cut = open_session(dir.path(), OnConflict::SkipSame);
-    store(&mut cut, "ours/f", "f").unwrap();
-    store(&mut cut, "theirs/f", "f").unwrap();
-    drop(cut);
-    assert_eq!(mode("ours"), IMPLICIT_DIR_MODE);
+    fs::create_dir(dir.path().join("existing")).unwrap();
+    fs::set_permissions(dir.path().join("existing"), fs::Permissions::from_mode(0o711)).unwrap();
+    let mut interrupted = open_session(dir.path(), OnConflict::SkipSame);
+    store(&mut interrupted, "implicit/f", "f").unwrap();
+    store(&mut interrupted, "existing/f", "f").unwrap();
+    drop(interrupted);
+    assert_eq!(mode("implicit"), IMPLICIT_DIR_MODE);
     let mut next = open_session(dir.path(), OnConflict::SkipSame);
     for (name, announced, expected) in
-        [("ours", Some(0o751), 0o751), ("theirs", Some(0o751), 0o711), ("ours", Some(0o700), 0o751)]
+        [("implicit", Some(0o751), 0o751), ("existing", Some(0o751), 0o711), ("implicit", Some(0o700), 0o751)]
     {
         let metadata = Metadata { mode: announced.map(Mode::new), mtime: None };
         let placed = next.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0);
@@ -390,12 +387,12 @@ fn new_directories_inherit_setgid_and_get_their_mode_and_time() {
     for policy in [OnConflict::SkipSame, OnConflict::Overwrite] {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2775)).unwrap();
-        let mut cut = open_session(dir.path(), policy);
-        store(&mut cut, "of a cut session/f", "f").unwrap();
-        drop(cut);
+        let mut interrupted = open_session(dir.path(), policy);
+        store(&mut interrupted, "of an interrupted session/f", "f").unwrap();
+        drop(interrupted);
         let mut session = open_session(dir.path(), policy);
         store(&mut session, "d/deeper/f", "f").unwrap();
-        for name in ["d/deeper", "d", "of a cut session"] {
+        for name in ["d/deeper", "d", "of an interrupted session"] {
             let metadata = Metadata { mode: Some(Mode::new(0o751)), mtime: Some(MtimeNs(7_000_000_000)) };
             session.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
             let there = fs::metadata(dir.path().join(name)).unwrap();

@@ -27,7 +27,7 @@ fn open(dir: &Path) -> (LocalDestination, LocalSession) {
 
 /// Interrupts a session after the first part of a file; returns the name of the staged file.
 fn leave(session: &mut LocalSession, name: &str, version: SourceVersion) -> String {
-    let staged = session.land_parts(&path(name), version).unwrap();
+    let staged = session.stage_resumable(&path(name), version).unwrap();
     let records = [Record::Part(0, Md5::of(b"part"))];
     staged.journal().unwrap().record(&staged.written().unwrap(), &records, true).unwrap();
     staged.name().to_owned()
@@ -101,10 +101,10 @@ fn files_of_live_sessions_are_kept_whatever_the_clock_shows() {
     // Like another process: it knows only the locks.
     let (_other_root, other) = open(dir.path());
     let (root, mut session) = open(dir.path());
-    let (small, large) = (session.land(&path("a"), 5).unwrap(), session.land(&path("b"), 2 << 20).unwrap());
-    let resumable = session.land_parts(&path("c"), version(7)).unwrap();
+    let (small, large) = (session.stage(&path("a"), 5).unwrap(), session.stage(&path("b"), 2 << 20).unwrap());
+    let resumable = session.stage_resumable(&path("c"), version(7)).unwrap();
     // The name is in use: this one is private.
-    let same_version = session.land_parts(&path("c"), version(7)).unwrap();
+    let same_version = session.stage_resumable(&path("c"), version(7)).unwrap();
     let (small_name, count) = (small.name().to_owned(), names(dir.path()).len());
     let sweeper = root.session(ImplicitDirs::Private).unwrap();
     assert_eq!(swept(&sweeper, dir.path(), LATER, Duration::ZERO), []);
@@ -131,17 +131,17 @@ fn a_version_neither_uses_nor_removes_the_partial_file_of_another() {
         SourceVersion { mtime: Some(MtimeNs(-1)), ..version(1) },
     ];
     for other in others {
-        assert!(matches!(session.take_up(&path("a"), other), Ok(Resumable::Nothing)), "{other:?}");
+        assert!(matches!(session.resume(&path("a"), other), Ok(Resumable::Nothing)), "{other:?}");
         leave(&mut session, "a", other);
     }
-    let resume = |session: &mut LocalSession, version| match session.take_up(&path("a"), version) {
+    let resume = |session: &mut LocalSession, version| match session.resume(&path("a"), version) {
         Ok(Resumable::Partial(partial)) => partial,
         other => panic!("{other:?}"),
     };
     let partial = resume(&mut session, version(1));
     assert_eq!((partial.staged.name(), partial.digests.count(), partial.is_trusted), (&*first, 1, true));
-    assert!(matches!(session.take_up(&path("a"), version(1)), Ok(Resumable::InUse)));
-    assert!(matches!(session.take_up(&path("b"), version(1)), Ok(Resumable::Nothing)));
+    assert!(matches!(session.resume(&path("a"), version(1)), Ok(Resumable::InUse)));
+    assert!(matches!(session.resume(&path("b"), version(1)), Ok(Resumable::Nothing)));
     // The end of one version has no effect on the others.
     partial.staged.discard();
     for other in others {
@@ -157,9 +157,9 @@ fn a_version_neither_uses_nor_removes_the_partial_file_of_another() {
 fn a_staged_file_is_in_use_for_its_own_version_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (_root, mut session) = open(dir.path());
-    let _staged = session.land_parts(&path("a"), version(1)).unwrap();
-    assert!(matches!(session.take_up(&path("a"), version(1)), Ok(Resumable::InUse)));
-    assert!(matches!(session.take_up(&path("a"), version(2)), Ok(Resumable::Nothing)));
+    let _staged = session.stage_resumable(&path("a"), version(1)).unwrap();
+    assert!(matches!(session.resume(&path("a"), version(1)), Ok(Resumable::InUse)));
+    assert!(matches!(session.resume(&path("a"), version(2)), Ok(Resumable::Nothing)));
 }
 
 /// A file of another user, or one with a name elsewhere, must be neither written to nor believed.
@@ -181,10 +181,10 @@ fn files_of_other_users_and_files_with_two_names_are_not_resumed() {
         let (_root, mut session) = open(dir.path());
         let left = leave(&mut session, "a", version(1));
         change(&dir.path().join(format!("{left}{suffix}")));
-        let resumed = session.take_up(&path("a"), version(1)).unwrap();
+        let resumed = session.resume(&path("a"), version(1)).unwrap();
         assert!(matches!(resumed, Resumable::Nothing), "{what}: {resumed:?}");
         // The file is received again, into another file.
-        let staged = session.land_parts(&path("a"), version(1)).unwrap();
+        let staged = session.stage_resumable(&path("a"), version(1)).unwrap();
         staged.write_at(b"new", 0).unwrap();
         for name in names(dir.path()) {
             let stat = fs::metadata(dir.path().join(&name)).unwrap();
