@@ -88,7 +88,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
     for (answer, code, line) in [
         (vec![], 10, "closed the connection without an answer\n     is it `ftx recv` that listens there?"),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
-        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
+        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "protocol version 99 is not supported"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
         (vec![WELCOME, r#"{"ftx":"want","entries":[[7,7]],"parts":"all"}"#], 12, "never announced"),
         (
@@ -103,7 +103,7 @@ fn what_a_hostile_receiver_says_is_an_error_and_never_success() {
             r"full \x1b[31m\nup",
         ),
         (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
-        (vec!["[]"], 12, "not a JSON dictionary"),
+        (vec!["[]"], 12, "not a JSON object"),
     ] {
         // Closes only where the answer alone does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
