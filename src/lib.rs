@@ -8,7 +8,8 @@
 //! report                                       the screen, lists and manifests
 //! bench
 //! send   recv                                  the two drivers
-//! source (reads files)   dest (stores files)   net (sockets)   md5sum (whole files)   measure (one stage alone)
+//! link (frames over a connection)   source (reads files)   dest (stores files)   md5sum (whole files)   measure (one stage alone)
+//! net                                          connections
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! sync   event                                 cancellation and threads; what the drivers report
 //! digest                                       MD5
@@ -26,6 +27,7 @@ pub mod digest;
 pub mod error_code;
 pub mod escape;
 pub mod event;
+pub mod link;
 pub mod md5sum;
 pub mod measure;
 pub mod net;

@@ -1,13 +1,15 @@
-//! **Promised: what is called stored is the source, byte for byte**, whatever is combined: damaged parts, holes, resumed
-//! files, lost connections, further connections, two sessions with one name, names that are taken, sources and folders
-//! that change in between.
+//! **Promised: what is reported as stored equals the source, byte for byte**, under any combination of damaged parts,
+//! holes, resumed files, lost connections, several connections, two sessions with one name, existing names, and sources
+//! and directories that change in between.
 //!
-//! The receiver is the real one, with real files in memory. The sender is the real state machine, with sources that are
-//! patterns and faults that are drawn by chance: each case is one folder and a few sessions. The same seed draws the same
-//! case, but the threads of the receiver are not repeatable.
+//! The receiver is the real one, with files in memory. The sender is the real state machine with generated sources and
+//! random faults; a case is one output directory and a few sessions. The same seed gives the same case, but the
+//! receiver's threads are not repeatable.
 //!
-//! With the cargo feature `tiny-parts`, parts are small, and thousands of cases pass in a minute.
+//! With the cargo feature `tiny-parts` parts are small, and a minute is enough for thousands of cases.
 
+#[allow(dead_code)] // The other test crate uses the rest.
+#[path = "suite/common/mod.rs"]
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::proofs::{Chance, each, figures, rounds};
+use common::proofs::{Random, report_figures, rounds, run_parallel};
 use ftx::dest::local::{OnConflict, Unfinished};
 use ftx::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use ftx::error_code::ErrorCode;
@@ -36,7 +38,7 @@ use ftx::wire::{EntryId, FrameBuffer, Framing, SenderSession, SessionId};
 use rustix::fs::{FlockOperation, flock};
 
 const PART: usize = PART_BYTES as usize;
-/// No session takes this long.
+/// Limit of a session; it needs far less.
 const WATCHDOG: Duration = Duration::from_secs(150);
 
 /// What a part of a source holds.
@@ -44,11 +46,11 @@ const WATCHDOG: Duration = Duration::from_secs(150);
 enum Pattern {
     Zeros,
     Filled(u8),
-    /// Zeros, with something in the middle.
+    /// Zeros, with other bytes in the middle.
     Mixed(u8),
 }
 
-/// The bytes of a part and their digest; the same ones are asked for again and again.
+/// The bytes of a part and their digest, cached.
 fn pattern(pattern: Pattern, len: usize) -> (Arc<Vec<u8>>, Md5) {
     type Known = HashMap<(Pattern, usize), (Arc<Vec<u8>>, Md5)>;
     static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
@@ -66,7 +68,7 @@ fn pattern(pattern: Pattern, len: usize) -> (Arc<Vec<u8>>, Md5) {
     made.clone()
 }
 
-/// One state of a source.
+/// One version of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
     parts: Vec<Pattern>,
@@ -78,7 +80,7 @@ struct Version {
 }
 
 impl Version {
-    fn draw(random: &mut Chance) -> Self {
+    fn draw(random: &mut Random) -> Self {
         let size = match random.below(8) {
             0 => 0,
             1 => 1 + random.below(5000) as usize,
@@ -110,12 +112,12 @@ impl Version {
         Metadata { mode: Some(Mode::new(self.mode)), mtime: Some(MtimeNs(self.mtime_ns)) }
     }
 
-    /// Does a file hold just this?
+    /// Whether a file has exactly this content.
     fn is_in(&self, path: &Path) -> bool {
         self.found_in(path).is_some()
     }
 
-    /// The metadata of a file that holds just this: of the very file that was read, whatever has its name by then.
+    /// The metadata of a file with exactly this content, taken from the descriptor that was read.
     fn found_in(&self, path: &Path) -> Option<fs::Metadata> {
         let mut file = fs::File::open(path).ok()?;
         let metadata = file.metadata().unwrap();
@@ -138,22 +140,22 @@ impl Version {
     }
 }
 
-/// Faults of a session, drawn for it.
+/// The random faults of a session.
 #[derive(Clone, Debug)]
 struct Plan {
     seed: u64,
-    /// Of so many parts one is damaged; 0 for none.
+    /// One of this many parts is damaged; 0 for none.
     damage: u64,
     /// Bytes of bodies after which all connections are cut.
     cut: Option<usize>,
     streams: usize,
-    /// Of so many parts one is one too many: its source has changed. 0 for none.
+    /// At one of this many parts the file is withdrawn because its source has changed; 0 for none.
     withdraw: u64,
     etags: bool,
 }
 
 impl Plan {
-    fn draw(random: &mut Chance) -> Self {
+    fn draw(random: &mut Random) -> Self {
         let size = 6 * PART as u64;
         Plan {
             seed: random.next(),
@@ -165,7 +167,7 @@ impl Plan {
         }
     }
 
-    fn without_faults(random: &mut Chance) -> Self {
+    fn without_faults(random: &mut Random) -> Self {
         Plan { damage: 0, cut: None, withdraw: 0, etags: true, ..Plan::draw(random) }
     }
 }
@@ -173,12 +175,12 @@ impl Plan {
 /// How a session ended.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// Files by their names, and whether they were there already.
+    /// Stored files by name, and whether they existed already.
     stored: BTreeMap<String, bool>,
     dirs: BTreeSet<String>,
     failed: BTreeMap<String, (ErrorCode, String)>,
     has_receipt: bool,
-    /// What a process that goes on with it knows.
+    /// The session id, for a reconnect.
     id: Option<SessionId>,
     digests: HashMap<String, PartDigests>,
 }
@@ -186,7 +188,7 @@ struct Outcome {
 /// A sender's end of one session.
 struct Sender<'a> {
     plan: &'a Plan,
-    random: Chance,
+    random: Random,
     session: SenderSession,
     streams: Vec<TcpStream>,
     heard: mpsc::Receiver<Option<Vec<u8>>>,
@@ -197,7 +199,7 @@ struct Sender<'a> {
     outcome: Outcome,
 }
 
-/// The sender's connection is cut on purpose, or the receiver is gone.
+/// The connection was cut by the plan or closed by the receiver.
 struct Cut;
 
 fn frames(mut stream: TcpStream, to: &mpsc::Sender<Option<Vec<u8>>>) {
@@ -216,7 +218,7 @@ fn frames(mut stream: TcpStream, to: &mpsc::Sender<Option<Vec<u8>>>) {
     let _ = to.send(None);
 }
 
-/// Sends `files` and then `dirs` by a plan; with `before`, as the process whose session was cut.
+/// Sends `files` and then `dirs` by a plan; with `before`, continues that session.
 fn session(
     at: SocketAddr,
     files: &BTreeMap<String, Version>,
@@ -224,7 +226,7 @@ fn session(
     plan: &Plan,
     before: Option<&mut Outcome>,
 ) -> Outcome {
-    let mut random = Chance::new(plan.seed);
+    let mut random = Random::new(plan.seed);
     let id: [u8; 16] = random.bytes(16).try_into().unwrap();
     let (id, continues) = (SessionId::new(id), before.as_ref().and_then(|before| before.id));
     let first = TcpStream::connect(at).unwrap();
@@ -284,11 +286,11 @@ impl<'a> Sender<'a> {
         self.session.end();
         let start = Instant::now();
         loop {
-            self.say()?;
+            self.flush_output()?;
             let next = if self.session.has_job() {
                 self.heard.try_recv().ok()
             } else {
-                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver says something"))
+                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
             };
             assert!(start.elapsed() < WATCHDOG, "the session hangs");
             match next {
@@ -307,14 +309,14 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// What the session has to say.
-    fn say(&mut self) -> Result<(), Cut> {
+    /// Writes the session's pending output.
+    fn flush_output(&mut self) -> Result<(), Cut> {
         let mut output = self.session.take_output();
         if !self.plan.etags
             && let Some(at) = output.windows(8).position(|bytes| bytes == br#","etags""#)
             && self.sent_bytes == 0
         {
-            // An older sender: the hello is made anew without the feature.
+            // An older sender: the hello is rewritten without the feature.
             let hello = u32::from_le_bytes(output[..4].try_into().unwrap()) as usize;
             if at < hello {
                 let json = [&output[4..at], &output[at + 8..4 + hello]].concat();
@@ -330,7 +332,7 @@ impl<'a> Sender<'a> {
         self.entries[&id].0.clone()
     }
 
-    /// Takes a frame; `true` for the last one.
+    /// Handles a frame; `true` for the receipt.
     fn take(&mut self, json: &[u8]) -> bool {
         let event = self
             .session
@@ -359,7 +361,7 @@ impl<'a> Sender<'a> {
         false
     }
 
-    /// A connection for a part that may take any.
+    /// A random connection; opens further ones as planned.
     fn stream(&mut self) -> usize {
         if self.takes_streams && self.streams.len() < self.plan.streams {
             let mut stream = TcpStream::connect(self.streams[0].peer_addr().unwrap()).unwrap();
@@ -425,7 +427,7 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Nobody looks at what the receiver tells.
+/// Ignores the receiver's reports.
 struct Unseen;
 
 impl Observer for Unseen {
@@ -437,20 +439,20 @@ impl Observer for Unseen {
     fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {}
 }
 
-/// One case: the folder of a receiver, and what is known of it.
+/// One case: an output directory and the expected state.
 struct Case<'a> {
     out: &'a Path,
     policy: OnConflict,
     at: SocketAddr,
-    random: Chance,
+    random: Random,
     files: BTreeMap<String, Version>,
     dirs: BTreeMap<String, u32>,
-    /// Folders that were there before.
+    /// Directories that existed before.
     foreign_dirs: BTreeMap<String, u32>,
-    /// Everything that was ever put or sent under a name.
+    /// Every version that was ever written or sent under a name.
     offered: BTreeMap<String, Vec<Version>>,
     last: Option<Outcome>,
-    /// What was sent in sessions that were cut.
+    /// Versions sent in sessions that were cut.
     cut: BTreeMap<String, Vec<Version>>,
     stored: u64,
 }
@@ -464,7 +466,7 @@ impl Case<'_> {
         self.out.join(name)
     }
 
-    /// The names under which a file may lie, by the policy.
+    /// The names under which a file may be stored, by the policy.
     fn places(&self, name: &str) -> Vec<PathBuf> {
         let path = self.path(name);
         let mut places = vec![path.clone()];
@@ -484,7 +486,7 @@ impl Case<'_> {
         version
     }
 
-    /// What is there before anything is sent.
+    /// Creates what exists before the first session.
     fn furnish(&mut self) {
         for name in ["d", "d/e"] {
             if self.random.below(3) == 0 && self.path(name).parent().unwrap().exists() {
@@ -509,11 +511,11 @@ impl Case<'_> {
                 self.files.insert(name.to_owned(), version);
             }
         }
-        // Folders are announced as far as there is something in them.
+        // Only directories that contain a file are announced.
         self.dirs.retain(|dir, _| self.files.keys().any(|name| name.starts_with(&format!("{dir}/"))));
     }
 
-    /// One round of sending: one session, or two at the same time.
+    /// One round: one session, or two at the same time.
     fn send(&mut self, plan: &Plan) {
         let before = self.contents();
         let mut last = self.last.take().filter(|last| !last.has_receipt && self.random.below(2) == 0);
@@ -551,7 +553,7 @@ impl Case<'_> {
         self.last = Some(outcome);
     }
 
-    /// What a session called stored is there, unless another one replaced it.
+    /// Checks that files reported as stored exist, unless another session replaced them.
     fn check(
         &self,
         outcome: &Outcome,
@@ -562,8 +564,8 @@ impl Case<'_> {
             let version = &files[name];
             let places = self.places(name);
             let found = places.iter().find_map(|place| version.found_in(place));
-            // The other session may have been cut before it learnt that its file was stored.
-            // And one that was cut in an earlier round may still put in place what had come whole.
+            // The other session may have been cut before it received `stored`, and a session cut in an earlier round may
+            // still commit its complete files.
             let mut others =
                 other_files.get(name).into_iter().chain(self.cut.get(name).into_iter().flatten());
             let is_replaced =
@@ -578,7 +580,7 @@ impl Case<'_> {
                 );
                 continue;
             };
-            // Two sessions may have brought the same bytes with other rights.
+            // Two sessions may have sent the same bytes with different modes.
             let digests = |version: &Version| -> Vec<Md5> {
                 (0..version.layout().count()).map(|part| version.part(part).1).collect()
             };
@@ -594,7 +596,7 @@ impl Case<'_> {
         }
     }
 
-    /// Every name is whole, and nothing was overwritten unasked.
+    /// Checks that every file is a sent version, and that nothing was overwritten against the policy.
     fn check_names(&self, before: &BTreeMap<PathBuf, u64>) {
         for name in NAMES {
             for place in self.places(name).iter().filter(|place| place.exists()) {
@@ -602,7 +604,7 @@ impl Case<'_> {
                 assert!(is_offered, "{} holds something that was never sent", place.display());
             }
         }
-        // The same file is never put beside itself, however often it comes.
+        // The same file is never stored twice.
         for name in NAMES.iter().filter(|_| self.policy == OnConflict::Rename) {
             let places = self.places(name);
             for version in &self.offered[*name] {
@@ -627,24 +629,24 @@ impl Case<'_> {
                 Some(mode) if self.policy != OnConflict::Overwrite => *mode,
                 _ => self.dirs[name],
             };
-            // A folder below one with the setgid bit has it, too.
+            // A directory below one with the setgid bit inherits the bit.
             assert_eq!(mode & !0o2000, expected & !0o2000, "{name}");
         }
     }
 
-    /// The files that are there, by their inodes.
+    /// The existing files with their inodes.
     fn contents(&self) -> BTreeMap<PathBuf, u64> {
         let places = NAMES.iter().flat_map(|name| self.places(name));
         places.filter_map(|place| Some((place.clone(), fs::metadata(&place).ok()?.ino()))).collect()
     }
 
-    /// Something happens between two sessions.
+    /// Random changes between two sessions.
     fn disturb(&mut self) {
         if self.random.below(4) == 0 && !self.files.is_empty() {
             let names: Vec<String> = self.files.keys().cloned().collect();
             let name = self.random.pick(&names).clone();
             let version = self.version(&name);
-            // What was hashed of it is of no use for another state.
+            // Digests of the old version are not valid for the new one.
             if let Some(last) = &mut self.last {
                 last.digests.remove(&name);
             }
@@ -655,7 +657,7 @@ impl Case<'_> {
         }
     }
 
-    /// A disk that fails: bytes of a file in arrival, or of its journal, are others now.
+    /// Corrupts a staged file or a journal, like a failing disk.
     fn harm_unfinished(&mut self) {
         let unfinished: Vec<PathBuf> = walkdir::WalkDir::new(self.out)
             .into_iter()
@@ -667,12 +669,12 @@ impl Case<'_> {
         }
         let path = self.random.pick(&unfinished).clone();
         let staged = path.to_str().unwrap().trim_end_matches(".journal").to_owned();
-        // The receiver has let go of it, or its last look at it may come after the harm.
+        // The lock ensures that the receiver has finished with the file.
         let Ok(file) = fs::File::options().read(true).write(true).open(&staged) else { return };
         if flock(&file, FlockOperation::LockExclusive).is_err() {
             return;
         }
-        // And time has passed since, as far as the file system can tell.
+        // The change must get a later timestamp than the file has.
         let probe = tempfile::NamedTempFile::new_in(self.out.parent().unwrap()).unwrap();
         let time = |file: &fs::File| file.metadata().map(|file| (file.ctime(), file.ctime_nsec())).unwrap();
         while time(probe.as_file()) <= time(&file) {
@@ -689,7 +691,7 @@ impl Case<'_> {
             1 => bytes[position] ^= 1,
             _ => bytes[position..].fill(0),
         }
-        // In place: the same file.
+        // In place: the inode stays the same.
         if let Ok(mut harmed) = fs::File::options().write(true).open(&path) {
             harmed.set_len(0).unwrap();
             harmed.write_all(&bytes).unwrap();
@@ -698,7 +700,7 @@ impl Case<'_> {
 }
 
 fn case(seed: u64) -> u64 {
-    let mut random = Chance::new(seed);
+    let mut random = Random::new(seed);
     let room = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let out = room.path().join("out");
     fs::create_dir(&out).unwrap();
@@ -742,7 +744,7 @@ fn case(seed: u64) -> u64 {
         case.send(&plan);
         let last = case.last.as_ref().unwrap();
         assert!(last.has_receipt, "the last session has no faults, and did not end");
-        // A name that is taken is the one reason not to store anything then.
+        // An existing name is the only possible reason for a failure.
         let faults: BTreeSet<ErrorCode> = last.failed.values().map(|(fault, _)| *fault).collect();
         assert!(faults.iter().all(|fault| *fault == ErrorCode::Exists), "{:?}", last.failed);
         drop(stop);
@@ -754,7 +756,7 @@ fn case(seed: u64) -> u64 {
     case.stored
 }
 
-/// A case that fails must not leave its receiver, for which the others would wait.
+/// A failing case must stop its receiver, or the other cases would wait for it.
 struct StopOnDrop(CancelToken);
 
 impl Drop for StopOnDrop {
@@ -764,14 +766,14 @@ impl Drop for StopOnDrop {
 }
 
 #[test]
-fn whatever_is_combined_what_is_stored_is_the_source() {
+fn random_sessions_store_only_the_source() {
     let stored = AtomicU64::new(0);
     let start = Instant::now();
     let seeds: Vec<u64> = (0..rounds(if PART < 1 << 20 { 400 } else { 60 }) as u64).collect();
-    each(&seeds, 12, |seed| {
+    run_parallel(&seeds, 12, |seed| {
         stored.fetch_add(case(*seed), Ordering::Relaxed);
     });
     let (cases, stored, seconds) = (seeds.len(), stored.into_inner(), start.elapsed().as_secs());
-    figures(&format!("{cases} cases, {stored} files stored and compared, {seconds} s"));
+    report_figures(&format!("{cases} cases, {stored} files stored and compared, {seconds} s"));
     assert!(stored > cases as u64 / 2, "{stored} files in {cases} cases");
 }

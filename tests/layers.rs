@@ -4,6 +4,7 @@
 mod layers {
     mod allowed;
     mod cycles;
+    mod durations;
     mod imports;
     mod lengths;
     mod modules;
@@ -20,10 +21,11 @@ use std::fs;
 use std::path::Path;
 
 /// The boxes of a layer, top layer first. A box may use its own files and every layer below.
-const LAYERS: [&[&[&str]]; 8] = [
+const LAYERS: [&[&[&str]]; 9] = [
     &[&["main", "app", "report", "bench"]],
     &[&["send"], &["recv"]],
-    &[&["source"], &["dest"], &["net"], &["md5sum"], &["measure"]],
+    &[&["link"], &["source"], &["dest"], &["md5sum"], &["measure"]],
+    &[&["net"]],
     &[&["wire"]],
     &[&["sync"], &["event"]],
     &[&["digest"]],

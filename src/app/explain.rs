@@ -112,7 +112,7 @@ impl From<&SendError> for Explained {
             SendError::NoAnswer { .. } => (Exit::Connection, ADVICE_CHECK_RECEIVER),
             SendError::NeverAnswered { .. } => (Exit::Timeout, ADVICE_CHECK_RECEIVER),
             SendError::NotFtx { .. } => (Exit::Protocol, Some("is the port right?")),
-            SendError::Silent(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
+            SendError::IdleTimeout(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
                 (Exit::Timeout, ADVICE_SEND_AGAIN)
             }
             SendError::Wire(WireError::PeerGaveUp { fault: fault @ ErrorCode::Interrupted, .. }) => {

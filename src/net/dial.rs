@@ -8,11 +8,7 @@ use std::time::Duration;
 
 use super::socket::{self, Endpoint};
 use super::{Connection, HostPort, NetError, Target};
-use crate::sync::CancelToken;
-
-/// The pause before the first retry; it doubles each time.
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const MAX_DELAY: Duration = Duration::from_secs(8);
+use crate::sync::{Backoff, CancelToken};
 
 /// Connects to the first address of `target` that accepts, each within `timeout`. If all of them refuse, waits and tries
 /// again, up to `retries` times; calls `on_retry` before each pause. Ends with an error as soon as `cancel` is cancelled.
@@ -31,22 +27,27 @@ pub fn connect(
         }
         Target::Unix(path) => vec![Endpoint::Unix(path.clone())],
     };
-    let mut pause = FIRST_DELAY;
-    for retries_left in (0..=retries).rev() {
+    let mut backoff = Backoff::new(retries);
+    loop {
         let attempts = match try_all(&endpoints, timeout, cancel) {
             Ok(connection) => return Ok(connection),
             Err(attempts) => attempts,
         };
         let refused = attempts.iter().any(|(_, error)| is_refused(error));
-        if retries_left == 0 || !refused || cancel.is_cancelled() {
-            return Err(NetError::Connect { target: target.with_port(default_port).to_string(), attempts });
+        match backoff.next_pause().filter(|_| refused && !cancel.is_cancelled()) {
+            Some(pause) => {
+                on_retry(pause);
+                // After cancellation the next round fails at once; there is nothing else to report.
+                let _ = cancel.wait(Some(pause));
+            }
+            None => {
+                return Err(NetError::Connect {
+                    target: target.with_port(default_port).to_string(),
+                    attempts,
+                });
+            }
         }
-        on_retry(pause);
-        // After cancellation the next round fails at once; there is nothing else to report.
-        let _ = cancel.wait(Some(pause));
-        pause = (pause * 2).min(MAX_DELAY);
     }
-    unreachable!("the last round returns")
 }
 
 /// Whether the receiver may be about to start: the port is closed, or its socket file is not there yet.
@@ -117,7 +118,7 @@ mod tests {
             let token = CancelToken::new().unwrap();
             let five = Duration::from_secs(5);
             let error = connect(&target, 1, five, 1, &token, |pause| pauses.push(pause)).unwrap_err();
-            assert_eq!(pauses, [FIRST_DELAY]);
+            assert_eq!(pauses, [Duration::from_millis(500)]);
             assert!(matches!(error, NetError::Connect { attempts, .. } if attempts.len() == 1));
         }
     }

@@ -1,10 +1,11 @@
-//! The classic dialect: header dictionary, body, nothing back.
+//! The classic dialect: for each file a header and its body. The receiver sends nothing back.
 
 use std::io::{self, BufWriter, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Classic, SendError};
+use super::error::SendError;
+use super::options::Classic;
 use crate::digest::{Hasher, Md5, PartLayout};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter, Summary};
@@ -13,9 +14,12 @@ use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
 
-const BUFFER_BYTES: usize = 256 << 10;
+const CLASSIC_BUFFER_BYTES: usize = 256 << 10;
 
-/// Sends every file; folders and links have no place in this dialect.
+/// How long a reset may trail the end of the connection.
+const LATE_RESET: Duration = Duration::from_millis(20);
+
+/// Sends every file. The dialect has no folders and no links: a link is reported as failed.
 pub fn send(
     roots: &[Root],
     connect: impl Fn() -> Result<Connection, NetError>,
@@ -25,15 +29,15 @@ pub fn send(
     progress: &dyn Reporter,
 ) -> Result<Summary, SendError> {
     let mut sender = Sender { connection: None, timeout, cancel, progress, summary: Summary::default() };
-    // Connecting first tells of a wrong host before anything is hashed.
-    sender.connection = Some(sender.connected(connect()?)?);
+    // A wrong host is reported before the first file is hashed.
+    sender.connection = Some(sender.establish(connect()?)?);
     let mut outcome = Ok(());
     let go_on = || !cancel.is_cancelled();
-    let told = source::walk_files(roots, go_on, |found| {
+    let reported = source::walk_files(roots, go_on, |found| {
         let source = match found {
             WalkItem::File(source) => source,
             WalkItem::Skipped { path, fault, reason } => {
-                sender.failed(path.as_os_str().as_encoded_bytes(), fault, &reason);
+                sender.fail(path.as_os_str().as_encoded_bytes(), fault, &reason);
                 return true;
             }
             WalkItem::Dir { .. } | WalkItem::Link { .. } => return true,
@@ -42,15 +46,15 @@ pub fn send(
             if how == Classic::ConnectionPerFile {
                 sender.finish(&source.name.to_string())?;
             }
-            sent.into_iter().for_each(|md5| sender.sent(&source, md5));
+            sent.into_iter().for_each(|md5| sender.report_sent(&source, md5));
             Ok(())
         });
         outcome.is_ok()
     });
     outcome?;
-    source::walk_dirs_and_links(roots, &told, go_on, |found| {
+    source::walk_dirs_and_links(roots, &reported, go_on, |found| {
         if let WalkItem::Link { name, .. } = found {
-            sender.failed(name.as_bytes(), ErrorCode::LeftOut, "the classic dialect has no links");
+            sender.fail(name.as_bytes(), ErrorCode::LeftOut, "the classic dialect has no links");
         }
         true
     });
@@ -63,6 +67,7 @@ pub fn send(
 }
 
 struct Sender<'a> {
+    /// `None` after a connection was finished or has failed.
     connection: Option<ClassicConnection>,
     timeout: Duration,
     cancel: &'a CancelToken,
@@ -76,31 +81,37 @@ struct ClassicConnection {
 }
 
 impl Sender<'_> {
-    fn connected(&self, connection: Connection) -> Result<ClassicConnection, SendError> {
+    fn establish(&self, connection: Connection) -> Result<ClassicConnection, SendError> {
         connection.establish().map_err(SendError::Connection)?;
         let writer = TimedWriter::new(connection.clone(), IdleTimer::new(self.timeout), self.cancel.clone());
-        Ok(ClassicConnection { connection, writer: BufWriter::with_capacity(BUFFER_BYTES, writer) })
+        Ok(ClassicConnection { connection, writer: BufWriter::with_capacity(CLASSIC_BUFFER_BYTES, writer) })
     }
 
-    /// Nothing can be said in this dialect: a connection that ends early says it.
+    /// The dialect has no message for a cancellation: the receiver sees a connection that ends within a file.
     fn check_cancelled(&self) -> Result<(), SendError> {
         if self.cancel.is_cancelled() { Err(SendError::Interrupted) } else { Ok(()) }
     }
 
-    fn failed(&mut self, name: &[u8], fault: ErrorCode, reason: &str) {
+    fn fail(&mut self, name: &[u8], fault: ErrorCode, reason: &str) {
         self.summary.count_failure(fault);
         self.progress.report(Event::Failed { name, fault, reason });
     }
 
-    /// As much as can be said: nobody confirms anything.
-    fn sent(&mut self, source: &Source, md5: Md5) {
+    /// A file fails before its header is sent: its bytes leave the plan.
+    fn drop_file(&mut self, source: &Source, fault: ErrorCode, reason: &str) {
+        self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
+        self.fail(source.name.as_bytes(), fault, reason);
+    }
+
+    /// A file was sent. The receiver does not confirm it.
+    fn report_sent(&mut self, source: &Source, md5: Md5) {
         self.summary.count_new(source.size_bytes);
         let path = source.name.as_bytes();
         self.progress.report(Event::FileDone { path, md5: Some(md5), there_bytes: None });
     }
 
-    /// One file, and its digest if it was sent. Before its header is out, a failure costs this file; after it, the
-    /// connection.
+    /// Sends one file and returns its MD5; `None` if it failed before its header was sent. A later failure costs the
+    /// connection, and is an error.
     fn send_file(
         &mut self,
         source: &Source,
@@ -109,24 +120,20 @@ impl Sender<'_> {
         let name = source.name.as_bytes();
         self.progress.report(Event::Planned { files: 1, bytes: source.size_bytes });
         self.progress.report(Event::FileStarted { path: name, size_bytes: source.size_bytes });
-        while let Some(left) = source.unsettled_for() {
-            self.cancel.wait(Some(left)).map_err(SendError::Connection)?;
+        while let Some(time) = source.unsettled_for() {
+            self.cancel.wait(Some(time)).map_err(SendError::Connection)?;
             self.check_cancelled()?;
         }
-        let digested =
-            source.open().and_then(|open| Ok((self.whole_digest(&open, source.size_bytes)?, open)));
-        let (md5, open) = match digested {
+        let (md5, open) = match self.open_and_digest(source) {
             Ok((Some(md5), open)) => (md5, open),
             Ok((None, _)) => return Err(SendError::Interrupted),
             Err(error) => {
-                self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
-                self.failed(name, error.fault(), &error.to_string());
+                self.drop_file(source, error.fault(), &error.to_string());
                 return Ok(None);
             }
         };
         let Ok(text) = std::str::from_utf8(name) else {
-            self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
-            self.failed(name, ErrorCode::Name, "the classic dialect carries UTF-8 names only");
+            self.drop_file(source, ErrorCode::Name, "the classic dialect carries UTF-8 names only");
             return Ok(None);
         };
         let mut header = Vec::new();
@@ -134,29 +141,30 @@ impl Sender<'_> {
             .map_err(|error| SendError::Connection(error.into()))?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connected(connect()?)?,
+            None => self.establish(connect()?)?,
         };
-        connection.writer.write_all(&header).map_err(|error| self.broken(error, source))?;
+        connection.writer.write_all(&header).map_err(|error| self.write_error(error, source))?;
         self.send_body(source, &open, &mut connection)?;
-        connection.writer.flush().map_err(|error| self.broken(error, source))?;
+        connection.writer.flush().map_err(|error| self.write_error(error, source))?;
         self.connection = Some(connection);
         Ok(Some(md5))
     }
 
-    /// The MD5 of the whole file: the classic header wants it before the first byte. `None` when the program is to end.
-    fn whole_digest(&self, open: &OpenSource, size_bytes: u64) -> Result<Option<Md5>, ReadError> {
-        let layout = PartLayout::new(size_bytes);
+    /// Opens a file and computes its MD5, which the header carries; `None` if it was cancelled.
+    fn open_and_digest(&self, source: &Source) -> Result<(Option<Md5>, OpenSource), ReadError> {
+        let open = source.open()?;
         let mut hasher = Hasher::new();
         let mut buffer = Vec::new();
+        let layout = PartLayout::new(source.size_bytes);
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
             if self.cancel.is_cancelled() {
-                return Ok(None);
+                return Ok((None, open));
             }
             open.read(range, &mut buffer)?;
             hasher.update(&buffer);
         }
         open.check_end().and_then(|()| open.check_unchanged())?;
-        Ok(Some(hasher.finish()))
+        Ok((Some(hasher.finish()), open))
     }
 
     fn send_body(
@@ -165,72 +173,67 @@ impl Sender<'_> {
         open: &OpenSource,
         connection: &mut ClassicConnection,
     ) -> Result<(), SendError> {
-        let changed = |error| SendError::ClassicSource { name: source.name.to_string(), error };
+        let read_error = |error| SendError::ClassicSource { name: source.name.to_string(), error };
         let layout = PartLayout::new(source.size_bytes);
         let mut buffer = Vec::new();
         for range in (0..layout.count()).filter_map(|index| layout.range(index)) {
-            open.read(range, &mut buffer).map_err(changed)?;
-            for chunk in buffer.chunks(BUFFER_BYTES) {
+            open.read(range, &mut buffer).map_err(read_error)?;
+            for chunk in buffer.chunks(CLASSIC_BUFFER_BYTES) {
                 self.check_cancelled()?;
-                connection.writer.write_all(chunk).map_err(|error| self.broken(error, source))?;
+                connection.writer.write_all(chunk).map_err(|error| self.write_error(error, source))?;
                 self.summary.moved_bytes += chunk.len() as u64;
                 self.progress.report(Event::Transferred { bytes: chunk.len() as u64 });
             }
         }
-        open.check_unchanged().map_err(changed)
+        open.check_unchanged().map_err(read_error)
     }
 
-    fn broken(&self, error: io::Error, source: &Source) -> SendError {
+    fn write_error(&self, error: io::Error, source: &Source) -> SendError {
         match error {
-            error if error.kind() == io::ErrorKind::TimedOut => SendError::Silent(self.timeout),
-            error if net::is_disconnect(&error) => SendError::ClassicClosed { name: source.name.to_string() },
-            error => SendError::Connection(error),
+            error if error.kind() == io::ErrorKind::TimedOut => SendError::IdleTimeout(self.timeout),
+            error => connection_error(error, &source.name.to_string()),
         }
     }
 
-    /// Ends the connection and waits until the receiver has ended its half: if it refused something, this is where
-    /// it shows. Some receivers never close; then silence is taken for consent.
+    /// Ends this side of the connection, and waits for the receiver to end its side: a reset shows that it refused
+    /// something. Some receivers never close; after the timeout the files count as sent. `name` is that of the last file.
     fn finish(&mut self, name: &str) -> Result<(), SendError> {
-        let Some(mut connection) = self.connection.take() else {
+        let Some(ClassicConnection { connection, mut writer }) = self.connection.take() else {
             return Ok(());
         };
-        let closed = |error: io::Error| match net::is_disconnect(&error) {
-            true => SendError::ClassicClosed { name: name.to_owned() },
-            false => SendError::Connection(error),
-        };
-        connection
-            .writer
-            .flush()
-            .and_then(|()| connection.connection.shutdown(Shutdown::Write))
-            .map_err(closed)?;
+        let failed = |error| connection_error(error, name);
+        writer.flush().and_then(|()| connection.shutdown(Shutdown::Write)).map_err(failed)?;
         let idle_timer = IdleTimer::new(self.timeout);
-        let mut answer = [0; 512];
+        let mut ignored = [0; 512];
         while !idle_timer.is_expired() {
-            match connection.connection.wait_readable(self.cancel, net::POLL_INTERVAL) {
+            match connection.wait_readable(self.cancel, net::POLL_INTERVAL) {
                 Ok(Wake::Cancelled) => return Err(SendError::Interrupted),
                 Ok(Wake::TimedOut) => continue,
                 Ok(Wake::Ready) => {}
                 Err(error) => return Err(SendError::Connection(error)),
             }
-            match connection.connection.read(&mut answer) {
-                Ok(0) => {
-                    return late_reset(&connection.connection).map_or(Ok(()), |error| Err(closed(error)));
-                }
+            match connection.read(&mut ignored) {
+                Ok(0) => return late_reset(&connection).map_or(Ok(()), |error| Err(failed(error))),
                 Ok(_) => {}
                 Err(error) if net::is_timeout(&error) => {}
-                Err(error) => return Err(closed(error)),
+                Err(error) => return Err(failed(error)),
             }
         }
         Ok(())
     }
 }
 
-/// How long a reset may come after the end of the connection.
-const LATE_RESET: Duration = Duration::from_millis(20);
+fn connection_error(error: io::Error, name: &str) -> SendError {
+    if net::is_disconnect(&error) {
+        SendError::ClassicClosed { name: name.to_owned() }
+    } else {
+        SendError::Connection(error)
+    }
+}
 
-/// A receiver that closes before it has read everything ends the connection first and resets it a round trip later,
-/// when the bytes that it did not want arrive. This waits for that a little; a longer way hides it, which is one more
-/// reason why a classic transfer is never called confirmed.
+/// Waits a moment for a reset. A receiver that closes before it has read everything ends the connection first, and resets it
+/// one round trip later, when it receives the bytes that it did not read. A longer round trip hides the reset: one more
+/// reason why a classic transfer is never confirmed.
 fn late_reset(connection: &Connection) -> Option<io::Error> {
     let start = Instant::now();
     while start.elapsed() < LATE_RESET {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::DropGuard;
 use crate::sys::BorrowedHandle;
 use crate::sys::wake::{Interest, Ready, WakeEvent, wait};
 
@@ -96,18 +97,9 @@ impl CancelToken {
                 }
             })?;
             // Also when `work` panics: the scope waits for the thread.
-            let _done = CancelOnDrop(done);
+            let _guard = DropGuard::new(|| done.cancel());
             Ok(work())
         })
-    }
-}
-
-/// Cancels a token at the end of a scope.
-struct CancelOnDrop(CancelToken);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
     }
 }
 

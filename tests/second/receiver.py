@@ -130,7 +130,7 @@ class Receiver:
             return
         if part >= wire.parts_of(file.size) or size != wire.part_size(file.size, part) or part not in file.missing:
             raise Breach(f"part {part} of entry {id} does not fit")
-        # A small file may be sent before its sender hears that something is there.
+        # A small file may be sent before its sender learns that the name exists.
         unasked = kind == "part" and file.stage == "offers" and file.size <= wire.SMALL_FILE_BYTES
         if file.stage != ("bodies" if kind == "part" else "offers") and not unasked:
             raise Breach(f"part {part} of entry {id} was not wanted")
@@ -220,7 +220,7 @@ class Receiver:
                 os.unlink(file.landing)
 
     def apply_others(self):
-        """Folders and links whose turn has come: every file before them is settled."""
+        """Directories and links that can be committed: every file before them is settled."""
         while self.waiting and not any(id < self.waiting[0][0] for id in self.files):
             id, kind, name, target, message = self.waiting.pop(0)
             path = self.path(name)

@@ -19,7 +19,7 @@ class File:
         self.sent = set()
         self.asked = set()
         self.tries = collections.Counter()
-        # By part: what was hashed here, or what the receiver says it has kept.
+        # Digests by part: hashed here, or reported by the receiver as kept.
         self.digests = {}
 
     def is_whole(self):
@@ -29,7 +29,7 @@ class File:
 
 
 def walk(roots):
-    """What there is to send: all files, then links and folders, each folder after everything in it."""
+    """All entries to send: files, then links and directories, each directory after its contents."""
     files, others = [], []
     for root in map(os.fsencode, roots):
         root = os.path.abspath(root)
@@ -50,7 +50,7 @@ def _visit(path, name, files, others):
         others.append(item)
 
 
-# Far fewer than are possible: so many stay within the limit on the bytes of names, whatever these are.
+# With names and targets of the greatest length, this many entries stay within the limit on bytes of names.
 IN_FLIGHT = wire.MAX_NAME_BYTES_IN_FLIGHT // (4096 + 4096)
 
 
@@ -80,7 +80,7 @@ class Sender:
         self.connection.start_pulse()
         while True:
             self.announce()
-            # Something to send goes first; but whatever was heard meanwhile is taken between two parts.
+            # Received frames are handled first, between two parts.
             if self.work and heard.empty():
                 self.send_next()
                 continue
@@ -149,7 +149,7 @@ class Sender:
                 raise Breach("cut on purpose")
 
     def take(self, message):
-        """What the receiver says; True when it was the last word."""
+        """Handles a frame of the receiver; True for the receipt."""
         kind = message["ftx"]
         if kind == "want":
             for id in wire.runs(message.get("entries"), wire.MAX_IN_FLIGHT):

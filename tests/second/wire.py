@@ -22,7 +22,7 @@ PULSE = 1.0
 
 
 class Breach(Exception):
-    """The peer broke the rules, or gave up."""
+    """The peer violated the protocol, or ended the session with an error."""
 
 
 def _table():
@@ -101,7 +101,7 @@ def string(message, key):
 
 
 def runs(value, most):
-    """The numbers in runs, at most `most` of them."""
+    """The ids in ranges, at most `most` of them."""
     if not isinstance(value, list):
         raise Breach("no runs")
     last, count = -1, 0
@@ -118,7 +118,7 @@ def runs(value, most):
 
 
 def parts_of(size):
-    """How many parts a file of so many bytes has."""
+    """The number of parts of a file of this size."""
     return max(1, -(-size // PART_BYTES))
 
 
@@ -126,12 +126,12 @@ def part_size(size, part):
     return min(PART_BYTES, size - part * PART_BYTES)
 
 
-# The digest of a whole part of zeros.
+# The digest of a full part of zeros.
 ZERO_PART = "96995b58d4cbf6aaa9041b4f00c7f6ae"
 
 
 def etag(digests):
-    """Of a file, from the digests of all its parts by their index."""
+    """The etag of a file, from the digests of its parts by index."""
     ordered = [digests[part] for part in range(len(digests))]
     if len(ordered) == 1:
         return ordered[0]
@@ -173,7 +173,7 @@ def _is_odd(raw):
 
 
 def check_name(raw):
-    """What is wrong with a path; None if nothing is."""
+    """The error in a path; None if it is valid."""
     components = raw.split(b"/")
     if not 1 <= len(raw) <= 4096 or len(components) > 128:
         return "the name is empty, too long or too deep"
@@ -186,7 +186,7 @@ def check_name(raw):
 
 
 def check_target(raw, link):
-    """What is wrong with the target of the link that lies at `link`; None if nothing is."""
+    """The error in the target of the link at `link`; None if it is valid."""
     if not 1 <= len(raw) <= 4096 or raw.startswith(b"/") or b"\0" in raw or _is_odd(raw):
         return "the target is refused"
     steps = [step for step in raw.split(b"/") if step not in (b"", b".")]
@@ -203,7 +203,7 @@ def metadata(status):
 
 
 def set_metadata(path, message):
-    """Sets the mode and the time of a file or folder that is in place."""
+    """Sets mode and mtime of a committed file or directory."""
     if message.get("mode") is not None:
         os.chmod(path, number(message, "mode", 2**32 - 1) & 0o777)
     set_time(path, message)
@@ -219,7 +219,7 @@ def set_time(path, message):
 
 
 class Connection:
-    """One connection: frames and bodies in, frames and bodies out, and a pulse when nothing was said for a while."""
+    """One connection: reads and writes frames and bodies, and sends keepalives."""
 
     def __init__(self, sock):
         sock.settimeout(SILENCE)
@@ -269,7 +269,7 @@ class Connection:
         threading.Thread(target=pulse, daemon=True).start()
 
     def start_listening(self):
-        """Reads frames in a thread of its own; returns the queue in which they arrive. An exception ends it."""
+        """Reads frames on a thread; returns their queue. An exception in the queue is its end."""
         heard = queue.Queue()
 
         def listen():

@@ -1,98 +1,100 @@
-//! What of a file has gone to the receiver, over all connections of a run.
+//! Byte counts of one file, over all sessions of a transfer.
 
-/// The bytes of one file. What had to go again because a connection was lost counts again.
+/// What was sent of a file, and what the receiver had of it. Bytes that are sent again after a lost connection are
+/// counted again.
 #[derive(Debug, Default)]
 pub struct ByteLedger {
-    /// On this connection.
+    /// Sent in this session.
     body_bytes: u64,
     hole_bytes: u64,
-    /// On connections that were lost.
+    /// Sent in sessions whose connection was lost.
     lost_body_bytes: u64,
     lost_hole_bytes: u64,
-    /// What the receiver had when this connection took the file up, and what when the run began.
-    there_bytes: u64,
+    /// Present at the receiver when this session requested the file.
+    present_bytes: u64,
+    /// Present at the receiver before this transfer.
     resumed_bytes: u64,
-    /// The most that it ever had.
-    kept_bytes: u64,
-    /// What a lost connection did, as long as nobody knows what has become of it.
+    /// The maximum of `present_bytes` over all sessions.
+    max_present_bytes: u64,
+    /// Reported as done by lost sessions, until it is known what the receiver has of it.
     uncertain_bytes: u64,
 }
 
-/// How the bytes of a file in place came there.
+/// The origin of a stored file's bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ByteTotals {
-    /// There before this run.
+    /// Present before this transfer.
     pub resumed_bytes: u64,
-    /// Holes, which did not have to move.
+    /// Holes, which have no bytes on the wire.
     pub hole_bytes: u64,
-    /// Went once more than they had to, because a connection was lost.
+    /// Sent again because a connection was lost.
     pub repeated_bytes: u64,
 }
 
 impl ByteLedger {
-    /// These go now.
-    pub fn sent(&mut self, body_bytes: u64, hole_bytes: u64) {
+    pub fn add_sent(&mut self, body_bytes: u64, hole_bytes: u64) {
         self.body_bytes += body_bytes;
         self.hole_bytes += hole_bytes;
     }
 
-    /// So much of a body that was counted did not arrive after all: its connection ended before, or it was damaged.
-    pub fn unsent(&mut self, bytes: u64) {
+    /// Uncounts bytes of a body that were not sent, because the connection ended, or were damaged on the way.
+    pub fn undo_sent(&mut self, bytes: u64) {
         self.body_bytes = self.body_bytes.saturating_sub(bytes);
     }
 
-    /// What went on this connection was of no use: returns how much that is.
+    /// Uncounts all bodies of this session, which the receiver did not need. Returns their bytes.
     pub fn revoke(&mut self) -> u64 {
         std::mem::take(&mut self.body_bytes)
     }
 
-    /// The receiver has so much of the file. Returns by how much that is more than it ever had before.
+    /// Sets how many bytes of the file the receiver has. Returns by how many that exceeds the maximum so far.
     pub fn set_present(&mut self, bytes: u64) -> u64 {
-        self.there_bytes = bytes;
+        self.present_bytes = bytes;
         if !self.was_lost() {
             self.resumed_bytes = bytes;
         }
-        let grown = bytes.saturating_sub(self.kept_bytes);
-        self.kept_bytes += grown;
-        grown
+        let growth = bytes.saturating_sub(self.max_present_bytes);
+        self.max_present_bytes += growth;
+        growth
     }
 
-    /// The connection is lost.
-    pub fn lost(&mut self) {
+    /// The session lost its connection.
+    pub fn on_connection_lost(&mut self) {
         self.uncertain_bytes += self.done_bytes();
         self.lost_body_bytes += std::mem::take(&mut self.body_bytes);
         self.lost_hole_bytes += std::mem::take(&mut self.hole_bytes);
-        self.there_bytes = 0;
+        self.present_bytes = 0;
     }
 
-    /// Has any of it gone on a connection that was lost?
+    /// Was any of it sent in a session whose connection was lost?
     pub fn was_lost(&self) -> bool {
         self.lost_body_bytes + self.lost_hole_bytes > 0
     }
 
-    /// How much of the file is there or has gone, as this connection knows.
+    /// Bytes that were present when this session began, or were sent in it.
     pub fn done_bytes(&self) -> u64 {
-        self.there_bytes + self.body_bytes + self.hole_bytes
+        self.present_bytes + self.body_bytes + self.hole_bytes
     }
 
-    /// What was done on lost connections, when it becomes known what this one has to do.
+    /// Returns the bytes that lost sessions reported as done, once: the caller reports them as undone when this session's
+    /// share is known.
     pub fn take_uncertain(&mut self) -> u64 {
         std::mem::take(&mut self.uncertain_bytes)
     }
 
-    /// The file is in place.
+    /// The totals of a stored file.
     pub fn totals(&self, size_bytes: u64) -> ByteTotals {
-        // Unless the receiver did not believe it later.
-        let resumed_bytes = self.resumed_bytes.min(self.there_bytes);
+        // The receiver may have discarded what was present before.
+        let resumed_bytes = self.resumed_bytes.min(self.present_bytes);
         let hole_bytes = self.lost_hole_bytes + self.hole_bytes;
-        let gone_bytes = self.lost_body_bytes + self.body_bytes + hole_bytes;
-        let twice = gone_bytes.saturating_sub(size_bytes - resumed_bytes.min(size_bytes));
-        // Where nobody knows which, it was holes.
-        let holes_twice = hole_bytes.min(twice);
+        let sent_bytes = self.lost_body_bytes + self.body_bytes + hole_bytes;
+        let repeated = sent_bytes.saturating_sub(size_bytes - resumed_bytes.min(size_bytes));
+        // Repeated bytes are counted as holes first: which ones they were is unknown.
+        let repeated_holes = hole_bytes.min(repeated);
         ByteTotals {
             resumed_bytes,
-            hole_bytes: hole_bytes - holes_twice,
-            repeated_bytes: twice - holes_twice,
+            hole_bytes: hole_bytes - repeated_holes,
+            repeated_bytes: repeated - repeated_holes,
         }
     }
 }
@@ -102,62 +104,62 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_run_brought_before_it_lost_its_connection_was_not_there_before() {
+    fn bytes_of_a_lost_session_do_not_count_as_resumed() {
         let mut file = ByteLedger::default();
-        file.sent(200, 0);
-        file.unsent(10);
-        file.lost();
+        file.add_sent(200, 0);
+        file.undo_sent(10);
+        file.on_connection_lost();
         assert_eq!((file.done_bytes(), file.take_uncertain(), file.take_uncertain()), (0, 190, 0));
         file.set_present(150);
-        file.sent(50, 0);
-        file.lost();
+        file.add_sent(50, 0);
+        file.on_connection_lost();
         file.set_present(180);
-        file.sent(120, 0);
+        file.add_sent(120, 0);
         assert_eq!(file.done_bytes(), 300);
         assert_eq!(file.totals(300), ByteTotals { repeated_bytes: 60, ..ByteTotals::default() });
     }
 
     #[test]
-    fn what_an_earlier_run_left_counts_once_however_often_it_is_taken_up() {
+    fn bytes_of_an_earlier_run_count_once_after_several_reconnects() {
         let mut file = ByteLedger::default();
         file.set_present(100);
-        file.lost();
+        file.on_connection_lost();
         file.set_present(100);
-        file.sent(120, 0);
-        file.lost();
+        file.add_sent(120, 0);
+        file.on_connection_lost();
         file.set_present(200);
-        file.sent(100, 0);
-        let account = ByteTotals { resumed_bytes: 100, hole_bytes: 0, repeated_bytes: 20 };
-        assert_eq!(file.totals(300), account);
-        // The receiver began anew.
-        file.lost();
-        file.sent(300, 0);
+        file.add_sent(100, 0);
+        let totals = ByteTotals { resumed_bytes: 100, hole_bytes: 0, repeated_bytes: 20 };
+        assert_eq!(file.totals(300), totals);
+        // The receiver discarded its copy.
+        file.on_connection_lost();
+        file.add_sent(300, 0);
         assert_eq!(file.totals(300).resumed_bytes, 0);
     }
 
     #[test]
-    fn holes_do_not_move_and_are_not_more_than_the_file() {
+    fn holes_are_limited_by_the_size_of_the_file() {
         let mut file = ByteLedger::default();
-        file.sent(10, 80);
-        file.lost();
-        file.sent(20, 80);
+        file.add_sent(10, 80);
+        file.on_connection_lost();
+        file.add_sent(20, 80);
         assert_eq!(file.totals(100), ByteTotals { hole_bytes: 70, ..ByteTotals::default() });
     }
 
     #[test]
-    fn what_is_kept_grows_only_beyond_what_it_ever_was() {
+    fn only_growth_beyond_the_maximum_counts_as_progress() {
         let mut file = ByteLedger::default();
-        let grown = [100, 100, 50, 120, 0, 120, 130].map(|bytes| {
-            file.lost();
+        let growth = [100, 100, 50, 120, 0, 120, 130].map(|bytes| {
+            file.on_connection_lost();
             file.set_present(bytes)
         });
-        assert_eq!(grown, [100, 0, 0, 20, 0, 0, 10]);
+        assert_eq!(growth, [100, 0, 0, 20, 0, 0, 10]);
     }
 
     #[test]
-    fn what_was_of_no_use_is_taken_back() {
+    fn revoked_bytes_are_counted_once() {
         let mut file = ByteLedger::default();
-        file.sent(7, 0);
+        file.add_sent(7, 0);
         assert_eq!((file.revoke(), file.revoke(), file.done_bytes()), (7, 0, 0));
     }
 }

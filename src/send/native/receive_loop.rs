@@ -1,39 +1,33 @@
-//! The thread that hears the receiver. It never waits for another one.
+//! The thread that reads the receiver's frames. It waits for no other thread.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::SendError;
-use super::source_file;
-use super::state::{InFlightEntry, SessionShared, SessionState};
-use crate::digest::PartLayout;
+use super::super::error::SendError;
+use super::settle;
+use super::state::{SessionShared, SessionState};
 use crate::error_code::ErrorCode;
-use crate::event::{Event as Told, Summary};
-use crate::net::{self, Connection, IdleTimer};
-use crate::wire::message::ErrorReport;
+use crate::link::{Fill, FrameReader, ReadError};
+use crate::net::{Connection, IdleTimer, POLL_INTERVAL};
+use crate::sync::DropGuard;
 use crate::wire::sender::Event;
-use crate::wire::{EntryId, FrameBuffer, FrameError, Framing, Message, WireError};
+use crate::wire::{FrameError, Framing, WireError};
 
-/// A receiver that only says `busy` may be bringing gigabytes to a slow disk. After so long it is not.
+/// A receiver that sends only keepalives may be writing gigabytes to a slow disk. After this time it is given up.
 const STALL_TIME: Duration = Duration::from_secs(60 * 60);
-/// What moves on the slowest links in that time is more than this, and all signs of life from here are less.
+/// The receiver takes more than this in that time over the slowest links, and less if it takes only keepalives.
 const STALL_BYTES: u64 = 100 * STALL_TIME.as_secs();
 
-/// So much of what begins like nothing of ours tells what it is: `SSH-2.0-Open`.
+/// Bytes that are shown of a first reply that is not a frame: enough for `SSH-2.0-Open`.
 const SHOWN_BYTES: usize = 12;
 
-/// Why a file is withdrawn of which the receiver kept something else.
-const KEPT_OTHER: &str = "what the receiver kept of an earlier transfer is not this file; it was discarded there, so that the \
-    same can be sent again";
+/// The reason for withdrawing a file of which the receiver kept different content.
+const KEPT_OTHER: &str = "the receiver's partial file from an earlier transfer does not match; it was discarded, send the file again";
 
-/// Words on the first connection may come so much later than what the receiver did to another one after them.
-const RECEIPT_GRACE: Duration = Duration::from_secs(2);
-
-/// Notices that nothing happens although the receiver is alive.
+/// Detects a receiver that is alive and makes no progress.
 struct StallDetector {
     since: Instant,
-    /// What the receiver had taken then.
+    /// Bytes that the receiver had taken at that time.
     taken_bytes: Option<u64>,
 }
 
@@ -42,7 +36,7 @@ impl StallDetector {
         StallDetector { since, taken_bytes: None }
     }
 
-    /// The receiver has taken so much by now and said nothing of interest since the beginning.
+    /// Called at each frame without an event, with the bytes that the receiver has taken so far.
     fn is_stalled(&mut self, now: Instant, taken_bytes: u64) -> bool {
         let before = *self.taken_bytes.get_or_insert(taken_bytes);
         if now.duration_since(self.since) < STALL_TIME {
@@ -53,27 +47,17 @@ impl StallDetector {
     }
 }
 
-/// Reads frames until the receipt is in or the session is over.
+/// Reads frames until the receipt or the end of the session. `is_answered` is set at the first one.
 pub fn run(
     shared: &SessionShared<'_>,
     connection: &Connection,
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) {
-    // If the ear breaks down, nobody else would notice that the session is over.
-    let guard = EndOnDrop(shared);
+    // A panic of this thread ends the session: the other threads do not notice it. The first outcome counts.
+    let _guard = DropGuard::new(|| shared.end(Err(SendError::Closed { unconfirmed: 0 })));
     let outcome = read_frames(shared, connection, idle_timer, is_answered);
     shared.end(outcome);
-    drop(guard);
-}
-
-struct EndOnDrop<'a, 'b>(&'a SessionShared<'b>);
-
-impl Drop for EndOnDrop<'_, '_> {
-    fn drop(&mut self) {
-        // The first outcome counts.
-        self.0.end(Err(SendError::Closed { unconfirmed: 0 }));
-    }
 }
 
 fn read_frames(
@@ -82,159 +66,91 @@ fn read_frames(
     idle_timer: &IdleTimer,
     is_answered: &AtomicBool,
 ) -> Result<(), SendError> {
-    let mut buffer = FrameBuffer::new();
-    let mut watch = idle_timer.frame_deadline();
-    let mut standstill = StallDetector::new(Instant::now());
+    let mut frames = FrameReader::new(connection.clone(), Framing::Native, idle_timer.clone());
+    let mut stall = StallDetector::new(Instant::now());
     loop {
         if !is_answered.load(Ordering::Relaxed)
-            && let Err(FrameError::Length { .. }) = buffer.peek_json()
+            && let Err(FrameError::Length { .. }) = frames.buffer().peek_json()
         {
-            let begins = buffer.bytes().iter().copied().take(SHOWN_BYTES).collect();
+            let begins = frames.buffer().bytes().iter().copied().take(SHOWN_BYTES).collect();
             return Err(SendError::NotFtx { at: connection.peer().to_string(), begins });
         }
-        while let Some(json) = buffer.next_frame(Framing::Native).map_err(WireError::from)? {
+        while let Some(json) = frames.next_frame().map_err(WireError::from)? {
             is_answered.store(true, Ordering::Relaxed);
-            watch = idle_timer.frame_deadline();
-            let mut state = shared.lock();
-            let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
-            if event != Event::Nothing || state.announced.is_empty() {
-                standstill = StallDetector::new(Instant::now());
-            }
-            if standstill.is_stalled(Instant::now(), idle_timer.taken_bytes()) {
-                return Err(SendError::Stalled(STALL_TIME));
-            }
-            if apply(shared, &mut state, event) {
+            if handle_frame(shared, json, &mut stall, idle_timer)? {
                 return Ok(());
             }
         }
         shared.notify();
-        if watch.is_expired(!buffer.is_empty()) {
-            return Err(SendError::HeaderTimeout(shared.timeout));
-        }
-        match connection.read(buffer.space()) {
-            Ok(0) => return Err(closed(shared)),
-            Ok(count) => {
-                buffer.filled(count);
-                idle_timer.touch();
-            }
-            Err(error) if net::is_timeout(&error) => {
-                if idle_timer.is_expired() {
-                    return Err(SendError::Silent(shared.timeout));
-                }
-                if shared.lock().outcome.is_some() {
-                    return Ok(());
-                }
-            }
-            // Stopped and continued, by Ctrl-Z and fg.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if net::is_disconnect(&error) => return Err(closed(shared)),
-            Err(error) => return Err(SendError::Connection(error)),
+        if !fill(shared, &mut frames)? {
+            return Ok(());
         }
     }
 }
 
-/// Reads a connection that joined, on which the receiver says nothing but why it ends the session.
-pub fn run_secondary(shared: &SessionShared<'_>, connection: &Connection) {
-    let mut buffer = FrameBuffer::new();
-    let failed = loop {
-        match buffer.next_frame(Framing::Native).map(|json| json.map(Message::parse)) {
-            Ok(None) => {}
-            Ok(Some(Ok(Message::Error(ErrorReport { entry: None, fault, message })))) => {
-                break WireError::PeerGaveUp { fault, message }.into();
-            }
-            Ok(Some(Ok(_))) => break WireError::Protocol("words on a joined connection".into()).into(),
-            Ok(Some(Err(error))) => break WireError::from(error).into(),
-            Err(error) => break WireError::from(error).into(),
+/// Waits for more bytes; `false` if the session is over.
+pub fn fill(shared: &SessionShared<'_>, frames: &mut FrameReader) -> Result<bool, SendError> {
+    match frames.fill(&[], POLL_INTERVAL) {
+        Ok(Fill::Bytes) => Ok(true),
+        Ok(Fill::Nothing | Fill::Cancelled) => Ok(shared.lock().outcome.is_none()),
+        Ok(Fill::End) | Err(ReadError::Disconnected) => {
+            Err(SendError::Closed { unconfirmed: shared.lock().in_flight.len() as u64 })
         }
-        match connection.read(buffer.space()) {
-            Ok(0) => break closed(shared),
-            Ok(count) => buffer.filled(count),
-            Err(error) if net::is_timeout(&error) => {
-                if shared.lock().outcome.is_some() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if net::is_disconnect(&error) => break closed(shared),
-            Err(error) => break SendError::Connection(error),
-        }
-    };
-    // At the end of a session the connection closes after the receipt, and one that joins just then is refused. The receipt
-    // comes on another connection and may still be on its way.
-    if shared.lock().session.has_sent_all() {
-        shared.wait_for_outcome(RECEIPT_GRACE);
+        Err(ReadError::HeaderTimeout) => Err(SendError::HeaderTimeout(shared.timeout)),
+        Err(ReadError::Silent) => Err(SendError::IdleTimeout(shared.timeout)),
+        Err(ReadError::Connection(error)) => Err(SendError::Connection(error)),
     }
-    shared.end(Err(failed));
 }
 
-fn closed(shared: &SessionShared<'_>) -> SendError {
-    SendError::Closed { unconfirmed: shared.lock().announced.len() as u64 }
+/// Hands a frame to the session and applies its event; `true` for the receipt.
+fn handle_frame(
+    shared: &SessionShared<'_>,
+    json: &[u8],
+    stall: &mut StallDetector,
+    idle_timer: &IdleTimer,
+) -> Result<bool, SendError> {
+    let mut state = shared.lock();
+    let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
+    if event != Event::Nothing || state.in_flight.is_empty() {
+        *stall = StallDetector::new(Instant::now());
+    }
+    if stall.is_stalled(Instant::now(), idle_timer.taken_bytes()) {
+        return Err(SendError::Stalled(STALL_TIME));
+    }
+    Ok(apply(shared, &mut state, event))
 }
 
-/// The session knows entries by their numbers, people by their names.
+/// Replaces the number of an entry, which the session reports, by its name.
 fn with_name(state: &SessionState, error: WireError) -> SendError {
     match error {
         WireError::Etag { entry, theirs, ours } => {
-            let name = state.announced.get(&entry).map(|announced| announced.name().to_string());
+            let name = state.in_flight.get(&entry).map(|entry| entry.name().to_string());
             SendError::StoredOther { name: name.unwrap_or_default(), theirs, ours }
         }
         error => error.into(),
     }
 }
 
-/// Notes what an event means; `true` when it was the last one.
+/// Applies an event of the session; `true` for the receipt.
 fn apply(shared: &SessionShared<'_>, state: &mut SessionState, event: Event) -> bool {
     match event {
         Event::Nothing | Event::Wanted => {}
-        Event::Welcomed { takes_streams } => shared.welcomed(state, takes_streams),
+        Event::Welcomed { takes_streams } => state.welcome = Some((state.started.elapsed(), takes_streams)),
         Event::Resumed(files) => {
-            for (id, bytes) in files {
-                if let Some(InFlightEntry::File { source, transferred, .. }) = state.announced.get_mut(&id) {
-                    report_undone(shared, transferred.take_uncertain());
-                    state.kept_bytes += transferred.set_present(bytes);
-                    let (path, size_bytes) = (source.name.as_bytes(), source.size_bytes);
-                    shared.progress.report(Told::Resumed { path, bytes, size_bytes });
-                }
-            }
+            files.into_iter().for_each(|(id, bytes)| settle::on_resumed(shared, state, id, bytes));
         }
-        Event::Unneeded(ids) => ids.into_iter().for_each(|id| revoke_resumed(shared, state, id)),
+        Event::Unneeded(ids) => ids.into_iter().for_each(|id| settle::revoke_unasked(shared, state, id)),
         Event::AlreadyThere(ids) => {
-            for id in ids {
-                if let Some(InFlightEntry::File { source, transferred, already_there, .. }) =
-                    state.announced.get_mut(&id)
-                {
-                    *already_there = true;
-                    report_undone(shared, transferred.take_uncertain());
-                    transferred.set_present(source.size_bytes);
-                }
-            }
+            ids.into_iter().for_each(|id| settle::on_already_there(shared, state, id));
         }
-        Event::Stored(ids) => {
-            for id in ids {
-                if let Some(announced) = state.announced.remove(&id) {
-                    on_stored(shared, &mut state.summary, id, &announced);
-                }
-            }
-        }
-        Event::Again { entry, part } => {
-            if let Some(InFlightEntry::File { source, transferred, .. }) = state.announced.get_mut(&entry) {
-                state.summary.repaired_parts += 1;
-                let bytes = PartLayout::new(source.size_bytes).range(part).map_or(0, |range| range.len);
-                transferred.unsent(bytes);
-                report_undone(shared, bytes);
-                shared.progress.report(Told::Repairing { path: source.name.as_bytes(), part });
-            }
-        }
-        Event::KeptOther(id) => shared.withdraw_for(state, id, ErrorCode::Digest, KEPT_OTHER),
+        Event::Stored(ids) => ids.into_iter().for_each(|id| settle::on_stored(shared, state, id)),
+        Event::Again { entry, part } => settle::on_damaged(shared, state, entry, part),
+        Event::KeptOther(id) => settle::withdraw_for(shared, state, id, ErrorCode::Digest, KEPT_OTHER),
         Event::Failed { entry, fault, message, was_wanted } => {
             if !was_wanted {
-                revoke_resumed(shared, state, entry);
+                settle::revoke_unasked(shared, state, entry);
             }
-            if let Some(mut announced) = state.announced.remove(&entry) {
-                shared.list_dropped(entry);
-                let reason = on_failed(&announced, &message);
-                report_failed(shared, state, &mut announced, fault, &reason);
-            }
+            settle::on_failed(shared, state, entry, fault, &message);
         }
         Event::Receipt(receipt) => {
             state.receipt = Some(receipt);
@@ -244,85 +160,18 @@ fn apply(shared: &SessionShared<'_>, state: &mut SessionState, event: Event) -> 
     false
 }
 
-/// What went out of a file unasked was of no use.
-fn revoke_resumed(shared: &SessionShared<'_>, state: &mut SessionState, id: EntryId) {
-    if let Some(InFlightEntry::File { transferred, .. }) = state.announced.get_mut(&id) {
-        let bytes = transferred.revoke();
-        state.summary.moved_bytes -= bytes;
-        report_undone(shared, bytes);
-    }
-}
-
-/// So much of a file does not count as done any more.
-pub fn report_undone(shared: &SessionShared<'_>, bytes: u64) {
-    if bytes > 0 {
-        shared.progress.report(Told::Undone { bytes });
-    }
-}
-
-/// Before a byte of it was asked for and went out, or later: that tells whether anything was wasted.
-fn on_failed(announced: &InFlightEntry, message: &str) -> String {
-    match announced {
-        InFlightEntry::File { transferred, .. } if transferred.done_bytes() > 0 => {
-            format!("the receiver failed: {message}")
-        }
-        _ => format!("refused by the receiver: {message}"),
-    }
-}
-
-fn on_stored(shared: &SessionShared<'_>, summary: &mut Summary, id: EntryId, announced: &InFlightEntry) {
-    match announced {
-        InFlightEntry::Dir(..) | InFlightEntry::Link { .. } => summary.others += 1,
-        InFlightEntry::File { source, transferred, already_there, md5, .. } => {
-            // What went on a connection that was lost may be what is there.
-            if *already_there && !transferred.was_lost() {
-                summary.count_skipped(source.size_bytes);
-            } else {
-                let account = transferred.totals(source.size_bytes);
-                summary.count_new(source.size_bytes);
-                summary.resumed_bytes += account.resumed_bytes;
-                summary.hole_bytes += account.hole_bytes;
-                summary.repeated_bytes += account.repeated_bytes;
-            }
-            let there_bytes = already_there.then_some(source.size_bytes);
-            if md5.is_none() {
-                // Perhaps nothing of it had to be loaded.
-                source_file::start_hashing_one(shared, id, source);
-            }
-            shared.list_stored(id, source.name.as_bytes(), *md5, there_bytes);
-        }
-    }
-}
-
-/// An entry will not arrive: its bytes leave the plan, and the user hears why.
-pub fn report_failed(
-    shared: &SessionShared<'_>,
-    state: &mut SessionState,
-    announced: &mut InFlightEntry,
-    fault: ErrorCode,
-    reason: &str,
-) {
-    state.summary.count_failure(fault);
-    if let InFlightEntry::File { source, transferred, .. } = announced {
-        report_undone(shared, transferred.take_uncertain());
-        let remaining_bytes = source.size_bytes.saturating_sub(transferred.done_bytes());
-        shared.progress.report(Told::FileDropped { remaining_bytes });
-    }
-    shared.progress.report(Told::Failed { name: announced.name().as_bytes(), fault, reason });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_receiver_that_is_only_busy_is_given_up_in_the_end() {
+    fn a_receiver_that_sends_only_keepalives_is_given_up_after_an_hour() {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut standstill = StallDetector::new(start);
-        // A sign of life from here takes 22 bytes.
-        let over = (1..=7200).find(|&second| standstill.is_stalled(after(second), second * 22));
-        assert_eq!(over, Some(3600));
+        let mut stall = StallDetector::new(start);
+        // A keepalive of the sender has 22 bytes.
+        let given_up = (1..=7200).find(|&second| stall.is_stalled(after(second), second * 22));
+        assert_eq!(given_up, Some(3600));
         let mut modem = StallDetector::new(start);
         assert!((1..=86_400).all(|second| !modem.is_stalled(after(second), second * 3000)));
     }

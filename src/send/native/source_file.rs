@@ -1,16 +1,15 @@
-//! A source that is read from its start to its end for its MD5, beside the transfer.
+//! The MD5 of whole source files, computed beside the transfer.
 
 use std::sync::Arc;
 
-use super::state::SessionShared;
-use crate::digest::PART_BYTES;
+use crate::digest::{Md5, PART_BYTES};
 use crate::error_code::ErrorCode;
-use crate::md5sum::{self, DigestUnavailable};
+use crate::md5sum::{self, DigestUnavailable, FileHasher};
 use crate::source::{OpenSource, ReadError, Source};
 use crate::wire::EntryId;
 use crate::wire::sender::Job;
 
-/// The file; opened when its turn comes, so that few are open at once.
+/// A file to hash. It is opened when hashing starts, so that few are open at once.
 pub struct SourceFile {
     source: Arc<Source>,
     open: Option<OpenSource>,
@@ -20,7 +19,7 @@ impl SourceFile {
     fn open(&mut self) -> Result<&OpenSource, DigestUnavailable> {
         let open = match self.open.take() {
             Some(open) => open,
-            None => self.source.open().map_err(unread)?,
+            None => self.source.open().map_err(unavailable)?,
         };
         Ok(self.open.insert(open))
     }
@@ -29,34 +28,64 @@ impl SourceFile {
 impl md5sum::HashInput for SourceFile {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), DigestUnavailable> {
         let open = self.open()?;
-        // Asked each time, so that nobody waits for the digest of something that has changed long ago.
-        open.read_at(buffer, offset).and_then(|()| open.check_unchanged()).map_err(unread)
+        // Checked after each read, so that a file that has changed is not hashed to its end.
+        open.read_at(buffer, offset).and_then(|()| open.check_unchanged()).map_err(unavailable)
     }
 
     fn check_unchanged(&mut self) -> Result<(), DigestUnavailable> {
-        self.open()?.check_unchanged().map_err(unread)
+        self.open()?.check_unchanged().map_err(unavailable)
     }
 }
 
-fn unread(error: ReadError) -> DigestUnavailable {
+fn unavailable(error: ReadError) -> DigestUnavailable {
     let (fault, reason) = (error.fault(), error.to_string());
     let reason = match fault {
         ErrorCode::SourceChanged => {
-            "it arrived as it was, but changed or vanished before its MD5 was taken".into()
+            "it was transferred, but changed or vanished before its MD5 was computed".into()
         }
         _ => reason,
     };
     DigestUnavailable { fault, reason }
 }
 
-/// Larger files than one part are hashed as a whole from the time when their first part is loaded.
-pub fn start_hashing(shared: &SessionShared<'_>, jobs: &[(Job, Arc<Source>)]) {
-    for (job, source) in jobs.iter().filter(|(_, source)| source.size_bytes > PART_BYTES) {
-        start_hashing_one(shared, job.entry, source);
-    }
+/// The hasher of a transfer, as one of its sessions uses it. Each session counts its entries from 0, and the hasher counts
+/// those of all sessions.
+pub struct SessionHasher<'a> {
+    hasher: &'a FileHasher<'a, SourceFile>,
+    first_id: u64,
 }
 
-/// Hashes one file, whatever its size.
-pub fn start_hashing_one(shared: &SessionShared<'_>, id: EntryId, source: &Arc<Source>) {
-    shared.list_begin(id, source.size_bytes, || SourceFile { source: Arc::clone(source), open: None });
+impl<'a> SessionHasher<'a> {
+    /// `announced_before` is the number of entries of earlier sessions.
+    pub fn new(hasher: &'a FileHasher<'a, SourceFile>, announced_before: u64) -> Self {
+        SessionHasher { hasher, first_id: announced_before }
+    }
+
+    /// Starts to hash the files of several parts among `jobs`. The MD5 of a file of one part is that of the part.
+    pub fn start_large(&self, jobs: &[(Job, Arc<Source>)]) {
+        for (job, source) in jobs.iter().filter(|(_, source)| source.size_bytes > PART_BYTES) {
+            self.start(job.entry, source);
+        }
+    }
+
+    /// Starts to hash a file of any size; a second call for the same file does nothing.
+    pub fn start(&self, id: EntryId, source: &Arc<Source>) {
+        let open_later = || SourceFile { source: Arc::clone(source), open: None };
+        self.hasher.on_start(self.first_id + id, source.size_bytes, source.size_bytes, open_later);
+    }
+
+    /// A file is stored. `there_bytes` is its size if it was there already.
+    pub fn on_stored(&self, id: EntryId, path: &[u8], md5: Option<Md5>, there_bytes: Option<u64>) {
+        self.hasher.on_stored(self.first_id + id, path, md5, there_bytes);
+    }
+
+    /// An entry failed or has to be announced again.
+    pub fn on_dropped(&self, id: EntryId) {
+        self.hasher.on_dropped(self.first_id + id);
+    }
+
+    /// Waits until the hasher accepts more files.
+    pub fn wait_for_room(&self) {
+        self.hasher.wait_for_room();
+    }
 }
