@@ -56,7 +56,7 @@ impl Peer {
 
     /// Lets the receiver measure one of its own stages.
     pub fn stage(&mut self, what: Measurable, size_bytes: u64) -> Result<Measured, BenchError> {
-        self.session.ask(Measure { what, size_bytes });
+        self.session.request(Measure { what, size_bytes });
         self.flush()?;
         self.answer()
     }
@@ -73,7 +73,7 @@ impl Peer {
         let mut size_bytes = FIRST_WIRE_BYTES.min(max_bytes);
         loop {
             on_round(size_bytes);
-            self.session.ask(Measure { what: Measurable::Wire, size_bytes });
+            self.session.request(Measure { what: Measurable::Wire, size_bytes });
             self.flush()?;
             let mut left = size_bytes;
             while left > 0 {

@@ -93,17 +93,25 @@ fn bad_answers_to_a_benchmark_are_errors() {
         (
             vec![r#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#],
             REFUSED,
-            "the other side (ftx 0.0.9) cannot measure",
+            "the other side (ftx 0.0.9) does not support the feature \"measure\"",
         ),
-        (vec![r#"{"ftx":"welcome","version":99,"features":["measure"]}"#], PROTOCOL, "speaks version 99"),
-        (vec!["[]"], PROTOCOL, "not a JSON dictionary"),
+        (
+            vec![r#"{"ftx":"welcome","version":99,"features":["measure"]}"#],
+            PROTOCOL,
+            "protocol version 99 is not supported",
+        ),
+        (vec!["[]"], PROTOCOL, "not a JSON object"),
         (
             vec![WELCOME, r#"{"ftx":"measured","bytes":1073741824,"ns":1}"#],
             PROTOCOL,
             "262144 bytes were asked for",
         ),
         (vec![WELCOME, r#"{"ftx":"measured","bytes":262144,"ns":0}"#], PROTOCOL, "in 0 ns"),
-        (vec![WELCOME, r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#], PROTOCOL, "out of place: want"),
+        (
+            vec![WELCOME, r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#],
+            PROTOCOL,
+            "unexpected frame: want",
+        ),
         (
             vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not \u001b[31mtoday"}"#],
             REFUSED,

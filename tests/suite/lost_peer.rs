@@ -90,7 +90,7 @@ fn bad_answers_of_a_receiver_are_errors() {
             "closed the connection without a reply\n     is `ftx recv` listening there, and is the port correct?",
         ),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
-        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
+        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "protocol version 99 is not supported"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
         (vec![WELCOME, r#"{"ftx":"want","entries":[[7,7]],"parts":"all"}"#], 12, "never announced"),
         (
@@ -105,7 +105,7 @@ fn bad_answers_of_a_receiver_are_errors() {
             r"full \x1b[31m\nup",
         ),
         (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
-        (vec!["[]"], 12, "not a JSON dictionary"),
+        (vec!["[]"], 12, "not a JSON object"),
     ] {
         // Closes the connection only where the answer does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
