@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Renews the seeds of targets, of all of them unless told otherwise, from what runs found:
+"""Renews the seeds of the given targets, or of all, from the inputs that runs discovered:
 
     fuzz/seeds.py [TARGET...]
 
-Of what is in corpus/ and work/ together, the few small inputs stay that reach the most. Needs what run.sh
-needs.
+Of the inputs in corpus/ and work/, keeps the few small ones that cover the most. Needs the tools that run.sh needs.
 """
 
 import hashlib
@@ -21,41 +20,41 @@ ALL_BYTES = 24 * 1024
 
 
 def cargo_fuzz(*args):
-    # What threads hold at the end is not lost; see README.md.
+    # Memory that threads hold at the end is not a leak; see README.md.
     env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     command = ["nice", "-n", "19", "cargo", "+nightly", "fuzz", *args]
     return subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def reached(target, folders, scratch):
-    """What each input reaches: eight numbers for an edge, by how often it is taken."""
+    """The features that each input covers: eight numbers for an edge, by how often it is taken."""
     merged, control = scratch / "merged", scratch / "control"
     merged.mkdir()
     options = ["-set_cover_merge=1", f"-max_len={INPUT_BYTES}", f"-merge_control_file={control}"]
     cargo_fuzz("run", target, merged, *folders, "--", *options, "-detect_leaks=0", "-verbosity=0")
     lines = control.read_text().splitlines()
     paths = lines[2 : 2 + int(lines[0])]
-    what = {}
+    features = {}
     for line in lines[2 + len(paths) :]:
         kind, number, *ids = line.split()
         if kind == "FT":
-            what[ROOT / paths[int(number)]] = set(map(int, ids))
-    return what
+            features[ROOT / paths[int(number)]] = set(map(int, ids))
+    return features
 
 
 def choose(reach, inputs, known):
-    """First what adds the most edges for its size, then what adds the most of how often they are taken."""
-    chosen, room = [], ALL_BYTES
+    """First the inputs that add the most edges for their size, then those that add the most counts of edges."""
+    chosen, bytes_left = [], ALL_BYTES
     for grain in (8, 1):
         seen = {id // grain for path in (*known, *chosen) for id in reach[path]}
         adds = {path: {id // grain for id in reach[path]} - seen for path in inputs if path not in chosen}
         while len(chosen) < FILES:
-            adds = {path: ids for path, ids in adds.items() if ids and len(inputs[path]) <= room}
+            adds = {path: ids for path, ids in adds.items() if ids and len(inputs[path]) <= bytes_left}
             if not adds:
                 break
             best = max(adds, key=lambda path: (len(adds[path]) / (ALL_BYTES / FILES + len(inputs[path])), path))
             chosen.append(best)
-            room -= len(inputs[best])
+            bytes_left -= len(inputs[best])
             added = adds.pop(best)
             for ids in adds.values():
                 ids.difference_update(added)
@@ -64,7 +63,7 @@ def choose(reach, inputs, known):
 
 def renew(target):
     corpus, work = ROOT / "fuzz/corpus" / target, ROOT / "fuzz/work" / target
-    # Those are where a run starts from anyway; see run.sh.
+    # Runs start from the fixtures as well; see run.sh.
     fixtures = [ROOT / "fixtures/wire"] if target == "headers" else []
     corpus.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,6 +4,7 @@
 mod layers {
     mod allowed;
     mod cycles;
+    mod durations;
     mod imports;
     mod lengths;
     mod modules;

@@ -1,5 +1,5 @@
-//! An [`FrameBuffer`] gives the same frames, bodies and errors however the bytes were cut, and what it gives encodes to what
-//! came.
+//! A [`FrameBuffer`] returns the same frames, bodies and errors however its input is cut into pieces, and its output
+//! encodes to the input again.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -10,92 +10,92 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
     native: bool,
-    /// Sizes of the pieces, again and again.
+    /// Sizes of the pieces, repeated.
     pieces: Vec<u8>,
-    /// Bytes of a body behind each frame.
+    /// Bytes of body after each frame.
     body: u8,
-    /// Built here rather than found: frames whose checksum holds.
-    whole: Vec<&'a [u8]>,
+    /// JSON of frames that the target encodes, so that their checksums are right.
+    valid: Vec<&'a [u8]>,
     bytes: &'a [u8],
 }
 
 #[derive(Debug, PartialEq)]
-enum Got {
+enum Item {
     Frame(Vec<u8>),
     Body(Vec<u8>),
-    Refused(FrameError),
+    Error(FrameError),
 }
 
-/// What comes out of `bytes`, given in pieces of these sizes.
+/// The items in `bytes`, pushed in pieces of these sizes, and the number of bytes left over.
 fn read(
-    form: Framing,
+    framing: Framing,
     bytes: &[u8],
     body: usize,
     mut pieces: impl Iterator<Item = usize>,
-) -> (Vec<Got>, usize) {
-    let (mut inbox, mut got, mut given, mut wanted) = (FrameBuffer::new(), Vec::new(), 0, 0);
+) -> (Vec<Item>, usize) {
+    let (mut buffer, mut items, mut pushed, mut body_left) = (FrameBuffer::new(), Vec::new(), 0, 0);
     loop {
         loop {
-            if wanted > 0 {
-                let taken = inbox.take_body(wanted);
-                wanted -= taken.len();
-                match got.last_mut() {
-                    Some(Got::Body(body)) => body.extend_from_slice(taken),
-                    _ => got.push(Got::Body(taken.to_vec())),
+            if body_left > 0 {
+                let taken = buffer.take_body(body_left);
+                body_left -= taken.len();
+                match items.last_mut() {
+                    Some(Item::Body(body)) => body.extend_from_slice(taken),
+                    _ => items.push(Item::Body(taken.to_vec())),
                 }
-                if wanted > 0 {
+                if body_left > 0 {
                     break;
                 }
             }
-            let has = inbox.has_frame(form);
-            match inbox.next_frame(form) {
+            let has = buffer.has_frame(framing);
+            match buffer.next_frame(framing) {
                 Ok(Some(json)) => {
                     assert!(matches!(has, Ok(true)));
-                    got.push(Got::Frame(json.to_vec()));
-                    wanted = body;
+                    items.push(Item::Frame(json.to_vec()));
+                    body_left = body;
                 }
                 Ok(None) => {
                     assert!(matches!(has, Ok(false)));
                     break;
                 }
                 Err(error) => {
-                    got.push(Got::Refused(error));
-                    return (got, 0);
+                    items.push(Item::Error(error));
+                    return (items, 0);
                 }
             }
         }
-        if given == bytes.len() {
-            return (got, inbox.bytes().len());
+        if pushed == bytes.len() {
+            return (items, buffer.bytes().len());
         }
-        let piece = pieces.next().unwrap_or(1).clamp(1, bytes.len() - given);
-        let taken = inbox.push(&bytes[given..given + piece]);
-        assert!(taken > 0, "an inbox that is emptied has room");
-        given += taken;
+        let piece = pieces.next().unwrap_or(1).clamp(1, bytes.len() - pushed);
+        let taken = buffer.push(&bytes[pushed..pushed + piece]);
+        assert!(taken > 0, "a buffer whose frames are taken has space");
+        pushed += taken;
     }
 }
 
 fuzz_target!(|input: Input| {
-    let form = if input.native { Framing::Native } else { Framing::Classic };
+    let framing = if input.native { Framing::Native } else { Framing::Classic };
     let body = usize::from(input.body % 8);
     let mut bytes = Vec::new();
-    for json in input.whole.iter().filter(|json| !json.is_empty()) {
-        encode(form, json, &mut bytes);
+    for json in input.valid.iter().filter(|json| !json.is_empty()) {
+        encode(framing, json, &mut bytes);
         bytes.extend(std::iter::repeat_n(b'B', body));
     }
     bytes.extend_from_slice(input.bytes);
-    let at_once = read(form, &bytes, body, std::iter::repeat(bytes.len()));
-    let one_by_one = read(form, &bytes, body, std::iter::repeat(1));
+    let at_once = read(framing, &bytes, body, std::iter::repeat(bytes.len()));
+    let one_by_one = read(framing, &bytes, body, std::iter::repeat(1));
     let sizes = input.pieces.iter().map(|size| usize::from(*size)).cycle();
-    let cut = read(form, &bytes, body, sizes);
+    let cut = read(framing, &bytes, body, sizes);
     assert_eq!(at_once, one_by_one);
     assert_eq!(at_once, cut);
-    let mut again = Vec::new();
-    for got in &at_once.0 {
-        match got {
-            Got::Frame(json) => encode(form, json, &mut again),
-            Got::Body(body) => again.extend_from_slice(body),
-            Got::Refused(_) => {}
+    let mut encoded = Vec::new();
+    for item in &at_once.0 {
+        match item {
+            Item::Frame(json) => encode(framing, json, &mut encoded),
+            Item::Body(body) => encoded.extend_from_slice(body),
+            Item::Error(_) => {}
         }
     }
-    assert!(bytes.starts_with(&again));
+    assert!(bytes.starts_with(&encoded));
 });

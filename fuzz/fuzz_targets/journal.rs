@@ -1,4 +1,5 @@
-//! A journal that was cut, damaged or made up says what its whole lines say, and nothing of a part that does not exist.
+//! A cut, damaged or forged journal parses to what its complete valid lines record, and never to a part that does not
+//! exist.
 #![no_main]
 
 use std::fmt::Write;
@@ -14,9 +15,9 @@ struct Input<'a> {
     size: Size,
     state: Option<[u8; 16]>,
     lines: Vec<Line<'a>>,
-    /// Where a crash cut it, if one did.
+    /// The length to which a crash cut it.
     cut: Option<u16>,
-    /// A bit that flipped: where, and which.
+    /// A flipped bit: the byte and the bit in it.
     flip: Option<(u16, u8)>,
 }
 
@@ -33,7 +34,7 @@ enum Line<'a> {
         md5: [u8; 16],
     },
     FarPart(u64),
-    OddPart(&'a str),
+    TextDigest(&'a str),
     Holes {
         first: u8,
         parts: u8,
@@ -43,36 +44,36 @@ enum Line<'a> {
         parts: u64,
     },
     Closed(i64),
-    HeaderAgain,
-    /// Of a journal whose first line is another one.
-    Foreign {
+    SecondHeader,
+    /// A line of a journal with a different first line: its checksum has another seed.
+    OtherJournal {
         index: u8,
     },
-    /// Anything, with the checksum that it needs to be read.
+    /// Any text with a valid checksum.
     Json(&'a str),
-    /// Anything, without.
+    /// Any bytes without a checksum.
     Raw(&'a [u8]),
 }
 
-/// What the lines so far say, found out without the code under test.
+/// What the lines so far record, computed without the code under test.
 #[derive(Clone, Default)]
 struct Model {
-    /// Runs of parts, and their digest where it is one part.
-    there: Vec<(u64, u64, Option<Md5>)>,
+    /// Runs of parts (first, count), with the digest if the run is one part.
+    recorded: Vec<(u64, u64, Option<Md5>)>,
     is_closed: bool,
     len: usize,
 }
 
 impl Model {
     fn has_any(&self, first: u64, parts: u64) -> bool {
-        self.there.iter().any(|&(at, len, _)| at < first + parts && first < at + len)
+        self.recorded.iter().any(|&(at, len, _)| at < first + parts && first < at + len)
     }
 
     fn part(&mut self, layout: PartLayout, index: u64, md5: Md5) -> bool {
         if index >= layout.count() || self.has_any(index, 1) {
             return false;
         }
-        self.there.push((index, 1, Some(md5)));
+        self.recorded.push((index, 1, Some(md5)));
         self.is_closed = false;
         true
     }
@@ -84,22 +85,22 @@ impl Model {
         if !is_whole || self.has_any(first, parts) {
             return false;
         }
-        self.there.push((first, parts, None));
+        self.recorded.push((first, parts, None));
         self.is_closed = false;
         true
     }
 
     fn count(&self) -> u64 {
-        self.there.iter().map(|(_, parts, _)| parts).sum()
+        self.recorded.iter().map(|(_, parts, _)| parts).sum()
     }
 
-    fn is_what(&self, told: &JournalContents) -> bool {
-        self.len as u64 == told.len
-            && self.is_closed == told.closed.is_some()
-            && self.count() == told.digests.count()
-            && self.there.iter().all(|&(first, parts, md5)| match md5 {
-                Some(md5) => told.digests.get(first) == Some(md5),
-                None => told.digests.contains(first) && told.digests.contains(first + parts - 1),
+    fn matches(&self, parsed: &JournalContents) -> bool {
+        self.len as u64 == parsed.len
+            && self.is_closed == parsed.closed.is_some()
+            && self.count() == parsed.digests.count()
+            && self.recorded.iter().all(|&(first, parts, md5)| match md5 {
+                Some(md5) => parsed.digests.get(first) == Some(md5),
+                None => parsed.digests.contains(first) && parsed.digests.contains(first + parts - 1),
             })
     }
 }
@@ -116,18 +117,18 @@ fn part_json(index: u64, md5: &str) -> String {
     json
 }
 
-/// What holds of whatever is told.
-fn check(bytes: &[u8], told: &JournalContents) {
-    assert!(told.len as usize <= bytes.len() && bytes[told.len as usize - 1] == b'\n');
-    let layout = PartLayout::new(told.header.size);
+/// Invariants of every parsed journal.
+fn check(bytes: &[u8], parsed: &JournalContents) {
+    assert!(parsed.len as usize <= bytes.len() && bytes[parsed.len as usize - 1] == b'\n');
+    let layout = PartLayout::new(parsed.header.size);
     let missing: u64 =
-        told.digests.missing(layout.count()).iter().map(|run| run.end() - run.start() + 1).sum();
-    assert_eq!(told.digests.count() + missing, layout.count(), "a part that does not exist, or one twice");
-    // What counts is told again after the rest was cut off, and after a line of which only a part reached the disk.
-    let mut again = bytes[..told.len as usize].to_vec();
-    assert_eq!(parse(&again).as_ref(), Some(told));
+        parsed.digests.missing(layout.count()).iter().map(|run| run.end() - run.start() + 1).sum();
+    assert_eq!(parsed.digests.count() + missing, layout.count(), "a part that does not exist, or one twice");
+    // The valid prefix parses to the same contents, alone and followed by a torn line.
+    let mut again = bytes[..parsed.len as usize].to_vec();
+    assert_eq!(parse(&again).as_ref(), Some(parsed));
     again.extend_from_slice(b"{\"part\":{\"index\":0,");
-    assert_eq!(parse(&again).as_ref(), Some(told));
+    assert_eq!(parse(&again).as_ref(), Some(parsed));
 }
 
 fuzz_target!(|input: Input| {
@@ -144,12 +145,12 @@ fuzz_target!(|input: Input| {
     let mut bytes = Vec::new();
     write_line(&header, 0, &mut bytes);
     let seed = crc32c::crc32c(&bytes);
-    // What is told after each line, as long as that can be told beforehand.
+    // The expected contents after each valid line; `is_modelled` until a line of unknown meaning comes.
     let mut models = vec![Model { len: bytes.len(), ..Model::default() }];
-    let (mut is_over, mut is_known) = (false, true);
+    let (mut is_cut_off, mut is_modelled) = (false, true);
     for line in input.lines.iter().take(64) {
         let mut model = models.last().cloned().unwrap_or_default();
-        let fits = match *line {
+        let is_valid = match *line {
             Line::Part { index, md5 } => {
                 write_line(&part_json(index.into(), &hex::encode(md5)), seed, &mut bytes);
                 model.part(layout, index.into(), md5.into())
@@ -158,7 +159,7 @@ fuzz_target!(|input: Input| {
                 write_line(&part_json(index, &"ab".repeat(16)), seed, &mut bytes);
                 model.part(layout, index, [0xab; 16].into())
             }
-            Line::OddPart(md5) => {
+            Line::TextDigest(md5) => {
                 write_line(&part_json(0, md5), seed, &mut bytes);
                 md5.parse::<Md5>().is_ok_and(|md5| model.part(layout, 0, md5))
             }
@@ -177,27 +178,27 @@ fuzz_target!(|input: Input| {
                 model.is_closed = true;
                 true
             }
-            Line::HeaderAgain => {
+            Line::SecondHeader => {
                 write_line(&header, seed, &mut bytes);
                 false
             }
-            Line::Foreign { index } => {
+            Line::OtherJournal { index } => {
                 write_line(&part_json(index.into(), &"00".repeat(16)), seed ^ 1, &mut bytes);
                 false
             }
             Line::Json(json) => {
                 write_line(json, seed, &mut bytes);
-                is_known &= is_over;
+                is_modelled &= is_cut_off;
                 false
             }
             Line::Raw(raw) => {
                 bytes.extend_from_slice(raw);
-                is_known &= is_over;
+                is_modelled &= is_cut_off;
                 false
             }
         };
-        is_over |= !fits;
-        if !is_over {
+        is_cut_off |= !is_valid;
+        if !is_cut_off {
             model.len = bytes.len();
             models.push(model);
         }
@@ -206,27 +207,29 @@ fuzz_target!(|input: Input| {
         bytes.truncate(cut.into());
         models.retain(|model| model.len <= bytes.len());
     }
-    let mut whole = models.last();
-    let mut before_flip = whole;
+    let mut after_flip = models.last();
+    let mut before_flip = after_flip;
     if let Some((at, bit)) = input.flip
         && !bytes.is_empty()
     {
         let at = usize::from(at) % bytes.len();
         bytes[at] ^= 1 << (bit % 8);
         before_flip = models.iter().rev().find(|model| model.len <= at);
-        // An upper-case digit of a checksum is the same digit, but in the first line it changes all that follow.
-        whole = if at < models.first().map_or(0, |model| model.len) { models.first() } else { whole };
+        // A flip can turn a hex digit of a checksum to upper case, which leaves its value. In the first line it still
+        // invalidates all later lines, because their checksums are seeded with the bytes of that line.
+        after_flip =
+            if at < models.first().map_or(0, |model| model.len) { models.first() } else { after_flip };
     }
-    let told = parse(&bytes);
-    if let Some(told) = &told {
-        check(&bytes, told);
+    let parsed = parse(&bytes);
+    if let Some(parsed) = &parsed {
+        check(&bytes, parsed);
     }
-    if is_known {
-        let is = |model: Option<&Model>| match (model, &told) {
-            (Some(model), Some(told)) => model.is_what(told),
+    if is_modelled {
+        let is = |model: Option<&Model>| match (model, &parsed) {
+            (Some(model), Some(parsed)) => model.matches(parsed),
             (None, None) => true,
             _ => false,
         };
-        assert!(is(before_flip) || is(whole), "{told:?}");
+        assert!(is(before_flip) || is(after_flip), "{parsed:?}");
     }
 });

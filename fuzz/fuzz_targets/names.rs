@@ -1,4 +1,4 @@
-//! A name or a link's target that is accepted leads nowhere but down, and whatever is shown steers no terminal.
+//! An accepted name or link target stays below the destination folder, and escaped text holds no terminal controls.
 #![no_main]
 
 use std::path::{Component, Path};
@@ -15,22 +15,22 @@ struct Input<'a> {
     target: &'a [u8],
 }
 
-fn assert_shown(text: &[u8]) {
-    let shown = Escaped::new(text).to_string();
+fn check_escaped(text: &[u8]) {
+    let escaped = Escaped::new(text).to_string();
     assert!(
-        !shown.chars().any(|c| is_unsafe_to_print(c) || matches!(c, '\u{2028}' | '\u{2029}')),
-        "{shown:?}"
+        !escaped.chars().any(|c| is_unsafe_to_print(c) || matches!(c, '\u{2028}' | '\u{2029}')),
+        "{escaped:?}"
     );
 }
 
 fuzz_target!(|input: Input| {
     let policy = if input.allow_odd { NamePolicy::AllowOdd } else { NamePolicy::Strict };
-    assert_shown(input.name);
-    assert_shown(input.target);
+    check_escaped(input.name);
+    check_escaped(input.target);
     let Ok(path) = RelPath::new(input.name, policy) else {
         return;
     };
-    assert_eq!(path.as_bytes(), input.name, "never repaired");
+    assert_eq!(path.as_bytes(), input.name, "names are never repaired");
     assert_eq!(RelPath::new(path.as_bytes(), policy), Ok(path.clone()));
     assert!(path.as_path().components().all(|component| matches!(component, Component::Normal(_))));
     assert_eq!(path.as_path().components().count(), path.depth() + 1);
@@ -42,9 +42,9 @@ fuzz_target!(|input: Input| {
     let Ok(target) = LinkTarget::new(input.target, &path, policy) else {
         return;
     };
-    assert_eq!(target.as_bytes(), input.target, "never repaired");
+    assert_eq!(target.as_bytes(), input.target, "targets are never repaired");
     assert_eq!(LinkTarget::new(target.as_bytes(), &path, policy), Ok(target.clone()));
-    // Where it leads, step by step from the folder that holds the link.
+    // Resolve the target component by component, from the folder that holds the link.
     let mut depth = path.depth() as i64;
     for component in target.as_path().components() {
         match component {

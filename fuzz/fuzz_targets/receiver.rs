@@ -1,5 +1,5 @@
-//! A receiver's session hears whatever a sender may say on its connections, while its driver answers in any order: what it
-//! counts and says is true, and nothing is complete before all of it is verified.
+//! The receiver's session with arbitrary frames of a sender on its connections, while its driver answers in any order:
+//! its counts and frames are correct, and a file is complete only after all its parts are verified.
 #![no_main]
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -24,14 +24,14 @@ struct Input<'a> {
     streams: bool,
     session: bool,
     continues: bool,
-    has_room: bool,
+    streams_allowed: bool,
     allow_odd: bool,
     steps: Vec<Step<'a>>,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    // What a sender says, on the first connection or on one that joined.
+    // Frames of the sender, on the primary connection or on a joined one.
     File { name: u8, tail: u8, parts: u8, sparse: bool, has_state: bool },
     HugeFile { size: u64 },
     Dir(u8),
@@ -48,10 +48,10 @@ enum Step<'a> {
     Join,
     GiveUp(&'a str),
     Raw { json: &'a [u8], joined: bool },
-    // What the driver does.
+    // Calls of the driver.
     WantAll(u8),
     WantOffers(u8),
-    WantRest { entry: u8, there: u8, hole: (u8, u8) },
+    WantMissing { entry: u8, kept: u8, hole: (u8, u8) },
     Verified(u8),
     HoleVerified(u8),
     Damaged(u8),
@@ -61,7 +61,7 @@ enum Step<'a> {
     Finish,
 }
 
-/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+/// An index below `count`, as a rule: a session that ends at its first frame tests nothing.
 fn pick(raw: u8, count: u64) -> u64 {
     if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) }
 }
@@ -70,11 +70,11 @@ const NAMES: [&str; 7] = ["a", "d/b", "../x", "", "d/é", ".ftx-1", "a\\u202e"];
 const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
 const WHAT: [&str; 4] = ["md5", "write", "wire", "heat"];
 
-/// Runs of parts, of a file that may have more of them than anybody can count.
+/// Runs of parts (first, count): a huge file has too many parts for a set.
 #[derive(Default)]
-struct There(Vec<(u64, u64)>);
+struct PartRuns(Vec<(u64, u64)>);
 
-impl There {
+impl PartRuns {
     fn has_any(&self, first: u64, parts: u64) -> bool {
         self.0.iter().any(|&(at, len)| at < first + parts && first < at + len)
     }
@@ -92,24 +92,26 @@ impl There {
 #[derive(Default)]
 struct Model {
     files: HashMap<u64, FileEntry>,
-    /// Parts of each file that were verified since the last decision, in bodies or in offers, or were there before.
-    verified: HashMap<u64, There>,
+    /// Parts of each file that were verified since its last `want`, or were present before it.
+    verified: HashMap<u64, PartRuns>,
+    /// Files of which offers are requested.
     offers: HashSet<u64>,
+    /// Files for which a `want` was sent.
     decided: HashSet<u64>,
-    /// Headers that the driver has not judged.
+    /// Headers that the driver has neither verified nor rejected.
     parts: Vec<PartHeader>,
     holes: Vec<HoleHeader>,
     damaged: HashMap<(u64, u64), u32>,
     others: HashSet<u64>,
     committing: HashSet<u64>,
     settled: HashSet<u64>,
-    /// Of those that are settled: what the sender has to be told.
+    /// The settled entries for which a frame is expected.
     stored: HashSet<u64>,
     failed: HashSet<u64>,
     skipped: HashSet<u64>,
-    /// What it was told.
-    said_stored: HashSet<u64>,
-    said_failed: HashSet<u64>,
+    /// The entries whose frame was sent.
+    stored_sent: HashSet<u64>,
+    failed_sent: HashSet<u64>,
     withdrawn: HashSet<u64>,
     entries: u64,
     measures: u32,
@@ -126,17 +128,17 @@ impl Model {
         self.files.contains_key(&id) && self.decided.contains(&id) && self.offers.contains(&id) == is_offer
     }
 
-    fn progressed(&mut self, id: u64, is_about: bool, parts: (u64, u64), progressed: PartOutcome) {
+    fn check_outcome(&mut self, id: u64, is_about: bool, parts: (u64, u64), outcome: PartOutcome) {
         if !is_about {
-            assert_eq!(progressed, PartOutcome::Unchanged);
+            assert_eq!(outcome, PartOutcome::Unchanged);
             return;
         }
         let count = self.files[&id].layout.count();
         let verified = self.verified.entry(id).or_default();
         assert!(parts.0 + parts.1 <= count);
         verified.insert(parts.0, parts.1);
-        match progressed {
-            PartOutcome::Unchanged => panic!("{parts:?} of {id} count for nothing"),
+        match outcome {
+            PartOutcome::Unchanged => panic!("{parts:?} of {id} are not counted"),
             PartOutcome::Partly => assert!(verified.count() < count),
             PartOutcome::Complete(digests) => {
                 assert_eq!(verified.count(), count, "complete, but not verified");
@@ -150,21 +152,21 @@ impl Model {
         }
     }
 
-    /// What the sender hears is so.
-    fn said(&mut self, output: &[u8]) {
-        let mut inbox = FrameBuffer::new();
-        let mut given = 0;
+    /// The output is valid frames that match the model.
+    fn check_output(&mut self, output: &[u8]) {
+        let mut buffer = FrameBuffer::new();
+        let mut pushed = 0;
         loop {
-            given += inbox.push(&output[given..]);
-            let Some(json) = inbox.next_frame(Framing::Native).expect("a frame of ours") else { break };
+            pushed += buffer.push(&output[pushed..]);
+            let Some(json) = buffer.next_frame(Framing::Native).expect("a frame of ours") else { break };
             match Message::parse(json).expect("a message of ours") {
                 Message::Stored { entries, .. } => {
                     for id in entries.iter().flatten() {
-                        assert!(self.stored.contains(&id) && self.said_stored.insert(id), "stored {id}");
+                        assert!(self.stored.contains(&id) && self.stored_sent.insert(id), "stored {id}");
                     }
                 }
                 Message::Error(ErrorReport { entry: Some(id), .. }) => {
-                    assert!(self.failed.contains(&id) && self.said_failed.insert(id), "failed {id}");
+                    assert!(self.failed.contains(&id) && self.failed_sent.insert(id), "failed {id}");
                 }
                 Message::Want { entries, parts } => {
                     for id in entries.iter().flatten() {
@@ -182,13 +184,14 @@ impl Model {
                 other => panic!("{other:?} is not a receiver's"),
             }
         }
-        assert!(given == output.len() && inbox.is_empty());
+        assert!(pushed == output.len() && buffer.is_empty());
     }
 }
 
-fn refused(error: &WireError) {
-    let sentence = error.to_string();
-    assert!(!sentence.chars().any(is_unsafe_to_print), "{sentence:?}");
+/// An error's message is safe to print.
+fn check_message(error: &WireError) {
+    let message = error.to_string();
+    assert!(!message.chars().any(is_unsafe_to_print), "{message:?}");
 }
 
 fn hello(input: &Input<'_>) -> String {
@@ -204,7 +207,7 @@ fn hello(input: &Input<'_>) -> String {
 fuzz_target!(|input: Input| {
     let policy = if input.allow_odd { NamePolicy::AllowOdd } else { NamePolicy::Strict };
     let mut session = ReceiverSession::new(policy);
-    if !input.has_room {
+    if !input.streams_allowed {
         session.disable_streams();
     }
     let hello = hello(&input);
@@ -296,14 +299,14 @@ fuzz_target!(|input: Input| {
                 serde_json::Value::from(message)
             ),
             Step::Raw { json, joined } => {
-                let heard = if joined { session.handle_joined(json) } else { session.handle(json) };
-                let _ = heard.inspect_err(refused);
+                let result = if joined { session.handle_joined(json) } else { session.handle(json) };
+                let _ = result.inspect_err(check_message);
                 let _ = session.take_output();
                 return;
             }
             Step::WantAll(entry) => {
                 let id = pick(entry, model.entries);
-                // A driver decides once, and once more after offers.
+                // A driver decides once, and again after offers.
                 if model.files.contains_key(&id)
                     && (!model.decided.contains(&id) || model.offers.contains(&id))
                 {
@@ -322,16 +325,16 @@ fuzz_target!(|input: Input| {
                 }
                 continue;
             }
-            Step::WantRest { entry, there, hole } => {
+            Step::WantMissing { entry, kept, hole } => {
                 let id = pick(entry, model.entries);
                 let Some(file) = model.files.get(&id) else { continue };
                 let layout = file.layout;
                 if !(2..64).contains(&layout.count()) || !model.decided.insert(id) {
                     continue;
                 }
-                // What an earlier session left: some parts, and perhaps a run of zeros beside them.
+                // Parts kept from an earlier session: digests, and perhaps one run of zeros.
                 let mut digests = PartDigests::new();
-                for part in (0..layout.count()).filter(|part| there & 1 << part != 0) {
+                for part in (0..layout.count()).filter(|part| kept & 1 << part != 0) {
                     digests.insert(part, Md5::of(b"abc"));
                 }
                 let whole = layout.size_bytes() / PART_BYTES;
@@ -340,28 +343,28 @@ fuzz_target!(|input: Input| {
                     digests.insert_holes(first, parts);
                 }
                 let bytes = session.want_missing(id, digests.clone());
-                let mut there: BTreeSet<u64> =
+                let mut kept: BTreeSet<u64> =
                     (0..layout.count()).filter(|part| digests.contains(*part)).collect();
-                if there.len() as u64 == layout.count() {
-                    // Of a file that is all there, the last part comes again: something has to.
-                    there.remove(&(layout.count() - 1));
+                if kept.len() as u64 == layout.count() {
+                    // A `want` names at least one part: the last one is requested again.
+                    kept.remove(&(layout.count() - 1));
                 }
-                let sizes = there.iter().map(|part| layout.range(*part).expect("a part").len);
+                let sizes = kept.iter().map(|part| layout.range(*part).expect("a part").len);
                 assert_eq!(bytes, sizes.sum::<u64>());
-                model.verified.insert(id, There(there.into_iter().map(|part| (part, 1)).collect()));
+                model.verified.insert(id, PartRuns(kept.into_iter().map(|part| (part, 1)).collect()));
                 continue;
             }
             Step::Verified(index) => {
                 if !model.parts.is_empty() {
                     let header = model.parts.swap_remove(usize::from(index) % model.parts.len());
                     let is_about = model.about(header.id, header.is_offer);
-                    let progressed = session.part_verified(&header);
+                    let outcome = session.part_verified(&header);
                     model.damaged.remove(&(header.id, header.part));
-                    model.progressed(header.id, is_about, (header.part, 1), progressed);
+                    model.check_outcome(header.id, is_about, (header.part, 1), outcome);
                 }
                 continue;
             }
-            // On another connection something else may have come meanwhile, even the same.
+            // Other connections may have delivered overlapping parts since the hole was handled.
             Step::HoleVerified(index) => {
                 if !model.holes.is_empty() {
                     let hole = model.holes.swap_remove(usize::from(index) % model.holes.len());
@@ -371,21 +374,21 @@ fuzz_target!(|input: Input| {
                             && (part..part + parts).contains(&header.part)
                     };
                     let is_in = model.parts.iter().any(is_pending)
-                        || model.verified.get(&id).is_some_and(|there| there.has_any(part, parts));
-                    // Or a part was written there that is damaged, and that nothing was cleared of.
+                        || model.verified.get(&id).is_some_and(|verified| verified.has_any(part, parts));
+                    // Or a damaged part was written to the range, and the hole does not clear it.
                     let in_hole = |of: &(u64, u64)| of.0 == id && (part..part + parts).contains(&of.1);
                     let is_damaged = !must_clear && model.damaged.keys().any(in_hole);
                     let is_about = model.about(id, is_offer) && !is_in && !is_damaged;
                     if is_about {
                         model.damaged.retain(|of, _| !in_hole(of));
                     }
-                    let progressed = session.holes_verified(&hole);
-                    model.progressed(id, is_about, (part, parts), progressed);
+                    let outcome = session.holes_verified(&hole);
+                    model.check_outcome(id, is_about, (part, parts), outcome);
                 }
                 continue;
             }
             Step::Damaged(index) => {
-                // Of an offer the driver says nothing of the kind.
+                // The driver reports damage of bodies only.
                 let bodies: Vec<usize> =
                     (0..model.parts.len()).filter(|&at| !model.parts[at].is_offer).collect();
                 if !bodies.is_empty() {
@@ -444,22 +447,22 @@ fuzz_target!(|input: Input| {
                     assert_eq!(receipt.failed, count(&model.failed) + count(&model.withdrawn));
                     assert_eq!(receipt.skipped, model.skipped.intersection(&model.stored).count() as u64);
                     assert_eq!(receipt.stored + receipt.failed, receipt.entries);
-                    model.said(&session.take_output());
-                    assert_eq!(model.said_stored, model.stored);
-                    assert_eq!(model.said_failed, model.failed);
+                    model.check_output(&session.take_output());
+                    assert_eq!(model.stored_sent, model.stored);
+                    assert_eq!(model.failed_sent, model.failed);
                     return;
                 }
                 continue;
             }
         };
         let is_entry = json.starts_with(r#"{"ftx":"entry""#);
-        let heard = match is_joined {
+        let result = match is_joined {
             true => session.handle_joined(json.as_bytes()),
             false => session.handle(json.as_bytes()),
         };
-        let event = match heard {
+        let event = match result {
             Ok(event) => event,
-            Err(error) => return refused(&error),
+            Err(error) => return check_message(&error),
         };
         model.entries += u64::from(is_entry);
         match event {
@@ -476,16 +479,16 @@ fuzz_target!(|input: Input| {
             }
             Event::Body(header) | Event::Offer(header) | Event::OfferAndBody(header) => {
                 let file = &model.files[&header.id];
-                // A body that is not needed comes of a small file alone, sent before its sender heard of that.
-                let is_spare = matches!(event, Event::OfferAndBody(_));
-                assert!(!is_spare || header.is_offer && file.layout.size_bytes() <= SMALL_FILE_BYTES);
+                // An offer with a body is a small file that was sent unasked.
+                let has_body = matches!(event, Event::OfferAndBody(_));
+                assert!(!has_body || header.is_offer && file.layout.size_bytes() <= SMALL_FILE_BYTES);
                 assert_eq!(file.layout.range(header.part), Some(header.range));
-                assert!(model.about(header.id, header.is_offer), "nobody wanted it");
+                assert!(model.about(header.id, header.is_offer), "it is not requested");
                 let tried = model.damaged.get(&(header.id, header.part)).is_some_and(|tries| *tries > 0);
                 assert_eq!(header.is_repair, tried);
-                let is_there =
-                    model.verified.get(&header.id).is_some_and(|there| there.has_any(header.part, 1));
-                assert!(!is_there, "it is there");
+                let is_verified =
+                    model.verified.get(&header.id).is_some_and(|verified| verified.has_any(header.part, 1));
+                assert!(!is_verified, "it is verified already");
                 model.parts.push(header);
             }
             Event::Discard { bytes } => assert!(bytes <= PART_BYTES),
@@ -494,7 +497,7 @@ fuzz_target!(|input: Input| {
                 assert!(hole.parts > 0 && hole.range.len == hole.parts * PART_BYTES);
                 assert!(hole.range.offset + hole.range.len <= file.layout.size_bytes());
                 assert!(hole.is_offer || file.is_sparse);
-                assert!(model.about(hole.id, hole.is_offer), "nobody wanted it");
+                assert!(model.about(hole.id, hole.is_offer), "it is not requested");
                 model.holes.push(hole);
             }
             Event::Withdrawn { id, .. } => {
@@ -512,6 +515,6 @@ fuzz_target!(|input: Input| {
         assert!(model.measures == 0 || model.entries == 0);
         assert!(model.files.len() + model.others.len() + model.committing.len() <= MAX_ENTRIES_IN_FLIGHT);
         let output = session.take_output();
-        model.said(&output);
+        model.check_output(&output);
     }
 });

@@ -1,5 +1,6 @@
-//! A sender hears whatever a receiver may say while it announces files: it is only asked for parts that exist, a bounded
-//! number of times, and takes for stored only what it sent all of that was asked for.
+//! The sender's session, and that of `ftx bench`, with arbitrary frames of a receiver while files are announced and sent
+//! in any order: jobs are only for parts that exist, a bounded number of times, and an entry counts as stored only after
+//! everything that was requested of it was sent.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -28,7 +29,7 @@ enum Input<'a> {
 /// One step of either side.
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    // What the sender does.
+    // Calls of the sender's driver.
     AnnounceFile {
         tail: u8,
         parts: u8,
@@ -38,9 +39,9 @@ enum Step<'a> {
     AnnounceDir,
     AnnounceLink,
     End,
-    /// Everything that is asked for goes out.
-    Work,
-    Take {
+    /// All jobs are taken and sent.
+    SendAll,
+    TakeJobs {
         jobs: u8,
     },
     Holes {
@@ -50,7 +51,7 @@ enum Step<'a> {
     Send(u8),
     Withdraw(u8),
     Totals,
-    // What the receiver says.
+    // Frames of the receiver.
     Welcome {
         version: u8,
         streams: bool,
@@ -82,7 +83,7 @@ enum Step<'a> {
         message: &'a str,
     },
     Raw(&'a [u8]),
-    /// A receiver that tells what it verified and kept.
+    /// A receiver with the feature `etags`.
     WelcomeEtags,
     Kept {
         entry: u8,
@@ -90,13 +91,13 @@ enum Step<'a> {
         parts: u8,
         what: KeptWhat,
     },
-    /// Stored, with etags of something else.
+    /// `stored` with etags of other content.
     StoredOther(Ids),
 }
 
 #[derive(Arbitrary, Debug)]
 enum KeptWhat {
-    /// What this side knows, as far as it does.
+    /// The digests that the sender has, as far as it has them.
     Same,
     Other,
     Zeros,
@@ -104,7 +105,7 @@ enum KeptWhat {
 
 #[derive(Arbitrary, Debug)]
 enum BenchStep<'a> {
-    Ask { what: u8, size: u8 },
+    Request { what: u8, size: u8 },
     End,
     Welcome { measure: bool, agent: &'a str },
     Measured { bytes: u8, ns: u8 },
@@ -115,12 +116,12 @@ enum BenchStep<'a> {
 
 static ZEROS: LazyLock<Md5> = LazyLock::new(|| Md5::of(&vec![0; PART_BYTES as usize]));
 
-/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+/// An index below `count`, as a rule: a session that ends at its first frame tests nothing.
 fn pick(raw: u8, count: u64) -> u64 {
     if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) }
 }
 
-/// Runs of numbers.
+/// The ranges of entries or parts in a frame.
 #[derive(Arbitrary, Debug)]
 enum Ids {
     Some(Vec<u8>),
@@ -155,7 +156,7 @@ impl Parts {
             Parts::All => "\"all\"".into(),
             Parts::None => "\"none\"".into(),
             Parts::Offers => "\"offers\"".into(),
-            // A file has five of them at most.
+            // A file has at most five parts.
             Parts::Some(parts) => parts.json(5),
             Parts::Far(last) => format!("[[0,{last}]]"),
         }
@@ -170,24 +171,24 @@ fn error(entry: Option<u64>, code: u8, message: &str) -> String {
     format!(r#"{{"ftx":"error",{entry}"code":"{code}","message":{}}}"#, serde_json::Value::from(message))
 }
 
-/// What the sender knows of a file.
+/// The model of a file at the sender.
 struct File {
     layout: PartLayout,
-    /// What the last decision asked for, of bodies or of digests.
-    asked: BTreeSet<u64>,
+    /// Parts that the last `want` requested, as bodies or as offers.
+    requested: BTreeSet<u64>,
     wants_bodies: bool,
-    /// It goes out as if it was wanted, and nothing was heard of it.
+    /// It is sent unasked, and no frame about it has arrived.
     is_unasked: bool,
-    /// What of it has not become a job.
+    /// Requested parts that were not taken as jobs.
     todo: BTreeSet<u64>,
-    /// What of it went out since, and not again was asked for.
+    /// Parts sent since the last `want`, without those that an `again` requested since.
     sent: BTreeSet<u64>,
-    /// What was asked for again since.
+    /// Parts that an `again` requested since the last `want`.
     again: BTreeSet<u64>,
-    /// Everything that was ever to be read, however often.
+    /// Jobs taken so far, repetitions included.
     jobs: u64,
-    is_there: bool,
-    /// What is known of its parts.
+    is_present: bool,
+    /// Known digests of its parts.
     digests: BTreeMap<u64, Md5>,
 }
 
@@ -195,19 +196,19 @@ impl File {
     fn new(layout: PartLayout) -> Self {
         File {
             layout,
-            asked: BTreeSet::new(),
+            requested: BTreeSet::new(),
             wants_bodies: false,
             is_unasked: false,
             todo: BTreeSet::new(),
             sent: BTreeSet::new(),
             again: BTreeSet::new(),
             jobs: 0,
-            is_there: false,
+            is_present: false,
             digests: BTreeMap::new(),
         }
     }
 
-    /// As `stored` tells it, where all parts are known.
+    /// Its etag as in `stored`, if all parts are known.
     fn etag(&self) -> Option<String> {
         if self.digests.len() as u64 != self.layout.count() {
             return None;
@@ -219,35 +220,35 @@ impl File {
         }
     }
 
-    fn asked(&mut self, parts: impl Iterator<Item = u64>, wants_bodies: bool) {
-        self.asked = parts.collect();
-        self.todo = self.asked.clone();
+    fn request(&mut self, parts: impl Iterator<Item = u64>, wants_bodies: bool) {
+        self.requested = parts.collect();
+        self.todo = self.requested.clone();
         self.sent.clear();
         self.again.clear();
         self.wants_bodies = wants_bodies;
     }
 }
 
-/// A sentence about a peer can be shown to people.
-fn refused(error: &WireError) {
-    let sentence = error.to_string();
-    assert!(!sentence.chars().any(is_unsafe_to_print), "{sentence:?}");
+/// An error's message is safe to print.
+fn check_message(error: &WireError) {
+    let message = error.to_string();
+    assert!(!message.chars().any(is_unsafe_to_print), "{message:?}");
 }
 
-/// All that was said is frames of ours.
-fn said(output: &[u8]) {
+/// The output is complete valid frames.
+fn check_output(output: &[u8]) {
     assert!(output.len() < 64 << 20);
-    let mut inbox = FrameBuffer::new();
-    let mut given = 0;
+    let mut buffer = FrameBuffer::new();
+    let mut pushed = 0;
     loop {
-        given += inbox.push(&output[given..]);
-        match inbox.next_frame(Framing::Native) {
+        pushed += buffer.push(&output[pushed..]);
+        match buffer.next_frame(Framing::Native) {
             Ok(Some(json)) => drop(Message::parse(json).expect("a message of ours")),
             Ok(None) => break,
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(given == output.len() && inbox.is_empty());
+    assert!(pushed == output.len() && buffer.is_empty());
 }
 
 fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
@@ -257,7 +258,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
         session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
     }
     let mut files: HashMap<u64, File> = HashMap::new();
-    let mut hand: Vec<(Job, u64)> = Vec::new();
+    let mut taken_jobs: Vec<(Job, u64)> = Vec::new();
     let (mut announced, mut open, mut ended, mut settled) = (0u64, HashSet::new(), false, HashSet::new());
     let (mut stored, mut failed, mut skipped) = (0u64, 0u64, 0u64);
     let mut compares = false;
@@ -273,7 +274,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 let is_unasked = !is_welcome && !continues && layout.size_bytes() <= SMALL_FILE_BYTES;
                 let mut file = File::new(layout);
                 if is_unasked {
-                    file.asked(0..1, true);
+                    file.request(0..1, true);
                     file.is_unasked = true;
                 }
                 files.insert(id, file);
@@ -300,27 +301,28 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 session.totals(announced, 1);
                 continue;
             }
-            Step::Work => {
+            Step::SendAll => {
                 while let Some(job) = take_job(&mut session, &mut files, &open) {
-                    hand.push((job, 1));
+                    taken_jobs.push((job, 1));
                 }
-                hand.drain(..).for_each(|job| send(&mut session, job, &mut files, &open));
+                taken_jobs.drain(..).for_each(|job| send(&mut session, job, &mut files, &open));
                 continue;
             }
-            Step::Take { jobs } => {
+            Step::TakeJobs { jobs } => {
                 for _ in 0..jobs % 16 {
                     let Some(job) = take_job(&mut session, &mut files, &open) else { break };
-                    assert!(open.contains(&job.entry), "a job of what is settled");
-                    hand.push((job, 1));
+                    assert!(open.contains(&job.entry), "a job of a settled entry");
+                    taken_jobs.push((job, 1));
                 }
                 continue;
             }
-            // The driver has looked at the file by now, and the receiver may have said something else meanwhile.
+            // Between `next_job` and `take_holes`, frames of the receiver may have changed what is requested.
             Step::Holes { job, most } => {
-                let Some(index) = hand.len().checked_sub(1).map(|last| usize::from(*job).min(last)) else {
+                let Some(index) = taken_jobs.len().checked_sub(1).map(|last| usize::from(*job).min(last))
+                else {
                     continue;
                 };
-                let (job, taken @ 1) = &mut hand[index] else { continue };
+                let (job, taken @ 1) = &mut taken_jobs[index] else { continue };
                 let most = pick(*most, 8).max(1);
                 *taken = session.take_holes(job, most);
                 assert!((1..=most).contains(taken));
@@ -328,14 +330,14 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     let file = files.get_mut(&job.entry).expect("a file");
                     assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
                     file.jobs += *taken - 1;
-                    let is_wanted = (job.part + 1..job.part + *taken).all(|part| file.todo.remove(&part));
-                    assert!(is_wanted, "zeros that nobody wants, or not any more");
+                    let is_requested = (job.part + 1..job.part + *taken).all(|part| file.todo.remove(&part));
+                    assert!(is_requested, "holes that are not requested");
                 }
                 continue;
             }
             Step::Send(index) => {
-                if !hand.is_empty() {
-                    let job = hand.swap_remove(usize::from(*index) % hand.len());
+                if !taken_jobs.is_empty() {
+                    let job = taken_jobs.swap_remove(usize::from(*index) % taken_jobs.len());
                     send(&mut session, job, &mut files, &open);
                 }
                 continue;
@@ -388,11 +390,11 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 };
                 let digests: Vec<String> =
                     (first..first + count).map(|part| format!("\"{}\"", digest(part))).collect();
-                let told = match what {
+                let kept_digests = match what {
                     KeptWhat::Zeros => format!(r#""zeros":{count}"#),
                     _ => format!(r#""md5":[{}]"#, digests.join(",")),
                 };
-                format!(r#"{{"ftx":"kept","entry":{id},"part":{first},{told}}}"#)
+                format!(r#"{{"ftx":"kept","entry":{id},"part":{first},{kept_digests}}}"#)
             }
             Step::Receipt { entries, stored, skipped, failed } => format!(
                 r#"{{"ftx":"receipt","entries":{entries},"stored":{stored},"skipped":{skipped},"failed":{failed},"bytes":0}}"#
@@ -403,36 +405,38 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
             Step::Failed { entry, code, message } => error(Some(pick(*entry, announced)), *code, message),
             Step::GiveUp { code, message } => error(None, *code, message),
             Step::Raw(json) => {
-                let _ = session.handle(json).inspect_err(refused);
+                let _ = session.handle(json).inspect_err(check_message);
                 return;
             }
             _ => continue,
         };
         let event = match session.handle(json.as_bytes()) {
             Ok(event) => event,
-            Err(error) => return refused(&error),
+            Err(error) => return check_message(&error),
         };
         if let Ok(Message::Kept(kept)) = Message::parse(json.as_bytes()) {
             assert!(compares && kept.entry < announced);
             let file = files.get_mut(&kept.entry).filter(|_| open.contains(&kept.entry));
             if let Some(file) = file {
-                let told: Vec<Md5> = match &kept.parts {
+                let kept_digests: Vec<Md5> = match &kept.parts {
                     KeptParts::Digests(digests) => digests.clone(),
                     KeptParts::Zeros(count) => vec![*ZEROS; *count as usize],
                 };
-                assert!(!told.is_empty() && kept.part + told.len() as u64 <= file.layout.count());
+                assert!(
+                    !kept_digests.is_empty() && kept.part + kept_digests.len() as u64 <= file.layout.count()
+                );
                 let differs =
                     |(part, md5): (u64, &Md5)| file.digests.get(&part).is_some_and(|known| known != md5);
-                let is_other = (kept.part..).zip(&told).any(differs);
+                let is_other = (kept.part..).zip(&kept_digests).any(differs);
                 assert_eq!(event == Event::KeptOther(kept.entry), is_other);
                 if !is_other {
-                    (kept.part..).zip(told).for_each(|(part, md5)| {
+                    (kept.part..).zip(kept_digests).for_each(|(part, md5)| {
                         file.digests.insert(part, md5);
                     });
                 }
             }
         }
-        // What an accepted `want` changed.
+        // Apply an accepted `want` to the model.
         if let Ok(Message::Want { entries, parts }) = Message::parse(json.as_bytes()) {
             for id in entries.iter().flatten() {
                 let Some(file) = files.get_mut(&id).filter(|_| open.contains(&id)) else { continue };
@@ -444,7 +448,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                             continue;
                         }
                         WantedParts::Offers if !file.sent.is_empty() => {
-                            // What went out of it was its offer.
+                            // The part that was sent counts as its offer.
                             (file.wants_bodies, file.todo) = (false, BTreeSet::new());
                             continue;
                         }
@@ -452,13 +456,15 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     }
                 }
                 match &parts {
-                    WantedParts::All => file.asked(0..file.layout.count(), true),
-                    WantedParts::Parts(runs) => file.asked(runs.iter().flatten(), true),
-                    WantedParts::Offers => file.asked(0..file.layout.count(), false),
+                    WantedParts::All => file.request(0..file.layout.count(), true),
+                    WantedParts::Parts(runs) => file.request(runs.iter().flatten(), true),
+                    WantedParts::Offers => file.request(0..file.layout.count(), false),
                     WantedParts::None => {
-                        assert!(!file.wants_bodies && file.sent == file.asked && !file.asked.is_empty());
-                        assert!(!file.is_there);
-                        file.is_there = true;
+                        assert!(
+                            !file.wants_bodies && file.sent == file.requested && !file.requested.is_empty()
+                        );
+                        assert!(!file.is_present);
+                        file.is_present = true;
                     }
                 }
             }
@@ -468,12 +474,12 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 for (id, bytes) in rests {
                     let file = &files[&id];
                     let asked_bytes: u64 =
-                        file.asked.iter().map(|part| file.layout.range(*part).expect("a part").len).sum();
+                        file.requested.iter().map(|part| file.layout.range(*part).expect("a part").len).sum();
                     assert_eq!(bytes + asked_bytes, file.layout.size_bytes());
                 }
             }
             Event::AlreadyThere(ids) => {
-                assert!(ids.iter().all(|id| files[id].is_there && open.contains(id)));
+                assert!(ids.iter().all(|id| files[id].is_present && open.contains(id)));
             }
             Event::Stored(ids) => {
                 for id in ids {
@@ -485,10 +491,11 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                         !compares || !matches!(step, Step::StoredOther(_)) || file.etag().is_none(),
                         "stored as something else"
                     );
-                    skipped += u64::from(file.is_there);
-                    let is_sent =
-                        file.wants_bodies && !file.asked.is_empty() && file.asked.is_subset(&file.sent);
-                    assert!(is_sent || file.is_there, "entry {id} stored, but not sent");
+                    skipped += u64::from(file.is_present);
+                    let is_sent = file.wants_bodies
+                        && !file.requested.is_empty()
+                        && file.requested.is_subset(&file.sent);
+                    assert!(is_sent || file.is_present, "entry {id} stored, but not sent");
                 }
             }
             Event::Again { entry, part } => {
@@ -499,13 +506,13 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 file.again.insert(part);
             }
             Event::Unneeded(ids) => {
-                let is_offered = |file: &File| !file.wants_bodies && file.sent == file.asked;
+                let is_offered = |file: &File| !file.wants_bodies && file.sent == file.requested;
                 assert!(ids.iter().all(|id| is_offered(&files[id]) && open.contains(id)));
             }
             Event::Failed { entry, was_wanted, .. } => {
                 assert!(open.remove(&entry) && settled.insert(entry));
-                let is_wanted = |file: &File| file.wants_bodies && !file.is_unasked;
-                assert_eq!(was_wanted, files.get(&entry).is_some_and(is_wanted));
+                let was_requested = |file: &File| file.wants_bodies && !file.is_unasked;
+                assert_eq!(was_wanted, files.get(&entry).is_some_and(was_requested));
                 failed += 1;
             }
             Event::Receipt(receipt) => {
@@ -526,19 +533,19 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
             Event::Nothing | Event::Wanted => {}
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
-        said(&session.take_output());
+        check_output(&session.take_output());
     }
-    // Nothing that is wanted is ever forgotten.
+    // Everything that is requested becomes a job.
     while let Some(job) = take_job(&mut session, &mut files, &open) {
-        hand.push((job, 1));
+        taken_jobs.push((job, 1));
     }
-    hand.into_iter().for_each(|job| send(&mut session, job, &mut files, &open));
+    taken_jobs.into_iter().for_each(|job| send(&mut session, job, &mut files, &open));
     for (_, file) in files.iter().filter(|(id, _)| open.contains(id)) {
         assert!(
-            file.todo.is_empty() && file.asked.is_subset(&file.sent),
+            file.todo.is_empty() && file.requested.is_subset(&file.sent),
             "{:?} of {:?}",
             file.sent,
-            file.asked
+            file.requested
         );
     }
 }
@@ -546,11 +553,11 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
 fn take_job(session: &mut SenderSession, files: &mut HashMap<u64, File>, open: &HashSet<u64>) -> Option<Job> {
     let job = session.next_job()?;
     let file = files.get_mut(&job.entry).expect("a file");
-    assert!(open.contains(&job.entry), "a job of what is settled");
+    assert!(open.contains(&job.entry), "a job of a settled entry");
     assert_eq!(file.layout.range(job.part), Some(job.range), "a part that does not exist");
     assert_eq!((job.wants_body, job.is_unasked), (file.wants_bodies, file.is_unasked));
-    assert!(file.todo.remove(&job.part), "nobody wants it");
-    // Unasked, twice decided upon, and asked for again a few times.
+    assert!(file.todo.remove(&job.part), "it is not requested");
+    // Unasked, after each of two `want`, and after each `again`.
     file.jobs += 1;
     assert!(file.jobs <= file.layout.count() * (3 + u64::from(MAX_TRIES_A_PART)));
     Some(job)
@@ -563,38 +570,35 @@ fn send(
     open: &HashSet<u64>,
 ) {
     let mut out = Vec::new();
-    let goes = match taken {
+    let is_sent = match taken {
         1 => session.part_frame(&job, Md5::of(b""), &mut out),
         _ => session.hole_frame(&job, taken, &mut out),
     };
-    assert_eq!(goes, !out.is_empty());
-    said(&out);
-    if goes {
+    assert_eq!(is_sent, !out.is_empty());
+    check_output(&out);
+    if is_sent {
         let file = files.get_mut(&job.entry).expect("a file");
         assert!(open.contains(&job.entry) && file.wants_bodies == job.wants_body);
         for part in job.part..job.part + taken {
             file.digests.insert(part, if taken == 1 { Md5::of(b"") } else { *ZEROS });
             let is_new = file.sent.insert(part);
-            assert!(
-                is_new || file.again.contains(&part),
-                "a part twice, of which nobody asked for one again"
-            );
+            assert!(is_new || file.again.contains(&part), "a part twice without an `again`");
         }
     }
 }
 
-/// The ear of `ftx bench`.
+/// The session of `ftx bench`.
 fn bench(steps: &[BenchStep<'_>]) {
     let mut session = MeasureClient::new();
-    let (mut is_ready, mut asked, mut ended) = (false, None, false);
+    let (mut is_ready, mut requested, mut ended) = (false, None, false);
     for step in steps.iter().take(100) {
         let json = match step {
-            BenchStep::Ask { what, size } => {
+            BenchStep::Request { what, size } => {
                 if is_ready {
                     let what = [Measurable::Md5, Measurable::Write, Measurable::Wire][usize::from(*what) % 3];
                     let measure = Measure { what, size_bytes: (*size).into() };
                     session.ask(measure);
-                    asked = Some(measure);
+                    requested = Some(measure);
                     is_ready = false;
                 }
                 continue;
@@ -619,23 +623,23 @@ fn bench(steps: &[BenchStep<'_>]) {
             ),
             BenchStep::Busy => r#"{"ftx":"busy"}"#.into(),
             BenchStep::Raw(json) => {
-                let _ = session.handle(json).inspect_err(refused);
+                let _ = session.handle(json).inspect_err(check_message);
                 return;
             }
         };
         match session.handle(json.as_bytes()) {
-            Err(error) => return refused(&error),
+            Err(error) => return check_message(&error),
             Ok(measure_client::MeasureEvent::Nothing) => {}
             Ok(measure_client::MeasureEvent::Ready) => is_ready = true,
             Ok(measure_client::MeasureEvent::Measured(measured)) => {
-                let asked = asked.take().expect("asked for");
-                assert!(measured.bytes <= asked.size_bytes && measured.elapsed_ns > 0);
-                assert!(asked.what != Measurable::Wire || measured.bytes == asked.size_bytes);
+                let requested = requested.take().expect("a request");
+                assert!(measured.bytes <= requested.size_bytes && measured.elapsed_ns > 0);
+                assert!(requested.what != Measurable::Wire || measured.bytes == requested.size_bytes);
                 is_ready = true;
             }
-            Ok(measure_client::MeasureEvent::Receipt) => assert!(ended && asked.is_none()),
+            Ok(measure_client::MeasureEvent::Receipt) => assert!(ended && requested.is_none()),
         }
-        said(&session.take_output());
+        check_output(&session.take_output());
     }
 }
 

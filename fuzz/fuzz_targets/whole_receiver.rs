@@ -1,6 +1,6 @@
-//! The real receiver with real files, and senders of both dialects on several connections, some of which are lost: whatever
-//! comes, nothing appears outside its folder, under a final name there is what was announced or nothing, and what it said of
-//! it is so.
+//! The complete receiver with real files, and senders of both dialects on several connections, some of which are lost: no
+//! file appears outside the destination folder, a final name holds what was announced or nothing, and every `stored` is
+//! true.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
@@ -32,7 +32,7 @@ use libfuzzer_sys::fuzz_target;
 struct Input<'a> {
     is_classic: bool,
     policy: u8,
-    /// What is there already.
+    /// Files that exist before the session: name and content.
     before: Vec<(u8, u8)>,
     steps: Vec<Step<'a>>,
 }
@@ -45,7 +45,7 @@ enum Step<'a> {
         sparse: bool,
         has_state: bool,
     },
-    /// A file under a name that nobody thought of.
+    /// A file under an arbitrary name.
     OddFile {
         name: &'a str,
         content: u8,
@@ -74,10 +74,10 @@ enum Step<'a> {
         part: u8,
         parts: u8,
     },
-    /// All whole parts but so many.
+    /// One hole for all whole parts, or for all but the last.
     Holes {
         entry: u8,
-        but: u8,
+        skip_last: u8,
     },
     Withdraw(u8),
     Measure {
@@ -92,26 +92,26 @@ enum Step<'a> {
     },
     End,
     Busy,
-    /// Goes on when the receiver has answered what it heard so far.
-    Listen,
-    /// Sends what it wants, as it is.
-    Answer,
-    /// A file of several parts, and the first of them.
-    Half(u8),
-    /// The same, and all that is wanted of it.
-    Whole(u8),
-    /// One more connection of the session, or of one that is not there; the steps go on there.
+    /// Waits until the receiver has replied about every file.
+    AwaitReplies,
+    /// The same, then sends the parts that are requested.
+    SendRequested,
+    /// A file of several parts, and its first part.
+    FirstPart(u8),
+    /// The same file, and all parts that are requested of it.
+    AllParts(u8),
+    /// Another connection, with the session's id or an unknown one; the next steps use it.
     Join {
         right: bool,
     },
-    /// The steps go on on another connection of the session.
-    Turn(u8),
-    /// The connections are lost, with or without the receiver's notice, and a new session begins.
+    /// The next steps use another connection of the session.
+    Switch(u8),
+    /// The connections are lost, either closed or left open, and a new session begins.
     Lose {
         noticed: bool,
         continues: bool,
     },
-    /// A bit of what is kept of a lost file flips behind the receiver's back, or its end is cut off.
+    /// A bit of a kept partial file or its journal flips, or its end is cut off.
     Damage {
         journal: bool,
         at: u32,
@@ -120,7 +120,7 @@ enum Step<'a> {
     Raw(&'a [u8]),
 }
 
-/// Of so many things one that is there, as a rule: a session that ends at once shows nothing.
+/// An index below `count`, as a rule: a session that ends at its first frame tests nothing.
 fn pick(raw: u8, count: usize) -> u64 {
     if raw >= 0xf0 { raw.into() } else { u64::from(raw) % count.max(1) as u64 }
 }
@@ -131,7 +131,7 @@ const TARGETS: [&str; 6] = ["a", "d", "..", "../..", "/etc", "d/e/../../.."];
 const STATE: &str = "00112233445566778899aabbccddeeff";
 const HUGE_BYTES: u64 = 1 << 62;
 
-/// Of two parts, the first of zeros.
+/// Two parts, the first of zeros.
 static LONG: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut content = vec![0; PART_BYTES as usize];
     content.extend_from_slice(b"tail");
@@ -148,52 +148,52 @@ fn content(index: u8) -> &'static [u8] {
     }
 }
 
-/// The MD5 of one of those, or of a part of it, taken once.
+/// The MD5 of one of those contents, or of a part of it, cached.
 fn md5(bytes: &'static [u8]) -> Md5 {
     static KNOWN: LazyLock<Mutex<HashMap<(usize, usize), Md5>>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap();
     *known.entry((bytes.as_ptr() as usize, bytes.len())).or_insert_with(|| Md5::of(bytes))
 }
 
-/// What may be under a name.
+/// The contents that were announced for each path.
 type Contents = HashMap<PathBuf, Vec<&'static [u8]>>;
 
-/// What the receivers tell.
+/// What the receivers have reported.
 #[derive(Default)]
-struct Told {
-    in_work: usize,
-    /// Files in place, and the MD5 of all of each where it was taken.
+struct Reported {
+    active_sessions: usize,
+    /// Files in place, and the MD5 of each where it was computed.
     done: Vec<(Vec<u8>, Option<Md5>)>,
 }
 
-static TOLD: Mutex<Told> = Mutex::new(Told { in_work: 0, done: Vec::new() });
+static REPORTED: Mutex<Reported> = Mutex::new(Reported { active_sessions: 0, done: Vec::new() });
 
-struct Listening;
+struct Recorder;
 
-impl Observer for Listening {
+impl Observer for Recorder {
     fn unfinished(&self, _: &Unfinished) {}
 
     fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
-        TOLD.lock().unwrap().in_work += 1;
-        Box::new(Listening)
+        REPORTED.lock().unwrap().active_sessions += 1;
+        Box::new(Recorder)
     }
 
     fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
 
     fn ended(&self, _: &Peer, _: &Result<Summary, RecvError>) {
-        TOLD.lock().unwrap().in_work -= 1;
+        REPORTED.lock().unwrap().active_sessions -= 1;
     }
 }
 
-impl Reporter for Listening {
+impl Reporter for Recorder {
     fn report(&self, event: Event<'_>) {
         if let Event::FileDone { path, md5, .. } = event {
-            TOLD.lock().unwrap().done.push((path.to_vec(), md5));
+            REPORTED.lock().unwrap().done.push((path.to_vec(), md5));
         }
     }
 }
 
-/// One receiver for all inputs of a policy; its folder is emptied between them.
+/// One receiver for all inputs with a policy; its folder is emptied before each input.
 struct World {
     address: SocketAddr,
     policy: OnConflict,
@@ -203,7 +203,7 @@ struct World {
 }
 
 static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
-    // Whoever runs it removes what it leaves there; see run.sh.
+    // The folders are not removed here; run.sh does that.
     let given = std::env::var_os("FTX_FUZZ_DIR").map(PathBuf::from);
     let memory = Path::new("/dev/shm");
     let parent =
@@ -213,7 +213,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
         let outside = tempfile::Builder::new().prefix("ftx-fuzz-").tempdir_in(&parent).unwrap().keep();
         let inside = outside.join("one/two/in");
         fs::create_dir_all(&inside).unwrap();
-        // The MD5 of a huge file takes its time, so that not all receivers take it.
+        // The MD5 of a huge file takes long, so only one receiver computes MD5s of complete files.
         let takes_digests = policy == OnConflict::Overwrite;
         let server = Server::start(Options {
             bind: Some(BindTo::Ip([127, 0, 0, 1].into())),
@@ -229,13 +229,13 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
         })
         .unwrap();
         let address = server.local_addr().unwrap();
-        thread::spawn(move || server.run(&Listening));
+        thread::spawn(move || server.run(&Recorder));
         World { address, policy, takes_digests, outside, inside }
     };
     policies.into_iter().map(world).collect()
 });
 
-/// Everything below `root`, links not followed.
+/// Everything below `root` but folders, links not followed.
 fn files(root: &Path) -> Vec<PathBuf> {
     let entries = walkdir::WalkDir::new(root).into_iter().flatten();
     entries.filter(|entry| !entry.file_type().is_dir()).map(|entry| entry.into_path()).collect()
@@ -246,57 +246,57 @@ fn is_hidden(path: &Path) -> bool {
         .any(|part| part.as_os_str().as_encoded_bytes().to_ascii_lowercase().starts_with(b".ftx-"))
 }
 
-/// The longest that a receiver may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A receiver that has said nothing for so long has nothing to say before it hears more.
-const QUIET: Duration = Duration::from_millis(20);
+/// A receiver that takes longer than this for a step hangs.
+const HANG_TIMEOUT: Duration = Duration::from_secs(20);
+/// After this time without a frame, the receiver waits for the sender.
+const QUIET_TIMEOUT: Duration = Duration::from_millis(20);
 
 struct Connection {
     stream: TcpStream,
-    /// What is to be said.
-    words: Vec<u8>,
-    inbox: FrameBuffer,
-    is_over: bool,
+    /// Bytes to be sent.
+    out: Vec<u8>,
+    buffer: FrameBuffer,
+    is_closed: bool,
 }
 
 impl Connection {
     fn open(world: &World) -> Self {
         let stream = TcpStream::connect(world.address).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(HANG_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Connection { stream, words: Vec::new(), inbox: FrameBuffer::new(), is_over: false }
+        Connection { stream, out: Vec::new(), buffer: FrameBuffer::new(), is_closed: false }
     }
 
-    fn say(&mut self, json: &str) {
-        encode(Framing::Native, json.as_bytes(), &mut self.words);
+    fn queue(&mut self, json: &str) {
+        encode(Framing::Native, json.as_bytes(), &mut self.out);
     }
 
     fn flush(&mut self) {
-        match self.stream.write_all(&std::mem::take(&mut self.words)) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the receiver takes nothing"),
-            // Whoever refuses it closes before the end.
-            Err(_) => self.is_over = true,
+        match self.stream.write_all(&std::mem::take(&mut self.out)) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the receiver does not read"),
+            // A receiver that refuses something closes the connection early.
+            Err(_) => self.is_closed = true,
             Ok(()) => {}
         }
     }
 
-    /// What the receiver says next, within `limit`; `None` if nothing, or if it closed.
-    fn hear(&mut self, limit: Duration) -> Option<Message> {
+    /// The receiver's next message; `None` if there is none within `limit`, or the connection is closed.
+    fn next_message(&mut self, limit: Duration) -> Option<Message> {
         let mut buffer = [0; 4096];
         loop {
-            if let Some(json) = self.inbox.next_frame(Framing::Native).expect("a frame of a receiver") {
+            if let Some(json) = self.buffer.next_frame(Framing::Native).expect("a frame of a receiver") {
                 return Some(Message::parse(json).expect("a message of a receiver"));
             }
-            if self.is_over {
+            if self.is_closed {
                 return None;
             }
             self.stream.set_read_timeout(Some(limit)).unwrap();
             match self.stream.read(&mut buffer) {
-                Ok(0) => self.is_over = true,
-                Ok(count) => assert_eq!(self.inbox.push(&buffer[..count]), count),
+                Ok(0) => self.is_closed = true,
+                Ok(count) => assert_eq!(self.buffer.push(&buffer[..count]), count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.is_over = true,
+                Err(_) => self.is_closed = true,
             }
         }
     }
@@ -310,25 +310,25 @@ enum Announced {
     Link { path: PathBuf, target: &'static str },
 }
 
-/// A native session as its sender knows it.
+/// The model of a native session at its sender.
 struct Session {
     number: u8,
     connections: Vec<Connection>,
     current: usize,
     entries: Vec<Announced>,
     has_ended: bool,
-    /// Files and other entries of which anything was said.
+    /// Entries about which any frame has arrived.
     answered: HashSet<u64>,
     stored: HashSet<u64>,
     failed: HashSet<u64>,
     withdrawn: HashSet<u64>,
     receipt: Option<ftx::wire::message::Receipt>,
-    /// What is wanted and was not sent yet.
+    /// Requests that were not answered yet.
     wants: Vec<(u64, WantedParts)>,
-    /// Bodies of a part's full size that were sent: they take their time.
+    /// Bodies of the full part size that were sent: few, because they are slow.
     long_bodies: usize,
-    /// It said what nobody knows.
-    is_unsafe_to_print: bool,
+    /// Bytes of unknown meaning were sent.
+    sent_raw: bool,
 }
 
 impl Session {
@@ -338,7 +338,7 @@ impl Session {
             .map(|lost| format!(r#","continues":"{}""#, format!("{lost:02x}").repeat(16)))
             .unwrap_or_default();
         let id = format!("{number:02x}").repeat(16);
-        first.say(&format!(
+        first.queue(&format!(
             r#"{{"ftx":"hello","version":1,"features":["streams","measure"],"session":"{id}"{continues}}}"#
         ));
         Session {
@@ -354,15 +354,15 @@ impl Session {
             receipt: None,
             wants: Vec::new(),
             long_bodies: 0,
-            is_unsafe_to_print: false,
+            sent_raw: false,
         }
     }
 
-    fn here(&mut self) -> &mut Connection {
+    fn connection(&mut self) -> &mut Connection {
         &mut self.connections[self.current]
     }
 
-    /// Announces a file of several parts: 0 as it is, 1 with holes, 2 nothing but holes.
+    /// Announces a file of several parts: 0 dense, 1 sparse, 2 huge and only holes.
     fn announce_long(&mut self, world: &World, which: u8, announced: &mut Contents) {
         let (number, is_sparse) = (self.entries.len(), which != 0);
         let (name, size) = if which == 2 { ("huge", HUGE_BYTES) } else { ("long", LONG.len() as u64) };
@@ -373,12 +373,12 @@ impl Session {
             announced.entry(path.clone()).or_default().push(&LONG);
             self.entries.push(Announced::File { path, content: &LONG });
         }
-        self.connections[0].say(&format!(
+        self.connections[0].queue(&format!(
             r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{is_sparse},"mtime_ns":5,"state":"{STATE}"}}"#
         ));
     }
 
-    /// A part of an entry, or its offer, as it is.
+    /// A valid part of an entry, or its offer.
     fn send_part(&mut self, id: u64, part: u64, is_body: bool) {
         let Some(Announced::File { content, .. }) = self.entries.get(id as usize) else { return };
         let Some(range) = PartLayout::new(content.len() as u64).range(part) else { return };
@@ -390,19 +390,20 @@ impl Session {
         self.long_bodies += usize::from(is_long);
         let kind = if is_body { "part" } else { "offer" };
         let (size, md5) = (body.len(), md5(body));
-        let here = self.here();
-        here.say(&format!(r#"{{"ftx":"{kind}","entry":{id},"part":{part},"size":{size},"md5":"{md5}"}}"#));
+        let connection = self.connection();
+        connection
+            .queue(&format!(r#"{{"ftx":"{kind}","entry":{id},"part":{part},"size":{size},"md5":"{md5}"}}"#));
         if is_body {
-            here.words.extend_from_slice(body);
+            connection.out.extend_from_slice(body);
         }
     }
 
     fn send_holes(&mut self, id: u64, first: u64, parts: u64) {
-        self.here().say(&format!(r#"{{"ftx":"hole","entry":{id},"part":{first},"parts":{parts}}}"#));
+        self.connection().queue(&format!(r#"{{"ftx":"hole","entry":{id},"part":{first},"parts":{parts}}}"#));
     }
 
-    /// Sends what is wanted.
-    fn answer(&mut self) {
+    /// Sends the parts that are requested.
+    fn send_requested(&mut self) {
         for (id, wanted) in std::mem::take(&mut self.wants) {
             let (count, is_huge) = match self.entries.get(id as usize) {
                 Some(Announced::File { content, .. }) => {
@@ -431,22 +432,19 @@ impl Session {
         self.connections.iter_mut().for_each(Connection::flush);
     }
 
-    /// Takes what the receiver says on the first connection until `is_enough`, or nothing comes any more.
-    fn listen(&mut self, limit: Duration, is_enough: impl Fn(&Session) -> bool) {
+    /// Reads messages on the primary connection until `is_enough`, or until none arrives within `limit`.
+    fn read_until(&mut self, limit: Duration, is_enough: impl Fn(&Session) -> bool) {
         while !is_enough(self) {
-            let Some(message) = self.connections[0].hear(limit) else { return };
+            let Some(message) = self.connections[0].next_message(limit) else { return };
             match message {
                 Message::Want { entries, parts } => {
                     for id in entries.iter().flatten() {
-                        assert!(
-                            (id as usize) < self.entries.len() || self.is_unsafe_to_print,
-                            "entry {id} is wanted"
-                        );
+                        assert!((id as usize) < self.entries.len() || self.sent_raw, "entry {id} is wanted");
                         self.answered.insert(id);
                         self.wants.push((id, parts.clone()));
                     }
                 }
-                // Zeros that were damaged are sent as what they are.
+                // A damaged part of zeros is sent as a part.
                 Message::Again { entry, part } => {
                     self.wants.push((entry, WantedParts::Parts(IdRanges::one(part))))
                 }
@@ -476,9 +474,9 @@ impl Session {
         }
     }
 
-    fn answers(&mut self) {
+    fn await_replies(&mut self) {
         self.flush();
-        self.listen(QUIET, |now| {
+        self.read_until(QUIET_TIMEOUT, |now| {
             let is_file = |entry: &Announced| matches!(entry, Announced::File { .. } | Announced::Huge);
             (0..).zip(&now.entries).all(|(id, entry)| {
                 !is_file(entry) || now.answered.contains(&id) || now.withdrawn.contains(&id)
@@ -486,40 +484,40 @@ impl Session {
         });
     }
 
-    /// Lets it come to its end, or ends it.
+    /// Completes the session, or ends it.
     fn finish(&mut self) {
         self.flush();
         if self.has_ended {
-            self.listen(QUIET, |now| now.receipt.is_some());
+            self.read_until(QUIET_TIMEOUT, |now| now.receipt.is_some());
         }
         for connection in &self.connections {
             let _ = connection.stream.shutdown(Shutdown::Write);
         }
-        self.listen(PATIENCE, |_| false);
-        assert!(self.connections[0].is_over, "the receiver hangs");
+        self.read_until(HANG_TIMEOUT, |_| false);
+        assert!(self.connections[0].is_closed, "the receiver hangs");
         for joined in &mut self.connections[1..] {
-            while joined.hear(PATIENCE).is_some() {}
-            assert!(joined.is_over, "the receiver hangs on a connection that joined");
+            while joined.next_message(HANG_TIMEOUT).is_some() {}
+            assert!(joined.is_closed, "the receiver hangs on a connection that joined");
         }
     }
 }
 
-fn until_all_ended() {
+fn wait_until_all_ended() {
     let start = Instant::now();
-    while TOLD.lock().unwrap().in_work > 0 {
-        assert!(start.elapsed() < PATIENCE, "a session does not end");
+    while REPORTED.lock().unwrap().active_sessions > 0 {
+        assert!(start.elapsed() < HANG_TIMEOUT, "a session does not end");
         thread::sleep(Duration::from_micros(50));
     }
 }
 
-/// Flips a bit of what is kept of a file of several parts, or cuts it.
+/// Flips a bit of a kept partial file or of its journal, or truncates it.
 fn damage(world: &World, journal: bool, at: u32, bit: u8) {
     let kept = files(&world.inside).into_iter().find(|path| {
         let name = path.file_name().unwrap().as_encoded_bytes();
         name.starts_with(b".ftx-part-") && name.ends_with(b".journal") == journal
     });
     let Some(kept) = kept else { return };
-    // Not within the same tick of the file system's clock.
+    // In a later tick of the file system's clock, so that the modification time changes.
     thread::sleep(Duration::from_millis(12));
     let file = fs::File::options().read(true).write(true).open(kept).unwrap();
     let len = file.metadata().unwrap().len();
@@ -538,7 +536,7 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count())
 }
 
-/// What a session leaves open stays open for ever: after the first few inputs there are never more descriptors.
+/// No session leaks descriptors: after the first inputs their number does not grow.
 fn check_descriptors() {
     static INPUTS: AtomicUsize = AtomicUsize::new(0);
     match INPUTS.fetch_add(1, Ordering::Relaxed) {
@@ -546,7 +544,7 @@ fn check_descriptors() {
         count if count > 64 && count.is_multiple_of(64) => {
             let start = Instant::now();
             while descriptors() > DESCRIPTORS.load(Ordering::Relaxed) {
-                assert!(start.elapsed() < PATIENCE, "{} descriptors are open", descriptors());
+                assert!(start.elapsed() < HANG_TIMEOUT, "{} descriptors are open", descriptors());
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -563,7 +561,7 @@ fuzz_target!(|input: Input| {
         if entry.file_type().unwrap().is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
             .unwrap();
     }
-    TOLD.lock().unwrap().done.clear();
+    REPORTED.lock().unwrap().done.clear();
     let mut before: HashMap<PathBuf, &[u8]> = HashMap::new();
     for (name, index) in input.before.iter().take(3) {
         let path = world.inside.join(["a", "b", "d/a", "long"][usize::from(*name) % 4]);
@@ -571,24 +569,24 @@ fuzz_target!(|input: Input| {
         fs::write(&path, content(*index)).unwrap();
         before.insert(path, content(*index));
     }
-    // A file may only have a content that was announced for its name.
+    // A file may only hold a content that was announced for its name.
     let mut announced = Contents::new();
-    let mut said_raw = false;
+    let mut sent_raw = false;
     let mut sessions = Vec::new();
     if input.is_classic {
-        classic(world, &input.steps, &mut announced, &mut said_raw);
+        classic(world, &input.steps, &mut announced, &mut sent_raw);
     } else {
-        sessions = native(world, &input.steps, &mut announced, &mut said_raw);
+        sessions = native(world, &input.steps, &mut announced, &mut sent_raw);
     }
-    // Where a connection was reset, it ends here before it does there.
-    until_all_ended();
-    check_files(world, &before, &announced, said_raw);
-    check_stored(world, &sessions, &before, &announced, said_raw);
-    check_digests(world, &announced, said_raw);
+    // After a reset, the receiver's session can end later than the sender's.
+    wait_until_all_ended();
+    check_files(world, &before, &announced, sent_raw);
+    check_stored(world, &sessions, &before, &announced, sent_raw);
+    check_digests(world, &announced, sent_raw);
     check_descriptors();
 });
 
-fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw: &mut bool) -> Vec<Session> {
+fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw: &mut bool) -> Vec<Session> {
     let mut sessions = vec![Session::open(world, 0, None)];
     for step in steps.iter().take(60) {
         let count = sessions.len();
@@ -603,11 +601,11 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw:
                 announced.entry(path.clone()).or_default().push(content);
             }
             session.entries.push(entry);
-            session.connections[0].say(&json);
+            session.connections[0].queue(&json);
         };
-        let here = |session: &mut Session, json: String| {
+        let send = |session: &mut Session, json: String| {
             let current = session.current;
-            session.connections[current].say(&json);
+            session.connections[current].queue(&json);
         };
         match step {
             Step::File { name, content: index, sparse, has_state } => {
@@ -670,7 +668,7 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw:
                 let kind = if is_body { "part" } else { "offer" };
                 let md5 = if *honest { md5(body) } else { md5(b"something else") };
                 let size = body.len();
-                here(
+                send(
                     session,
                     format!(
                         r#"{{"ftx":"{kind}","entry":{entry},"part":{part},"size":{size},"md5":"{md5}"}}"#
@@ -678,71 +676,71 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw:
                 );
                 if is_body {
                     let current = session.current;
-                    session.connections[current].words.extend_from_slice(body);
+                    session.connections[current].out.extend_from_slice(body);
                 }
             }
             Step::Hole { entry, part, parts } => {
                 let (entry, part, parts) = (pick(*entry, number), pick(*part, 2), pick(*parts, 2));
-                here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#));
+                send(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":{part},"parts":{parts}}}"#));
             }
-            Step::Holes { entry, but } => {
+            Step::Holes { entry, skip_last } => {
                 let entry = pick(*entry, number);
                 let bytes = match session.entries.get(entry as usize) {
                     Some(Announced::File { content, .. }) => content.len() as u64,
                     Some(Announced::Huge) => HUGE_BYTES,
                     _ => 0,
                 };
-                let parts = (bytes / PART_BYTES).saturating_sub(u64::from(*but % 2));
-                here(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":0,"parts":{parts}}}"#));
+                let parts = (bytes / PART_BYTES).saturating_sub(u64::from(*skip_last % 2));
+                send(session, format!(r#"{{"ftx":"hole","entry":{entry},"part":0,"parts":{parts}}}"#));
             }
             Step::Withdraw(entry) => {
                 let entry = pick(*entry, number);
                 session.withdrawn.insert(entry);
-                here(session, format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#));
+                send(session, format!(r#"{{"ftx":"error","entry":{entry},"code":"source-changed"}}"#));
             }
             Step::Measure { what, size } => {
                 let what = ["md5", "write", "wire"][usize::from(*what) % 3];
-                here(session, format!(r#"{{"ftx":"measure","what":"{what}","size":{size}}}"#));
+                send(session, format!(r#"{{"ftx":"measure","what":"{what}","size":{size}}}"#));
                 if what == "wire" {
                     let current = session.current;
-                    session.connections[current].words.extend(std::iter::repeat_n(0, usize::from(*size)));
+                    session.connections[current].out.extend(std::iter::repeat_n(0, usize::from(*size)));
                 }
             }
-            Step::Totals => here(session, r#"{"ftx":"totals","files":1,"bytes":1}"#.into()),
+            Step::Totals => send(session, r#"{"ftx":"totals","files":1,"bytes":1}"#.into()),
             Step::End => {
                 session.has_ended = true;
-                session.connections[0].say(&format!(r#"{{"ftx":"end","entries":{number}}}"#));
+                session.connections[0].queue(&format!(r#"{{"ftx":"end","entries":{number}}}"#));
             }
-            Step::Busy => here(session, r#"{"ftx":"busy"}"#.into()),
-            Step::Listen => session.answers(),
-            Step::Answer => {
-                session.answers();
-                session.answer();
+            Step::Busy => send(session, r#"{"ftx":"busy"}"#.into()),
+            Step::AwaitReplies => session.await_replies(),
+            Step::SendRequested => {
+                session.await_replies();
+                session.send_requested();
             }
-            Step::Half(which) | Step::Whole(which) if which % 3 < 2 || !world.takes_digests => {
+            Step::FirstPart(which) | Step::AllParts(which) if which % 3 < 2 || !world.takes_digests => {
                 session.announce_long(world, which % 3, announced);
-                session.answers();
+                session.await_replies();
                 match (step, which % 3) {
-                    (Step::Whole(_), _) => session.answer(),
+                    (Step::AllParts(_), _) => session.send_requested(),
                     (_, 0) => session.send_part(number as u64, 0, true),
                     (_, 1) => session.send_holes(number as u64, 0, 1),
                     _ => session.send_holes(number as u64, 0, HUGE_BYTES / PART_BYTES - 1),
                 }
             }
             Step::Join { right } if session.connections.len() < 4 => {
-                session.answers();
+                session.await_replies();
                 let id = if *right { session.number } else { 0xff };
                 let mut joined = Connection::open(world);
-                joined.say(&format!(r#"{{"ftx":"join","session":"{}"}}"#, format!("{id:02x}").repeat(16)));
+                joined.queue(&format!(r#"{{"ftx":"join","session":"{}"}}"#, format!("{id:02x}").repeat(16)));
                 session.connections.push(joined);
                 session.current = session.connections.len() - 1;
             }
-            Step::Turn(to) => {
-                session.answers();
+            Step::Switch(to) => {
+                session.await_replies();
                 session.current = usize::from(*to) % session.connections.len();
             }
             Step::Lose { noticed, continues } if count < 4 => {
-                session.answers();
+                session.await_replies();
                 if *noticed {
                     for connection in &session.connections {
                         let _ = connection.stream.shutdown(Shutdown::Both);
@@ -754,33 +752,33 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw:
             Step::Damage { journal, at, bit } if count < 4 => {
                 let lost = session.number;
                 sessions.iter_mut().for_each(Session::finish);
-                until_all_ended();
+                wait_until_all_ended();
                 damage(world, *journal, *at, *bit);
                 sessions.push(Session::open(world, count as u8, Some(lost)));
             }
             Step::Raw(raw) => {
-                *said_raw = true;
-                session.is_unsafe_to_print = true;
+                *sent_raw = true;
+                session.sent_raw = true;
                 let current = session.current;
-                session.connections[current].words.extend_from_slice(raw);
+                session.connections[current].out.extend_from_slice(raw);
             }
             _ => {}
         }
     }
-    // The last first: those before it may wait to be taken over.
+    // The last session first: earlier ones may be lost sessions that it continues.
     sessions.iter_mut().rev().for_each(Session::finish);
     sessions
 }
 
-fn classic(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw: &mut bool) {
+fn classic(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw: &mut bool) {
     let mut bytes = Vec::new();
     for step in steps.iter().take(60) {
         match step {
             Step::Classic { name, content: index, honest } => {
                 let (name, content) = (NAMES[usize::from(*name) % NAMES.len()], content(*index));
                 let last = name.rsplit('/').next().unwrap();
-                let landing = if name.starts_with('/') { last } else { name };
-                announced.entry(world.inside.join(landing)).or_default().push(content);
+                let stored_name = if name.starts_with('/') { last } else { name };
+                announced.entry(world.inside.join(stored_name)).or_default().push(content);
                 let md5 = if *honest { md5(content) } else { md5(b"something else") };
                 let json = format!(r#"{{"filename":"{name}","size":{},"md5":"{md5}"}}"#, content.len());
                 encode(Framing::Classic, json.as_bytes(), &mut bytes);
@@ -790,30 +788,30 @@ fn classic(world: &World, steps: &[Step<'_>], announced: &mut Contents, said_raw
                 }
             }
             Step::Raw(raw) => {
-                *said_raw = true;
+                *sent_raw = true;
                 bytes.extend_from_slice(raw);
             }
             _ => {}
         }
     }
     let mut connection = Connection::open(world);
-    connection.words = bytes;
+    connection.out = bytes;
     connection.flush();
     let _ = connection.stream.shutdown(Shutdown::Write);
-    connection.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = Vec::new();
-    match connection.stream.read_to_end(&mut heard) {
+    connection.stream.set_read_timeout(Some(HANG_TIMEOUT)).unwrap();
+    let mut reply = Vec::new();
+    match connection.stream.read_to_end(&mut reply) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the receiver hangs"),
         _ => {}
     }
 }
 
-/// Everything that is there was announced, or was there before, and nothing is outside.
+/// Every file is in the destination folder, and has a content that was announced or existed before.
 fn check_files(
     world: &World,
     before: &HashMap<PathBuf, &[u8]>,
     announced: &HashMap<PathBuf, Vec<&[u8]>>,
-    said_raw: bool,
+    sent_raw: bool,
 ) {
     for path in files(&world.outside) {
         let Ok(below) = path.strip_prefix(&world.inside) else { panic!("{} is outside", path.display()) };
@@ -822,40 +820,40 @@ fn check_files(
             continue;
         }
         if metadata.len() > 2 * PART_BYTES {
-            assert!(metadata.len() == HUGE_BYTES || said_raw);
+            assert!(metadata.len() == HUGE_BYTES || sent_raw);
             continue;
         }
-        let there = fs::read(&path).unwrap();
-        let known = before.get(&path).is_some_and(|content| *content == there)
-            || announced.get(&path).is_some_and(|contents| contents.contains(&&there[..]))
+        let stored = fs::read(&path).unwrap();
+        let known = before.get(&path).is_some_and(|content| *content == stored)
+            || announced.get(&path).is_some_and(|contents| contents.contains(&&stored[..]))
             || world.policy == OnConflict::Rename
-                && announced.values().flatten().any(|content| **content == there);
-        assert!(known || said_raw, "{} holds {} bytes that nobody announced", path.display(), there.len());
+                && announced.values().flatten().any(|content| **content == stored);
+        assert!(known || sent_raw, "{} holds {} bytes that were not announced", path.display(), stored.len());
     }
-    // What was there is never overwritten unasked.
+    // An existing file is only overwritten if the policy says so.
     for (path, content) in before.iter().filter(|_| world.policy != OnConflict::Overwrite) {
         assert!(fs::read(path).unwrap() == *content, "{}", path.display());
     }
 }
 
-/// What the receiver said is stored is there.
+/// Every entry that was reported as stored is stored.
 fn check_stored(
     world: &World,
     sessions: &[Session],
     before: &HashMap<PathBuf, &[u8]>,
     announced: &HashMap<PathBuf, Vec<&[u8]>>,
-    said_raw: bool,
+    sent_raw: bool,
 ) {
-    if said_raw || world.policy == OnConflict::Rename {
+    if sent_raw || world.policy == OnConflict::Rename {
         return;
     }
     for session in sessions {
         for id in &session.stored {
             match &session.entries[*id as usize] {
                 Announced::File { path, content } => {
-                    let there = fs::read(path).unwrap();
+                    let stored = fs::read(path).unwrap();
                     let is_last = world.policy == OnConflict::Overwrite && announced[path].len() > 1;
-                    assert!(there == *content || is_last, "{} was stored", path.display());
+                    assert!(stored == *content || is_last, "{} was stored", path.display());
                     assert!(world.policy != OnConflict::Error || !before.contains_key(path));
                 }
                 Announced::Huge => {
@@ -872,16 +870,16 @@ fn check_stored(
     }
 }
 
-/// The MD5 of all of a file is that of what was announced.
-fn check_digests(world: &World, announced: &Contents, said_raw: bool) {
-    for (path, told) in &TOLD.lock().unwrap().done {
-        let Some(told) = told else { continue };
+/// The MD5 reported for a complete file is that of an announced content.
+fn check_digests(world: &World, announced: &Contents, sent_raw: bool) {
+    for (path, reported) in &REPORTED.lock().unwrap().done {
+        let Some(reported) = reported else { continue };
         let path = world.inside.join(String::from_utf8_lossy(path).as_ref());
-        let of_one = |contents: &Vec<&'static [u8]>| contents.iter().any(|content| md5(content) == *told);
+        let of_one = |contents: &Vec<&'static [u8]>| contents.iter().any(|content| md5(content) == *reported);
         let is_known = match world.policy {
             OnConflict::Rename => announced.values().any(of_one),
             _ => announced.get(&path).is_some_and(of_one),
         };
-        assert!(is_known || said_raw, "{}: {told}", path.display());
+        assert!(is_known || sent_raw, "{}: {reported}", path.display());
     }
 }

@@ -1,102 +1,89 @@
-//! A file to send: what it was when the walk saw it, and reading it while it stays that.
+//! A file to send: its state when the walk found it, and reads that are valid only in that state.
 
 use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{OFlags, SeekFrom, Stat};
-use rustix::io::Errno;
-
-use super::{StateKey, no_links};
+use super::StateKey;
 use crate::digest::{Md5, PartRange};
 use crate::error_code::ErrorCode;
 use crate::relpath::RelPath;
+use crate::sys::stat::{FileId, FileStamp, FileStat};
+use crate::sys::{self, Errno};
 use crate::units::{Metadata, Mode, MtimeNs};
 
-/// A regular file, as the walk saw it.
+/// A regular file as the walk found it.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Where it is.
+    /// Its absolute path.
     pub path: PathBuf,
     /// Its name in the transfer.
     pub name: RelPath,
     /// Its size.
     pub size_bytes: u64,
-    /// It takes less room on the disk than its size: there may be holes.
+    /// It occupies fewer bytes than its size: there may be holes.
     pub is_sparse: bool,
-    /// What travels with it.
+    /// Mode and time of modification.
     pub metadata: Metadata,
-    state: FileStamp,
+    state: FileState,
     settles_at: Option<Instant>,
 }
 
-/// What tells one state of a file from another: any write, truncation or replacement changes one of these.
+/// Identifies one state of one file: any write, truncation or replacement changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileStamp {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+struct FileState {
+    id: FileId,
+    stamp: FileStamp,
 }
 
-/// Twice the tick of the slowest kernel clock (100 a second), by which file systems date changes that store nanoseconds.
+/// Two ticks of the slowest kernel clock (100 Hz). File systems with timestamps in nanoseconds take them from it.
 const FINE_TIMESTAMP_GRAIN: Duration = Duration::from_millis(20);
-/// FAT dates changes to two seconds, ext3, small ext4 file systems, HFS+ and many file servers to one.
+/// FAT has timestamps of two seconds; ext3, small ext4 file systems, HFS+ and many file servers of one second.
 const COARSE_TIMESTAMP_GRAIN: Duration = Duration::from_secs(2);
 
-/// The unit of `st_blocks`, whatever the file system's own blocks are (stat(2)).
-const STAT_BLOCK_BYTES: u64 = 512;
-
-impl FileStamp {
-    fn of(stat: &Stat) -> Self {
-        FileStamp {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size_bytes: stat.st_size as u64,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
-        }
+impl FileState {
+    fn of(stat: &FileStat) -> Self {
+        FileState { id: stat.id, stamp: stat.stamp }
     }
 
-    /// How much longer than `now` a write may still be dated like the last one, so that it would change nothing here.
-    /// A program can set the nanoseconds of mtime, but not those of ctime: where there are some, the file system stores them.
-    /// A date in the future, a file server's or one that was set, is waited for no longer than one in the present.
+    /// For how long after `now` a write may still get the same timestamps as the last one, and so stay undetected. `None` if
+    /// that time is over. A program can set the nanoseconds of mtime, but not those of ctime: if ctime has nanoseconds, the
+    /// file system stores them. A timestamp in the future, of a file server or set by a program, counts as `now`.
     fn unsettled_for(&self, now: SystemTime) -> Option<Duration> {
-        let clock = if self.ctime.1 == 0 { COARSE_TIMESTAMP_GRAIN } else { FINE_TIMESTAMP_GRAIN };
+        let FileStamp { mtime, ctime, .. } = self.stamp;
+        let grain = if ctime.1 == 0 { COARSE_TIMESTAMP_GRAIN } else { FINE_TIMESTAMP_GRAIN };
         let nanos = |(seconds, nanos): (i64, i64)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-        let newest = nanos(self.mtime.max(self.ctime));
+        let newest = nanos(mtime.max(ctime));
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-        let left = (newest + clock.as_nanos() as i128 - now).min(clock.as_nanos() as i128);
+        let left = (newest + grain.as_nanos() as i128 - now).min(grain.as_nanos() as i128);
         (left > 0).then(|| Duration::from_nanos(left as u64))
     }
 }
 
-/// Why a source could not be read to its end.
+/// Why a file could not be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It is no longer what was announced.
+    /// It is not in the announced state any more.
     #[error("the file changed while it was sent")]
     Changed,
-    /// It is gone.
+    /// It does not exist any more.
     #[error("the file vanished before it was sent")]
     Vanished,
-    /// It goes on behind the size that it has, as some files of `/proc` and of file systems in user space do.
-    #[error("the file has more bytes than its size tells")]
+    /// It continues beyond its size, as some files of `/proc` and of FUSE file systems do.
+    #[error("the file is longer than its reported size")]
     TooLong,
-    /// It ends before the size that it has, and has not changed.
-    #[error("the file has fewer bytes than its size tells")]
+    /// It ends before its size, and has not changed.
+    #[error("the file is shorter than its reported size")]
     TooShort,
-    /// The system could not read it.
+    /// A system call failed.
     #[error("cannot read the file: {0}")]
     Io(io::Error),
 }
 
 impl ReadError {
-    /// The stable reason.
+    /// The stable code of the error.
     pub fn fault(&self) -> ErrorCode {
         match self {
             ReadError::Changed | ReadError::Vanished => ErrorCode::SourceChanged,
@@ -106,54 +93,54 @@ impl ReadError {
 }
 
 impl Source {
-    /// Notes what `stat`, which was taken just now, tells of the file. `path` is absolute, and no link is on it.
-    pub fn new(path: PathBuf, name: RelPath, stat: &Stat) -> Self {
-        let state = FileStamp::of(stat);
+    /// The file that `stat` was taken of just now. `path` is absolute and leads over no link.
+    pub fn new(path: PathBuf, name: RelPath, stat: &FileStat) -> Self {
+        let state = FileState::of(stat);
         Source {
             path,
             name,
-            size_bytes: state.size_bytes,
-            is_sparse: (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_BYTES) < state.size_bytes,
+            size_bytes: stat.stamp.size_bytes,
+            is_sparse: stat.allocated_bytes < stat.stamp.size_bytes,
             metadata: portable_metadata(stat),
             state,
             settles_at: state.unsettled_for(SystemTime::now()).map(|left| Instant::now() + left),
         }
     }
 
-    /// How long to wait before the first byte is read; `None` if there is no need to. The file was changed so short a time
-    /// before the walk saw it that its file system may give another change the same date. What is read after that time
-    /// cannot change without a change of the date, which [`OpenSource::check_unchanged`] finds.
+    /// How long to wait before the first byte is read. `None` if no wait is needed, which is so unless the file was changed
+    /// shortly before the walk found it: its file system may give another change the same timestamp. What is read after the
+    /// wait cannot change without a change of the timestamp, which [`OpenSource::check_unchanged`] detects.
     pub fn unsettled_for(&self) -> Option<Duration> {
         self.settles_at?.checked_duration_since(Instant::now())
     }
 
-    /// Equal for two looks at a file only if it did not change in between: a keyed digest of where it is and what its last
-    /// changes were. `tell` as for [`StateKey::digest`].
-    pub fn state_digest(&self, key: &StateKey, tell: impl FnOnce(&str)) -> Md5 {
-        let FileStamp { device, inode, size_bytes, mtime, ctime } = self.state;
-        key.digest(&format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}"), tell)
+    /// A keyed digest of the file's identity and state: equal at two times only if the file did not change in between.
+    /// `report` as for [`StateKey::digest`].
+    pub fn state_digest(&self, key: &StateKey, report: impl FnOnce(&str)) -> Md5 {
+        let FileId { device, inode } = self.state.id;
+        let FileStamp { size_bytes, mtime, ctime } = self.state.stamp;
+        key.digest(&format!("{device} {inode} {size_bytes} {mtime:?} {ctime:?}"), report)
     }
 
-    /// Opens it for reading, through no link on its path and never waiting for a FIFO's writer. What was read counts only
-    /// after [`OpenSource::check_unchanged`].
+    /// Opens it for reading, over no link, and without waiting for a FIFO's writer. What is read is valid only after
+    /// [`OpenSource::check_unchanged`].
     pub fn open(&self) -> Result<OpenSource, ReadError> {
         let open = self.open_unchecked()?;
         open.check_unchanged()?;
         Ok(open)
     }
 
-    /// Reads all of it, if it is still what the walk saw. One look at its state, after the last byte, is enough here.
-    /// `buffer` has its size and one byte more, which must stay unused: it shows that the file ends there.
+    /// Reads all of it, if it is in the state that the walk found. One check, after the last byte, is enough here. `buffer`
+    /// has one byte more than the file, which must stay unused: it shows that the file ends there.
     pub fn read_whole(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
         let open = self.open_unchecked()?;
         let read = open.read_to_end(buffer);
-        // That it changed explains why it could not be read.
+        // A change explains why it could not be read.
         open.check_unchanged().and(read)
     }
 
     fn open_unchecked(&self) -> Result<OpenSource, ReadError> {
-        let opened = no_links::open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK);
-        let file = opened.map(File::from).map_err(|errno| match errno {
+        let file = sys::dir::open_file_without_links(&self.path).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => ReadError::Vanished,
             Errno::LOOP => ReadError::Changed,
             errno => ReadError::Io(errno.into()),
@@ -162,19 +149,17 @@ impl Source {
     }
 }
 
-/// What travels of a file beside its bytes.
-pub fn portable_metadata(stat: &Stat) -> Metadata {
-    Metadata {
-        mode: Some(Mode::new(stat.st_mode)),
-        mtime: MtimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec as i64),
-    }
+/// The metadata that is transferred.
+pub fn portable_metadata(stat: &FileStat) -> Metadata {
+    let (seconds, nanoseconds) = stat.stamp.mtime;
+    Metadata { mode: Some(Mode::new(stat.mode)), mtime: MtimeNs::from_parts(seconds, nanoseconds) }
 }
 
-/// A source that is open.
+/// An open source.
 #[derive(Debug)]
 pub struct OpenSource {
     file: File,
-    state: FileStamp,
+    state: FileState,
 }
 
 impl OpenSource {
@@ -186,7 +171,7 @@ impl OpenSource {
 
     /// Fills `buffer` from an offset.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+        sys::file::read_exact_at(&self.file, buffer, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => self.changed_or(ReadError::TooShort),
             _ => ReadError::Io(error),
         })
@@ -196,7 +181,7 @@ impl OpenSource {
     fn read_to_end(&self, buffer: &mut [u8]) -> Result<(), ReadError> {
         let mut filled = 0;
         while filled + 1 < buffer.len() || filled == 0 {
-            match self.file.read_at(&mut buffer[filled..], filled as u64) {
+            match sys::file::read_at(&self.file, &mut buffer[filled..], filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -210,57 +195,55 @@ impl OpenSource {
         }
     }
 
-    /// Does the file end where its size tells?
+    /// Checks that the file ends at its size.
     pub fn check_end(&self) -> Result<(), ReadError> {
-        match self.file.read_at(&mut [0], self.state.size_bytes) {
+        let size_bytes = self.state.stamp.size_bytes;
+        match sys::file::read_at(&self.file, &mut [0], size_bytes) {
             Ok(0) => Ok(()),
             Ok(_) => Err(self.changed_or(ReadError::TooLong)),
-            // No file goes on behind the last offset that there is.
-            Err(_) if self.state.size_bytes == i64::MAX as u64 => Ok(()),
+            // No file is longer than the largest offset.
+            Err(_) if size_bytes == i64::MAX as u64 => Ok(()),
             Err(error) => Err(ReadError::Io(error)),
         }
     }
 
-    /// Was all of `range` read out of the file that the walk saw? Behind its last bytes the file has to end.
+    /// Checks, after `range` was read, that the file is in the state that the walk found; for the last range also that the
+    /// file ends there.
     pub fn check_after(&self, range: PartRange) -> Result<(), ReadError> {
-        if range.offset + range.len == self.state.size_bytes {
+        if range.offset + range.len == self.state.stamp.size_bytes {
             self.check_end()?;
         }
         self.check_unchanged()
     }
 
-    /// That a file changed explains what is wrong with it.
+    /// `Changed` if the file has changed, which then explains `error`.
     fn changed_or(&self, error: ReadError) -> ReadError {
         self.check_unchanged().err().unwrap_or(error)
     }
 
-    /// The open file, for the kernel to read from.
+    /// The open file, for the kernel to copy from.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// How many bytes from `offset` on are a hole, as far as the file system knows; 0 where there is data.
+    /// How many bytes from `offset` on are a hole, as far as the file system reports holes; 0 where there is data.
     pub fn hole_bytes(&self, offset: u64) -> u64 {
-        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(data) => data - offset,
-            // Nothing but a hole to the end.
-            Err(Errno::NXIO) => self.state.size_bytes.saturating_sub(offset),
+        match sys::file::next_data(&self.file, offset) {
+            Ok(Some(data)) => data - offset,
+            Ok(None) => self.state.stamp.size_bytes.saturating_sub(offset),
             Err(_) => 0,
         }
     }
 
-    /// Tells the kernel that `range` is read soon, so that it comes off the disk in one go.
+    /// Tells the kernel that `range` will be read soon, so that the disk reads it in one operation.
     pub fn will_need(&self, range: PartRange) {
-        // Only a hint: a file system that cannot take it reads as it likes.
-        let len = std::num::NonZeroU64::new(range.len);
-        let _ = rustix::fs::fadvise(&self.file, range.offset, len, rustix::fs::Advice::WillNeed);
+        sys::file::will_need(&self.file, range.offset, range.len);
     }
 
-    /// Is the file still in the state in which the walk saw it?
+    /// Checks that the file is in the state that the walk found.
     pub fn check_unchanged(&self) -> Result<(), ReadError> {
-        let stat = rustix::fs::fstat(&self.file).map_err(|errno| ReadError::Io(errno.into()))?;
-        let now = FileStamp::of(&stat);
-        if now == self.state { Ok(()) } else { Err(ReadError::Changed) }
+        let stat = FileStat::of(&self.file).map_err(|errno| ReadError::Io(errno.into()))?;
+        if FileState::of(&stat) == self.state { Ok(()) } else { Err(ReadError::Changed) }
     }
 }
 
@@ -273,13 +256,13 @@ mod tests {
 
     fn source(path: &std::path::Path) -> Source {
         let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-        Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap())
+        Source::new(path.to_owned(), name, &FileStat::of_path(path).unwrap())
     }
 
     #[test]
-    fn a_source_that_moves_is_noticed() {
+    fn a_source_that_changes_is_detected() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("folder/a");
+        let path = dir.path().join("d/a");
         let other = dir.path().join("b");
         type Change = fn(&std::path::Path, &std::path::Path);
         let changes: [(&str, Change); 7] = [
@@ -291,11 +274,11 @@ mod tests {
                 std::os::unix::fs::symlink(other, path).unwrap();
             }),
             ("vanished", |path, _| fs::remove_file(path).unwrap()),
-            ("in a folder that is a link now", |path, _| {
-                let (folder, moved) =
-                    (path.parent().unwrap(), path.parent().unwrap().with_extension("moved"));
-                fs::rename(folder, &moved).unwrap();
-                std::os::unix::fs::symlink(&moved, folder).unwrap();
+            ("in a directory that is a link now", |path, _| {
+                let parent = path.parent().unwrap();
+                let moved = parent.with_extension("moved");
+                fs::rename(parent, &moved).unwrap();
+                std::os::unix::fs::symlink(&moved, parent).unwrap();
             }),
             ("a FIFO now", |path, _| {
                 fs::remove_file(path).unwrap();
@@ -304,9 +287,9 @@ mod tests {
             }),
         ];
         for (what, change) in changes {
-            let folder = path.parent().unwrap();
-            let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_file(folder));
-            fs::create_dir(folder).unwrap();
+            let parent = path.parent().unwrap();
+            let _ = fs::remove_dir_all(parent).or_else(|_| fs::remove_file(parent));
+            fs::create_dir(parent).unwrap();
             fs::write(&path, "bytes").unwrap();
             fs::write(&other, "bytes").unwrap();
             let seen = source(&path);
@@ -324,18 +307,18 @@ mod tests {
         }
     }
 
-    /// Where the state that is compared has the size that the file really has, and where it has the wrong one, too.
+    /// Both if the state that is compared has the real size, and if it has the wrong one.
     #[test]
-    fn a_file_that_does_not_end_where_its_size_tells_is_an_error() {
+    fn a_file_that_does_not_end_at_its_size_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "bytes").unwrap();
         for size in 0..=7 {
             let mut source = source(&path);
-            (source.size_bytes, source.state.size_bytes) = (size, 5);
+            (source.size_bytes, source.state.stamp.size_bytes) = (size, 5);
             let whole = source.read_whole(&mut vec![0; size as usize + 1]);
             let mut open = source.open().unwrap();
-            open.state.size_bytes = size;
+            open.state.stamp.size_bytes = size;
             let end = open.check_end();
             match size {
                 ..5 => assert!(matches!(whole, Err(ReadError::TooLong)), "{size}: {whole:?}"),
@@ -347,9 +330,10 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_dated_for_certain_only_after_a_tick_of_the_file_systems_clock() {
+    fn timestamps_are_settled_after_a_tick_of_the_file_systems_clock() {
         let unsettled_ms = |mtime, ctime, now_ms| {
-            let state = FileStamp { device: 1, inode: 1, size_bytes: 1, mtime, ctime };
+            let id = FileId { device: 1, inode: 1 };
+            let state = FileState { id, stamp: FileStamp { size_bytes: 1, mtime, ctime } };
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
             state.unsettled_for(now).map(|left| left.as_millis())
         };
@@ -357,18 +341,18 @@ mod tests {
         assert_eq!(unsettled_ms(fine, fine, 100_500), Some(20));
         assert_eq!(unsettled_ms(fine, fine, 100_519), Some(1));
         assert_eq!(unsettled_ms(fine, fine, 100_520), None);
-        // Nanoseconds of mtime can be set by a program: they tell nothing of the file system.
+        // A program can set the nanoseconds of mtime: they do not show what the file system stores.
         assert_eq!(unsettled_ms((90, 7), (100, 0), 100_500), Some(1500));
         assert_eq!(unsettled_ms((90, 7), (100, 0), 102_000), None);
-        // Where ctime is not kept, mtime is all there is.
+        // A file system without ctime.
         assert_eq!(unsettled_ms((100, 0), (0, 0), 101_000), Some(1000));
-        // A date in the future is not waited for.
+        // A timestamp in the future counts as the present.
         assert_eq!(unsettled_ms((i64::MAX, 0), fine, 200_000), Some(20));
         assert_eq!(unsettled_ms((-1, 0), (-1, 0), 0), Some(1000));
     }
 
     #[test]
-    fn a_file_that_was_written_just_now_is_not_read_at_once() {
+    fn a_file_that_was_just_written_is_not_read_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "bytes").unwrap();
@@ -377,8 +361,8 @@ mod tests {
         while !settled() {
             std::thread::yield_now();
         }
-        let changed = fs::metadata(&path).unwrap().modified().unwrap();
-        assert!(changed.elapsed().unwrap() >= FINE_TIMESTAMP_GRAIN);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(modified.elapsed().unwrap() >= FINE_TIMESTAMP_GRAIN);
     }
 
     #[test]

@@ -1,23 +1,22 @@
-//! The paths given on the command line.
+//! The paths of the command line.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::SourceError;
 use crate::relpath::{NamePolicy, RelPath};
 
-/// One path to send, and the name under which it lands.
+/// One path to send, and the name under which it is stored.
 #[derive(Clone, Debug)]
 pub struct Root {
-    /// Where it is. Links on the command line are followed, as scp does; those inside are not.
+    /// Its absolute path, with links resolved: those on the command line are followed, as in scp; those inside are not.
     pub path: PathBuf,
-    /// The top-level name at the receiver.
+    /// The name at the receiver, of one component.
     pub name: RelPath,
 }
 
-/// Checks the paths of a command line before anything is connected.
+/// Checks the paths of a command line before a connection is made.
 pub fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, SourceError> {
     let mut by_name: BTreeMap<RelPath, &Path> = BTreeMap::new();
     let mut roots = Vec::with_capacity(paths.len());
@@ -35,10 +34,10 @@ impl Root {
     fn new(typed: &Path) -> Result<Self, SourceError> {
         let unreadable = |source| SourceError::Unreadable { path: typed.to_owned(), source };
         let real = fs::canonicalize(typed).map_err(unreadable)?;
-        // A link lands under its own name, `.` and `..` under the name of the folder they stand for.
+        // A link has its own name; `.` and `..` have the name of the directory that they resolve to.
         let name = typed.file_name().or(real.file_name());
         let name = name.ok_or_else(|| SourceError::Nameless { path: typed.to_owned() })?;
-        let name = RelPath::new(name.as_bytes(), NamePolicy::AllowOdd)
+        let name = RelPath::new(name.as_encoded_bytes(), NamePolicy::AllowOdd)
             .map_err(|source| SourceError::Name { path: typed.to_owned(), source })?;
         Ok(Root { path: real, name })
     }

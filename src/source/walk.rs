@@ -1,144 +1,136 @@
-//! The walk through what is to be sent, streamed: what it holds grows neither with the number of files nor with their
-//! depth, but with the number of folders beside each other.
+//! The walk through what is sent. Its memory grows neither with the number of files nor with their depth, but with the number
+//! of directories in one directory.
 //!
-//! It goes twice. First [`find_files`], so that bytes move as soon as the first file is found. Then [`find_others`],
-//! which needs no look at the files again: links, and each folder after everything in it, so that a folder's time of
-//! modification and rights are set when nothing will be made in it any more.
+//! There are two passes. [`walk_files`] comes first, so that bytes are sent as soon as the first file is found.
+//! [`walk_dirs_and_links`] then finds links, and each directory after its entries, so that mode and time of a directory are set
+//! when nothing more is created in it; it does not examine the files again.
 //!
-//! No link is followed, even where a folder is exchanged for one meanwhile: folders are opened by [`no_links::open`], and
-//! what is in them is looked at by their handles. One folder is open at a time.
+//! No link is followed, even if a directory is replaced by one meanwhile: directories are opened by paths without links, and
+//! their entries are examined through their handles. One directory is open at a time.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, OsStr};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 
-use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat};
-use rustix::io::Errno;
-
-use super::Root;
-use super::Source;
-use super::file::portable_metadata;
-use super::no_links;
+use super::file::{Source, portable_metadata};
+use super::roots::Root;
 use crate::error_code::{ErrorCode, in_words};
-use crate::relpath::{LinkTarget, NamePolicy, RelPath};
+use crate::relpath::{LinkTarget, NameError, NamePolicy, RelPath};
+use crate::sys::dir::{DirHandle, ListingBuffer, stat_without_links};
+use crate::sys::stat::{FileStat, FileType};
+use crate::sys::{Errno, path};
 use crate::units::Metadata;
 
-/// One thing the walk came across.
+/// One result of the walk.
 #[derive(Debug)]
 pub enum WalkItem {
     /// A regular file.
     File(Source),
-    /// A folder, after everything in it.
+    /// A directory, after its entries.
     Dir {
         /// Its name in the transfer.
         name: RelPath,
-        /// What travels with it.
+        /// Mode and time of modification.
         metadata: Metadata,
     },
-    /// A symbolic link that stays inside what is sent.
+    /// A symbolic link with a target inside the transfer.
     Link {
         /// Its name in the transfer.
         name: RelPath,
-        /// Where it leads.
+        /// Its target.
         target: LinkTarget,
-        /// What travels with it: a link has no mode of its own.
+        /// Time of modification; a link has no mode.
         metadata: Metadata,
     },
     /// Something that is not sent.
     Skipped {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// The stable reason.
+        /// The stable code.
         fault: ErrorCode,
-        /// A sentence.
+        /// The reason, as text.
         reason: String,
     },
 }
 
-/// Finds every regular file, and says what is neither file, folder nor link. `visit` returns `false` to stop, and so does
-/// `go_on`, which is asked at every step, whatever it finds. Returns the folders that could not be read.
+/// Finds every regular file, and reports what is neither file, directory nor link. Ends when `visit` or `go_on`, which is
+/// called at every step, returns `false`. Returns the directories that could not be read.
 pub fn walk_files(
     roots: &[Root],
     go_on: impl Fn() -> bool,
     mut visit: impl FnMut(WalkItem) -> bool,
 ) -> BTreeSet<PathBuf> {
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for root in roots {
-        let goes_on = walk(&root.path, &go_on, |path, seen| match seen {
-            Seen::Folder(_) | Seen::Entry { file_type: FileType::Symlink, .. } => true,
-            Seen::Entry { folder, name, file_type } => visit(file(root, path, folder, name, file_type)),
-            Seen::Unreadable(errno) => {
-                told.insert(path.to_owned());
+        let is_complete = walk(&root.path, &go_on, |path, found| match found {
+            Found::Dir(_) | Found::Entry { file_type: FileType::Symlink, .. } => true,
+            Found::Entry { dir, name, file_type } => visit(file(root, path, dir, name, file_type)),
+            Found::Unreadable(errno) => {
+                reported.insert(path.to_owned());
                 visit(unreadable(path, errno))
             }
         });
-        if !goes_on {
+        if !is_complete {
             break;
         }
     }
-    told
+    reported
 }
 
-/// Finds every link and folder, contents first. What could not be read is not told again if it is among `told`.
+/// Finds every link and directory, entries first. Does not report again the directories in `reported`.
 pub fn walk_dirs_and_links(
     roots: &[Root],
-    told: &BTreeSet<PathBuf>,
+    reported: &BTreeSet<PathBuf>,
     go_on: impl Fn() -> bool,
     mut visit: impl FnMut(WalkItem) -> bool,
 ) {
     for root in roots {
-        let goes_on = walk(&root.path, &go_on, |path, seen| match seen {
-            Seen::Folder(stat) => visit(dir(root, path, stat)),
-            Seen::Entry { folder, name, file_type: FileType::Symlink } => {
-                visit(link(roots, root, path, folder, name))
+        let is_complete = walk(&root.path, &go_on, |path, found| match found {
+            Found::Dir(stat) => visit(dir(root, path, stat)),
+            Found::Entry { dir, name, file_type: FileType::Symlink } => {
+                visit(link(roots, root, path, dir, name))
             }
-            Seen::Entry { .. } => true,
-            Seen::Unreadable(_) if told.contains(path) => true,
-            Seen::Unreadable(errno) => visit(unreadable(path, errno)),
+            Found::Entry { .. } => true,
+            Found::Unreadable(_) if reported.contains(path) => true,
+            Found::Unreadable(errno) => visit(unreadable(path, errno)),
         });
-        if !goes_on {
+        if !is_complete {
             return;
         }
     }
 }
 
-/// What a walk comes to.
-enum Seen<'a> {
-    /// Something in a folder that is no folder itself. It may be something else by now.
-    Entry { folder: BorrowedFd<'a>, name: &'a CStr, file_type: FileType },
-    /// A folder, after everything in it.
-    Folder(&'a Stat),
-    /// A folder, or the rest of one, that cannot be read.
+/// What is at a path.
+enum Found<'a> {
+    /// An entry of `dir` that was not a directory when it was listed. It may have been replaced since.
+    Entry { dir: &'a DirHandle, name: &'a CStr, file_type: FileType },
+    /// A directory, after its entries.
+    Dir(&'a FileStat),
+    /// A directory that cannot be read, or not completely.
     Unreadable(Errno),
 }
 
-/// A folder whose own folders are being walked through.
+/// A directory whose subdirectories are being walked.
 struct Frame {
     path_len: usize,
-    /// Its folders, each name with a NUL behind it, and where the next one begins.
+    /// The names of its subdirectories, each with a NUL behind it.
     names: Vec<u8>,
+    /// Where the next name begins.
     next: usize,
-    stat: Option<Stat>,
+    stat: Option<FileStat>,
 }
 
-/// Bytes of a folder that are read at once: some hundred names.
-const LISTING_BYTES: usize = 32 << 10;
-
-/// Walks through everything at and below `root`: of each folder first what is no folder, then its folders, then itself.
-/// `visit` returns `false` to stop, and so does `go_on`; `false` if the walk was stopped.
-fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Seen<'_>) -> bool) -> bool {
-    let mut visit = |path: &[u8], seen: Seen<'_>| go_on() && visit(Path::new(OsStr::from_bytes(path)), seen);
-    let mut path = root.as_os_str().as_bytes().to_vec();
-    match no_links::open(root, OFlags::PATH).and_then(rustix::fs::fstat) {
-        Err(errno) => return visit(&path, Seen::Unreadable(errno)),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
-            return walk_file(root, &stat, visit);
-        }
+/// Walks through everything at and below `root`: of each directory first the entries that are not directories, then its
+/// subdirectories, then itself. `false` if it was ended by `visit` or `go_on`.
+fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Found<'_>) -> bool) -> bool {
+    let mut visit = |path: &[u8], found: Found<'_>| go_on() && visit(path::from_bytes(path), found);
+    let mut path = root.as_os_str().as_encoded_bytes().to_vec();
+    match stat_without_links(root) {
+        Err(errno) => return visit(&path, Found::Unreadable(errno)),
+        Ok(stat) if stat.file_type != FileType::Dir => return walk_file(root, &stat, visit),
         Ok(_) => {}
     }
-    let mut buffer = Vec::with_capacity(LISTING_BYTES);
+    let mut buffer = ListingBuffer::new();
     let mut frames: Vec<Frame> = Vec::new();
     let mut enters = true;
     loop {
@@ -160,7 +152,7 @@ fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Seen
         } else {
             let frame = frames.pop();
             if let Some(stat) = frame.and_then(|frame| frame.stat)
-                && !visit(&path, Seen::Folder(&stat))
+                && !visit(&path, Found::Dir(&stat))
             {
                 return false;
             }
@@ -168,46 +160,42 @@ fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Seen
     }
 }
 
-/// A root that is no folder.
-fn walk_file(root: &Path, stat: &Stat, mut visit: impl FnMut(&[u8], Seen<'_>) -> bool) -> bool {
-    let path = root.as_os_str().as_bytes();
-    let (Some(above), Some(name)) = (root.parent(), root.file_name()) else { return true };
-    let folder = no_links::open(above, OFlags::PATH | OFlags::DIRECTORY);
-    let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| Errno::INVAL);
-    match folder.and_then(|folder| Ok((folder, name?))) {
-        Ok((folder, name)) => {
-            let file_type = FileType::from_raw_mode(stat.st_mode);
-            visit(path, Seen::Entry { folder: folder.as_fd(), name: &name, file_type })
-        }
-        Err(errno) => visit(path, Seen::Unreadable(errno)),
+/// The walk of a root that is not a directory.
+fn walk_file(root: &Path, stat: &FileStat, mut visit: impl FnMut(&[u8], Found<'_>) -> bool) -> bool {
+    let path = root.as_os_str().as_encoded_bytes();
+    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return true };
+    let dir = DirHandle::locate_without_links(parent);
+    let name = CString::new(name.as_encoded_bytes()).map_err(|_| Errno::INVAL);
+    match dir.and_then(|dir| Ok((dir, name?))) {
+        Ok((dir, name)) => visit(path, Found::Entry { dir: &dir, name: &name, file_type: stat.file_type }),
+        Err(errno) => visit(path, Found::Unreadable(errno)),
     }
 }
 
-/// Visits what is in the folder at `path` but its folders, which are noted in `frame`; `false` to stop.
+/// Visits the entries of the directory at `path`, and notes its subdirectories in `frame`; `false` if it was ended.
 fn list(
     path: &mut Vec<u8>,
-    buffer: &mut Vec<u8>,
+    buffer: &mut ListingBuffer,
     frame: &mut Frame,
     go_on: impl Fn() -> bool,
-    mut visit: impl FnMut(&[u8], Seen<'_>) -> bool,
+    mut visit: impl FnMut(&[u8], Found<'_>) -> bool,
 ) -> bool {
-    let at =
-        |path: &[u8], flags| no_links::open(Path::new(OsStr::from_bytes(path)), flags | OFlags::DIRECTORY);
-    let folder = match at(path, OFlags::RDONLY) {
-        Ok(folder) => folder,
+    let dir = match DirHandle::open_without_links(path::from_bytes(path)) {
+        Ok(dir) => dir,
         Err(errno) => {
-            // It may be one whose rights and time can be sent, although not what is in it.
-            frame.stat = at(path, OFlags::PATH).and_then(rustix::fs::fstat).ok();
-            return visit(path, Seen::Unreadable(errno));
+            // Its metadata can perhaps be sent, although its entries cannot.
+            let dir = DirHandle::locate_without_links(path::from_bytes(path));
+            frame.stat = dir.and_then(FileStat::of).ok();
+            return visit(path, Found::Unreadable(errno));
         }
     };
-    match rustix::fs::fstat(&folder) {
+    match FileStat::of(&dir) {
         Ok(stat) => frame.stat = Some(stat),
-        // What is in it can be sent all the same, but not its own rights and time.
-        Err(errno) if !visit(path, Seen::Unreadable(errno)) => return false,
+        // Its entries can be sent, although its metadata cannot.
+        Err(errno) if !visit(path, Found::Unreadable(errno)) => return false,
         Err(_) => {}
     }
-    let mut entries = RawDir::new(&folder, buffer.spare_capacity_mut());
+    let mut entries = dir.entries(buffer);
     while let Some(entry) = entries.next() {
         if !go_on() {
             return false;
@@ -215,26 +203,21 @@ fn list(
         path.truncate(frame.path_len);
         let entry = match entry {
             Ok(entry) => entry,
-            Err(errno) => return visit(path, Seen::Unreadable(errno)),
+            Err(errno) => return visit(path, Found::Unreadable(errno)),
         };
-        let name = entry.file_name();
+        let name = entry.name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let file_type = match entry.file_type() {
-            FileType::Unknown => match look(folder.as_fd(), name) {
-                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                // The look at the file fails, too, and tells why.
-                Err(_) => FileType::RegularFile,
-            },
-            file_type => file_type,
-        };
-        if file_type == FileType::Directory {
+        // If an entry of unknown type cannot be examined, its visit fails with the reason.
+        let examine = || dir.stat_entry(name).map_or(FileType::File, |stat| stat.file_type);
+        let file_type = entry.file_type().unwrap_or_else(examine);
+        if file_type == FileType::Dir {
             frame.names.extend_from_slice(name.to_bytes_with_nul());
         } else {
             path.push(b'/');
             path.extend_from_slice(name.to_bytes());
-            if !visit(path, Seen::Entry { folder: folder.as_fd(), name, file_type }) {
+            if !visit(path, Found::Entry { dir: &dir, name, file_type }) {
                 return false;
             }
         }
@@ -242,23 +225,19 @@ fn list(
     true
 }
 
-fn look(folder: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
-    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type: FileType) -> WalkItem {
-    let devices = || skipped(path, ErrorCode::LeftOut, "devices, FIFOs and sockets are not sent");
-    if file_type != FileType::RegularFile {
-        return devices();
+fn file(root: &Root, path: &Path, dir: &DirHandle, name: &CStr, file_type: FileType) -> WalkItem {
+    let special = || skipped(path, ErrorCode::LeftOut, "devices, FIFOs and sockets are not sent");
+    if file_type != FileType::File {
+        return special();
     }
-    let stat = match look(folder, name) {
+    let stat = match dir.stat_entry(name) {
         Ok(stat) => stat,
         Err(errno) => return unreadable(path, errno),
     };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {}
-        FileType::Symlink | FileType::Directory => return unreadable(path, Errno::LOOP),
-        _ => return devices(),
+    match stat.file_type {
+        FileType::File => {}
+        FileType::Symlink | FileType::Dir => return unreadable(path, Errno::LOOP),
+        FileType::Other => return special(),
     }
     match name_of(root, path) {
         Ok(name) => WalkItem::File(Source::new(path.to_owned(), name, &stat)),
@@ -266,15 +245,15 @@ fn file(root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr, file_type
     }
 }
 
-fn dir(root: &Root, path: &Path, stat: &Stat) -> WalkItem {
+fn dir(root: &Root, path: &Path, stat: &FileStat) -> WalkItem {
     match name_of(root, path) {
         Ok(name) => WalkItem::Dir { name, metadata: portable_metadata(stat) },
         Err(error) => skipped(path, ErrorCode::Name, error.to_string()),
     }
 }
 
-fn link(roots: &[Root], root: &Root, path: &Path, folder: BorrowedFd<'_>, name: &CStr) -> WalkItem {
-    let (target, stat) = match (rustix::fs::readlinkat(folder, name, Vec::new()), look(folder, name)) {
+fn link(roots: &[Root], root: &Root, path: &Path, dir: &DirHandle, name: &CStr) -> WalkItem {
+    let (target, stat) = match (dir.read_symlink(name), dir.stat_entry(name)) {
         (Ok(target), Ok(stat)) => (target, stat),
         (Err(errno), _) | (_, Err(errno)) => return unreadable(path, errno),
     };
@@ -287,19 +266,19 @@ fn link(roots: &[Root], root: &Root, path: &Path, folder: BorrowedFd<'_>, name: 
         Err(error) => return skipped(path, ErrorCode::LeftOut, error.to_string()),
     };
     if !target.top(&name).is_some_and(|top| roots.iter().any(|root| root.name.as_bytes() == top)) {
-        return skipped(path, ErrorCode::LeftOut, "the link leads out of what is sent");
+        return skipped(path, ErrorCode::LeftOut, "the link points outside the transfer");
     }
     let mtime = portable_metadata(&stat).mtime;
     WalkItem::Link { name, target, metadata: Metadata { mode: None, mtime } }
 }
 
-/// The name in the transfer of what lies at `path` below `root`.
-fn name_of(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameError> {
-    let below = path.strip_prefix(&root.path).unwrap_or(Path::new(""));
+/// The name in the transfer of the file at `path` below `root`.
+fn name_of(root: &Root, path: &Path) -> Result<RelPath, NameError> {
+    let below = path.strip_prefix(&root.path).unwrap_or(Path::new("")).as_os_str();
     let mut name = root.name.as_bytes().to_vec();
-    if !below.as_os_str().is_empty() {
+    if !below.is_empty() {
         name.push(b'/');
-        name.extend_from_slice(below.as_os_str().as_bytes());
+        name.extend_from_slice(below.as_encoded_bytes());
     }
     RelPath::new(&name, NamePolicy::AllowOdd)
 }
@@ -307,7 +286,7 @@ fn name_of(root: &Root, path: &Path) -> Result<RelPath, crate::relpath::NameErro
 fn unreadable(path: &Path, errno: Errno) -> WalkItem {
     match errno {
         Errno::LOOP | Errno::NOTDIR => {
-            skipped(path, ErrorCode::SourceChanged, "it was exchanged for something else meanwhile")
+            skipped(path, ErrorCode::SourceChanged, "it was replaced during the walk")
         }
         errno => {
             let fault = if errno == Errno::NOENT { ErrorCode::SourceChanged } else { ErrorCode::FileIo };
@@ -329,27 +308,27 @@ mod tests {
 
     fn everything(path: &Path) -> (Vec<String>, Vec<String>, Vec<String>) {
         let roots = roots(&[path.to_owned()]).unwrap();
-        let (mut files, mut others, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut files, mut others, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
         let mut sort = |found| {
             match found {
                 WalkItem::File(source) => files.push(source.name.to_string()),
                 WalkItem::Dir { name, .. } => others.push(format!("{name}/")),
                 WalkItem::Link { name, target, .. } => others.push(format!("{name} -> {target}")),
                 WalkItem::Skipped { path, .. } => {
-                    left_out.push(path.file_name().unwrap().to_string_lossy().into_owned())
+                    skipped.push(path.file_name().unwrap().to_string_lossy().into_owned())
                 }
             }
             true
         };
-        let told = walk_files(&roots, || true, &mut sort);
-        walk_dirs_and_links(&roots, &told, || true, &mut sort);
+        let reported = walk_files(&roots, || true, &mut sort);
+        walk_dirs_and_links(&roots, &reported, || true, &mut sort);
         files.sort();
-        left_out.sort();
-        (files, others, left_out)
+        skipped.sort();
+        (files, others, skipped)
     }
 
     #[test]
-    fn the_walk_finds_everything_and_says_what_it_leaves_out() {
+    fn the_walk_finds_everything_and_reports_what_it_skips() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("t");
         fs::create_dir_all(tree.join("d/empty")).unwrap();
@@ -361,11 +340,11 @@ mod tests {
         symlink("../outside", tree.join("outside")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
             .unwrap();
-        fs::write(tree.join(".ftx-0123"), "an earlier arrival").unwrap();
-        let (files, others, left_out) = everything(&tree);
+        fs::write(tree.join(".ftx-0123"), "a staged file").unwrap();
+        let (files, others, skipped) = everything(&tree);
         assert_eq!(files, ["t/a", "t/d/b"]);
-        assert_eq!(left_out, [".ftx-0123", "absolute", "fifo", "outside"]);
-        assert_eq!(others.last().unwrap(), "t/", "a folder comes after what is in it");
+        assert_eq!(skipped, [".ftx-0123", "absolute", "fifo", "outside"]);
+        assert_eq!(others.last().unwrap(), "t/", "a directory comes after its entries");
         for expected in ["t/d/empty/", "t/d/inside -> ../a", "t/d/dangling -> dangling"] {
             let at = others.iter().position(|other| other == expected).expect(expected);
             assert!(at < others.iter().position(|other| other == "t/d/").unwrap());
@@ -378,25 +357,25 @@ mod tests {
         fs::create_dir(dir.path().join("real")).unwrap();
         fs::write(dir.path().join("real/a"), "a").unwrap();
         symlink("real", dir.path().join("latest")).unwrap();
-        let (files, others, left_out) = everything(&dir.path().join("latest"));
-        assert_eq!((files, others, left_out), (vec!["latest/a".into()], vec!["latest/".into()], vec![]));
+        let (files, others, skipped) = everything(&dir.path().join("latest"));
+        assert_eq!((files, others, skipped), (vec!["latest/a".into()], vec!["latest/".into()], vec![]));
     }
 
-    /// However often a folder is exchanged for a link, nothing is found through that.
+    /// Nothing is found through a link that replaces a directory.
     #[test]
-    fn a_folder_that_becomes_a_link_during_the_walk_is_not_followed() {
+    fn a_directory_that_becomes_a_link_during_the_walk_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (tree, secret) = (dir.path().join("t"), dir.path().join("secret"));
         fs::create_dir_all(tree.join("d/e")).unwrap();
         fs::create_dir_all(secret.join("e")).unwrap();
         fs::write(tree.join("first"), "").unwrap();
-        for folder in ["", "e"] {
-            fs::write(secret.join(folder).join("key"), "").unwrap();
+        for subdir in ["", "e"] {
+            fs::write(secret.join(subdir).join("key"), "").unwrap();
         }
         let roots = roots(std::slice::from_ref(&tree)).unwrap();
-        // Of a folder, files are found before its folders are opened: `first` tells that the root is being read, `second`
-        // that `d` is.
-        for (exchanged, moment) in [("d", "t/first"), ("d/e", "t/d/second")] {
+        // The files of a directory are found before its subdirectories are opened: `first` is found while the root is read,
+        // `second` while `d` is.
+        for (replaced, moment) in [("d", "t/first"), ("d/e", "t/d/second")] {
             fs::write(tree.join("d/second"), "").unwrap();
             let mut found = Vec::new();
             walk_files(
@@ -405,27 +384,27 @@ mod tests {
                 |item| {
                     if matches!(&item, WalkItem::File(source) if source.name.as_bytes() == moment.as_bytes())
                     {
-                        fs::rename(tree.join(exchanged), dir.path().join("moved")).unwrap();
-                        symlink(&secret, tree.join(exchanged)).unwrap();
+                        fs::rename(tree.join(replaced), dir.path().join("moved")).unwrap();
+                        symlink(&secret, tree.join(replaced)).unwrap();
                     }
                     found.push(item);
                     true
                 },
             );
-            let is_told = |item: &WalkItem| {
+            let is_reported = |item: &WalkItem| {
                 matches!(item, WalkItem::Skipped { path, fault: ErrorCode::SourceChanged, .. }
-                if path.ends_with(exchanged))
+                if path.ends_with(replaced))
             };
-            assert_eq!(found.iter().filter(|item| is_told(item)).count(), 1, "{found:?}");
+            assert_eq!(found.iter().filter(|item| is_reported(item)).count(), 1, "{found:?}");
             assert!(!format!("{found:?}").contains("key"), "{found:?}");
-            fs::remove_file(tree.join(exchanged)).unwrap();
-            fs::rename(dir.path().join("moved"), tree.join(exchanged)).unwrap();
+            fs::remove_file(tree.join(replaced)).unwrap();
+            fs::rename(dir.path().join("moved"), tree.join(replaced)).unwrap();
         }
     }
 
-    /// Neither names that are longer together than what is read at once, nor the depth of a tree need more descriptors.
+    /// Neither a listing of several blocks nor the depth of a tree needs more descriptors.
     #[test]
-    fn wide_and_deep_trees_are_walked_with_one_folder_open() {
+    fn wide_and_deep_trees_are_walked_with_one_directory_open() {
         let dir = tempfile::tempdir().unwrap();
         let mut deep = dir.path().join("t");
         for _ in 0..100 {
@@ -441,7 +420,7 @@ mod tests {
         let open = || fs::read_dir("/proc/self/fd").unwrap().count();
         let (before, mut most, mut files) = (open(), 0, 0);
         let roots = roots(&[dir.path().join("t")]).unwrap();
-        let told = walk_files(
+        let reported = walk_files(
             &roots,
             || true,
             |_| {
@@ -455,27 +434,27 @@ mod tests {
         let mut others = Vec::new();
         walk_dirs_and_links(
             &roots,
-            &told,
+            &reported,
             || true,
             |found| {
                 others.push(found);
                 true
             },
         );
-        assert_eq!((files, others.len(), told.len()), (1000, 201, 0));
-        // Other tests of this process open some, too.
+        assert_eq!((files, others.len(), reported.len()), (1000, 201, 0));
+        // Other tests of this process open some as well.
         assert!(most < before + 50, "{before} descriptors, {most} in the walk");
     }
 
     #[test]
-    fn a_folder_that_cannot_be_read_is_told_once_and_still_sent() {
+    fn an_unreadable_directory_is_reported_once_and_still_sent() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("t");
         fs::create_dir_all(tree.join("gone")).unwrap();
         fs::write(tree.join("a"), "a").unwrap();
         let roots = roots(std::slice::from_ref(&tree)).unwrap();
         let mut found = Vec::new();
-        let told = walk_files(
+        let reported = walk_files(
             &roots,
             || true,
             |item| {
@@ -484,12 +463,12 @@ mod tests {
                 true
             },
         );
-        assert!(told.contains(&tree.join("gone")), "{told:?}");
+        assert!(reported.contains(&tree.join("gone")), "{reported:?}");
         let mut again = |item| {
             found.push(item);
             true
         };
-        walk_dirs_and_links(&roots, &told, || true, &mut again);
+        walk_dirs_and_links(&roots, &reported, || true, &mut again);
         assert!(
             matches!(
                 &found[..],
@@ -520,7 +499,7 @@ mod tests {
             },
         );
         assert_eq!(seen, 3);
-        walk_files(&roots, || false, |_| panic!("it goes on"));
-        walk_dirs_and_links(&roots, &BTreeSet::new(), || false, |_| panic!("it goes on"));
+        walk_files(&roots, || false, |_| panic!("it continues"));
+        walk_dirs_and_links(&roots, &BTreeSet::new(), || false, |_| panic!("it continues"));
     }
 }

@@ -3,14 +3,21 @@
 //! Functions here translate calls; decisions stay with their callers.
 
 pub mod descriptors;
+pub mod dir;
+pub mod file;
+mod file_system;
 pub mod kernel_copy;
-mod random;
+mod no_links;
+pub mod path;
+pub mod process;
 pub mod socket;
+pub mod stat;
 pub mod wake;
 
-pub use random::random_bytes;
+/// The error of a system call.
+pub use rustix::io::Errno;
 
-/// A file, socket or pipe of the system, owned by somebody else.
+/// A file, socket or pipe of the system that another value owns.
 pub use std::os::fd::BorrowedFd as BorrowedHandle;
 
 /// Values that lend their handle.

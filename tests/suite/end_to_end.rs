@@ -233,7 +233,7 @@ fn file_that_changes_during_comparison_is_not_identical() {
     until("the first part to be compared", || read(accessed()) >= before + PART as u64);
     fs::File::options().write(true).open(&there).unwrap().write_all(b"other").unwrap();
     raw.send_json(&offer(1));
-    assert_eq!(last(raw), Err("a different file of that name is there already".into()));
+    assert_eq!(last(raw), Err("a different file with that name exists".into()));
     assert!(fs::read(&there).unwrap().starts_with(b"other"), "it is as it was left");
 }
 

@@ -52,7 +52,7 @@ fn file_above_the_size_limit_is_refused_before_its_first_byte() {
     let sent = send(&[], &[&tree], &receiver.host());
     let received = receiver.wait();
     assert_eq!((sent.code, received.code), (42, 42), "{sent:?} {received:?}");
-    both_report(&sent, &received, "cannot create the file: it is larger than a file may be there");
+    both_report(&sent, &received, "cannot create the file: the file size limit is exceeded");
     assert!(sent.stdout.contains("2 entries were NOT transferred"), "{sent:?}");
     assert_eq!(names(&out), ["t", "t/fits"]);
 }

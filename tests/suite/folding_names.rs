@@ -13,7 +13,7 @@ use crate::common::proofs::{contents, not_run};
 use crate::common::{Ended, Receiver, names, send};
 
 const PARTIAL: i32 = 23;
-const WORDS: &str = "spelled otherwise, but the same to this file system";
+const WORDS: &str = "this file system ignores case or normalisation";
 
 fn put(path: &Path, content: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -34,4 +34,5 @@ mod syscall_faults;
 mod terminal_safety;
 mod transfer;
 mod unasked;
+mod unix_sockets;
 mod unread_output;

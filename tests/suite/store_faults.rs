@@ -275,8 +275,8 @@ fn name_taken_by_another_type_is_reported() {
     let mode = rustix::fs::Mode::RWXU;
     rustix::fs::mknodat(rustix::fs::CWD, out.join("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (name, words) in [
-        ("folder", "a folder of that name is there already [exists]"),
-        ("fifo", "a device, FIFO or socket of that name is there already [exists]"),
+        ("folder", "a folder with that name exists [exists]"),
+        ("fifo", "a device, FIFO or socket with that name exists [exists]"),
     ] {
         let file = dir.path().join(name);
         make(&file, 2 * MIB);
@@ -304,7 +304,7 @@ fn output_directory_removed_during_a_session_is_reported() {
     });
     fs::remove_dir_all(&out).unwrap();
     let ended = (end(sender), receiver.wait());
-    both_said(&ended, 23, "it, or the folder it belongs in, was removed meanwhile [file-io]");
+    both_said(&ended, 23, "the file or its folder was removed [file-io]");
     assert!(!out.exists());
 }
 
@@ -337,10 +337,10 @@ fn io_errors_and_quota_are_reported() {
         ),
         (&small, "pwrite64", "EDQUOT", 42, "cannot write the file: the disk quota is used up [no-space]"),
         (&small, "pwrite64", "ENOSPC", 42, "cannot write the file: no space left [no-space]"),
-        (&small, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
-        (&large, "fsync", "EIO", 23, "cannot bring the file to stable storage: the disk failed"),
-        (&large, "fsync", "EDQUOT", 42, "cannot bring the file to stable storage: the disk quota is used up"),
-        (&small, "renameat2", "EIO", 23, "cannot give the file its name: the disk failed"),
+        (&small, "fsync", "EIO", 23, "cannot sync the file: the disk failed"),
+        (&large, "fsync", "EIO", 23, "cannot sync the file: the disk failed"),
+        (&large, "fsync", "EDQUOT", 42, "cannot sync the file: the disk quota is used up"),
+        (&small, "renameat2", "EIO", 23, "cannot rename the file: the disk failed"),
     ] {
         let out = dir.path().join("out");
         let ended = transfer(faulty(&out, calls, errno, "1+", &trace), file);
@@ -366,7 +366,7 @@ fn after_a_failed_sync_nothing_is_stored() {
     }
     // Only the committer calls syncfs.
     let ended = transfer(faulty(&out, "syncfs", "EIO", "1", &trace), &tree);
-    both_said(&ended, 23, "cannot bring the file to stable storage: the disk failed");
+    both_said(&ended, 23, "cannot sync the file: the disk failed");
     let trace = fs::read_to_string(&trace).unwrap();
     let (before, after) = trace.split_once("(INJECTED)").expect("a sync that fails");
     // A small first batch may have been synced file by file.

@@ -1,136 +1,137 @@
-//! Folders whose names have to be synced.
+//! Directories whose names have to be synced.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rustix::io::Errno;
+use super::dir::Dir;
 
-use super::commit::MAX_SYNCED_ONE_BY_ONE;
-use super::dir_tree::{Dir, DirTree};
+/// Up to this many files or directories are synced one by one, more of them by one sync of their file system.
+pub const MAX_SYNCED_ONE_BY_ONE: usize = 4;
+/// Parent directories that are synced once each, although most have nothing to sync. A path leads over more of them than
+/// this only if it was made to be expensive.
+const MAX_PARENTS: usize = 16;
 
-/// Folders above those in which names are made, once for each: most of them have nothing to be synced. More than this lie
-/// on the way to few files only where somebody means to make work of it.
-const MAX_ABOVE: usize = 16;
-
-/// Each folder by itself, in the order in which they came, while they are few; beyond that their file systems, which are
-/// then synced as a whole.
+/// Few directories are kept one by one, in the order in which they were added; many are replaced by their file systems,
+/// which are then synced as a whole.
 #[derive(Debug, Default)]
 pub struct DirtyDirs {
-    above: Vec<Arc<Dir>>,
+    parents: Vec<Arc<Dir>>,
     changed: Vec<Arc<Dir>>,
     devices: BTreeSet<u64>,
 }
 
-fn has(folders: &[Arc<Dir>], folder: &Dir) -> bool {
-    folders.iter().any(|other| other.identity() == folder.identity())
+fn has(dirs: &[Arc<Dir>], dir: &Dir) -> bool {
+    dirs.iter().any(|other| other.id == dir.id)
 }
 
 impl DirtyDirs {
-    /// Names were made in a folder.
-    pub fn add(&mut self, folder: &Arc<Dir>) {
-        if has(&self.changed, folder) || self.devices.contains(&folder.device) {
+    /// Names were created in a directory.
+    pub fn add(&mut self, dir: &Arc<Dir>) {
+        if has(&self.changed, dir) || self.devices.contains(&dir.id.device) {
         } else if self.changed.len() < MAX_SYNCED_ONE_BY_ONE {
-            self.above.retain(|other| other.identity() != folder.identity());
-            self.changed.push(Arc::clone(folder));
+            self.parents.retain(|other| other.id != dir.id);
+            self.changed.push(Arc::clone(dir));
         } else {
-            self.add_device(folder.device);
+            self.add_device(dir.id.device);
         }
     }
 
-    /// A folder was opened in this one, and somebody else may have made it without syncing its name.
-    pub fn add_above(&mut self, folder: &Arc<Dir>) {
-        if has(&self.changed, folder) || has(&self.above, folder) || self.devices.contains(&folder.device) {
-        } else if self.above.len() < MAX_ABOVE {
-            self.above.push(Arc::clone(folder));
+    /// An existing directory in this one is used. Another process may have created it without syncing its name.
+    pub fn add_parent(&mut self, dir: &Arc<Dir>) {
+        if has(&self.changed, dir) || has(&self.parents, dir) || self.devices.contains(&dir.id.device) {
+        } else if self.parents.len() < MAX_PARENTS {
+            self.parents.push(Arc::clone(dir));
         } else {
-            self.add_device(folder.device);
+            self.add_device(dir.id.device);
         }
     }
 
     fn add_device(&mut self, device: u64) {
         self.devices.insert(device);
-        for folders in [&mut self.above, &mut self.changed] {
-            folders.retain(|folder| folder.device != device);
+        for dirs in [&mut self.parents, &mut self.changed] {
+            dirs.retain(|dir| dir.id.device != device);
         }
     }
 
-    /// All of this has to be synced, too.
+    /// Adds everything of `other`.
     pub fn merge(&mut self, other: DirtyDirs) {
         other.devices.into_iter().for_each(|device| self.add_device(device));
-        other.changed.iter().for_each(|folder| self.add(folder));
-        other.above.iter().for_each(|folder| self.add_above(folder));
+        other.changed.iter().for_each(|dir| self.add(dir));
+        other.parents.iter().for_each(|dir| self.add_parent(dir));
     }
 
-    /// Brings the names to stable storage.
-    pub fn sync(&self, tree: &DirTree) -> Result<(), Errno> {
-        self.devices.iter().try_for_each(|device| tree.sync_device(*device))?;
-        self.above.iter().chain(&self.changed).try_for_each(|folder| folder.sync())
+    /// The file systems to be synced as a whole.
+    pub fn devices(&self) -> impl Iterator<Item = u64> {
+        self.devices.iter().copied()
     }
 
-    /// How many are synced one by one.
-    #[cfg(test)]
-    pub fn few(&self) -> usize {
-        self.above.len() + self.changed.len()
+    /// The directories to be synced one by one.
+    pub fn dirs(&self) -> impl Iterator<Item = &Arc<Dir>> {
+        self.parents.iter().chain(&self.changed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::{Mode, OFlags};
+    use crate::sys::dir::DirHandle;
+    use std::path::Path;
 
-    fn folder(path: &std::path::Path) -> Arc<Dir> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        Arc::new(Dir::new(rustix::fs::open(path, flags, Mode::empty()).unwrap()).unwrap())
+    fn open(path: &Path) -> Arc<Dir> {
+        Arc::new(Dir::new(DirHandle::open(path).unwrap()).unwrap())
+    }
+
+    /// So many new directories in `parent`.
+    fn dirs(parent: &Path, count: usize) -> Vec<Arc<Dir>> {
+        (0..count)
+            .map(|number| {
+                let path = parent.join(number.to_string());
+                std::fs::create_dir(&path).unwrap();
+                open(&path)
+            })
+            .collect()
+    }
+
+    /// How many are synced one by one, and how many file systems as a whole.
+    fn counts(dirty: &DirtyDirs) -> (usize, usize) {
+        (dirty.dirs().count(), dirty.devices().count())
     }
 
     #[test]
-    fn few_folders_are_synced_by_themselves_and_many_hold_no_handle() {
-        let dir = tempfile::tempdir().unwrap();
-        let here: Vec<_> = (0..MAX_SYNCED_ONE_BY_ONE + 1)
-            .map(|number| {
-                let path = dir.path().join(number.to_string());
-                std::fs::create_dir(&path).unwrap();
-                folder(&path)
-            })
-            .collect();
+    fn few_dirs_are_synced_one_by_one_and_many_hold_no_handle() {
+        let parent = tempfile::tempdir().unwrap();
+        let dirs = dirs(parent.path(), MAX_SYNCED_ONE_BY_ONE + 1);
         let mut dirty = DirtyDirs::default();
         for _ in 0..2 {
-            here[1..].iter().for_each(|folder| dirty.add(folder));
+            dirs[1..].iter().for_each(|dir| dirty.add(dir));
         }
-        assert_eq!(dirty.few(), MAX_SYNCED_ONE_BY_ONE);
-        let mut again = DirtyDirs::default();
-        again.merge(dirty);
-        assert_eq!(again.few(), MAX_SYNCED_ONE_BY_ONE);
-        again.add(&here[0]);
-        again.add(&folder(std::path::Path::new("/proc")));
-        assert_eq!((again.devices.len(), again.few()), (1, 1), "one file system, and a folder of another");
-        assert!(here.iter().all(|folder| Arc::strong_count(folder) == 1));
+        assert_eq!(counts(&dirty), (MAX_SYNCED_ONE_BY_ONE, 0));
+        let mut merged = DirtyDirs::default();
+        merged.merge(dirty);
+        assert_eq!(counts(&merged), (MAX_SYNCED_ONE_BY_ONE, 0));
+        merged.add(&dirs[0]);
+        merged.add(&open(Path::new("/proc")));
+        assert_eq!(counts(&merged), (1, 1), "one file system, and a directory of another");
+        assert!(dirs.iter().all(|dir| Arc::strong_count(dir) == 1));
         let mut more = DirtyDirs::default();
-        more.add(&here[0]);
-        more.merge(again);
-        assert_eq!((more.devices.len(), more.few()), (1, 1));
+        more.add(&dirs[0]);
+        more.merge(merged);
+        assert_eq!(counts(&more), (1, 1));
     }
 
     #[test]
-    fn folders_above_do_not_make_many_of_few() {
-        let dir = tempfile::tempdir().unwrap();
-        let folders: Vec<_> = (0..=MAX_ABOVE)
-            .map(|number| {
-                let path = dir.path().join(number.to_string());
-                std::fs::create_dir(&path).unwrap();
-                folder(&path)
-            })
-            .collect();
+    fn parents_do_not_count_as_changed() {
+        let parent = tempfile::tempdir().unwrap();
+        let dirs = dirs(parent.path(), MAX_PARENTS + 1);
         let mut dirty = DirtyDirs::default();
         for _ in 0..2 {
-            folders[1..].iter().for_each(|folder| dirty.add_above(folder));
+            dirs[1..].iter().for_each(|dir| dirty.add_parent(dir));
         }
-        dirty.add(&folders[1]);
-        assert_eq!((dirty.above.len(), dirty.changed.len()), (MAX_ABOVE - 1, 1), "once each");
-        folders[..2].iter().for_each(|folder| dirty.add_above(folder));
-        assert_eq!((dirty.few(), dirty.devices.len()), (MAX_ABOVE + 1, 0));
-        dirty.add_above(&folder(dir.path()));
-        assert_eq!((dirty.few(), dirty.devices.len()), (0, 1));
+        dirty.add(&dirs[1]);
+        assert_eq!((dirty.parents.len(), dirty.changed.len()), (MAX_PARENTS - 1, 1), "once each");
+        dirs[..2].iter().for_each(|dir| dirty.add_parent(dir));
+        assert_eq!(counts(&dirty), (MAX_PARENTS + 1, 0));
+        dirty.add_parent(&open(parent.path()));
+        assert_eq!(counts(&dirty), (0, 1));
     }
 }

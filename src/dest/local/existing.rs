@@ -1,119 +1,127 @@
-//! What is there already under the name of an entry.
+//! What already has the name of an entry.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
-
-use super::StoreError;
-use super::commit::{Content, Digests};
-use super::dir_tree::{Dir, DirTree};
-use super::journal::SourceVersion;
-use super::resume;
-use super::staged::{self, SyncedFile};
+use super::bytes::{self, SyncedFile};
+use super::dir::Dir;
+use super::dir_tree::DirTree;
+use crate::dest::error::{FOLDER, StoreError};
+use crate::dest::{Content, Digests};
 use crate::digest::{Md5, PartLayout, PartRange, digest_ranges};
 use crate::relpath::{NamePolicy, RelPath};
+use crate::sys::dir::Access;
+use crate::sys::stat::{FileId, FileStamp, FileStat, FileType};
+use crate::sys::{self, Errno};
 use crate::units::MtimeNs;
 
-/// What lies under a name.
+/// What has a name.
 #[derive(Debug)]
 pub enum Existing {
     /// Nothing.
     Nothing,
     /// A regular file.
     File(ExistingFile),
-    /// Something whose name is spelled otherwise, but the same to this file system.
+    /// An entry with another name, which the file system treats as equal.
     EquivalentName,
-    /// Something else; the words say what.
+    /// Something else; the text for messages.
     Other(&'static str),
 }
 
-/// A regular file that was there before. It is opened whenever it is looked at and closed again: thousands of them may
-/// wait for their turn.
+impl Existing {
+    /// The error for an entry whose name this has. `file` is what a file is called in it.
+    pub(super) fn conflict(&self, file: &'static str) -> StoreError {
+        match self {
+            Existing::EquivalentName => StoreError::EquivalentName,
+            Existing::Other(what) => StoreError::Exists { what },
+            // It may have been removed meanwhile.
+            Existing::File(_) | Existing::Nothing => StoreError::Exists { what: file },
+        }
+    }
+}
+
+/// A regular file that existed before its entry was announced. It is opened for each use and closed again, because
+/// thousands of them may be waiting.
 #[derive(Clone, Debug)]
 pub struct ExistingFile {
     tree: DirTree,
     dir: Box<[u8]>,
     name: Box<[u8]>,
-    size_bytes: u64,
-    /// Device and inode: the same file each time.
-    identity: (u64, u64),
-    modified: (i64, i64),
-    /// When anything of it was last changed, its time of modification included.
-    changed: (i64, i64),
-    /// Its path, where it is a copy that an earlier session put beside a name that was taken.
-    copy_of_taken: Option<RelPath>,
+    id: FileId,
+    stamp: FileStamp,
+    /// Its path, if it was stored beside a name that was taken.
+    copy_path: Option<RelPath>,
 }
 
 impl ExistingFile {
-    /// Its size when it was opened.
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+    /// Its size when it was found.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.stamp.size_bytes
     }
 
     /// Was it last modified at `mtime`?
-    pub fn is_modified_at(&self, mtime: Option<MtimeNs>) -> bool {
-        mtime.is_some() && mtime == MtimeNs::from_parts(self.modified.0, self.modified.1)
+    pub(crate) fn is_modified_at(&self, mtime: Option<MtimeNs>) -> bool {
+        mtime.is_some() && mtime == MtimeNs::from_parts(self.stamp.mtime.0, self.stamp.mtime.1)
     }
 
-    /// Its path, where it is a copy that an earlier session put beside a name that was taken.
+    /// Its path, if an earlier session stored it beside a name that was taken.
     pub(super) fn copy_path(&self) -> Option<&RelPath> {
-        self.copy_of_taken.as_ref()
+        self.copy_path.as_ref()
     }
 
-    /// A handle on the folder it lies in.
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Its directory.
     pub(super) fn dir(&self) -> Result<Arc<Dir>, StoreError> {
-        self.tree.open(&self.dir).map_err(StoreError::io("open the folder it belongs in"))
+        self.tree.open(&self.dir).map_err(StoreError::io("open its folder"))
     }
 
-    /// Opens it for reading: the same file each time, as it was when it was found.
+    /// Opens it for reading.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Changed`] if it was replaced or written to since, whatever was read of it by then.
-    pub fn open(&self) -> Result<File, StoreError> {
-        let cannot = |source| StoreError::Io { doing: "open the file that was there", source };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    /// [`StoreError::Changed`] if it was replaced or written to since it was found: what was read of it until then is not
+    /// valid.
+    pub(crate) fn open(&self) -> Result<File, StoreError> {
+        let failed = |errno: Errno| StoreError::Io { doing: "open the existing file", source: errno.into() };
         let dir = self.dir()?;
-        let open = || rustix::fs::openat(&dir, &*self.name, flags, Mode::empty());
-        let file = match self.tree.retry_without_cache(open) {
-            Ok(file) => File::from(file),
+        let opened = self.tree.retry_without_cache(|| dir.handle.open_file(&*self.name, Access::Read));
+        let file = match opened {
+            Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Err(StoreError::Changed),
-            Err(errno) => return Err(cannot(errno.into())),
+            Err(errno) => return Err(failed(errno)),
         };
-        let now = file.metadata().map_err(cannot)?;
-        let is_same = (now.dev(), now.ino()) == self.identity
-            && now.size() == self.size_bytes
-            && (now.mtime(), now.mtime_nsec()) == self.modified
-            && (now.ctime(), now.ctime_nsec()) == self.changed;
-        if is_same { Ok(file) } else { Err(StoreError::Changed) }
+        let now = FileStat::of(&file).map_err(failed)?;
+        if (now.id, now.stamp) == (self.id, self.stamp) { Ok(file) } else { Err(StoreError::Changed) }
     }
 
-    /// Its bytes, to be read more than once.
-    pub fn bytes(&self) -> Result<SyncedFile, StoreError> {
-        self.open().map(|file| SyncedFile::before(file, self.modified))
+    /// Its content, to be read more than once.
+    pub(crate) fn bytes(&self) -> Result<SyncedFile, StoreError> {
+        self.open().map(|file| SyncedFile::existing(file, self.stamp.mtime))
     }
 
-    /// The digest of one range of it.
-    pub fn digest(&self, range: PartRange) -> Result<Md5, StoreError> {
+    /// The digest of a range.
+    pub(crate) fn digest(&self, range: PartRange) -> Result<Md5, StoreError> {
         let file = self.open()?;
-        let cannot = |source| StoreError::Io { doing: "read what is there", source };
-        let digests = digest_ranges(&[range], |_, buffer, offset| file.read_exact_at(buffer, offset));
-        digests.and_then(|all| all.first().copied().ok_or(io::ErrorKind::Other.into())).map_err(cannot)
+        let failed = |source| StoreError::Io { doing: "read the existing file", source };
+        let digests =
+            digest_ranges(&[range], |_, buffer, offset| sys::file::read_exact_at(&file, buffer, offset));
+        digests
+            .and_then(|digests| digests.first().copied().ok_or(std::io::ErrorKind::Other.into()))
+            .map_err(failed)
     }
 
-    /// Does a range hold zeros alone? Holes of it need not be read.
-    pub fn is_zero(&self, range: PartRange) -> Result<bool, StoreError> {
-        let cannot = |source| StoreError::Io { doing: "read what is there", source };
-        staged::is_zero(&self.open()?, range).map_err(cannot)
+    /// Does a range contain only zeros? Holes are not read.
+    pub(crate) fn is_zero(&self, range: PartRange) -> Result<bool, StoreError> {
+        bytes::is_zero(&self.open()?, range)
+            .map_err(|source| StoreError::Io { doing: "read the existing file", source })
     }
 
-    /// Does it hold just this?
+    /// Does it have this content?
     pub(super) fn matches(&self, content: &Content) -> bool {
-        if self.size_bytes != content.size_bytes {
+        if self.size_bytes() != content.size_bytes {
             return false;
         }
         let layout = PartLayout::new(content.size_bytes);
@@ -134,24 +142,16 @@ impl ExistingFile {
         }
     }
 
-    /// What an earlier session left of this state of the file is of no use any more.
-    pub(super) fn remove_left_behind(&self, origin: SourceVersion) {
-        if let Ok(dir) = self.dir() {
-            resume::remove(&dir, &self.name, origin);
-        }
-    }
-
-    /// Brings it to stable storage: the program that wrote it may not have done so. After all of it was compared: one that
-    /// changed meanwhile is refused.
+    /// Syncs it: the program that wrote it may not have done so. To be called after the comparison, because it fails if the
+    /// file has changed.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let cannot = |source| StoreError::Io { doing: "bring the file to stable storage", source };
-        self.open()?.sync_all().map_err(cannot)
+        self.open()?.sync_all().map_err(|source| StoreError::Io { doing: "sync the file", source })
     }
 }
 
-/// Of the names `name (1)`, `name (2)`, ... beside `path`: the first file of this size, or rather the first that was also
-/// last modified at `mtime`. It may be what an earlier session made of the same file because its name was taken.
-pub fn lookup_copy(
+/// Among the names `name (1)`, `name (2)`, ... beside `path`, finds a file that may be an earlier copy of a file with this
+/// size and time of modification: the first one that has both, or else the first one that has the size.
+pub fn find_copy(
     tree: &DirTree,
     path: &RelPath,
     size_bytes: u64,
@@ -161,9 +161,9 @@ pub fn lookup_copy(
     for numbered in numbered_names(path) {
         match lookup(tree, &numbered)? {
             Existing::Nothing => break,
-            Existing::File(file) if file.size_bytes == size_bytes => {
+            Existing::File(file) if file.size_bytes() == size_bytes => {
                 let is_likely = file.is_modified_at(mtime);
-                let file = ExistingFile { copy_of_taken: Some(numbered), ..file };
+                let file = ExistingFile { copy_path: Some(numbered), ..file };
                 if is_likely {
                     return Ok(Some(file));
                 }
@@ -175,33 +175,31 @@ pub fn lookup_copy(
     Ok(found)
 }
 
-/// The most names that are tried: `name (1).ext` to `name (9999).ext`.
-const MAX_RENAMES: u32 = 9999;
+/// The names that are tried: `name (1).ext` to `name (9999).ext`.
+const MAX_COPIES: u32 = 9999;
 
-/// `name (1).ext`, `name (2).ext`, ... beside `name.ext`, as far as they are names.
+/// `name (1).ext`, `name (2).ext`, ... beside `name.ext`, up to the longest that is valid.
 pub fn numbered_names(path: &RelPath) -> impl Iterator<Item = RelPath> + use<> {
     let (parent, name) = path.split();
     let dot = name.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0).unwrap_or(name.len());
     let (stem, extension) = name.split_at(dot);
     let separator: &[u8] = if parent.is_empty() { b"" } else { b"/" };
     let (before, after) = ([parent, separator, stem].concat(), extension.to_vec());
-    (1..=MAX_RENAMES).map_while(move |number| {
+    (1..=MAX_COPIES).map_while(move |number| {
         let path = [&before, format!(" ({number})").as_bytes(), &after].concat();
-        // The name was accepted once, so odd characters in it were allowed.
+        // The policy of the receiver accepted the name without the number.
         RelPath::new(&path, NamePolicy::AllowOdd).ok()
     })
 }
 
-/// Looks at what is under `path`, without following a link there or on the way.
+/// Finds what is at `path`, following no link.
 pub fn lookup(tree: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
-    let dir = tree.open(path.split().0);
-    lookup_in(tree, dir, path)
+    lookup_in(tree, tree.open(path.split().0), path)
 }
 
-/// Like [`look`], but takes it that nobody else puts anything into a folder that is new.
+/// Like [`lookup`], but assumes that no other program creates entries in a directory of this session.
 pub fn lookup_cached(tree: &DirTree, path: &RelPath) -> Result<Existing, StoreError> {
-    let dir = tree.open_if_occupied(path.split().0);
-    lookup_in(tree, dir, path)
+    lookup_in(tree, tree.open_if_occupied(path.split().0), path)
 }
 
 fn lookup_in(tree: &DirTree, dir: Result<Arc<Dir>, Errno>, path: &RelPath) -> Result<Existing, StoreError> {
@@ -209,30 +207,27 @@ fn lookup_in(tree: &DirTree, dir: Result<Arc<Dir>, Errno>, path: &RelPath) -> Re
     let dir = match dir {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(Existing::Nothing),
-        Err(errno) => return Err(StoreError::io("open the folder it belongs in")(errno)),
+        Err(errno) => return Err(StoreError::io("open its folder")(errno)),
     };
-    let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+    let stat = match dir.handle.stat_entry(name) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(Existing::Nothing),
-        Err(errno) => return Err(StoreError::io("look at what is there")(errno)),
+        Err(errno) => return Err(StoreError::io("examine the existing file")(errno)),
     };
-    if !tree.is_exact_name(&dir, parent, name).map_err(StoreError::io("look at what is there"))? {
+    if !tree.is_exact_name(&dir, parent, name).map_err(StoreError::io("examine the existing file"))? {
         return Ok(Existing::EquivalentName);
     }
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {}
-        FileType::Directory => return Ok(Existing::Other("a folder")),
-        FileType::Symlink => return Ok(Existing::Other("a symbolic link")),
-        _ => return Ok(Existing::Other("a device, FIFO or socket")),
-    }
-    Ok(Existing::File(ExistingFile {
-        tree: tree.clone(),
-        dir: parent.into(),
-        name: name.into(),
-        size_bytes: stat.st_size as u64,
-        identity: (stat.st_dev, stat.st_ino),
-        modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
-        changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
-        copy_of_taken: None,
-    }))
+    Ok(match stat.file_type {
+        FileType::Dir => Existing::Other(FOLDER),
+        FileType::Symlink => Existing::Other("a symbolic link"),
+        FileType::Other => Existing::Other("a device, FIFO or socket"),
+        FileType::File => Existing::File(ExistingFile {
+            tree: tree.clone(),
+            dir: parent.into(),
+            name: name.into(),
+            id: stat.id,
+            stamp: stat.stamp,
+            copy_path: None,
+        }),
+    })
 }

@@ -1,154 +1,80 @@
-//! The private file in which an entry is collected.
+//! The private file in which an entry is received.
 
-use std::collections::HashSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT,
-};
-use rustix::io::Errno;
+use super::bytes::{StagedBytes, SyncedFile};
+use super::dir::Dir;
+use super::dir_tree::DirTree;
+use super::journal_file::Journal;
+use super::temp_names::TempNames;
+use crate::dest::error::StoreError;
+use crate::digest::PART_BYTES;
+use crate::relpath::RelPath;
+use crate::sys::dir::Access;
+use crate::sys::{self, AsHandle, Errno};
+use crate::units::{Metadata, Mode, MtimeNs};
 
-use super::StoreError;
-use super::dir_tree::{Dir, DirTree};
-use super::journal::Journal;
-use crate::digest::{PART_BYTES, PartRange};
-use crate::relpath::{RESERVED_PREFIX, RelPath};
-use crate::units::{Metadata, Mode as FileMode, MtimeNs};
-
-const RANDOM_BYTES: usize = 8;
 const OWNER_READS: u32 = 0o400;
-const PRIVATE_MODE: u32 = 0o600;
-/// Zeros of a sparse file are left out by blocks of this size, which is that of a page and of most file systems.
-const HOLE_BLOCK_BYTES: usize = 4096;
-/// Files above this are synced one by one, through their handle; smaller ones wait for their batch without a handle. Those
-/// of several parts keep it: the handle holds the lock that tells other sessions that the file is in use.
-pub(super) const KEEP_HANDLE_BYTES: u64 = if PART_BYTES < 1 << 20 { PART_BYTES } else { 1 << 20 };
-/// Read at once where zeros are looked for.
-const ZERO_CHUNK_BYTES: usize = 256 << 10;
+pub const PRIVATE_MODE: u32 = 0o600;
+/// Larger files stay open and are synced one by one; smaller ones wait for their batch without a handle. A file of several
+/// parts stays open, because the handle holds the lock that shows other sessions that the file is in use.
+pub const KEEP_HANDLE_BYTES: u64 = if PART_BYTES < 1 << 20 { PART_BYTES } else { 1 << 20 };
 
-/// A file in arrival: hidden, private, and removed when dropped before it got its final name.
+/// A hidden and private file. It is removed if it is dropped before it was committed, unless its journal has records.
 #[derive(Debug)]
 pub struct StagedFile {
     tree: DirTree,
-    /// The folder it is in, as long as there is a handle on the file, too.
+    /// Its directory, as long as the file is open.
     dir: Option<Arc<Dir>>,
     device: u64,
     name: Box<str>,
     path: RelPath,
-    file: Option<Arc<StagedBytes>>,
-    /// The mode it has, where that is known.
+    bytes: Option<Arc<StagedBytes>>,
+    /// Its mode, if known.
     mode: Option<u32>,
-    /// The mode that a file gets if none came with it.
+    /// The mode of a file that comes without one.
     default_mode: u32,
-    sealed: bool,
-    committed: bool,
-    /// Records what is in, if the landing can be taken up again.
+    is_sealed: bool,
+    is_committed: bool,
+    /// `None` if the file is not resumable.
     journal: Option<Arc<Journal>>,
-    /// Whatever was not written to it is zeros.
     is_zero_filled: bool,
 }
 
-/// Names in [`RESERVED_PREFIX`] that cannot be guessed: `.ftx-<16 hex digits>-<number>`, with the same digits for all
-/// clones. Until the last of these is dropped, the files are known to be in use.
-#[derive(Clone, Debug)]
-pub struct TempNames(Arc<Session>);
-
-#[derive(Debug)]
-struct Session {
-    random: Box<str>,
-    next: AtomicU64,
-    live: LiveSessions,
-}
-
-/// What the names of the sessions of this process have in common, each with its own.
-#[derive(Clone, Debug, Default)]
-pub struct LiveSessions(Arc<Mutex<HashSet<Box<str>>>>);
-
-impl LiveSessions {
-    fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.live.lock().remove(&self.random);
-    }
-}
-
-impl TempNames {
-    pub fn new(live: &LiveSessions) -> Result<Self, Errno> {
-        let mut random = [0; RANDOM_BYTES];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let random: Box<str> = hex::encode(random).into();
-        live.lock().insert(random.clone());
-        Ok(TempNames(Arc::new(Session { random, next: AtomicU64::new(0), live: live.clone() })))
-    }
-
-    pub fn next(&self) -> Box<str> {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        format!("{}{}-{number}", String::from_utf8_lossy(RESERVED_PREFIX), self.0.random).into()
-    }
-
-    /// The digits of a name of this form.
-    fn random_of(name: &str) -> Option<&str> {
-        let (random, number) =
-            name.strip_prefix(std::str::from_utf8(RESERVED_PREFIX).ok()?)?.split_once('-')?;
-        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-        (is_number && random.len() == 2 * RANDOM_BYTES && is_hex(random)).then_some(random)
-    }
-
-    /// Is it a name that some session could have made?
-    pub fn has_form(name: &str) -> bool {
-        TempNames::random_of(name).is_some()
-    }
-
-    /// Is it a name of a session of this process that is not over?
-    pub fn is_live(&self, name: &str) -> bool {
-        TempNames::random_of(name).is_some_and(|random| self.0.live.lock().contains(random))
-    }
-}
-
-/// Are these the digits that hidden names have?
-pub fn is_hex(text: &str) -> bool {
-    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Makes the landing for `path` in the folder where it belongs: private, or with the mode that it will have.
+/// Creates a staged file for `path` in its final directory: private, or with its final mode.
 pub fn create(
     tree: &DirTree,
     path: &RelPath,
-    hidden: &TempNames,
+    names: &TempNames,
     umask: u32,
-    mode: Option<FileMode>,
+    mode: Option<Mode>,
 ) -> Result<StagedFile, StoreError> {
     let (parent, _) = path.split();
-    let asked = mode.map_or(PRIVATE_MODE, |mode| mode.bits() & 0o777);
-    let mut retried = false;
+    let mode = mode.map_or(PRIVATE_MODE, Mode::bits);
+    let mut has_retried = false;
     loop {
-        let dir = tree.open_or_make(parent)?;
-        let name = hidden.next();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(asked);
-        match tree.retry_without_cache(|| rustix::fs::openat(&*dir, &*name, flags, mode)) {
+        let dir = tree.open_or_create(parent)?;
+        let name = names.next();
+        match tree.retry_without_cache(|| dir.handle.create_file(&*name, mode)) {
             Ok(file) => {
-                let mode = (!dir.has_default_acl()).then_some(asked & !umask);
-                let bytes = StagedBytes::new(File::from(file));
-                return Ok(StagedFile::new(tree, dir, name, path, bytes, mode, umask));
+                let mode = mode_of_new_file(&dir, mode, umask);
+                return Ok(StagedFile::new(tree, dir, name, path, StagedBytes::new(file), mode, umask));
             }
             Err(Errno::EXIST) => {}
-            // The folder behind a kept handle was removed by somebody else.
-            Err(Errno::NOENT) if !retried => {
+            // The cached directory was removed by another process.
+            Err(Errno::NOENT) if !has_retried => {
                 tree.invalidate(parent);
-                retried = true;
+                has_retried = true;
             }
             Err(errno) => return Err(StoreError::io("create the file")(errno)),
         }
     }
+}
+
+/// The mode of a file that was created with `mode`; `None` if an access control list decides.
+pub fn mode_of_new_file(dir: &Dir, mode: u32, umask: u32) -> Option<u32> {
+    (!dir.has_default_acl()).then_some(mode & !umask)
 }
 
 impl StagedFile {
@@ -163,116 +89,111 @@ impl StagedFile {
     ) -> Self {
         StagedFile {
             tree: tree.clone(),
-            device: dir.device,
+            device: dir.id.device,
             dir: Some(dir),
             name,
             path: path.clone(),
-            file: Some(Arc::new(bytes)),
+            bytes: Some(Arc::new(bytes)),
             mode,
             default_mode: 0o666 & !umask,
-            sealed: false,
-            committed: false,
+            is_sealed: false,
+            is_committed: false,
             journal: None,
             is_zero_filled: true,
         }
     }
 
+    /// Makes it resumable. `is_fresh` if the file is new, and not left by an earlier session.
     pub(super) fn with_journal(mut self, journal: Journal, is_fresh: bool) -> Self {
         self.journal = Some(Arc::new(journal));
         self.is_zero_filled = is_fresh;
         self
     }
 
-    /// What records its parts, if it can be taken up again.
+    /// Records its parts; `None` if it is not resumable.
     pub fn journal(&self) -> Option<Arc<Journal>> {
         self.journal.clone()
     }
 
-    /// Is whatever was not written to it zeros?
-    pub fn is_zero_filled(&self) -> bool {
+    /// Do all ranges that were not written contain zeros?
+    pub(crate) fn is_zero_filled(&self) -> bool {
         self.is_zero_filled
     }
 
-    /// The file will not come, or not like this: nothing is kept of it.
-    pub fn discard(mut self) {
+    /// Removes it and its journal.
+    pub(crate) fn discard(mut self) {
         if let Some(journal) = self.journal.take() {
             journal.remove();
         }
     }
 
-    /// Where it will land.
-    pub fn path(&self) -> &RelPath {
+    /// Its final path.
+    pub(crate) fn path(&self) -> &RelPath {
         &self.path
     }
 
     /// Writes bytes at an offset.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        self.written().ok_or_else(closed)?.write_at(bytes, offset)
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        self.written().ok_or_else(sealed)?.write_at(bytes, offset)
     }
 
-    /// Makes it a file of so many zeros that take no room.
-    pub fn make_sparse(&self, size_bytes: u64) -> Result<(), StoreError> {
-        let bytes = self.file.as_ref().ok_or_else(closed)?;
+    /// Extends it to this size by a hole.
+    pub(crate) fn make_sparse(&self, size_bytes: u64) -> Result<(), StoreError> {
+        let bytes = self.bytes.as_ref().ok_or_else(sealed)?;
         bytes
             .file
             .set_len(size_bytes)
-            .map_err(|source| StoreError::Io { doing: "make the file that large", source })
+            .map_err(|source| StoreError::Io { doing: "extend the file to its size", source })
     }
 
-    /// What was written, to be read again by whoever verifies it.
+    /// Its content; `None` once a small file is sealed.
     pub fn written(&self) -> Option<SyncedFile> {
-        self.file.clone().map(SyncedFile)
+        self.bytes.clone().map(SyncedFile::new)
     }
 
-    /// All bytes are in: sets mode and time of modification. Small files let go of their handles, so that thousands of
-    /// them can wait for their batch. A second call does nothing.
-    pub fn seal(&mut self, metadata: Metadata, size_bytes: u64) -> Result<(), StoreError> {
-        if self.sealed {
+    /// Sets mode and time of modification, after all bytes were written. A small file is closed, so that thousands can wait
+    /// for their batch. A second call does nothing.
+    pub(crate) fn seal(&mut self, metadata: Metadata, size_bytes: u64) -> Result<(), StoreError> {
+        if self.is_sealed {
             return Ok(());
         }
-        let bytes = self.file.as_ref().ok_or_else(closed)?;
-        let mode = metadata.mode.unwrap_or(FileMode::new(self.default_mode));
-        // Most files are made with the mode that they keep.
-        let to_set = Some(mode).filter(|mode| Some(mode.bits()) != self.mode);
-        set_metadata(&bytes.file, to_set.map(FileMode::bits), metadata.mtime)?;
+        let bytes = self.bytes.as_ref().ok_or_else(sealed)?;
+        let mode = metadata.mode.unwrap_or(Mode::new(self.default_mode));
+        // Most files are created with their final mode.
+        let new_mode = Some(mode.bits()).filter(|mode| Some(*mode) != self.mode);
+        set_metadata(&bytes.file, new_mode, metadata.mtime)?;
         self.mode = Some(mode.bits());
-        self.sealed = true;
-        // Without a right to read it, it could not be opened again to be synced.
+        self.is_sealed = true;
+        // A file that its owner cannot read could not be opened again to be synced.
         if size_bytes <= KEEP_HANDLE_BYTES && mode.bits() & OWNER_READS != 0 {
-            (self.file, self.dir) = (None, None);
+            (self.bytes, self.dir) = (None, None);
         } else {
             bytes.seal()?;
         }
         Ok(())
     }
 
-    /// Brings data and metadata to stable storage.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        match &self.file {
-            Some(bytes) => bytes.sync(|file| rustix::fs::fsync(file)),
-            None => {
-                let dir = self.dir()?;
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let open = || rustix::fs::openat(&*dir, &*self.name, flags, Mode::empty());
-                let reopened = self.tree.retry_without_cache(open);
-                let synced = reopened.and_then(rustix::fs::fsync);
-                synced.map_err(StoreError::io("bring the file to stable storage"))
-            }
+    /// Syncs data and metadata.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        if let Some(bytes) = &self.bytes {
+            return bytes.sync();
         }
+        let dir = self.dir()?;
+        let reopened = self.tree.retry_without_cache(|| dir.handle.open_file(&*self.name, Access::Read));
+        reopened.and_then(|file| sys::file::sync(&file)).map_err(StoreError::io("sync the file"))
     }
 
-    /// Does it keep its handle, to be synced by itself?
-    pub fn is_large(&self) -> bool {
-        self.file.is_some()
+    /// Is it still open, to be synced by itself?
+    pub(super) fn is_open(&self) -> bool {
+        self.bytes.is_some()
     }
 
-    /// Locks it, so that no other receiver takes it for left behind, whatever the clock says. Of use for files that keep
-    /// their handle; others have their name in a moment. A file system without locks is no hindrance.
+    /// Locks it as long as it is open, so that no other receiver removes it, whatever its clock shows. Small files need no
+    /// lock: they are committed soon. Without effect on a file system without locks.
     pub(super) fn lock(&self) {
-        if let Some(bytes) = &self.file {
-            // One who looks whether it is in use has it for a moment only.
-            let lock = || rustix::fs::flock(&bytes.file, FlockOperation::LockExclusive);
-            let _ = rustix::io::retry_on_intr(lock);
+        if let Some(bytes) = &self.bytes {
+            // Another session holds the lock only while it examines the file.
+            let _ = sys::file::lock(&bytes.file);
         }
     }
 
@@ -280,14 +201,11 @@ impl StagedFile {
         self.device
     }
 
-    /// The folder it is in. One that was opened again may be another one by now, without a file of this name.
+    /// Its directory. If it was opened again, it may be another directory by now, without this file.
     pub(super) fn dir(&self) -> Result<Arc<Dir>, StoreError> {
         match &self.dir {
             Some(dir) => Ok(Arc::clone(dir)),
-            None => {
-                let dir = self.tree.open(self.path.split().0);
-                dir.map_err(StoreError::io("open the folder it belongs in"))
-            }
+            None => self.tree.open(self.path.split().0).map_err(StoreError::io("open its folder")),
         }
     }
 
@@ -295,229 +213,41 @@ impl StagedFile {
         &self.name
     }
 
-    /// It has its final name now: nothing to remove any more.
+    /// It has its final name: its drop removes nothing.
     pub(super) fn mark_committed(&mut self) {
-        self.committed = true;
+        self.is_committed = true;
         if let Some(journal) = self.journal.take() {
             journal.remove();
         }
     }
 }
 
-/// An open file, and its time of modification once nobody should write to it any more.
-#[derive(Debug)]
-pub(super) struct StagedBytes {
-    file: File,
-    sealed: OnceLock<(i64, i64)>,
-    /// Did a sync of it fail? The system tells of lost bytes only once, and whoever asks next hears that all is well.
-    sync_failed: Mutex<bool>,
-}
-
-impl StagedBytes {
-    pub(super) fn new(file: File) -> Self {
-        StagedBytes { file, sealed: OnceLock::new(), sync_failed: Mutex::new(false) }
-    }
-
-    /// Brings it to stable storage, or says that some of it is lost, however often it is asked.
-    fn sync(&self, sync: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), StoreError> {
-        let mut is_lost = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = if *is_lost { Err(Errno::IO) } else { sync(&self.file) };
-        *is_lost |= synced.is_err();
-        synced.map_err(StoreError::io("bring the file to stable storage"))
-    }
-
-    fn seal(&self) -> Result<(), StoreError> {
-        let modified = modified(&self.file)?;
-        self.sealed.get_or_init(|| modified);
-        Ok(())
-    }
-}
-
-fn modified(file: &File) -> Result<(i64, i64), StoreError> {
-    let stat = rustix::fs::fstat(file).map_err(StoreError::io("look at the file"))?;
-    Ok((stat.st_mtime, stat.st_mtime_nsec as i64))
-}
-
-/// A landing's bytes. Reading them does not keep its name.
-#[derive(Clone, Debug)]
-pub struct SyncedFile(Arc<StagedBytes>);
-
-impl SyncedFile {
-    /// The file, for the kernel to write to.
-    pub fn file(&self) -> &File {
-        &self.0.file
-    }
-
-    /// The bytes of a file that was there before, last modified at `modified`.
-    pub(super) fn before(file: File, modified: (i64, i64)) -> Self {
-        SyncedFile(Arc::new(StagedBytes { sealed: modified.into(), ..StagedBytes::new(file) }))
-    }
-
-    /// Brings what was written to stable storage.
-    pub(super) fn sync_data(&self) -> Result<(), StoreError> {
-        self.0.sync(|file| rustix::fs::fdatasync(file))
-    }
-
-    /// Did nobody write to it since it was complete?
-    pub fn check_unchanged(&self) -> Result<(), StoreError> {
-        if self.0.sealed.get().is_none_or(|sealed| modified(&self.0.file).is_ok_and(|now| now == *sealed)) {
-            return Ok(());
-        }
-        let source = io::Error::other("somebody wrote to it meanwhile");
-        Err(StoreError::Io { doing: "read the file as it arrived", source })
-    }
-
-    /// Makes a range zeros, without room on the disk where that is possible.
-    pub fn clear(&self, range: PartRange) -> Result<(), StoreError> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.0.file, flags, range.offset, range.len) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-            done => return done.map_err(StoreError::io("make a hole in the file")),
-        }
-        let zeros = vec![0; (range.len as usize).min(1 << 20)];
-        let end = range.offset + range.len;
-        (range.offset..end).step_by(zeros.len().max(1)).try_for_each(|offset| {
-            let len = (end - offset).min(zeros.len() as u64) as usize;
-            self.write_at(&zeros[..len], offset)
-        })
-    }
-
-    /// Writes bytes at an offset, but not blocks of zeros: they are there already in a fresh sparse file.
-    pub fn write_sparse_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        // Blocks of the file, not of what came in one piece.
-        let misaligned = (offset % HOLE_BLOCK_BYTES as u64) as usize;
-        let first = ((HOLE_BLOCK_BYTES - misaligned) % HOLE_BLOCK_BYTES).min(bytes.len());
-        let blocks = [&bytes[..first]].into_iter().chain(bytes[first..].chunks(HOLE_BLOCK_BYTES));
-        let (mut start, mut end) = (0, 0);
-        for block in blocks {
-            if block.iter().all(|byte| *byte == 0) {
-                if start < end {
-                    self.write_at(&bytes[start..end], offset + start as u64)?;
-                }
-                start = end + block.len();
-            }
-            end += block.len();
-        }
-        if start < end { self.write_at(&bytes[start..end], offset + start as u64) } else { Ok(()) }
-    }
-
-    /// Writes bytes at an offset.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let written = self.0.file.write_all_at(bytes, offset);
-        written.map_err(|source| StoreError::Io { doing: "write the file", source })
-    }
-
-    /// Does it have a range, and zeros alone in it? Holes need not be read.
-    pub fn is_zero(&self, range: PartRange) -> bool {
-        let has_range = self.0.file.metadata().is_ok_and(|file| file.len() >= range.offset + range.len);
-        has_range && is_zero(&self.0.file, range).unwrap_or(false)
-    }
-
-    /// Fills `buffer` from an offset.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let read = self.0.file.read_exact_at(buffer, offset);
-        read.map_err(|source| StoreError::Io { doing: "read back what was written", source })
-    }
-}
-
-/// Does a range of a file hold zeros alone? What lies behind its end counts as zeros.
-pub fn is_zero(file: &File, range: PartRange) -> io::Result<bool> {
-    let mut buffer = vec![0; ZERO_CHUNK_BYTES];
-    let (mut offset, end) = (range.offset, range.offset + range.len);
-    while offset < end {
-        match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-            Ok(data) if data >= end => return Ok(true),
-            Ok(data) => offset = data,
-            Err(Errno::NXIO) => return Ok(true),
-            // A file system without holes.
-            Err(_) => {}
-        }
-        let chunk = &mut buffer[..(end - offset).min(ZERO_CHUNK_BYTES as u64) as usize];
-        file.read_exact_at(chunk, offset)?;
-        if chunk.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        offset += chunk.len() as u64;
-    }
-    Ok(true)
-}
-
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        let is_kept = self.journal.as_ref().is_some_and(|journal| journal.has_records());
-        if !self.committed && !is_kept {
+        let is_resumable = self.journal.as_ref().is_some_and(|journal| journal.has_records());
+        if !self.is_committed && !is_resumable {
             self.journal.iter().for_each(|journal| journal.remove());
-            // Nothing can be done about a failure here; the name tells what the file is.
-            let _ = self.dir().map(|dir| rustix::fs::unlinkat(&*dir, &*self.name, AtFlags::empty()));
+            // A file that cannot be removed now is removed by a later sweep, which knows its name.
+            let _ = self.dir().map(|dir| dir.handle.remove_file(&*self.name));
         }
     }
 }
 
-/// Sets what there is of mode and time of modification.
+/// Sets mode and time of modification of a file or directory, as far as they are given.
 pub fn set_metadata(
-    file: impl std::os::fd::AsFd,
-    mode_bits: Option<u32>,
+    handle: impl AsHandle,
+    mode: Option<u32>,
     mtime: Option<MtimeNs>,
 ) -> Result<(), StoreError> {
-    if let Some(bits) = mode_bits {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(bits)).map_err(StoreError::io("set the mode"))?;
+    if let Some(mode) = mode {
+        sys::file::set_mode(&handle, mode).map_err(StoreError::io("set the mode"))?;
     }
     if let Some(mtime) = mtime {
-        rustix::fs::futimens(&file, &timestamps(mtime))
-            .map_err(StoreError::io("set the time of modification"))?;
+        sys::file::set_mtime(&handle, mtime).map_err(StoreError::io("set the time of modification"))?;
     }
     Ok(())
 }
 
-/// For the calls of the `utimens` family: the time of access stays as it is.
-pub fn timestamps(mtime: MtimeNs) -> Timestamps {
-    let (seconds, nanoseconds) = mtime.to_parts();
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
-    }
-}
-
-fn closed() -> StoreError {
-    StoreError::Io { doing: "write the file", source: io::Error::other("it is complete already") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn zeros_are_left_out_wherever_a_piece_begins() {
-        // Every other block is one of zeros.
-        let block = |number: usize| [(number % 2) as u8; HOLE_BLOCK_BYTES];
-        let whole: Vec<u8> = (0..64).flat_map(block).collect();
-        let file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).unwrap();
-        file.set_len(whole.len() as u64).unwrap();
-        let written = SyncedFile(Arc::new(StagedBytes::new(file)));
-        let mut offset = 0;
-        for piece in [1, 4095, 4097, 10_000, 3, usize::MAX] {
-            let piece = &whole[offset..offset + piece.min(whole.len() - offset)];
-            written.write_sparse_at(piece, offset as u64).unwrap();
-            offset += piece.len();
-        }
-        let mut read = vec![9; whole.len()];
-        written.read_at(&mut read, 0).unwrap();
-        assert!(read == whole);
-        let reservation = written.file().metadata().unwrap().blocks() * 512;
-        assert!(
-            reservation <= (whole.len() / 2 + HOLE_BLOCK_BYTES) as u64,
-            "{reservation} bytes of {}",
-            whole.len()
-        );
-    }
-
-    #[test]
-    fn a_sync_that_failed_once_never_succeeds() {
-        let bytes = StagedBytes::new(tempfile::tempfile().unwrap());
-        assert!(bytes.sync(|file| rustix::fs::fsync(file)).is_ok());
-        assert!(bytes.sync(|_| Err(Errno::IO)).is_err());
-        // The system would say that all is well now.
-        assert!(bytes.sync(|file| rustix::fs::fsync(file)).is_err());
-    }
+fn sealed() -> StoreError {
+    StoreError::Io { doing: "write the file", source: io::Error::other("it is complete") }
 }

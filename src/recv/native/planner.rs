@@ -111,7 +111,7 @@ impl<'a> Planner<'a> {
                 return Ok(Plan::of(left, Plan::Compare { existing, gives_way }));
             }
             Existing::File(_) => Some(different),
-            Existing::EquivalentName => Some(StoreError::SpelledOtherwise),
+            Existing::EquivalentName => Some(StoreError::EquivalentName),
             Existing::Other(what) => Some(StoreError::Exists { what }),
         };
         match taken {

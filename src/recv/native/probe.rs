@@ -52,7 +52,7 @@ fn write(limit: WorkLimit, store: &mut LocalSession, cancel: &CancelToken) -> Re
     if bytes < limit.bytes.min(1) {
         return Err(failed(io::ErrorKind::StorageFull.into()));
     }
-    let file = store.scratch()?;
+    let file = store.create_scratch_file()?;
     let rate =
         measure::write(&file, WorkLimit { bytes, ..limit }, |_| !cancel.is_cancelled()).map_err(failed)?;
     Ok(answer(rate, measure::is_in_memory(&file)))

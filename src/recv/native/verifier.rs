@@ -198,7 +198,7 @@ impl PartReader {
             PartReader::Landing(written) => written.read_at(buffer, offset),
             PartReader::Existing(file) => file
                 .read_exact_at(buffer, offset)
-                .map_err(|source| StoreError::Io { doing: "read what is there", source }),
+                .map_err(|source| StoreError::Io { doing: "read the existing file", source }),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::digest::Md5;
 use crate::event::Event;
 use crate::net::TimedWriter;
 use crate::source::{OpenSource, ReadError};
-use crate::sys::random_bytes;
+use crate::sys::process::random_bytes;
 use crate::wire::EntryId;
 
 /// The last bytes of a body from a file, which are sent after a last check that the file is unchanged.

@@ -15,7 +15,7 @@ use crate::event::{Reporter, Summary};
 use crate::md5sum::FileHasher;
 use crate::net::{Connection, Shutdown};
 use crate::sync::{self, CancelToken};
-use crate::sys::random_bytes;
+use crate::sys::process::random_bytes;
 use crate::wire::message::Receipt;
 use crate::wire::sender::SenderSession;
 use crate::wire::{EntryId, SessionId};
@@ -67,7 +67,7 @@ impl<'a> SessionShared<'a> {
         timeout: Duration,
         cancel: &'a CancelToken,
     ) -> Result<Self, SendError> {
-        let id = SessionId::new(random_bytes().map_err(SendError::Connection)?);
+        let id = SessionId::new(random_bytes().map_err(|error| SendError::Connection(error.into()))?);
         let now = Instant::now();
         let state = SessionState {
             session: SenderSession::new(id, carry_over.last_session),

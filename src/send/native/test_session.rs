@@ -39,7 +39,8 @@ pub fn with_shared(test: impl FnOnce(&SessionShared<'_>)) {
 /// Announces a file as the only entry, and handles a `want` frame for its `parts`.
 pub fn announce(shared: &SessionShared<'_>, path: &Path, parts: &str) -> Arc<Source> {
     let name = RelPath::new(b"a", NamePolicy::Strict).unwrap();
-    let source = Arc::new(Source::new(path.to_owned(), name, &rustix::fs::lstat(path).unwrap()));
+    let source =
+        Arc::new(Source::new(path.to_owned(), name, &crate::sys::stat::FileStat::of_path(path).unwrap()));
     let mut state = shared.lock();
     state.session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
     let entry = InFlightEntry::file(Arc::clone(&source));

@@ -35,7 +35,10 @@ pub struct Ended {
 /// A running `ftx recv` on a free port of this machine.
 pub struct Receiver {
     child: Child,
+    /// 0 at a Unix socket.
     pub port: u16,
+    /// `127.0.0.1:PORT` or `unix:PATH`.
+    address: String,
     lines: mpsc::Receiver<String>,
     printed: String,
 }
@@ -76,8 +79,11 @@ impl Receiver {
         stderr.read_line(&mut first).unwrap();
         let words =
             first.strip_prefix("Listening on ").unwrap_or_else(|| panic!("no listening line: {first:?}"));
-        let addr = words.split(". ").next().unwrap();
-        let port = addr.parse::<std::net::SocketAddr>().unwrap().port();
+        let bound = words.split(". ").next().unwrap();
+        let (port, address) = match bound.parse::<std::net::SocketAddr>() {
+            Ok(bound) => (bound.port(), format!("127.0.0.1:{}", bound.port())),
+            Err(_) => (0, bound.to_owned()),
+        };
         let (send, lines) = mpsc::channel();
         thread::spawn(move || {
             let mut line = Vec::new();
@@ -85,7 +91,7 @@ impl Receiver {
                 let _ = send.send(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned());
             }
         });
-        Receiver { child, port, lines, printed: String::new() }
+        Receiver { child, port, address, lines, printed: String::new() }
     }
 
     /// Waits until standard error contains these words.
@@ -109,9 +115,9 @@ impl Receiver {
         self.printed.clear();
     }
 
-    /// `127.0.0.1:PORT`
+    /// `127.0.0.1:PORT` or `unix:PATH`
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.clone()
     }
 
     pub fn connect(&self) -> TcpStream {

@@ -1,26 +1,31 @@
-//! Landing as a whole, with what is on the disk after each failing case.
+//! Staging and committing as a whole, with what is on the disk after each failing case.
+
+mod partial_files;
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::dir_tree::IMPLICIT_DIR_MODE;
 use super::*;
 use crate::digest::{Md5, PartDigests, PartLayout};
+use crate::error_code::ErrorCode;
+use crate::relpath::RelPath;
 use crate::relpath::{LinkTarget, NamePolicy};
 use crate::units::{Metadata, Mode, MtimeNs};
+use rustix::fs::Mode as FsMode;
 
 fn path(name: &str) -> RelPath {
     RelPath::new(name.as_bytes(), NamePolicy::Strict).unwrap()
 }
 
-fn store(root: &Path, on_conflict: OnConflict) -> LocalSession {
+fn open_session(root: &Path, on_conflict: OnConflict) -> LocalSession {
     LocalDestination::open(root, on_conflict).unwrap().session(ImplicitDirs::Private).unwrap()
 }
 
-fn file(store: &mut LocalSession, name: &str, content: &str) -> Item {
-    let staged = store.land(&path(name), content.len() as u64).unwrap();
+fn file(session: &mut LocalSession, name: &str, content: &str) -> Item {
+    let staged = session.land(&path(name), content.len() as u64).unwrap();
     staged.write_at(content.as_bytes(), 0).unwrap();
     let mut digests = PartDigests::new();
     digests.insert(0, Md5::of(content.as_bytes()));
@@ -29,9 +34,9 @@ fn file(store: &mut LocalSession, name: &str, content: &str) -> Item {
     Item::File { staged, content, metadata }
 }
 
-fn land(store: &mut LocalSession, name: &str, content: &str) -> Result<Placed, StoreError> {
-    let item = file(store, name, content);
-    store.commit(vec![item]).remove(0)
+fn store(session: &mut LocalSession, name: &str, content: &str) -> Result<Placed, StoreError> {
+    let item = file(session, name, content);
+    session.commit(vec![item]).remove(0)
 }
 
 /// Every path below `root` with a file's content, sorted.
@@ -62,19 +67,19 @@ fn expect(root: &Path, expected: &[(&str, &str)]) {
 }
 
 #[test]
-fn bytes_that_somebody_writes_to_are_noticed() {
+fn writes_of_another_process_are_detected() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
     // Larger ones keep their handle.
-    let Item::File { mut staged, content, metadata } = file(&mut store, "a", &"a".repeat(2 << 20)) else {
+    let Item::File { mut staged, content, metadata } = file(&mut session, "a", &"a".repeat(2 << 20)) else {
         panic!("a file");
     };
     let written = staged.written().unwrap();
     written.check_unchanged().unwrap();
     staged.seal(metadata, content.size_bytes).unwrap();
-    assert!(matches!(store.commit(vec![Item::File { staged, content, metadata }])[..], [Ok(_)]));
+    assert!(matches!(session.commit(vec![Item::File { staged, content, metadata }])[..], [Ok(_)]));
     written.check_unchanged().unwrap();
-    let Ok(Existing::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+    let Ok(Existing::File(existing)) = session.occupant(&path("a")) else { panic!("it is there") };
     existing.bytes().unwrap().check_unchanged().unwrap();
     let opened = existing.bytes().unwrap();
     fs::OpenOptions::new().write(true).open(dir.path().join("a")).unwrap().write_all(b"b").unwrap();
@@ -86,11 +91,11 @@ fn bytes_that_somebody_writes_to_are_noticed() {
 #[test]
 fn a_file_lands_with_mode_and_time() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
-    let item = file(&mut store, "a/b", "bytes");
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
+    let item = file(&mut session, "a/b", "bytes");
     let landings = listing(dir.path());
     assert!(landings[1].0.starts_with("a/.ftx-"), "hidden until it is named: {landings:?}");
-    assert!(matches!(store.commit(vec![item])[..], [Ok(Placed::Named)]));
+    assert!(matches!(session.commit(vec![item])[..], [Ok(Placed::Named)]));
     expect(dir.path(), &[("a", "/"), ("a/b", "bytes")]);
     let metadata = fs::metadata(dir.path().join("a/b")).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
@@ -98,26 +103,26 @@ fn a_file_lands_with_mode_and_time() {
 }
 
 #[test]
-fn a_landing_that_is_dropped_leaves_nothing() {
+fn a_staged_file_that_is_dropped_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
-    drop(file(&mut store, "a", "bytes"));
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
+    drop(file(&mut session, "a", "bytes"));
     expect(dir.path(), &[]);
 }
 
 #[test]
-fn many_files_land_in_one_batch() {
+fn many_files_are_committed_in_one_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
     let items: Vec<_> =
-        (0..100).map(|n| file(&mut store, &format!("d{}/f{n}", n % 10), &n.to_string())).collect();
-    assert!(store.commit(items).iter().all(|result| matches!(result, Ok(Placed::Named))));
+        (0..100).map(|n| file(&mut session, &format!("d{}/f{n}", n % 10), &n.to_string())).collect();
+    assert!(session.commit(items).iter().all(|result| matches!(result, Ok(Placed::Named))));
     let files = listing(dir.path()).into_iter().filter(|(_, content)| content != "/").count();
     assert_eq!(files, 100);
 }
 
 #[test]
-fn each_policy_does_what_it_says() {
+fn each_policy_does_what_it_promises() {
     use OnConflict::{Error, Overwrite, Rename, SkipSame};
     type Left = &'static [(&'static str, &'static str)];
     let cases: [(OnConflict, &str, Option<Placed>, Left); 8] = [
@@ -133,14 +138,14 @@ fn each_policy_does_what_it_says() {
     for (policy, content, placed, left) in cases {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.txt"), "old").unwrap();
-        let result = land(&mut store(dir.path(), policy), "a.txt", content);
+        let result = store(&mut open_session(dir.path(), policy), "a.txt", content);
         assert_eq!(result.ok(), placed, "{policy:?} {content}");
         expect(dir.path(), left);
     }
 }
 
 #[test]
-fn a_file_that_was_there_is_the_same_one_each_time_or_none() {
+fn an_existing_file_that_changes_is_refused() {
     type Change = fn(&Path);
     let changes: [(&str, Change); 7] = [
         ("written to in place", |path| {
@@ -171,72 +176,73 @@ fn a_file_that_was_there_is_the_same_one_each_time_or_none() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs::write(&file, "bytes").unwrap();
-        let mut store = store(dir.path(), OnConflict::SkipSame);
-        let Ok(Existing::File(existing)) = store.occupant(&path("a")) else { panic!("it is there") };
+        let mut session = open_session(dir.path(), OnConflict::SkipSame);
+        let Ok(Existing::File(existing)) = session.occupant(&path("a")) else { panic!("it is there") };
         let all = PartLayout::new(5).range(0).unwrap();
         assert_eq!(existing.digest(all).unwrap(), Md5::of(b"bytes"));
         change(&file);
         assert!(matches!(existing.open(), Err(StoreError::Changed)), "{what}");
-        let placed = store.commit(vec![Item::AlreadyThere { file: existing.into(), origin: None }]).remove(0);
+        let placed =
+            session.commit(vec![Item::AlreadyThere { file: existing.into(), origin: None }]).remove(0);
         assert!(matches!(placed, Err(StoreError::Changed)), "{what}: {placed:?}");
     }
 }
 
 #[test]
-fn what_was_put_beside_a_name_that_was_taken_is_not_put_there_again() {
+fn a_copy_beside_a_taken_name_is_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     fs::write(root.join("a.txt"), "taken").unwrap();
     symlink("taken", root.join("l")).unwrap();
-    let mut store = store(root, OnConflict::Rename);
-    let link = |store: &mut LocalSession, target: &str| {
+    let mut session = open_session(root, OnConflict::Rename);
+    let link = |session: &mut LocalSession, target: &str| {
         let target = LinkTarget::new(target.as_bytes(), &path("l"), NamePolicy::Strict).unwrap();
-        store
+        session
             .commit(vec![Item::Link { path: path("l"), target, metadata: Metadata::default() }])
             .remove(0)
             .unwrap()
     };
-    assert_eq!(land(&mut store, "a.txt", "one").unwrap(), Placed::Renamed(path("a (1).txt")));
-    assert_eq!(land(&mut store, "a.txt", "two").unwrap(), Placed::Renamed(path("a (2).txt")));
-    assert_eq!(land(&mut store, "a.txt", "two").unwrap(), Placed::CopyThere(path("a (2).txt")));
-    assert_eq!(land(&mut store, "a.txt", "one").unwrap(), Placed::CopyThere(path("a (1).txt")));
-    assert_eq!(link(&mut store, "x"), Placed::Renamed(path("l (1)")));
-    assert_eq!(link(&mut store, "x"), Placed::CopyThere(path("l (1)")));
-    assert_eq!(link(&mut store, "taken"), Placed::AlreadyThere);
+    assert_eq!(store(&mut session, "a.txt", "one").unwrap(), Placed::Renamed(path("a (1).txt")));
+    assert_eq!(store(&mut session, "a.txt", "two").unwrap(), Placed::Renamed(path("a (2).txt")));
+    assert_eq!(store(&mut session, "a.txt", "two").unwrap(), Placed::CopyThere(path("a (2).txt")));
+    assert_eq!(store(&mut session, "a.txt", "one").unwrap(), Placed::CopyThere(path("a (1).txt")));
+    assert_eq!(link(&mut session, "x"), Placed::Renamed(path("l (1)")));
+    assert_eq!(link(&mut session, "x"), Placed::CopyThere(path("l (1)")));
+    assert_eq!(link(&mut session, "taken"), Placed::AlreadyThere);
     let left =
         [("a (1).txt", "one"), ("a (2).txt", "two"), ("a.txt", "taken"), ("l", "taken"), ("l (1)", "x")];
     expect(root, &left);
-    // Found before anything of the file comes, rather by its time than by its size alone.
+    // It is found before any byte is received; time and size count more than the size alone.
     let time = MtimeNs(1_700_000_000_123_456_789);
-    let copy = |store: &mut LocalSession, size, mtime| {
-        store
+    let copy = |session: &mut LocalSession, size, mtime| {
+        session
             .copy_of_taken(&path("a.txt"), size, mtime)
             .unwrap()
             .map(|file| file.copy_path().unwrap().clone())
     };
-    assert_eq!(copy(&mut store, 3, Some(time)), Some(path("a (1).txt")));
+    assert_eq!(copy(&mut session, 3, Some(time)), Some(path("a (1).txt")));
     fs::File::options()
         .write(true)
         .open(root.join("a (1).txt"))
         .unwrap()
         .set_modified(std::time::UNIX_EPOCH)
         .unwrap();
-    assert_eq!(copy(&mut store, 3, Some(time)), Some(path("a (2).txt")));
-    assert_eq!(copy(&mut store, 3, None), Some(path("a (1).txt")));
-    assert_eq!(copy(&mut store, 4, Some(time)), None);
+    assert_eq!(copy(&mut session, 3, Some(time)), Some(path("a (2).txt")));
+    assert_eq!(copy(&mut session, 3, None), Some(path("a (1).txt")));
+    assert_eq!(copy(&mut session, 4, Some(time)), None);
 }
 
 #[test]
-fn a_folder_is_never_replaced_and_a_link_never_followed() {
+fn a_directory_is_never_replaced_and_a_link_never_followed() {
     for policy in [OnConflict::SkipSame, OnConflict::Overwrite, OnConflict::Error] {
         let dir = tempfile::tempdir().unwrap();
         let canary = tempfile::NamedTempFile::new().unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
         symlink(canary.path(), dir.path().join("l")).unwrap();
-        let mut store = store(dir.path(), policy);
-        let error = land(&mut store, "d", "new").unwrap_err();
+        let mut session = open_session(dir.path(), policy);
+        let error = store(&mut session, "d", "new").unwrap_err();
         assert_eq!(error.fault(), ErrorCode::Exists);
-        let over_link = land(&mut store, "l", "new");
+        let over_link = store(&mut session, "l", "new");
         assert_eq!(over_link.is_ok(), policy == OnConflict::Overwrite, "the link itself may be replaced");
         assert_eq!(fs::read_to_string(canary.path()).unwrap(), "", "never what it leads to");
         assert!(dir.path().join("d").is_dir());
@@ -244,36 +250,36 @@ fn a_folder_is_never_replaced_and_a_link_never_followed() {
 }
 
 #[test]
-fn nothing_lands_through_a_link() {
+fn nothing_is_stored_through_a_link() {
     let dir = tempfile::tempdir().unwrap();
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
-    let mut store = store(dir.path(), OnConflict::Overwrite);
-    assert_eq!(store.land(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
-    assert!(matches!(store.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
+    let mut session = open_session(dir.path(), OnConflict::Overwrite);
+    assert_eq!(session.land(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
+    assert!(matches!(session.occupant(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
         Item::Link { path: path("out/l"), target: link, metadata: Metadata::default() },
         Item::Dir { path: path("out"), metadata: Metadata::default() },
         Item::Dir { path: path("out/d"), metadata: Metadata::default() },
     ];
-    assert!(store.commit(items).iter().all(Result::is_err));
+    assert!(session.commit(items).iter().all(Result::is_err));
     assert!(listing(outside.path()).is_empty());
 }
 
 #[test]
-fn folders_and_links_get_their_times_and_modes() {
+fn directories_and_links_get_their_times_and_modes() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
     let metadata = Metadata { mode: Some(Mode::new(0o550)), mtime: Some(MtimeNs(-1)) };
     let target = LinkTarget::new(b"a", &path("d/l"), NamePolicy::Strict).unwrap();
     let items = vec![
-        file(&mut store, "d/a", "bytes"),
+        file(&mut session, "d/a", "bytes"),
         Item::Link { path: path("d/l"), target, metadata: Metadata { mode: None, mtime: Some(MtimeNs(5)) } },
         Item::Dir { path: path("d"), metadata },
         Item::Dir { path: path("empty"), metadata: Metadata::default() },
     ];
-    assert!(store.commit(items).iter().all(Result::is_ok));
+    assert!(session.commit(items).iter().all(Result::is_ok));
     let metadata = fs::metadata(dir.path().join("d")).unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.mtime(), metadata.mtime_nsec()), (0o550, -1, 999_999_999));
     let link = fs::symlink_metadata(dir.path().join("d/l")).unwrap();
@@ -283,7 +289,7 @@ fn folders_and_links_get_their_times_and_modes() {
 }
 
 #[test]
-fn a_link_replaces_nothing_unasked() {
+fn a_link_replaces_only_under_overwrite() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("l"), "a file").unwrap();
     let link = || Item::Link {
@@ -291,34 +297,34 @@ fn a_link_replaces_nothing_unasked() {
         target: LinkTarget::new(b"x", &path("l"), NamePolicy::Strict).unwrap(),
         metadata: Metadata::default(),
     };
-    assert!(store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[0].is_err());
+    assert!(open_session(dir.path(), OnConflict::SkipSame).commit(vec![link()])[0].is_err());
     expect(dir.path(), &[("l", "a file")]);
-    assert!(store(dir.path(), OnConflict::Overwrite).commit(vec![link()])[0].is_ok());
+    assert!(open_session(dir.path(), OnConflict::Overwrite).commit(vec![link()])[0].is_ok());
     expect(dir.path(), &[("l", "x")]);
     assert!(matches!(
-        store(dir.path(), OnConflict::SkipSame).commit(vec![link()])[..],
+        open_session(dir.path(), OnConflict::SkipSame).commit(vec![link()])[..],
         [Ok(Placed::AlreadyThere)]
     ));
 }
 
 #[test]
-fn a_folder_that_vanishes_under_a_kept_handle_is_made_again() {
+fn a_directory_removed_while_it_is_cached_is_created_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = store(dir.path(), OnConflict::SkipSame);
-    land(&mut store, "d/a", "one").unwrap();
+    let mut session = open_session(dir.path(), OnConflict::SkipSame);
+    store(&mut session, "d/a", "one").unwrap();
     fs::remove_dir_all(dir.path().join("d")).unwrap();
-    land(&mut store, "d/b", "two").unwrap();
+    store(&mut session, "d/b", "two").unwrap();
     expect(dir.path(), &[("d", "/"), ("d/b", "two")]);
 }
 
-/// Whoever may write to the folder sees one hidden name and can guess the next ones.
+/// Another user who may write to the directory sees one temporary name and can guess the next ones.
 #[test]
-fn what_lies_under_the_next_hidden_names_is_passed_over() {
+fn taken_temporary_names_are_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let canary = dir.path().join("canary");
     fs::write(&canary, "tweet").unwrap();
-    let mut store = store(dir.path(), OnConflict::Overwrite);
-    let first = store.hidden.next();
+    let mut session = open_session(dir.path(), OnConflict::Overwrite);
+    let first = session.names.next();
     let (prefix, _) = first.rsplit_once('-').unwrap();
     let planted = |number: usize| dir.path().join(format!("{prefix}-{number}"));
     let plant = |from: usize| {
@@ -329,12 +335,12 @@ fn what_lies_under_the_next_hidden_names_is_passed_over() {
         rustix::fs::mknodat(rustix::fs::CWD, planted(from + 3), fifo, FsMode::RUSR, 0).unwrap();
     };
     plant(1);
-    assert_eq!(land(&mut store, "a", "bytes").unwrap(), Placed::Named);
-    assert_eq!(&*store.hidden.next(), format!("{prefix}-6"), "each of the four was tried");
+    assert_eq!(store(&mut session, "a", "bytes").unwrap(), Placed::Named);
+    assert_eq!(&*session.names.next(), format!("{prefix}-6"), "each of the four was tried");
     plant(7);
     let target = LinkTarget::new(b"a", &path("l"), NamePolicy::Strict).unwrap();
     let link = Item::Link { path: path("l"), target, metadata: Metadata::default() };
-    assert_eq!(store.commit(vec![link]).remove(0).unwrap(), Placed::Named);
+    assert_eq!(session.commit(vec![link]).remove(0).unwrap(), Placed::Named);
     assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "bytes");
     assert_eq!(fs::read_link(dir.path().join("l")).unwrap(), Path::new("a"));
     assert_eq!(fs::read_to_string(&canary).unwrap(), "tweet");
@@ -342,29 +348,29 @@ fn what_lies_under_the_next_hidden_names_is_passed_over() {
 }
 
 #[test]
-fn a_root_that_is_no_folder_is_told() {
+fn a_root_that_is_not_a_directory_is_an_error() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = LocalDestination::open(file.path(), OnConflict::SkipSame).unwrap_err();
     assert_eq!(error.to_string(), format!("{} is a file, not a folder", file.path().display()));
-    // Whoever runs these tests may perhaps write anywhere.
+    // The user who runs this test may be allowed to write anywhere.
     let below = file.path().with_file_name("not yet there");
     let error = RootError::new(&below, io::ErrorKind::PermissionDenied.into());
-    assert_eq!(error.to_string(), format!("you may not write in {}", below.parent().unwrap().display()));
+    assert_eq!(error.to_string(), format!("no permission to write in {}", below.parent().unwrap().display()));
     assert_eq!(error.fault(), ErrorCode::Permission);
 }
 
 #[test]
-fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
+fn a_directory_of_an_interrupted_session_gets_its_mode_from_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
     fs::create_dir(dir.path().join("theirs")).unwrap();
     fs::set_permissions(dir.path().join("theirs"), fs::Permissions::from_mode(0o711)).unwrap();
-    let mut cut = store(dir.path(), OnConflict::SkipSame);
-    land(&mut cut, "ours/f", "f").unwrap();
-    land(&mut cut, "theirs/f", "f").unwrap();
+    let mut cut = open_session(dir.path(), OnConflict::SkipSame);
+    store(&mut cut, "ours/f", "f").unwrap();
+    store(&mut cut, "theirs/f", "f").unwrap();
     drop(cut);
     assert_eq!(mode("ours"), IMPLICIT_DIR_MODE);
-    let mut next = store(dir.path(), OnConflict::SkipSame);
+    let mut next = open_session(dir.path(), OnConflict::SkipSame);
     for (name, announced, expected) in
         [("ours", Some(0o751), 0o751), ("theirs", Some(0o751), 0o711), ("ours", Some(0o700), 0o751)]
     {
@@ -373,30 +379,30 @@ fn a_folder_that_a_cut_session_made_gets_its_rights_from_the_next_one() {
         assert_eq!(placed.unwrap(), Placed::Named);
         assert_eq!(mode(name), expected, "{name}");
     }
-    land(&mut next, "no mode/f", "f").unwrap();
+    store(&mut next, "no mode/f", "f").unwrap();
     next.commit(vec![Item::Dir { path: path("no mode"), metadata: Metadata::default() }]).remove(0).unwrap();
     assert_eq!(mode("no mode") & 0o7700, 0o700, "the mark does not stay");
     assert_ne!(mode("no mode"), IMPLICIT_DIR_MODE);
 }
 
 #[test]
-fn new_folders_below_a_setgid_folder_get_their_mode_and_time_and_keep_its_group() {
+fn new_directories_inherit_setgid_and_get_their_mode_and_time() {
     for policy in [OnConflict::SkipSame, OnConflict::Overwrite] {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2775)).unwrap();
-        let mut cut = store(dir.path(), policy);
-        land(&mut cut, "of a cut session/f", "f").unwrap();
+        let mut cut = open_session(dir.path(), policy);
+        store(&mut cut, "of a cut session/f", "f").unwrap();
         drop(cut);
-        let mut store = store(dir.path(), policy);
-        land(&mut store, "d/deeper/f", "f").unwrap();
+        let mut session = open_session(dir.path(), policy);
+        store(&mut session, "d/deeper/f", "f").unwrap();
         for name in ["d/deeper", "d", "of a cut session"] {
             let metadata = Metadata { mode: Some(Mode::new(0o751)), mtime: Some(MtimeNs(7_000_000_000)) };
-            store.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
+            session.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
             let there = fs::metadata(dir.path().join(name)).unwrap();
             assert_eq!((there.mode() & 0o7777, there.mtime()), (0o2751, 7), "{name}, {policy:?}");
         }
         let unset = Metadata::default();
-        store.commit(vec![Item::Dir { path: path("no mode"), metadata: unset }]).remove(0).unwrap();
+        session.commit(vec![Item::Dir { path: path("no mode"), metadata: unset }]).remove(0).unwrap();
         assert_eq!(fs::metadata(dir.path().join("no mode")).unwrap().mode() & 0o7700, 0o2700);
     }
 }
