@@ -22,7 +22,8 @@ const STALL_BYTES: u64 = 100 * STALL_TIME.as_secs();
 const SHOWN_BYTES: usize = 12;
 
 /// The reason for withdrawing a file of which the receiver kept different content.
-const KEPT_OTHER: &str = "the receiver's partial file from an earlier transfer does not match; it was discarded, send the file again";
+const KEPT_OTHER: &str = "the receiver's partial file from an earlier transfer does not match; it was discarded, \
+    send the file again";
 
 /// Detects a receiver that is alive and makes no progress.
 struct StallDetector {
