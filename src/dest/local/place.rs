@@ -110,7 +110,7 @@ impl LocalSession {
     fn create_hidden_link(&self, dir: &Dir, target: &LinkTarget) -> Result<Box<str>, StoreError> {
         loop {
             let hidden = self.names.next();
-            match dir.handle.create_symlink(target.as_path(), &*hidden) {
+            match dir.handle.create_symlink(crate::sys::path::from_bytes(target.as_bytes()), &*hidden) {
                 Ok(()) => return Ok(hidden),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(StoreError::io("create the link")(errno)),
