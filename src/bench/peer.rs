@@ -137,7 +137,7 @@ impl Peer {
                 Wake::Ready => {}
                 Wake::TimedOut => {
                     if self.idle_timer.is_expired() {
-                        return Err(BenchError::Silent(self.timeout));
+                        return Err(BenchError::IdleTimeout(self.timeout));
                     }
                     self.session.keepalive();
                     self.flush()?;
@@ -160,7 +160,7 @@ impl Peer {
     /// The reason for a failed write or read: an error frame that the receiver sent before, if there is one.
     fn broken(&mut self, error: io::Error) -> BenchError {
         if error.kind() == io::ErrorKind::TimedOut {
-            return BenchError::Silent(self.timeout);
+            return BenchError::IdleTimeout(self.timeout);
         }
         while let Ok(count @ 1..) = self.connection.read(self.buffer.space()) {
             self.buffer.filled(count);
