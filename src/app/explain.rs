@@ -85,7 +85,7 @@ impl From<&BenchError> for Diagnostic {
         let (exit, advice) = match error {
             BenchError::Net(error) => net(error),
             BenchError::Connection(_) | BenchError::Closed => (ExitCode::Connection, None),
-            BenchError::Silent(_) => (ExitCode::Timeout, None),
+            BenchError::IdleTimeout(_) => (ExitCode::Timeout, None),
             BenchError::Interrupted => (ExitCode::Interrupted, None),
             BenchError::Wire(error) => wire(error),
             BenchError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

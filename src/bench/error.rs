@@ -25,7 +25,7 @@ pub enum BenchError {
     Closed,
     /// The receiver sent nothing for too long.
     #[error("no data from the receiver for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// The measurement was cancelled.
     #[error("the sender was interrupted")]
     Interrupted,

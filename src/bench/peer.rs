@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::error::BenchError;
 use crate::error_code::ErrorCode;
+use crate::link::{Fill, FrameReadError, FrameReader};
 use crate::measure::{Rate, pseudo_random};
-use crate::net::{self, Connection, IdleTimer, Target, TimedWriter};
-use crate::sync::{CancelToken, Wake};
+use crate::net::{self, IdleTimer, Target, TimedWriter};
+use crate::sync::CancelToken;
 use crate::wire::measure_client::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
-use crate::wire::{FrameBuffer, Framing, MeasureClient, WireError};
+use crate::wire::{Framing, MeasureClient, WireError};
 
 /// Size of the first round over the wire; the next ones aim at [`WIRE_TIME`].
 const FIRST_WIRE_BYTES: u64 = 256 << 10;
@@ -25,10 +26,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// A connected receiver that can measure.
 pub struct Peer {
     session: MeasureClient,
-    connection: Connection,
-    buffer: FrameBuffer,
+    reader: FrameReader,
     writer: TimedWriter,
-    idle_timer: IdleTimer,
     timeout: Duration,
     cancel: CancelToken,
 }
@@ -46,9 +45,8 @@ impl Peer {
         connection.establish().map_err(BenchError::Connection)?;
         let idle_timer = IdleTimer::new(timeout);
         let writer = TimedWriter::new(connection.clone(), idle_timer.clone(), cancel.clone());
-        let buffer = FrameBuffer::new();
-        let mut peer =
-            Peer { session: MeasureClient::new(), connection, buffer, writer, idle_timer, timeout, cancel };
+        let reader = FrameReader::new(connection, Framing::Native, idle_timer);
+        let mut peer = Peer { session: MeasureClient::new(), reader, writer, timeout, cancel };
         peer.flush()?;
         peer.receive()?;
         Ok(peer)
@@ -120,51 +118,47 @@ impl Peer {
     /// Waits for the next event other than a keepalive.
     fn receive(&mut self) -> Result<MeasureEvent, BenchError> {
         loop {
-            while let Some(json) = self.buffer.next_frame(Framing::Native).map_err(WireError::from)? {
+            while let Some(json) = self.reader.next_frame().map_err(WireError::from)? {
                 match self.session.handle(json)? {
                     MeasureEvent::Nothing => {}
                     event => return Ok(event),
                 }
             }
-            let woken = self.connection.wait_readable(&self.cancel, net::POLL_INTERVAL);
-            match woken.map_err(BenchError::Connection)? {
-                Wake::Cancelled => {
+            match self.reader.fill(&[&self.cancel], net::POLL_INTERVAL) {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Nothing) => {
+                    self.session.keepalive();
+                    self.flush()?;
+                }
+                Ok(Fill::End) => return Err(BenchError::Closed),
+                Ok(Fill::Cancelled) => {
                     let error = BenchError::Interrupted;
                     self.session.give_up(ErrorCode::Interrupted, &error.to_string());
                     self.flush()?;
                     return Err(error);
                 }
-                Wake::Ready => {}
-                Wake::TimedOut => {
-                    if self.idle_timer.is_expired() {
-                        return Err(BenchError::IdleTimeout(self.timeout));
-                    }
-                    self.session.keepalive();
-                    self.flush()?;
-                    continue;
-                }
-            }
-            match self.connection.read(self.buffer.space()) {
-                Ok(0) => return Err(BenchError::Closed),
-                Ok(count) => {
-                    self.buffer.filled(count);
-                    self.idle_timer.touch();
-                }
-                Err(error) if net::is_timeout(&error) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Err(self.read_error(error)),
             }
         }
     }
 
-    /// The reason for a failed write or read: an error frame that the receiver sent before, if there is one.
+    fn read_error(&self, error: FrameReadError) -> BenchError {
+        match error {
+            FrameReadError::IdleTimeout | FrameReadError::HeaderTimeout => {
+                BenchError::IdleTimeout(self.timeout)
+            }
+            FrameReadError::Disconnected => BenchError::Closed,
+            FrameReadError::Connection(error) => BenchError::Connection(error),
+        }
+    }
+
+    /// The reason for a failed write: an error frame that the receiver sent before, if there is one.
     fn broken(&mut self, error: io::Error) -> BenchError {
         if error.kind() == io::ErrorKind::TimedOut {
             return BenchError::IdleTimeout(self.timeout);
         }
-        while let Ok(count @ 1..) = self.connection.read(self.buffer.space()) {
-            self.buffer.filled(count);
-            while let Ok(Some(json)) = self.buffer.next_frame(Framing::Native) {
+        while let Ok(Fill::Bytes) = self.reader.fill(&[], net::POLL_INTERVAL) {
+            while let Ok(Some(json)) = self.reader.next_frame() {
                 if let Err(reason @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
                     return reason.into();
                 }
