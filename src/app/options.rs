@@ -17,7 +17,7 @@ use crate::{recv, report, send};
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
     /// Only one argument after `send`.
-    #[error("ftx send needs at least one PATH and, last, HOST: ftx send {0} HOST")]
+    #[error("at least one PATH and, last, the HOST are needed: ftx send {0} HOST")]
     NoHost(String),
     /// The last argument is not a valid host.
     #[error("{text}: {source}")]

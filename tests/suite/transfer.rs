@@ -122,7 +122,7 @@ fn each_conflict_policy_works_as_documented() {
         fs::write(&file, "new").unwrap();
         let sent = send(&[], &[&file], &receiver.host());
         assert_eq!(sent.code, other, "{policy}: {sent:?}");
-        assert_eq!(sent.stderr.contains("there already"), other != 0, "{sent:?}");
+        assert_eq!(sent.stderr.contains("with that name exists"), other != 0, "{sent:?}");
         assert_eq!(receiver.wait().code, if same != 0 { same } else { other }, "{policy}");
         let there: Vec<_> = names(&to)
             .into_iter()
