@@ -105,8 +105,8 @@ mod tests {
     #[test]
     fn spellings_are_parsed_again() {
         for (code, text) in ErrorCode::SPELLINGS {
-            assert_eq!(fault.as_str(), text);
-            assert_eq!(ErrorCode::from_wire(text), fault);
+            assert_eq!(code.as_str(), text);
+            assert_eq!(ErrorCode::from_wire(text), code);
         }
         assert_eq!(ErrorCode::from_wire("from-the-future"), ErrorCode::Other);
     }
