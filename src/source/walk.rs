@@ -130,7 +130,7 @@ fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Foun
         Ok(stat) if stat.file_type != FileType::Dir => return walk_file(root, &stat, visit),
         Ok(_) => {}
     }
-    let mut buffer = ListingBuffer::new();
+    let mut buffer = ListingBuffer::default();
     let mut frames: Vec<Frame> = Vec::new();
     let mut enters = true;
     loop {
@@ -196,7 +196,7 @@ fn list(
         Err(_) => {}
     }
     let mut entries = dir.entries(buffer);
-    while let Some(entry) = entries.next() {
+    while let Some(entry) = entries.next_entry() {
         if !go_on() {
             return false;
         }

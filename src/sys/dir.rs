@@ -192,9 +192,8 @@ impl DirHandle {
 #[derive(Debug)]
 pub struct ListingBuffer(Vec<u8>);
 
-impl ListingBuffer {
-    /// The usual size.
-    pub fn new() -> Self {
+impl Default for ListingBuffer {
+    fn default() -> Self {
         ListingBuffer(Vec::with_capacity(LISTING_BYTES))
     }
 }
@@ -219,7 +218,7 @@ impl DirEntry<'_> {
 
 impl Entries<'_> {
     /// The next entry, `.` and `..` among them; `None` at the end. After an error the listing is incomplete.
-    pub fn next(&mut self) -> Option<Result<DirEntry<'_>, Errno>> {
+    pub fn next_entry(&mut self) -> Option<Result<DirEntry<'_>, Errno>> {
         Some(self.0.next()?.map(DirEntry))
     }
 }

@@ -82,7 +82,8 @@ fn file_is_read_only_after_the_timestamp_tick_of_its_last_change() {
 #[test]
 fn file_with_more_or_fewer_bytes_than_its_size_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    for (file, what) in [("/proc/cpuinfo", "more"), ("/sys/kernel/mm/transparent_hugepage/enabled", "fewer")]
+    for (file, what) in
+        [("/proc/cpuinfo", "longer"), ("/sys/kernel/mm/transparent_hugepage/enabled", "shorter")]
     {
         let (file, out) = (Path::new(file), dir.path().join("out"));
         if !file.exists() {
@@ -99,7 +100,7 @@ fn file_with_more_or_fewer_bytes_than_its_size_is_an_error() {
             assert_eq!(sent.code, 23, "{sent:?}");
             let name = file.file_name().unwrap().to_str().unwrap();
             let line =
-                format!("not transferred: {name}: the file has {what} bytes than its size tells [file-io]\n");
+                format!("not transferred: {name}: the file is {what} than its reported size [file-io]\n");
             assert!(sent.stderr.contains(&line), "{sent:?}");
             assert_eq!(names(&out), Vec::<String>::new());
         }
