@@ -23,10 +23,6 @@ pub mod measure_client;
 pub mod message;
 pub mod receiver;
 pub mod sender;
-#[cfg(test)]
-mod tests {
-    mod pair;
-}
 
 pub use dialect::Dialect;
 pub use error::WireError;
@@ -40,3 +36,8 @@ pub use measure_client::MeasureClient;
 pub use message::{EntryId, Join, Message, MessageError, SessionId};
 pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
+
+#[cfg(test)]
+mod tests {
+    mod pair;
+}
