@@ -80,6 +80,7 @@ Examples:
   ftx recv                                 # into this folder, until Ctrl-C
   ftx recv --out inbox --once              # one session, with its exit code
   ftx recv --bind 127.0.0.1 --port 0       # this machine only, any free port
+  ftx recv --bind unix:/run/user/1000/ftx  # this user only, over a Unix socket
   ftx recv --out inbox --manifest in.md5   # and a list for `md5sum -c`";
 
 const RECV_NOTES: &str = "\
@@ -113,7 +114,7 @@ parts in parallel, like a transfer. Disk write includes the sync. The hidden fol
 /// `ftx send`.
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// Files and folders to send, and last the receiving host, with a port if it is not the default
+    /// Files and folders to send, and last the receiver: HOST, HOST:PORT or unix:/PATH
     #[arg(value_name = "PATH... HOST", num_args = 1.., required = true)]
     pub paths_and_host: Vec<OsString>,
     /// Port of the receiver, if HOST has none
@@ -149,7 +150,7 @@ pub struct RecvArgs {
     /// Port to listen on; 0 takes a free one and prints it
     #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT)]
     pub port: u16,
-    /// Address to listen on [default: all, IPv6 and IPv4]
+    /// Address or unix:/PATH to listen on [default: all addresses, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDR")]
     pub bind: Option<BindTo>,
     /// The destination folder; created if missing
@@ -226,7 +227,7 @@ pub struct DemoArgs {
 /// `ftx bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// A host that runs `ftx recv`, with a port if it is not the default [default: this machine alone]
+    /// A receiver: HOST, HOST:PORT or unix:/PATH [default: this machine alone]
     pub host: Option<Target>,
     /// Port of the receiver, if HOST has none
     #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT,
