@@ -1,4 +1,4 @@
-//! What a transfer spends its time on, and what therefore limits it.
+//! Busy time of the stages of a transfer, and the bottleneck that follows from it.
 
 use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Adds up the time that threads spend on one thing.
+/// Sums the time that several threads spend in one stage.
 #[derive(Debug, Default)]
 pub struct Stopwatch(AtomicU64);
 
 impl Stopwatch {
-    /// Does `work` and counts how long it took.
+    /// Runs `work` and adds its duration.
     pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = work();
@@ -19,7 +19,7 @@ impl Stopwatch {
         done
     }
 
-    /// Counts time that was measured elsewhere.
+    /// Adds a duration measured by the caller.
     pub fn add(&self, time: Duration) {
         self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
@@ -30,49 +30,48 @@ impl Stopwatch {
     }
 }
 
-/// What one end was busy with, in milliseconds of the thread that had most to do with it. The numbers overlap: its
-/// threads work side by side.
+/// Busy time of one end, in milliseconds of the busiest thread of each stage. The stages overlap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BusyTime {
-    /// Reading, writing, naming and syncing files.
+    /// Reading, writing, renaming and syncing files.
     pub disk_ms: u64,
-    /// Digests.
+    /// Computing digests.
     pub md5_ms: u64,
     /// At the sender, writing to connections; at the receiver, waiting for them.
     pub network_ms: u64,
 }
 
-/// What held a transfer up.
+/// A stage of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The sender's disk.
     SendersDisk,
     /// The sender's digests.
     SendersMd5,
-    /// The way between.
+    /// The network.
     Network,
     /// The receiver's disk.
     ReceiversDisk,
     /// The receiver's digests.
     ReceiversMd5,
-    /// For a receiver, who does not see that far: the network or the sender.
+    /// The network or the sender, which a receiver cannot tell apart.
     Arrival,
 }
 
-/// The stage that was busy for the greatest share of the time.
+/// The stage that was busy longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bottleneck {
-    /// Which.
+    /// The stage.
     pub stage: Stage,
-    /// The share of the time, 0 to 100.
+    /// Its share of the elapsed time, 0 to 100.
     pub percent: u8,
 }
 
 impl Bottleneck {
-    /// As the sender sees it, after a transfer that took `elapsed`; `None` where nothing took a measurable time.
+    /// The bottleneck of a transfer that took `elapsed`, from the times of both ends; `None` if all times are 0.
     pub fn of_sender(sender: BusyTime, receiver: BusyTime, elapsed: Duration) -> Option<Bottleneck> {
-        // A connection holds the transfer up while the sender cannot get rid of bytes and the receiver has none.
+        // The network is the bottleneck while the sender waits to write and the receiver waits for bytes.
         let network_ms = sender.network_ms.min(receiver.network_ms);
         let stages = [
             (Stage::SendersDisk, sender.disk_ms),
@@ -84,7 +83,7 @@ impl Bottleneck {
         longest(&stages, elapsed)
     }
 
-    /// As the receiver sees it.
+    /// The bottleneck as far as the receiver alone can tell.
     pub fn of_receiver(receiver: BusyTime, elapsed: Duration) -> Option<Bottleneck> {
         let stages = [
             (Stage::Arrival, receiver.network_ms),
@@ -120,17 +119,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_stage_limits() {
+    fn the_busiest_stage_is_the_bottleneck() {
         let sender = BusyTime { disk_ms: 100, md5_ms: 50, network_ms: 900 };
         let slow_disk = BusyTime { disk_ms: 710, md5_ms: 60, network_ms: 80 };
         let limit = |receiver| Bottleneck::of_sender(sender, receiver, Duration::from_secs(1));
         assert_eq!(limit(slow_disk).unwrap().to_string(), "the receiver's disk, 71 % of the time");
-        let waits = BusyTime { disk_ms: 10, md5_ms: 10, network_ms: 850 };
-        assert_eq!(limit(waits), Some(Bottleneck { stage: Stage::Network, percent: 85 }));
-        let sees = Bottleneck::of_receiver(waits, Duration::from_secs(1)).unwrap();
-        assert_eq!(sees.stage, Stage::Arrival);
+        let idle = BusyTime { disk_ms: 10, md5_ms: 10, network_ms: 850 };
+        assert_eq!(limit(idle), Some(Bottleneck { stage: Stage::Network, percent: 85 }));
+        let receiver_view = Bottleneck::of_receiver(idle, Duration::from_secs(1)).unwrap();
+        assert_eq!(receiver_view.stage, Stage::Arrival);
         assert_eq!(Bottleneck::of_sender(BusyTime::default(), BusyTime::default(), Duration::ZERO), None);
-        let liar = BusyTime { disk_ms: u64::MAX, ..BusyTime::default() };
-        assert_eq!(limit(liar).unwrap().percent, 100, "a peer's numbers cannot be trusted to make sense");
+        let wrong = BusyTime { disk_ms: u64::MAX, ..BusyTime::default() };
+        assert_eq!(limit(wrong).unwrap().percent, 100, "a peer may report wrong numbers");
     }
 }

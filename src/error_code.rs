@@ -1,44 +1,44 @@
-//! Why an entry or a session failed: the stable codes that travel in `error` frames and become exit codes.
+//! Why an entry or a session failed: the stable codes of `error` frames, which also select exit codes.
 
 use std::fmt::{self, Display};
 use std::io;
 
-/// A stable reason. The spelling of [`Fault::as_str`] is part of the protocol.
+/// A stable reason. The spelling of [`ErrorCode::as_str`] is part of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorCode {
-    /// Something else than the entry is there already, or the same and the policy is `error`.
+    /// The name is taken by something else, or by an identical file and the policy is `error`.
     Exists,
-    /// The name, or the target of a link, is not acceptable to the receiver.
+    /// The receiver refuses the name, or the target of a link.
     Name,
-    /// A device, FIFO, socket, or a link that leads outside: never sent.
+    /// A device, FIFO or socket, or a link that points outside the transfer: never sent.
     LeftOut,
-    /// The source changed, shrank or vanished while it was sent.
+    /// The source changed, shrank or vanished during the transfer.
     SourceChanged,
-    /// The digest did not match, again and again.
+    /// The digest did not match in several attempts.
     Digest,
     /// No space, or a quota.
     NoSpace,
-    /// The file system takes no changes.
+    /// The file system is read-only.
     ReadOnly,
-    /// Whoever runs the program there may not write there.
+    /// No permission to write.
     Permission,
     /// Any other failure to read or write a file.
     FileIo,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
     /// No version of the protocol in common.
     Version,
-    /// Nothing was heard for too long.
+    /// No data arrived within the timeout.
     Timeout,
     /// The connection failed.
     Connection,
-    /// The peer does not want this transfer.
+    /// The peer refused the transfer.
     Refused,
-    /// Somebody ended the program there: Ctrl-C, or a machine that shuts down.
+    /// The program was ended by a signal: Ctrl-C, or a shutdown of the machine.
     Interrupted,
-    /// The receiver has too many connections; later it may have fewer.
+    /// The receiver has too many connections; a later attempt may succeed.
     Busy,
-    /// A reason this version does not know.
+    /// A reason that this version does not support.
     Other,
 }
 
@@ -65,15 +65,15 @@ impl ErrorCode {
 
     /// The spelling on the wire.
     pub fn as_str(self) -> &'static str {
-        Self::SPELLINGS.iter().find(|(fault, _)| *fault == self).map_or("other", |(_, text)| text)
+        Self::SPELLINGS.iter().find(|(code, _)| *code == self).map_or("other", |(_, text)| text)
     }
 
-    /// Reads the spelling on the wire; a code from a later version is [`Fault::Other`].
+    /// Parses the spelling on the wire; an unknown code is [`ErrorCode::Other`].
     pub fn from_wire(text: &str) -> Self {
         Self::SPELLINGS
             .iter()
             .find(|(_, spelling)| *spelling == text)
-            .map_or(ErrorCode::Other, |(fault, _)| *fault)
+            .map_or(ErrorCode::Other, |(code, _)| *code)
     }
 }
 
@@ -83,7 +83,7 @@ impl Display for ErrorCode {
     }
 }
 
-/// What the system says, without the number that it has for it: `connection refused`.
+/// The message of a system error in lower case, without its number: `connection refused`.
 pub fn in_words(error: &io::Error) -> String {
     let text = error.to_string();
     let words = text.split(" (os error ").next().unwrap_or_default();
@@ -96,17 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_speaks_in_words() {
+    fn system_errors_are_shown_without_numbers() {
         let refused = io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
         assert_eq!(in_words(&refused), "connection refused");
         assert_eq!(in_words(&io::ErrorKind::TimedOut.into()), "timed out");
     }
 
     #[test]
-    fn spellings_go_both_ways() {
-        for (fault, text) in ErrorCode::SPELLINGS {
-            assert_eq!(fault.as_str(), text);
-            assert_eq!(ErrorCode::from_wire(text), fault);
+    fn spellings_are_parsed_again() {
+        for (code, text) in ErrorCode::SPELLINGS {
+            assert_eq!(code.as_str(), text);
+            assert_eq!(ErrorCode::from_wire(text), code);
         }
         assert_eq!(ErrorCode::from_wire("from-the-future"), ErrorCode::Other);
     }

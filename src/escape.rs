@@ -1,15 +1,15 @@
-//! Showing foreign text safely.
+//! Displays untrusted text safely.
 //!
-//! Names and messages come from a peer or from a disk that somebody else filled. A terminal obeys the control
-//! characters in them (move the cursor, change the title, answer on standard input) and the bidirectional
-//! controls re-order what a person reads. [`Shown`] is the only way such text reaches a screen or a log.
+//! Names and messages come from a peer or from an untrusted disk. A terminal executes control characters in them (move
+//! the cursor, change the title, write to standard input), and bidirectional controls reorder the text. All such text is
+//! wrapped in [`Escaped`] before it is written to a terminal or a log.
 
 use std::fmt::{self, Display, Write};
 
-/// Text for people: everything that could steer a terminal or re-order a line is written as an escape.
+/// Text with escapes in place of everything that could control a terminal or reorder a line.
 ///
-/// Control characters appear as `\n`, `\t`, `\x1b` or `\u{9b}`, bytes that are not UTF-8 as `\xff`, and the rest as
-/// it is, emoji joiners and all. The form is for reading; it is not meant to be parsed back.
+/// Control characters appear as `\n`, `\t`, `\x1b` or `\u{9b}`, bytes that are not UTF-8 as `\xff`, and the rest
+/// unchanged, including emoji joiners. The result is for people and cannot be parsed back.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(&'a [u8]);
 
@@ -43,12 +43,12 @@ impl Display for Escaped<'_> {
 
 /// Is this a control character (C0, DEL, C1) or a bidirectional control (U+202A-202E, U+2066-2069)?
 ///
-/// A receiver refuses names with these unless it was told to take them.
+/// A receiver refuses names with these, unless `--allow-odd-names` is given.
 pub fn is_unsafe_to_print(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Line and paragraph separators: fine in a name, but on a screen they would start a line of the peer's choosing.
+/// Line and paragraph separators: valid in a name, but on a terminal they would start a new line.
 fn breaks_lines(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}')
 }
@@ -58,36 +58,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shown(text: &[u8]) -> String {
+    fn escaped(text: &[u8]) -> String {
         Escaped::new(text).to_string()
     }
 
     #[test]
-    fn plain_text_stays_as_it_is() {
+    fn plain_text_is_unchanged() {
         for text in ["report.pdf", "Ünïcödé 写真", "👩‍👩‍👧", "back\\slash", ""] {
-            assert_eq!(shown(text.as_bytes()), text);
+            assert_eq!(escaped(text.as_bytes()), text);
         }
     }
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
-        assert_eq!(shown(b"a\x1b[2Jb"), "a\\x1b[2Jb");
-        assert_eq!(shown("\u{9b}31m".as_bytes()), "\\u{9b}31m");
-        assert_eq!(shown("exe\u{202e}gpj".as_bytes()), "exe\\u{202e}gpj");
-        assert_eq!(shown(b"one\ntwo\r\t\x7f"), "one\\ntwo\\r\\t\\x7f");
-        assert_eq!(shown("x\u{2028}y".as_bytes()), "x\\u{2028}y");
+    fn terminal_controls_are_escaped() {
+        assert_eq!(escaped(b"a\x1b[2Jb"), "a\\x1b[2Jb");
+        assert_eq!(escaped("\u{9b}31m".as_bytes()), "\\u{9b}31m");
+        assert_eq!(escaped("exe\u{202e}gpj".as_bytes()), "exe\\u{202e}gpj");
+        assert_eq!(escaped(b"one\ntwo\r\t\x7f"), "one\\ntwo\\r\\t\\x7f");
+        assert_eq!(escaped("x\u{2028}y".as_bytes()), "x\\u{2028}y");
     }
 
     #[test]
     fn bytes_that_are_not_utf8_are_shown_in_hex() {
-        assert_eq!(shown(b"caf\xe9.txt"), "caf\\xe9.txt");
-        assert_eq!(shown(b"\x9b"), "\\x9b");
+        assert_eq!(escaped(b"caf\xe9.txt"), "caf\\xe9.txt");
+        assert_eq!(escaped(b"\x9b"), "\\x9b");
     }
 
     proptest! {
         #[test]
         fn no_control_character_ever_comes_out(bytes: Vec<u8>, text: String) {
-            for out in [shown(&bytes), shown(text.as_bytes())] {
+            for out in [escaped(&bytes), escaped(text.as_bytes())] {
                 prop_assert!(!out.chars().any(|c| is_unsafe_to_print(c) || breaks_lines(c)), "{out:?}");
             }
         }

@@ -1,204 +1,141 @@
-//! What happens during a transfer, as plain events. Everything tells; only `ui` prints.
+//! Progress of a session as plain events. The drivers report them; `report` prints them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::busy_time::Bottleneck;
 use crate::digest::Md5;
 use crate::error_code::ErrorCode;
 
-/// Listens to one session.
+pub use crate::summary::Summary;
+
+/// Receives the events of one session, from several threads at once.
 pub trait Reporter: Send + Sync {
-    /// Something happened.
+    /// Handles one event. Blocks the transfer for as long as it takes.
     fn report(&self, event: Event<'_>);
 }
 
-/// One thing that happened in a session. Names are raw bytes of the peer's or the disk's: escape before showing.
+impl<R: Reporter + ?Sized> Reporter for &R {
+    fn report(&self, event: Event<'_>) {
+        (**self).report(event);
+    }
+}
+
+/// One event of a session. Names are raw bytes from the peer or the disk: escape them before printing.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// More work is known of.
+    /// More work was found.
     Planned {
-        /// Files added to the plan.
+        /// Files added to the totals.
         files: u64,
-        /// Bytes added to the plan.
+        /// Bytes added to the totals.
         bytes: u64,
     },
-    /// The plan is complete: the totals will not grow any more.
+    /// All work is found: the totals will not grow any more.
     PlanComplete,
-    /// A file is now in work.
+    /// The transfer of a file begins.
     FileStarted {
-        /// Its relative path.
+        /// Relative path.
         path: &'a [u8],
-        /// Its size.
+        /// Size of the file.
         size_bytes: u64,
     },
-    /// Bytes of a body moved.
+    /// Body bytes were transferred.
     Transferred {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
-    /// So many bytes of a file are at the receiver already.
+    /// The receiver has a part of a file from an earlier transfer.
     Resumed {
-        /// The file's relative path.
+        /// Relative path.
         path: &'a [u8],
-        /// How many.
+        /// Bytes that are stored already.
         bytes: u64,
-        /// The file's size.
+        /// Size of the file.
         size_bytes: u64,
     },
-    /// A file is in place: verified and durable, or already there and identical.
+    /// A file is stored: verified and durable, or present with identical content.
     FileDone {
-        /// Its relative path; at the receiver the one that it really has.
+        /// Relative path; at the receiver, the final one.
         path: &'a [u8],
-        /// The MD5 of all of it, as `md5sum` prints it: where it is known, and always if it was asked for.
+        /// MD5 of the whole file, as `md5sum` prints it. Always present if whole digests were requested.
         md5: Option<Md5>,
-        /// Its size, if it was there already and nothing new was put in place.
+        /// Size of the file, if it existed with identical content and was skipped.
         there_bytes: Option<u64>,
     },
-    /// A file is in place, but its MD5, which was asked for, could not be taken.
+    /// A file is stored, but its requested MD5 could not be computed.
     DigestUnavailable {
-        /// Its relative path.
+        /// Relative path.
         path: &'a [u8],
-        /// The stable reason.
+        /// Stable reason.
         fault: ErrorCode,
-        /// A sentence.
+        /// Reason as a sentence.
         reason: &'a str,
     },
-    /// All that was to move has moved, and the MD5 of large files is still being taken.
+    /// All bytes are transferred; the MD5 of large files is still being computed.
     Digesting {
-        /// Bytes that are left to hash.
+        /// Bytes left to hash.
         remaining_bytes: u64,
     },
-    /// A file will not arrive; its bytes leave the plan.
+    /// A file will not be transferred; its bytes leave the totals.
     FileDropped {
-        /// The bytes that will not move any more.
+        /// Bytes that will not be transferred any more.
         remaining_bytes: u64,
     },
-    /// An entry failed; the rest goes on.
+    /// An entry failed; the session continues.
     Failed {
-        /// Its name.
+        /// Name of the entry.
         name: &'a [u8],
-        /// The stable reason.
+        /// Stable reason.
         fault: ErrorCode,
-        /// A sentence; may hold a peer's text.
+        /// Reason as a sentence; may contain text from the peer.
         reason: &'a str,
     },
-    /// A file has another name than its own, because that was taken.
+    /// A file was stored under another name, because its own was taken.
     Renamed {
-        /// The name it came with.
+        /// Requested name.
         from: &'a [u8],
-        /// The name it has.
+        /// Final name.
         to: &'a [u8],
     },
-    /// Nobody listens at the other end yet; the next try comes after a pause.
+    /// The connection was refused; the next attempt follows after a pause.
     Retrying {
         /// The pause.
         pause: Duration,
     },
-    /// The connection is lost; the session goes on with a new one after a pause.
+    /// The connection was lost; the session reconnects after a pause.
     Lost {
-        /// A sentence; may hold a peer's text.
+        /// Reason as a sentence; may contain text from the peer.
         reason: &'a str,
         /// The pause.
         pause: Duration,
     },
-    /// Bytes that moved in vain: they were lost or damaged, or were there already.
+    /// Transferred bytes do not count any more: they were lost, damaged, or present already.
     Undone {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
-    /// What is cut of this transfer can only be resumed by this process: the key that binds it cannot be kept.
+    /// Only this process can resume its partial files: the key that identifies their source cannot be stored.
     NoStateKey {
-        /// Why.
+        /// Reason as a sentence.
         reason: &'a str,
     },
-    /// A file waits for another session that still has it.
+    /// A file waits for another session that is receiving the same file.
     Waiting {
-        /// The file's relative path.
+        /// Relative path.
         path: &'a [u8],
     },
     /// A part arrived damaged and is fetched again.
     Repairing {
-        /// The file's relative path.
+        /// Relative path.
         path: &'a [u8],
-        /// The part's index.
+        /// Index of the part.
         part: u64,
     },
 }
 
-/// Listens to nothing.
+/// Ignores all events.
 #[derive(Clone, Copy, Debug)]
 pub struct NullReporter;
 
 impl Reporter for NullReporter {
     fn report(&self, _: Event<'_>) {}
-}
-
-/// How a session went, once it ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Files in place at the end, the skipped ones included.
-    pub files: u64,
-    /// Files among them that were there already, compared byte for byte by digest.
-    pub skipped_files: u64,
-    /// The size of these.
-    pub skipped_bytes: u64,
-    /// The size of the others, which came with this session.
-    pub new_bytes: u64,
-    /// Folders and links in place.
-    pub others: u64,
-    /// Bytes of bodies that moved, whatever became of them.
-    pub moved_bytes: u64,
-    /// Bytes of holes, which are there without having moved.
-    pub hole_bytes: u64,
-    /// How often the connection was lost and the session went on with another one.
-    pub reconnects: u32,
-    /// Bytes of the new files that were there before this session.
-    pub resumed_bytes: u64,
-    /// Bytes of the new files that moved once more, because a connection was lost.
-    pub repeated_bytes: u64,
-    /// Parts that had to be fetched again.
-    pub repaired_parts: u64,
-    /// Stages that were measured for the peer; such a session moves nothing.
-    pub measures: u64,
-    /// Entries that did not arrive, by reason.
-    pub failures: BTreeMap<ErrorCode, u64>,
-    /// Files that are in place, but whose MD5 could not be taken, by reason.
-    pub undigested: BTreeMap<ErrorCode, u64>,
-    /// From the first frame to the last word.
-    pub elapsed: Duration,
-    /// What it spent its time on, if it is known.
-    pub limit: Option<Bottleneck>,
-    /// Does a receipt or a matching digest vouch for every file? A classic sender hears nothing back.
-    pub confirmed: bool,
-}
-
-impl Summary {
-    /// Counts an entry that did not arrive.
-    pub fn count_failure(&mut self, fault: ErrorCode) {
-        *self.failures.entry(fault).or_default() += 1;
-    }
-
-    /// Counts a file in place that came with this session.
-    pub fn count_new(&mut self, size_bytes: u64) {
-        self.files += 1;
-        self.new_bytes = self.new_bytes.saturating_add(size_bytes);
-    }
-
-    /// Counts a file that was there already.
-    pub fn count_skipped(&mut self, size_bytes: u64) {
-        self.files += 1;
-        self.skipped_files += 1;
-        self.skipped_bytes = self.skipped_bytes.saturating_add(size_bytes);
-    }
-
-    /// How many files came with this session.
-    pub fn new_files(&self) -> u64 {
-        self.files - self.skipped_files
-    }
-
-    /// How many entries did not arrive.
-    pub fn failed(&self) -> u64 {
-        self.failures.values().sum()
-    }
 }

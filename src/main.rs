@@ -1,4 +1,4 @@
-//! `ftx`: see [`ftx::app`].
+//! The program `ftx`: see [`ftx::app`].
 
 use std::process::ExitCode;
 

@@ -1,24 +1,22 @@
-//! The stages of a transfer, each alone: hashing, writing, reading. What is measured is what a transfer does.
+//! The rate of each stage of a transfer alone: hashing, writing, reading, done as a transfer does it.
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, IoSliceMut};
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, fadvise};
-use rustix::io::{Errno, ReadWriteFlags};
-
 use crate::digest::{Hasher, PART_BYTES, PartRange, digest_ranges, lane_count};
+use crate::sys::file::{read_at, will_need, write_all_at};
 
-/// How much went through a stage in what time.
+pub use crate::sys::page_cache::{drop_cached as drop_page_cache, is_cached, is_in_memory};
+
+/// Bytes processed by a stage, and the time it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Bytes.
     pub bytes: u64,
-    /// The time they took.
+    /// Time taken.
     pub elapsed: Duration,
 }
 
@@ -30,32 +28,32 @@ impl Rate {
     }
 }
 
-/// When a measurement ends: after so many bytes, or when its time is up and the step in work is done.
+/// When a measurement ends: after `bytes`, or after the first step that ends later than `time`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkLimit {
     /// Bytes.
     pub bytes: u64,
-    /// Time.
+    /// Time limit.
     pub time: Duration,
 }
 
 impl WorkLimit {
-    /// Repeats `step`, which is told where it begins and how many bytes are left, and says how many of them it took;
-    /// none ends the measurement. `moved` hears of every step, and says whether to go on.
+    /// Repeats `step(offset, remaining bytes)`, which returns the number of bytes it processed; 0 ends the measurement.
+    /// `on_step` gets the bytes of each step and returns whether to continue.
     fn measure<E>(
         self,
-        mut moved: impl FnMut(u64) -> bool,
+        mut on_step: impl FnMut(u64) -> bool,
         mut step: impl FnMut(u64, u64) -> Result<u64, E>,
     ) -> Result<Rate, E> {
         let start = Instant::now();
         let mut bytes = 0;
         while bytes < self.bytes && start.elapsed() < self.time {
-            let taken = step(bytes, self.bytes - bytes)?;
-            if taken == 0 {
+            let processed = step(bytes, self.bytes - bytes)?;
+            if processed == 0 {
                 break;
             }
-            bytes += taken;
-            if !moved(taken) {
+            bytes += processed;
+            if !on_step(processed) {
                 break;
             }
         }
@@ -63,16 +61,16 @@ impl WorkLimit {
     }
 }
 
-/// Bytes that one system call, or one call of a hasher, takes.
+/// Bytes per system call, or per call of a hasher.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Written bytes are brought to stable storage in steps of this size, so that a slow disk can be left in time.
+/// Bytes written between two syncs. Small enough that a measurement of a slow disk ends in time.
 const SYNC_BYTES: u64 = 64 << 20;
 
-/// MD5 of one message.
-pub fn md5_stream(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
+/// MD5 of one stream.
+pub fn md5_stream(limit: WorkLimit, on_step: impl FnMut(u64) -> bool) -> Rate {
     let mut hasher = Hasher::new();
     let block = pseudo_random(BLOCK_BYTES);
-    let measured = limit.measure(moved, |_, left| {
+    let measured = limit.measure(on_step, |_, left| {
         let len = left.min(BLOCK_BYTES as u64);
         hasher.update(&block[..len as usize]);
         Ok::<_, Infallible>(len)
@@ -82,11 +80,10 @@ pub fn md5_stream(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
     rate
 }
 
-/// MD5 of parts side by side, as many as there are lanes, on one core.
-pub fn md5_lanes(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
+/// MD5 of as many parts in parallel as there are lanes, on one core.
+pub fn md5_lanes(limit: WorkLimit, on_step: impl FnMut(u64) -> bool) -> Rate {
     let lanes = lane_count();
-    let measured = limit.measure(moved, |_, left| {
-        // Rounded up, but not beyond what is left.
+    let measured = limit.measure(on_step, |_, left| {
         let len = left.div_ceil(lanes as u64).min(PART_BYTES);
         let count = (left / len).min(lanes as u64);
         let ranges = vec![PartRange { offset: 0, len }; count as usize];
@@ -97,19 +94,19 @@ pub fn md5_lanes(limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> Rate {
     rate
 }
 
-/// Writes to a file from its start, and brings that to stable storage.
+/// Writes a file from its start and syncs it.
 ///
 /// # Errors
 ///
-/// What the system says of writing and syncing.
-pub fn write(file: &File, limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
+/// Writing or syncing failed.
+pub fn write(file: &File, limit: WorkLimit, on_step: impl FnMut(u64) -> bool) -> io::Result<Rate> {
     let block = pseudo_random(BLOCK_BYTES);
-    limit.measure(moved, |offset, left| {
+    limit.measure(on_step, |offset, left| {
         let len = left.min(SYNC_BYTES);
         let mut done = 0;
         while done < len {
             let count = (len - done).min(BLOCK_BYTES as u64);
-            file.write_all_at(&block[..count as usize], offset + done)?;
+            write_all_at(file, &block[..count as usize], offset + done)?;
             done += count;
         }
         file.sync_all()?;
@@ -117,52 +114,23 @@ pub fn write(file: &File, limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> i
     })
 }
 
-/// Reads a file from its start, asking for the part after the one in work ahead of time.
+/// Reads a file from its start, with read-ahead of the next part.
 ///
 /// # Errors
 ///
-/// What the system says of reading.
-pub fn read(file: &File, limit: WorkLimit, moved: impl FnMut(u64) -> bool) -> io::Result<Rate> {
+/// Reading failed.
+pub fn read(file: &File, limit: WorkLimit, on_step: impl FnMut(u64) -> bool) -> io::Result<Rate> {
     let mut block = vec![0; BLOCK_BYTES];
-    limit.measure(moved, |offset, left| {
+    limit.measure(on_step, |offset, left| {
         if offset % PART_BYTES == 0 {
-            // Only a hint.
-            let _ = fadvise(file, offset, NonZeroU64::new(2 * PART_BYTES), Advice::WillNeed);
+            will_need(file, offset, 2 * PART_BYTES);
         }
         let len = left.min(BLOCK_BYTES as u64);
-        Ok(file.read_at(&mut block[..len as usize], offset)? as u64)
+        Ok(read_at(file, &mut block[..len as usize], offset)? as u64)
     })
 }
 
-/// Asks the system to drop a synced file from memory, so that it must be read from the disk.
-pub fn drop_page_cache(file: &File) {
-    // Only a hint; `is_cached` tells what became of it.
-    let _ = fadvise(file, 0, None, Advice::DontNeed);
-}
-
-/// Does the system hold the byte at `offset` in memory? `None` where it does not tell.
-pub fn is_cached(file: &File, offset: u64) -> Option<bool> {
-    let mut byte = [0];
-    let mut buffers = [IoSliceMut::new(&mut byte)];
-    match rustix::io::preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
-        Ok(_) => Some(true),
-        Err(Errno::AGAIN) => Some(false),
-        Err(_) => None,
-    }
-}
-
-/// `statfs(2)`: file systems without anything behind them.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
-
-/// Is the file on a file system in memory?
-pub fn is_in_memory(file: &File) -> bool {
-    // The width of the field differs from machine to machine.
-    #[allow(clippy::unnecessary_cast)]
-    rustix::fs::fstatfs(file).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(fs.f_type as i64)))
-}
-
-/// Bytes that nothing on the way can compress.
+/// Incompressible bytes.
 pub fn pseudo_random(len: usize) -> Vec<u8> {
     let mut random = PseudoRandom::default();
     let mut bytes = Vec::with_capacity(len + 8);
@@ -173,7 +141,7 @@ pub fn pseudo_random(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Numbers that repeat in every run and look like chance (xorshift64, Marsaglia 2003).
+/// Pseudo-random numbers, the same in every run (xorshift64, Marsaglia 2003).
 #[derive(Clone, Debug)]
 pub struct PseudoRandom(u64);
 
@@ -200,20 +168,20 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     #[test]
-    fn every_stage_takes_the_bytes_that_it_was_given() {
+    fn every_stage_processes_exactly_the_given_bytes() {
         let file = tempfile::tempfile().unwrap();
         for bytes in [0, 1, 15, 17, 3_000_001] {
             let limit = WorkLimit { bytes, time: LONG };
-            let mut told = 0;
-            let mut tell = |step| {
-                told += step;
+            let mut reported = 0;
+            let mut on_step = |step| {
+                reported += step;
                 true
             };
-            assert_eq!(md5_stream(limit, &mut tell).bytes, bytes);
-            assert_eq!(md5_lanes(limit, &mut tell).bytes, bytes);
-            assert_eq!(write(&file, limit, &mut tell).unwrap().bytes, bytes);
-            assert_eq!(read(&file, limit, &mut tell).unwrap().bytes, bytes);
-            assert_eq!(told, 4 * bytes);
+            assert_eq!(md5_stream(limit, &mut on_step).bytes, bytes);
+            assert_eq!(md5_lanes(limit, &mut on_step).bytes, bytes);
+            assert_eq!(write(&file, limit, &mut on_step).unwrap().bytes, bytes);
+            assert_eq!(read(&file, limit, &mut on_step).unwrap().bytes, bytes);
+            assert_eq!(reported, 4 * bytes);
         }
         assert_eq!(file.metadata().unwrap().len(), 3_000_001);
         let beyond = WorkLimit { bytes: 4_000_000, time: LONG };
@@ -221,20 +189,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_ends_when_nobody_wants_to_know_any_more() {
+    fn a_stage_ends_when_its_caller_stops_it() {
         let limit = WorkLimit { bytes: u64::MAX, time: LONG };
         assert_eq!(md5_stream(limit, |_| false).bytes, BLOCK_BYTES as u64);
     }
 
     #[test]
-    fn nothing_begins_when_the_time_is_up() {
+    fn no_step_begins_when_the_time_is_up() {
         let limit = WorkLimit { bytes: u64::MAX, time: Duration::ZERO };
         assert_eq!(md5_lanes(limit, |_| true).bytes, 0);
         assert_eq!(write(&tempfile::tempfile().unwrap(), limit, |_| true).unwrap().bytes, 0);
     }
 
     #[test]
-    fn rates_are_bytes_in_a_second() {
+    fn rates_are_bytes_per_second() {
         let rate = |bytes, ms| Rate { bytes, elapsed: Duration::from_millis(ms) }.bytes_per_s();
         assert_eq!((rate(100, 500), rate(0, 1), rate(1 << 40, 1000)), (200, 0, 1 << 40));
         assert_eq!(rate(u64::MAX, 0), u64::MAX, "no division by zero");

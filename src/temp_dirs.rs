@@ -1,4 +1,4 @@
-//! Folders that this program makes for its own use and removes again, even where it is ended in the middle.
+//! Temporary folders, removed even if the process is forced to exit.
 
 use std::fs;
 use std::io;
@@ -7,15 +7,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
-/// All that there are now. A process ends once, and then nobody is left to hand them to whoever ends it.
+/// Every live temporary folder. Static because a forced exit runs no destructors and must still remove them.
 static LIVE_DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A folder of our own, removed with everything in it when this is dropped.
+/// A temporary folder, removed with its content when this is dropped.
 #[derive(Debug)]
 pub struct TempDirGuard(TempDir);
 
 impl TempDirGuard {
-    /// Makes one whose name begins with `prefix`: in `parent`, or where the system wants such things.
+    /// Creates a folder whose name begins with `prefix`, in `parent` or in the system's folder for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be created.
     pub fn new(prefix: &str, parent: Option<&Path>) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix);
@@ -23,11 +27,11 @@ impl TempDirGuard {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         }?;
-        folders().push(folder.path().to_owned());
+        live_dirs().push(folder.path().to_owned());
         Ok(TempDirGuard(folder))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -35,20 +39,20 @@ impl TempDirGuard {
 
 impl Drop for TempDirGuard {
     fn drop(&mut self) {
-        folders().retain(|folder| folder != self.0.path());
+        live_dirs().retain(|folder| folder != self.0.path());
     }
 }
 
-/// Removes all of them, when the process ends without their destructors.
+/// Removes all temporary folders, for a process that exits without running destructors.
 pub fn remove_all() {
-    for folder in folders().drain(..) {
-        // Whoever still works in it may put something there meanwhile; once more gets that, too.
+    for folder in live_dirs().drain(..) {
+        // Another thread may create a file in it meanwhile: a second attempt removes that too.
         if fs::remove_dir_all(&folder).is_err() {
             let _ = fs::remove_dir_all(&folder);
         }
     }
 }
 
-fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
+fn live_dirs() -> MutexGuard<'static, Vec<PathBuf>> {
     LIVE_DIRS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Quantities that are easily mixed up, each with its own type.
+//! Types for times and modes, and texts for sizes and rates.
 
 /// A time of modification in nanoseconds since 1970-01-01T00:00:00Z, negative before; years 1677 to 2262.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -7,7 +7,7 @@ pub struct MtimeNs(pub i64);
 const NS_PER_S: i64 = 1_000_000_000;
 
 impl MtimeNs {
-    /// From the pair that `stat` gives; `None` beyond what 64 bits of nanoseconds hold.
+    /// From the pair that `stat` returns; `None` outside the range of 64 bits of nanoseconds.
     pub fn from_parts(seconds: i64, nanoseconds: i64) -> Option<Self> {
         seconds.checked_mul(NS_PER_S)?.checked_add(nanoseconds).map(MtimeNs)
     }
@@ -18,7 +18,7 @@ impl MtimeNs {
     }
 }
 
-/// The nine permission bits of a file. Setuid, setgid and sticky do not travel: they would hand out rights.
+/// The nine permission bits of a file. Setuid, setgid and sticky are not transferred, because they grant rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(u32);
 
@@ -36,7 +36,7 @@ impl Mode {
     }
 }
 
-/// What travels of a file beside its bytes; `None` is left as the receiver's system makes it.
+/// The transferred metadata of an entry; `None` leaves the default of the receiver's system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// Permission bits.
@@ -45,11 +45,11 @@ pub struct Metadata {
     pub mtime: Option<MtimeNs>,
 }
 
-/// A rate of bytes per second with three digits that count: `33.6 MB/s`, `1.19 GB/s`.
+/// A rate of bytes per second with three significant digits: `33.6 MB/s`, `1.19 GB/s`.
 pub fn rate_text(bytes_per_s: u64) -> String {
     let (mut value, mut unit) = (bytes_per_s as f64, "B/s");
     for larger in ["kB/s", "MB/s", "GB/s", "TB/s"] {
-        // What would be rounded to 1000 belongs to the next unit.
+        // A value that rounds to 1000 is written in the next unit.
         if value < 999.5 {
             break;
         }
@@ -64,7 +64,7 @@ pub fn rate_text(bytes_per_s: u64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-/// Bytes, likewise: `33.6 MB`, `1.19 GB`.
+/// A size, in the same way: `33.6 MB`, `1.19 GB`.
 pub fn bytes_text(bytes: u64) -> String {
     rate_text(bytes).trim_end_matches("/s").to_owned()
 }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_have_three_digits_that_count() {
+    fn rates_have_three_significant_digits() {
         for (bytes_per_s, text) in [
             (0, "0 B/s"),
             (999, "999 B/s"),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn setuid_does_not_travel() {
+    fn setuid_is_dropped() {
         assert_eq!(Mode::new(0o104755).bits(), 0o755);
     }
 }

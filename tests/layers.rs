@@ -21,8 +21,10 @@ use std::fs;
 use std::path::Path;
 
 /// The boxes of a layer, top layer first. A box may use its own files and every layer below.
-const LAYERS: [&[&[&str]]; 9] = [
-    &[&["main", "app", "report", "bench"]],
+const LAYERS: [&[&[&str]]; 11] = [
+    &[&["main", "app"]],
+    &[&["report"]],
+    &[&["bench"]],
     &[&["send"], &["recv"]],
     &[&["link"], &["source"], &["dest"], &["md5sum"], &["measure"]],
     &[&["net"]],
@@ -30,7 +32,7 @@ const LAYERS: [&[&[&str]]; 9] = [
     &[&["sync"], &["event"]],
     &[&["digest"]],
     &[&["sys"]],
-    &[&["relpath", "units", "error_code", "escape", "busy_time", "temp_dirs"]],
+    &[&["relpath", "units", "error_code", "exit_code", "summary", "escape", "busy_time", "temp_dirs"]],
 ];
 
 /// What a box that is pure may not touch.

@@ -5,8 +5,9 @@ use std::fmt::Display;
 
 use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::NamePolicy;
-use ftx::wire::classic::{MAX_FILE_BYTES, encode_header, parse_header};
+use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::frame::{Framing, MAX_JSON_BYTES, encode};
+use ftx::wire::limits::MAX_FILE_BYTES;
 use ftx::wire::receiver::FirstFrame;
 use ftx::wire::{Dialect, FrameBuffer, Message, dialect, receiver};
 use libfuzzer_sys::fuzz_target;

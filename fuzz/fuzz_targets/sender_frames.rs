@@ -597,7 +597,7 @@ fn bench(steps: &[BenchStep<'_>]) {
                 if is_ready {
                     let what = [Measurable::Md5, Measurable::Write, Measurable::Wire][usize::from(*what) % 3];
                     let measure = Measure { what, size_bytes: (*size).into() };
-                    session.ask(measure);
+                    session.request(measure);
                     requested = Some(measure);
                     is_ready = false;
                 }

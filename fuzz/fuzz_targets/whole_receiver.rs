@@ -303,7 +303,7 @@ impl Connection {
 }
 
 #[derive(Clone)]
-enum Announced {
+enum AnnouncedEntry {
     File { path: PathBuf, content: &'static [u8] },
     Huge,
     Dir(PathBuf),
@@ -315,7 +315,7 @@ struct Session {
     number: u8,
     connections: Vec<Connection>,
     current: usize,
-    entries: Vec<Announced>,
+    entries: Vec<AnnouncedEntry>,
     has_ended: bool,
     /// Entries about which any frame has arrived.
     answered: HashSet<u64>,
@@ -367,11 +367,11 @@ impl Session {
         let (number, is_sparse) = (self.entries.len(), which != 0);
         let (name, size) = if which == 2 { ("huge", HUGE_BYTES) } else { ("long", LONG.len() as u64) };
         if which == 2 {
-            self.entries.push(Announced::Huge);
+            self.entries.push(AnnouncedEntry::Huge);
         } else {
             let path = world.inside.join(name);
             announced.entry(path.clone()).or_default().push(&LONG);
-            self.entries.push(Announced::File { path, content: &LONG });
+            self.entries.push(AnnouncedEntry::File { path, content: &LONG });
         }
         self.connections[0].queue(&format!(
             r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"{name}","size":{size},"sparse":{is_sparse},"mtime_ns":5,"state":"{STATE}"}}"#
@@ -380,7 +380,7 @@ impl Session {
 
     /// A valid part of an entry, or its offer.
     fn send_part(&mut self, id: u64, part: u64, is_body: bool) {
-        let Some(Announced::File { content, .. }) = self.entries.get(id as usize) else { return };
+        let Some(AnnouncedEntry::File { content, .. }) = self.entries.get(id as usize) else { return };
         let Some(range) = PartLayout::new(content.len() as u64).range(part) else { return };
         let body = &content[range.offset as usize..(range.offset + range.len) as usize];
         let is_long = is_body && range.len == PART_BYTES;
@@ -406,10 +406,10 @@ impl Session {
     fn send_requested(&mut self) {
         for (id, wanted) in std::mem::take(&mut self.wants) {
             let (count, is_huge) = match self.entries.get(id as usize) {
-                Some(Announced::File { content, .. }) => {
+                Some(AnnouncedEntry::File { content, .. }) => {
                     (PartLayout::new(content.len() as u64).count(), false)
                 }
-                Some(Announced::Huge) => (HUGE_BYTES / PART_BYTES, true),
+                Some(AnnouncedEntry::Huge) => (HUGE_BYTES / PART_BYTES, true),
                 _ => continue,
             };
             let is_body = wanted != WantedParts::Offers;
@@ -477,7 +477,8 @@ impl Session {
     fn await_replies(&mut self) {
         self.flush();
         self.read_until(QUIET_TIMEOUT, |now| {
-            let is_file = |entry: &Announced| matches!(entry, Announced::File { .. } | Announced::Huge);
+            let is_file =
+                |entry: &AnnouncedEntry| matches!(entry, AnnouncedEntry::File { .. } | AnnouncedEntry::Huge);
             (0..).zip(&now.entries).all(|(id, entry)| {
                 !is_file(entry) || now.answered.contains(&id) || now.withdrawn.contains(&id)
             })
@@ -596,13 +597,14 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw:
             true => format!(r#","mtime_ns":5,"state":"{STATE}""#),
             false => String::new(),
         };
-        let announce = |announced: &mut Contents, session: &mut Session, entry: Announced, json: String| {
-            if let Announced::File { path, content } = &entry {
-                announced.entry(path.clone()).or_default().push(content);
-            }
-            session.entries.push(entry);
-            session.connections[0].queue(&json);
-        };
+        let announce =
+            |announced: &mut Contents, session: &mut Session, entry: AnnouncedEntry, json: String| {
+                if let AnnouncedEntry::File { path, content } = &entry {
+                    announced.entry(path.clone()).or_default().push(content);
+                }
+                session.entries.push(entry);
+                session.connections[0].queue(&json);
+            };
         let send = |session: &mut Session, json: String| {
             let current = session.current;
             session.connections[current].queue(&json);
@@ -617,7 +619,7 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw:
                 announce(
                     announced,
                     session,
-                    Announced::File { path: world.inside.join(name), content },
+                    AnnouncedEntry::File { path: world.inside.join(name), content },
                     json,
                 );
             }
@@ -627,19 +629,19 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw:
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":{name},"size":{size}}}"#
                 );
-                announce(announced, session, Announced::File { path, content }, json);
+                announce(announced, session, AnnouncedEntry::File { path, content }, json);
             }
             Step::Huge { has_state } if !world.takes_digests => {
                 let state = state(*has_state);
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"file","filename":"huge","size":{HUGE_BYTES},"sparse":true{state}}}"#
                 );
-                announce(announced, session, Announced::Huge, json);
+                announce(announced, session, AnnouncedEntry::Huge, json);
             }
             Step::Dir(name) => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
                 let json = format!(r#"{{"ftx":"entry","entry":{number},"type":"dir","filename":"{name}"}}"#);
-                announce(announced, session, Announced::Dir(world.inside.join(name)), json);
+                announce(announced, session, AnnouncedEntry::Dir(world.inside.join(name)), json);
             }
             Step::Link { name, target } => {
                 let name = NAMES[usize::from(*name) % NAMES.len()];
@@ -647,11 +649,16 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw:
                 let json = format!(
                     r#"{{"ftx":"entry","entry":{number},"type":"link","filename":"{name}","target":"{target}"}}"#
                 );
-                announce(announced, session, Announced::Link { path: world.inside.join(name), target }, json);
+                announce(
+                    announced,
+                    session,
+                    AnnouncedEntry::Link { path: world.inside.join(name), target },
+                    json,
+                );
             }
             Step::Body { entry, part, honest } | Step::Offer { entry, part, honest } => {
                 let entry = pick(*entry, number);
-                let Some(Announced::File { content, .. }) = session.entries.get(entry as usize) else {
+                let Some(AnnouncedEntry::File { content, .. }) = session.entries.get(entry as usize) else {
                     continue;
                 };
                 let part = pick(*part, 1 + usize::from(content.len() as u64 > PART_BYTES)) % 3;
@@ -686,8 +693,8 @@ fn native(world: &World, steps: &[Step<'_>], announced: &mut Contents, sent_raw:
             Step::Holes { entry, skip_last } => {
                 let entry = pick(*entry, number);
                 let bytes = match session.entries.get(entry as usize) {
-                    Some(Announced::File { content, .. }) => content.len() as u64,
-                    Some(Announced::Huge) => HUGE_BYTES,
+                    Some(AnnouncedEntry::File { content, .. }) => content.len() as u64,
+                    Some(AnnouncedEntry::Huge) => HUGE_BYTES,
                     _ => 0,
                 };
                 let parts = (bytes / PART_BYTES).saturating_sub(u64::from(*skip_last % 2));
@@ -850,18 +857,18 @@ fn check_stored(
     for session in sessions {
         for id in &session.stored {
             match &session.entries[*id as usize] {
-                Announced::File { path, content } => {
+                AnnouncedEntry::File { path, content } => {
                     let stored = fs::read(path).unwrap();
                     let is_last = world.policy == OnConflict::Overwrite && announced[path].len() > 1;
                     assert!(stored == *content || is_last, "{} was stored", path.display());
                     assert!(world.policy != OnConflict::Error || !before.contains_key(path));
                 }
-                Announced::Huge => {
+                AnnouncedEntry::Huge => {
                     let huge = fs::symlink_metadata(world.inside.join("huge")).unwrap();
                     assert!(huge.is_file() && huge.len() == HUGE_BYTES);
                 }
-                Announced::Dir(path) => assert!(fs::symlink_metadata(path).unwrap().is_dir()),
-                Announced::Link { path, target } => {
+                AnnouncedEntry::Dir(path) => assert!(fs::symlink_metadata(path).unwrap().is_dir()),
+                AnnouncedEntry::Link { path, target } => {
                     let is_replaced = world.policy == OnConflict::Overwrite;
                     assert!(is_replaced || fs::read_link(path).unwrap() == Path::new(target));
                 }

@@ -1,165 +1,184 @@
-//! The command line, as it is typed. `config` turns it into checked options.
+//! The command line as it is typed. `options` turns it into checked options.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::net::{BindTo, Target};
+use crate::app::values;
+use crate::net::{BindTo, DEFAULT_PORT, Target};
 
-/// Moves files and folders to another machine, checked by MD5 and durable before it says so.
+/// Examples come before everything else.
+const TEMPLATE: &str = "\
+{about-with-newline}
+{before-help}{usage-heading} {usage}
+
+{all-args}{after-help}";
+
+/// Copy files and folders to another machine, verified by MD5 and durable
 #[derive(Debug, Parser)]
-#[command(name = "ftx", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "ftx", version, max_term_width = 100, arg_required_else_help = true, help_template = TEMPLATE)]
+#[command(before_help = EXAMPLES, after_long_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  ftx demo                               see it work, on this machine alone
-  ftx recv --out inbox                   on the machine that receives
-  ftx send report.pdf photos/ 10.0.0.5   on the machine that sends
-  ftx bench 10.0.0.5                     what limits a transfer to it
+  ftx recv --out inbox                   # on the machine that receives
+  ftx send report.pdf photos/ 10.0.0.5   # on the machine that sends
+  ftx demo                               # both ends on this machine
+  ftx bench 10.0.0.5                     # find the bottleneck of a transfer";
 
-When `ftx send` exits with 0, every byte is at the other end, checked, under its final name and on
-stable storage (but with --classic: such receivers confirm nothing). Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system;
-12 protocol; 23 some entries not transferred; 24 a source changed or vanished; 30 timeout;
-35 cannot connect; 40 digest mismatch; 41 refused; 42 no space; 130 Ctrl-C; 143 SIGTERM.";
+const EXIT_CODES: &str = "\
+When `ftx send` exits with 0, every file is at the receiver: verified, under its final name and on stable storage (with \
+--classic the receiver confirms nothing).
 
-/// What to do.
+Exit codes: 0 all done; 1 other failure; 2 usage; 10 connection; 11 file system; 12 protocol; 23 some entries not \
+transferred; 24 a source changed or vanished; 30 timeout; 35 cannot connect; 40 digest mismatch; 41 refused; 42 no space; \
+130 Ctrl-C; 143 SIGTERM.";
+
+/// A command and its options.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Send files and folders to a machine where `ftx recv` runs
-    #[command(after_help = SEND_HELP, override_usage = "ftx send [OPTIONS] PATH... HOST[:PORT]")]
+    /// Send files and folders to a machine that runs `ftx recv`
+    #[command(help_template = TEMPLATE, before_help = SEND_EXAMPLES, after_long_help = SEND_NOTES,
+              override_usage = "ftx send [OPTIONS] PATH... HOST[:PORT]")]
     Send(SendArgs),
-    /// Receive what others send into a folder, until Ctrl-C
-    #[command(after_help = RECV_HELP)]
+    /// Receive files and folders until Ctrl-C
+    #[command(help_template = TEMPLATE, before_help = RECV_EXAMPLES, after_long_help = RECV_NOTES)]
     Recv(RecvArgs),
-    /// Send something from this machine to itself and show both ends
+    /// Send a sample from this machine to itself and show both ends
+    #[command(help_template = TEMPLATE, before_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
-    /// Measure what disk, MD5 and wire can do, each alone and then together, and say which one limits
-    #[command(after_help = BENCH_HELP)]
+    /// Measure disk, MD5 and network, and name the bottleneck
+    #[command(help_template = TEMPLATE, before_help = BENCH_EXAMPLES, after_long_help = BENCH_NOTES)]
     Bench(BenchArgs),
 }
 
-const SEND_HELP: &str = "\
+const SEND_EXAMPLES: &str = "\
 Examples:
-  ftx send disk.img nas                    one file to the host nas, port 7373
-  ftx send photos/ notes.txt 10.0.0.5:7400 a folder and a file, another port
-  ftx send backup '[2001:db8::5]:7400'     an IPv6 address with a port
-  ftx send --manifest photos.md5 photos nas   and what `md5sum -c` needs to check it in a year
+  ftx send disk.img nas                   # to the host nas, port 7373
+  ftx send photos/ a.txt 10.0.0.5:7400    # a folder and a file, other port
+  ftx send photos/ '[2001:db8::5]:7400'   # an IPv6 address with a port
+  ftx send --manifest p.md5 photos/ nas   # and a list for `md5sum -c`";
 
-A folder lands under its own name, with everything in it. What is there already and identical is
-skipped; something different under the same name is reported and left alone (exit code 23), unless
-the receiver was started with another --on-conflict. Symbolic links that stay inside what is sent
-travel as links; others, and devices, FIFOs and sockets, are reported and left out.
+const SEND_NOTES: &str = "\
+A folder keeps its name and is sent with everything in it. Identical files at the receiver are skipped. A different file \
+with the same name is reported and not replaced (exit code 23), unless the receiver runs with another --on-conflict.
 
-Ctrl-C ends it within a second and says what is stored by then; send the same again to go on. A
-second Ctrl-C ends it at once.";
+Symbolic links that point inside the transfer are sent as links. Other links, devices, FIFOs and sockets are reported and \
+skipped.
 
-const RECV_HELP: &str = "\
+Ctrl-C ends the transfer within a second and prints what is stored. Send the same again to resume. A second Ctrl-C ends it \
+at once.";
+
+const RECV_EXAMPLES: &str = "\
 Examples:
-  ftx recv                                 into this folder, port 7373, until Ctrl-C
-  ftx recv --out inbox --once              one session, then end with a code that tells how it went
-  ftx recv --bind 127.0.0.1 --port 0       this machine only, any free port
-  ftx recv --out inbox --manifest in.md5   with a list: cd inbox && md5sum -c ../in.md5
+  ftx recv                                 # into this folder, until Ctrl-C
+  ftx recv --out inbox --once              # one session, with its exit code
+  ftx recv --bind 127.0.0.1 --port 0       # this machine only, any free port
+  ftx recv --out inbox --manifest in.md5   # and a list for `md5sum -c`";
 
-A file gets its final name when it is complete, checked and on stable storage; until then it is a
-hidden file that begins with .ftx- beside it. Ctrl-C or SIGTERM ends it within a second, sessions in
-work too: their senders are told, and what is in place stays. The exit code is then 130 or 143,
-however the sessions went; a second Ctrl-C ends it at once. Senders need no account here: whoever reaches the
-port can send, so open it in networks that you trust, or bind it to an address that is.";
+const RECV_NOTES: &str = "\
+Anyone who can reach the port can send: use it only in trusted networks, or bind it to a trusted address.
 
-const BENCH_HELP: &str = "\
+A file gets its final name when it is complete, verified and on stable storage. Until then it is a hidden file in the same \
+folder, whose name begins with .ftx-.
+
+Ctrl-C or SIGTERM ends the receiver and its sessions within a second; complete files stay. The exit code is then 130 or \
+143, whatever the results of the sessions. A second Ctrl-C ends it at once.";
+
+const DEMO_EXAMPLES: &str = "\
 Examples:
-  ftx bench                                this machine alone, both ends on it
-  ftx bench nas                            to the host nas, where `ftx recv` runs
-  ftx bench --dir /mnt/backup --size 1G    the disk behind another folder, with more bytes
+  ftx demo           # a sample
+  ftx demo photos/   # your own files";
 
-A transfer passes four stages: reading the disk, MD5, the wire, writing the disk. Each is measured
-alone, with --size bytes and for about a second. Without HOST the file is then really transferred,
-from this machine to itself. With HOST the receiver measures its MD5 and its disk as well, and takes
-bytes from the wire that it throws away; nothing is transferred, and nothing is left at either end.
-The last line says which stage limits.
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  ftx bench                               # this machine alone, both ends
+  ftx bench nas                           # to nas, which runs `ftx recv`
+  ftx bench --dir /mnt/backup --size 1G   # the disk of another folder";
 
-Disk read is measured with a file that the system was asked to drop from memory. MD5 is shown for
-one stream, which is what md5sum does, and for many parts side by side, which is what a transfer
-does. Disk write counts until everything is on stable storage. Ctrl-C removes the hidden folder,
-.ftx-bench-..., too.";
+const BENCH_NOTES: &str = "\
+A transfer has four stages: disk read, MD5, wire, disk write. Each is measured alone, for about a second. Without HOST, a \
+file is then transferred from this machine to itself. With HOST, the receiver measures its MD5 and its disk, and discards \
+the bytes of the wire; nothing is transferred or stored. The last line names the bottleneck.
+
+Disk read uses a file that the system was asked to drop from memory. MD5 has two rows: one stream, like md5sum, and many \
+parts in parallel, like a transfer. Disk write includes the sync. The hidden folder .ftx-bench-... is removed at the end.";
 
 /// `ftx send`.
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// What to send, and last the host that receives, with a port if it is not the usual one
+    /// Files and folders to send, and last the receiving host, with a port if it is not the default
     #[arg(value_name = "PATH... HOST", num_args = 1.., required = true)]
     pub paths_and_host: Vec<OsString>,
-    /// The receiver's port, where HOST names none
-    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
+    /// Port of the receiver, if HOST has none
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// Speak the plain dialect of small textbook programs: no receipt, no folders of its own, no links.
+    /// Use the classic dialect, a simple protocol without receipts, folder entries and links
     ///
-    /// With `each`, every file gets a connection of its own, for receivers that close after one.
+    /// With `each`, every file gets its own connection, for receivers that close after one file.
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "row")]
     pub classic: Option<ClassicHow>,
-    /// Connections to spread the bytes over, 1 to 8 [default: one, and more while they make it faster]
+    /// Number of connections, 1 to 8 [default: 1, and more while they raise the rate]
     #[arg(short = 'j', long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::send::MAX_STREAMS)))]
     pub streams: Option<u32>,
-    /// Attempts after a failure: 2 to find the receiver, 10 when a connection is lost; they are counted anew when more
-    /// is stored or kept in between, and what is there does not move again
+    /// Retries after a failure [default: 2 for the first connection, 10 after a lost one]; progress resets the count
     #[arg(long, value_name = "N")]
     pub retries: Option<u32>,
-    /// The lists.
+    /// Checksum lists.
     #[command(flatten)]
     pub list: ListArgs,
-    /// What all commands understand.
+    /// Common options.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Folders are sent with everything in them anyway; accepted for those used to typing it
+    /// Ignored: folders are always sent with their content
     #[arg(short = 'r', short_alias = 'a', hide = true)]
-    pub habit: bool,
+    pub ignored_recursive: bool,
 }
 
 /// `ftx recv`.
 #[derive(Debug, Args)]
 pub struct RecvArgs {
-    /// The port to listen on; 0 takes any that is free and says which
-    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT)]
+    /// Port to listen on; 0 takes a free one and prints it
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT)]
     pub port: u16,
-    /// The address to listen on [default: all of them, IPv6 and IPv4]
+    /// Address to listen on [default: all, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDR")]
     pub bind: Option<BindTo>,
-    /// The folder where things land; made if it is missing
+    /// The destination folder; created if missing
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
-    /// End after one session, with a code that tells how it went (a port scan is no session)
+    /// End after one session, with its result as exit code (a port scan is no session)
     ///
-    /// If its connection is lost, its sender has 30 seconds to come back, or --timeout if that is less.
+    /// If the connection is lost, the sender has 30 seconds to reconnect, or --timeout if that is less.
     #[arg(long, conflicts_with = "count")]
     pub once: bool,
-    /// End after N sessions, as with --once, with the code of the first that failed
+    /// End after N sessions, like --once, with the exit code of the first that failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// How many days what came of a file is kept when its session was cut, for the sender to go on there; 0 removes
-    /// all such files at the start
-    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = crate::app::options::whole_days)]
+    /// Days to keep partial files of interrupted sessions for resume; 0 removes them at the start
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = values::whole_days)]
     pub keep_unfinished: u32,
-    /// What to do when something else has the name of what comes; what is identical is skipped, unless HOW is error
+    /// What to do if the name is taken; identical files are skipped, unless HOW is error
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Conflict::SkipSame)]
     pub on_conflict: Conflict,
-    /// Not taken: for those who expect the folder here
-    #[arg(hide = true, value_name = "DIR", value_parser = crate::app::options::no_folder_here)]
-    pub habit: Option<String>,
-    /// Take names with control characters (they are escaped wherever they are shown)
+    /// Refused with a hint at --out
+    #[arg(hide = true, value_name = "DIR", value_parser = values::no_folder_here)]
+    pub refused_dir: Option<String>,
+    /// Accept names with control characters (they are escaped wherever they are printed)
     #[arg(long)]
     pub allow_odd_names: bool,
-    /// The lists.
+    /// Checksum lists.
     #[command(flatten)]
     pub list: ListArgs,
-    /// What all commands understand.
+    /// Common options.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -167,29 +186,28 @@ pub struct RecvArgs {
 /// `--md5sum` and `--manifest`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Print a line for each file, as md5sum does: for `md5sum -c` in the receiver's folder
+    /// Print a line per file, as md5sum does, for `md5sum -c` in the receiver's folder
     ///
-    /// A file has its line once it is in place and durable, moved now or found identical; what failed has none. (With
-    /// `ftx send --classic`, where nobody confirms anything, once it is sent.) Names are as in the receiver's folder,
-    /// but of a file that lands under another name only the receiver knows that. The digest is that of the whole
-    /// file: sending takes it from the file read here, receiving from the bytes that landed; a file that changes
-    /// before that has no line, and the exit code is 24. It is taken while the transfer goes on; but the MD5 of a
-    /// single stream cannot be split, so that a huge file takes as long as md5sum takes for it, holes too (about
-    /// 0.6 GB/s; several files run side by side). All other messages go to standard error then.
+    /// A file gets its line when it is stored and durable, or found identical (with --classic, when it is sent). A file
+    /// that failed gets none; nor does a source that changed before it was hashed (exit code 24). Names are those in the
+    /// receiver's folder; a sender does not know of files stored under another name.
+    ///
+    /// Each file is hashed as one stream, holes included, at the speed of md5sum (about 0.6 GB/s per file), so that the
+    /// list of a huge file may take longer than its transfer. All other messages go to standard error.
     #[arg(long)]
     pub md5sum: bool,
-    /// Write the lines of --md5sum to FILE, for `md5sum -c FILE` in the receiver's folder
+    /// Write the lines of --md5sum to FILE
     ///
-    /// `ftx send` replaces FILE in one step when the session has come to its end; if it breaks, FILE stays as it was.
-    /// `ftx recv` adds the lines of each session to FILE, on stable storage, when that session ends, however it ends:
-    /// a file that comes again has a line again, and the last one counts. Keep FILE where no sender can overwrite it. That
-    /// it can be written is made sure before anything moves (otherwise exit code 11).
+    /// `ftx send` replaces FILE in one step when the session reaches its end; if it fails, FILE stays unchanged. `ftx
+    /// recv` appends the lines of each session and syncs FILE when the session ends; if a file was received twice, its
+    /// last line counts. FILE must be writable from the start (otherwise exit code 11). Keep it where no sender can
+    /// overwrite it.
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
 }
 
 impl ListArgs {
-    /// Is any list asked for?
+    /// Whether any list is wanted.
     pub fn is_wanted(&self) -> bool {
         self.md5sum || self.manifest.is_some()
     }
@@ -198,9 +216,9 @@ impl ListArgs {
 /// `ftx demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// What to send [default: a sample of some hundred small files and one of 256 MiB]
+    /// What to send [default: a sample of 300 small files and one of 256 MiB]
     pub path: Option<PathBuf>,
-    /// What all commands understand.
+    /// Common options.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -208,37 +226,37 @@ pub struct DemoArgs {
 /// `ftx bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Where `ftx recv` runs, with a port if it is not the usual one [default: this machine alone]
+    /// A host that runs `ftx recv`, with a port if it is not the default [default: this machine alone]
     pub host: Option<Target>,
-    /// The receiver's port, where HOST names none
-    #[arg(short, long, visible_short_alias = 'P', default_value_t = crate::net::DEFAULT_PORT,
+    /// Port of the receiver, if HOST has none
+    #[arg(short, long, visible_short_alias = 'P', default_value_t = DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// The folder whose disk is measured; a hidden folder is made in it and removed again
+    /// The folder whose disk is measured, in a hidden folder that is removed at the end
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
-    /// Bytes that go through each stage at most, 1M to 1G
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = crate::app::options::bench_size)]
+    /// Maximal bytes per stage, 1M to 1G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::bench_size)]
     pub size: u64,
-    /// What all commands understand.
+    /// Common options.
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
-/// A day: a peer that is silent for longer is gone.
+/// Upper limit of `--timeout`: a day.
 const MAX_TIMEOUT_S: u64 = 24 * 60 * 60;
 
-/// What all commands understand.
+/// Options of all commands.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// How long the other side may be silent, in seconds; a day at most
+    /// Seconds without data before a connection counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_S))]
     pub timeout: u64,
-    /// Only errors
+    /// Print only errors
     #[arg(short, long)]
     pub quiet: bool,
-    /// When to show progress bars: auto shows them on a terminal
+    /// When to show progress bars
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = ProgressWhen::Auto)]
     pub progress: ProgressWhen,
 }
@@ -246,7 +264,7 @@ pub struct CommonArgs {
 /// `--classic`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClassicHow {
-    /// All files in a row on one connection
+    /// All files on one connection, one after another
     Row,
     /// A connection for each file
     Each,
@@ -255,13 +273,13 @@ pub enum ClassicHow {
 /// `--on-conflict`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Conflict {
-    /// Keep what is there; what is different does not land, and its sender is told
+    /// Keep the existing file; a different one is refused
     SkipSame,
-    /// Replace what is there, but no folder
+    /// Replace the existing file or link, but not a folder
     Overwrite,
-    /// Keep both: what comes lands as name (1).ext
+    /// Keep both: the new file is stored as name (1).ext
     Rename,
-    /// Keep what is there; not even an identical file is taken
+    /// Keep the existing file; even an identical one is refused
     Error,
 }
 
@@ -274,4 +292,23 @@ pub enum ProgressWhen {
     Always,
     /// Never
     Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Longer lines are wrapped on a terminal of 80 columns.
+    #[test]
+    fn examples_fit_in_80_columns() {
+        for examples in [EXAMPLES, SEND_EXAMPLES, RECV_EXAMPLES, DEMO_EXAMPLES, BENCH_EXAMPLES] {
+            assert!(examples.lines().all(|line| line.len() <= 80), "{examples}");
+        }
+    }
 }

@@ -1,38 +1,51 @@
-//! From what was typed to options that are checked.
+//! Checked options from the command line.
 
-use std::os::unix::ffi::OsStrExt;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::app::args::{BenchArgs, ClassicHow, Conflict, RecvArgs, SendArgs};
+use crate::app::args::{BenchArgs, ClassicHow, CommonArgs, Conflict, ProgressWhen, RecvArgs, SendArgs};
 use crate::bench;
 use crate::dest::local::OnConflict;
 use crate::escape::Escaped;
 use crate::net::AddressError;
 use crate::relpath::NamePolicy;
 use crate::sync::CancelToken;
-use crate::wire::MAX_MEASURE_BYTES;
-use crate::{recv, send};
+use crate::{recv, report, send};
 
-/// A command line that makes no sense.
+/// An invalid command line.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// Only one word after `send`.
-    #[error("ftx send needs what to send and, last, where to: ftx send {0} HOST")]
+    /// Only one argument after `send`.
+    #[error("at least one PATH and, last, the HOST are needed: ftx send {0} HOST")]
     NoHost(String),
-    /// The last word is no host.
+    /// The last argument is not a valid host.
     #[error("{text}: {source}")]
     Host {
         /// As typed, escaped.
         text: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         source: AddressError,
     },
 }
 
+/// What to print.
+pub fn report_options(args: &CommonArgs) -> report::OutputOptions {
+    let has_bars = match args.progress {
+        ProgressWhen::Auto => std::io::stderr().is_terminal() && !args.quiet,
+        ProgressWhen::Always => true,
+        ProgressWhen::Never => false,
+    };
+    report::OutputOptions { quiet: args.quiet, has_bars }
+}
+
 /// The options of `ftx send`.
+///
+/// # Errors
+///
+/// The host is missing or invalid.
 pub fn send_options(args: &SendArgs, cancel: CancelToken) -> Result<send::Options, UsageError> {
-    let shown = |text: &std::ffi::OsStr| Escaped::new(text.as_bytes()).to_string();
+    let shown = |text: &std::ffi::OsStr| Escaped::new(text.as_encoded_bytes()).to_string();
     let (host, paths) = match &args.paths_and_host[..] {
         [paths @ .., host] if !paths.is_empty() => (host, paths),
         [only, ..] => return Err(UsageError::NoHost(shown(only))),
@@ -89,35 +102,6 @@ pub fn bench_options(args: &BenchArgs, cancel: CancelToken) -> bench::Options {
     }
 }
 
-/// Bytes as people type them: a number, and `K`, `M` or `G` for 1024 of them, and so on. For `ftx bench --size`.
-pub fn bench_size(text: &str) -> Result<u64, String> {
-    let (digits, factor) = match text.strip_suffix(['K', 'M', 'G', 'k', 'm', 'g']) {
-        Some(digits) if text.ends_with(['K', 'k']) => (digits, 1 << 10),
-        Some(digits) if text.ends_with(['M', 'm']) => (digits, 1 << 20),
-        Some(digits) => (digits, 1 << 30),
-        None => (text, 1),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    let bytes = bytes.ok_or("a size is written 1048576, 1024K, 64M or 1G")?;
-    if !(MIN_BENCH_BYTES..=MAX_MEASURE_BYTES).contains(&bytes) {
-        return Err("1M to 1G are possible".into());
-    }
-    Ok(bytes)
-}
-
-/// For `ftx recv --keep-unfinished`.
-pub fn whole_days(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "whole days, 0 or more")
-}
-
-/// For `ftx recv DIR`.
-pub fn no_folder_here(text: &str) -> Result<String, String> {
-    Err(format!("the folder where things land is named with --out {text}"))
-}
-
-/// With less nothing but the overhead would be measured.
-const MIN_BENCH_BYTES: u64 = 1 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,16 +109,16 @@ mod tests {
     use crate::net::Target;
     use clap::Parser;
 
-    fn send(words: &[&str]) -> Result<send::Options, UsageError> {
-        let words = ["ftx", "send"].iter().chain(words);
-        match Cli::try_parse_from(words).unwrap().command {
+    fn send(arguments: &[&str]) -> Result<send::Options, UsageError> {
+        let arguments = ["ftx", "send"].iter().chain(arguments);
+        match Cli::try_parse_from(arguments).unwrap().command {
             Command::Send(args) => send_options(&args, CancelToken::new().unwrap()),
             other => panic!("not send: {other:?}"),
         }
     }
 
     #[test]
-    fn the_last_word_is_the_host() {
+    fn the_last_argument_is_the_host() {
         let options = send(&["a", "b", "-p", "80", "nas"]).unwrap();
         assert_eq!(options.paths, ["a", "b"].map(PathBuf::from));
         assert_eq!((options.target.to_string().as_str(), options.port), ("nas", 80));
@@ -148,25 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_host_is_explained() {
+    fn a_missing_or_invalid_host_is_refused() {
         assert!(matches!(send(&["photos"]), Err(UsageError::NoHost(_))));
         assert!(matches!(send(&["photos", "bob@nas"]), Err(UsageError::Host { .. })));
         assert!(matches!(send(&["photos", "nas:/home"]), Err(UsageError::Host { .. })));
-    }
-
-    #[test]
-    fn sizes_are_bounded() {
-        for (text, bytes) in [("1048576", 1 << 20), ("2048k", 2 << 20), ("64M", 64 << 20), ("1G", 1 << 30)] {
-            assert_eq!(bench_size(text), Ok(bytes), "{text}");
-        }
-        for bad in ["", "M", "0", "1023K", "1025M", "2G", "-1M", "1.5M", "1T", "18446744073709551616G"] {
-            assert!(bench_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
     }
 }

@@ -1,41 +1,39 @@
-//! The connection to a receiver that measures.
+//! The connection to a receiver that measures its stages.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::BenchError;
+use super::error::BenchError;
 use crate::error_code::ErrorCode;
+use crate::link::{Fill, FrameReadError, FrameReader};
 use crate::measure::{Rate, pseudo_random};
-use crate::net::{self, Connection, IdleTimer, Target, TimedWriter};
-use crate::sync::{CancelToken, Wake};
+use crate::net::{self, IdleTimer, Target, TimedWriter};
+use crate::sync::CancelToken;
 use crate::wire::measure_client::MeasureEvent;
 use crate::wire::message::{Measurable, Measure, Measured};
-use crate::wire::{FrameBuffer, Framing, MeasureClient, WireError};
+use crate::wire::{Framing, MeasureClient, WireError};
 
-/// The first try of the wire; every next one is to take about [`WIRE_TIME`].
+/// Size of the first round over the wire; the next ones aim at [`WIRE_TIME`].
 const FIRST_WIRE_BYTES: u64 = 256 << 10;
 const WIRE_TIME: Duration = Duration::from_secs(1);
-/// A try this long tells the rate.
-const LONG_ENOUGH: Duration = Duration::from_millis(500);
-/// How much larger a try may be than the one before: the first ones are slowed down by everything that a connection has
-/// to find out.
+/// The first round that takes this long gives the rate.
+const MIN_ROUND_TIME: Duration = Duration::from_millis(500);
+/// Growth of a round relative to the one before. Congestion control slows the first rounds down.
 const GROWTH: std::ops::RangeInclusive<u64> = 4..=16;
-/// Bytes that are written at once.
+/// Bytes per write.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// A receiver that said it can measure.
+/// A connected receiver that can measure.
 pub struct Peer {
     session: MeasureClient,
-    connection: Connection,
-    buffer: FrameBuffer,
+    reader: FrameReader,
     writer: TimedWriter,
-    idle_timer: IdleTimer,
     timeout: Duration,
     cancel: CancelToken,
 }
 
 impl Peer {
-    /// Connects and asks whether the receiver can measure.
+    /// Connects and checks that the receiver can measure.
     pub fn connect(
         target: &Target,
         port: u16,
@@ -47,52 +45,57 @@ impl Peer {
         connection.establish().map_err(BenchError::Connection)?;
         let idle_timer = IdleTimer::new(timeout);
         let writer = TimedWriter::new(connection.clone(), idle_timer.clone(), cancel.clone());
-        let buffer = FrameBuffer::new();
-        let mut peer =
-            Peer { session: MeasureClient::new(), connection, buffer, writer, idle_timer, timeout, cancel };
+        let reader = FrameReader::new(connection, Framing::Native, idle_timer);
+        let mut peer = Peer { session: MeasureClient::new(), reader, writer, timeout, cancel };
         peer.flush()?;
         peer.receive()?;
         Ok(peer)
     }
 
-    /// Has the receiver measure one of its own stages.
+    /// Lets the receiver measure one of its own stages.
     pub fn stage(&mut self, what: Measurable, size_bytes: u64) -> Result<Measured, BenchError> {
-        self.session.ask(Measure { what, size_bytes });
+        self.session.request(Measure { what, size_bytes });
         self.flush()?;
         self.answer()
     }
 
-    /// Sends more and more bytes, up to `most` at a time, until that takes long enough. `begins` hears of each try,
-    /// `moved` of each step.
-    pub fn wire(&mut self, most: u64, begins: impl Fn(u64), moved: impl Fn(u64)) -> Result<Rate, BenchError> {
+    /// Sends rounds of growing size, at most `max_bytes`, until one takes [`MIN_ROUND_TIME`]. `on_round` gets the size of
+    /// each round, `on_sent` the bytes of each write.
+    pub fn wire(
+        &mut self,
+        max_bytes: u64,
+        on_round: impl Fn(u64),
+        on_sent: impl Fn(u64),
+    ) -> Result<Rate, BenchError> {
         let block = pseudo_random(BLOCK_BYTES);
-        let mut size_bytes = FIRST_WIRE_BYTES.min(most);
+        let mut size_bytes = FIRST_WIRE_BYTES.min(max_bytes);
         loop {
-            begins(size_bytes);
-            self.session.ask(Measure { what: Measurable::Wire, size_bytes });
+            on_round(size_bytes);
+            self.session.request(Measure { what: Measurable::Wire, size_bytes });
             self.flush()?;
             let mut left = size_bytes;
             while left > 0 {
                 if self.cancel.is_cancelled() {
-                    // In the middle of a body nothing can be said.
+                    // No frame can be sent inside a body.
                     return Err(BenchError::Interrupted);
                 }
                 let count = left.min(BLOCK_BYTES as u64);
                 let sent = self.writer.write_all(&block[..count as usize]);
                 sent.map_err(|error| self.broken(error))?;
                 left -= count;
-                moved(count);
+                on_sent(count);
             }
             let rate = rate(self.answer()?);
-            if rate.elapsed >= LONG_ENOUGH || size_bytes >= most {
+            if rate.elapsed >= MIN_ROUND_TIME || size_bytes >= max_bytes {
                 return Ok(rate);
             }
-            let in_time = (rate.bytes_per_s() as f64 * WIRE_TIME.as_secs_f64()) as u64;
-            size_bytes = in_time.clamp(size_bytes * GROWTH.start(), size_bytes * GROWTH.end()).min(most);
+            let target_bytes = (rate.bytes_per_s() as f64 * WIRE_TIME.as_secs_f64()) as u64;
+            size_bytes =
+                target_bytes.clamp(size_bytes * GROWTH.start(), size_bytes * GROWTH.end()).min(max_bytes);
         }
     }
 
-    /// Ends the session in good order.
+    /// Ends the session regularly.
     pub fn finish(mut self) -> Result<(), BenchError> {
         self.session.end();
         self.flush()?;
@@ -102,66 +105,62 @@ impl Peer {
     fn answer(&mut self) -> Result<Measured, BenchError> {
         match self.receive()? {
             MeasureEvent::Measured(measured) => Ok(measured),
-            // The session takes nothing else for an answer.
+            // The session accepts no other event here.
             _ => Err(WireError::protocol("no answer").into()),
         }
     }
 
     fn flush(&mut self) -> Result<(), BenchError> {
-        let said = self.writer.write_all(&self.session.take_output());
-        said.map_err(|error| self.broken(error))
+        let sent = self.writer.write_all(&self.session.take_output());
+        sent.map_err(|error| self.broken(error))
     }
 
-    /// Waits for what is more than a sign of life.
+    /// Waits for the next event other than a keepalive.
     fn receive(&mut self) -> Result<MeasureEvent, BenchError> {
         loop {
-            while let Some(json) = self.buffer.next_frame(Framing::Native).map_err(WireError::from)? {
+            while let Some(json) = self.reader.next_frame().map_err(WireError::from)? {
                 match self.session.handle(json)? {
                     MeasureEvent::Nothing => {}
                     event => return Ok(event),
                 }
             }
-            let woken = self.connection.wait_readable(&self.cancel, net::POLL_INTERVAL);
-            match woken.map_err(BenchError::Connection)? {
-                Wake::Cancelled => {
+            match self.reader.fill(&[&self.cancel], net::POLL_INTERVAL) {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Nothing) => {
+                    self.session.keepalive();
+                    self.flush()?;
+                }
+                Ok(Fill::End) => return Err(BenchError::Closed),
+                Ok(Fill::Cancelled) => {
                     let error = BenchError::Interrupted;
                     self.session.give_up(ErrorCode::Interrupted, &error.to_string());
                     self.flush()?;
                     return Err(error);
                 }
-                Wake::Ready => {}
-                Wake::TimedOut => {
-                    if self.idle_timer.is_expired() {
-                        return Err(BenchError::Silent(self.timeout));
-                    }
-                    self.session.keepalive();
-                    self.flush()?;
-                    continue;
-                }
-            }
-            match self.connection.read(self.buffer.space()) {
-                Ok(0) => return Err(BenchError::Closed),
-                Ok(count) => {
-                    self.buffer.filled(count);
-                    self.idle_timer.touch();
-                }
-                Err(error) if net::is_timeout(&error) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Err(self.read_error(error)),
             }
         }
     }
 
-    /// A connection that broke: perhaps the receiver has said why.
+    fn read_error(&self, error: FrameReadError) -> BenchError {
+        match error {
+            FrameReadError::IdleTimeout | FrameReadError::HeaderTimeout => {
+                BenchError::IdleTimeout(self.timeout)
+            }
+            FrameReadError::Disconnected => BenchError::Closed,
+            FrameReadError::Connection(error) => BenchError::Connection(error),
+        }
+    }
+
+    /// The reason for a failed write: an error frame that the receiver sent before, if there is one.
     fn broken(&mut self, error: io::Error) -> BenchError {
         if error.kind() == io::ErrorKind::TimedOut {
-            return BenchError::Silent(self.timeout);
+            return BenchError::IdleTimeout(self.timeout);
         }
-        while let Ok(count @ 1..) = self.connection.read(self.buffer.space()) {
-            self.buffer.filled(count);
-            while let Ok(Some(json)) = self.buffer.next_frame(Framing::Native) {
-                if let Err(last_words @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
-                    return last_words.into();
+        while let Ok(Fill::Bytes) = self.reader.fill(&[], net::POLL_INTERVAL) {
+            while let Ok(Some(json)) = self.reader.next_frame() {
+                if let Err(reason @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
+                    return reason.into();
                 }
             }
         }
@@ -169,7 +168,7 @@ impl Peer {
     }
 }
 
-/// What the receiver's clock says.
+/// The rate by the receiver's clock.
 pub fn rate(measured: Measured) -> Rate {
     Rate { bytes: measured.bytes, elapsed: Duration::from_nanos(measured.elapsed_ns) }
 }

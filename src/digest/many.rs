@@ -1,12 +1,12 @@
-//! Digests of many messages at once, in lanes: what is in memory, or ranges of something that can be read.
+//! Digests of many messages in parallel, from memory or from ranges that are read.
 
 use super::lanes::{self, Message};
 use super::{Md5, PartRange};
 
-/// Bytes of each range in work at a time. Sixteen of these stay in a core's second-level cache.
+/// Bytes of each range that are hashed at a time. Sixteen of these stay in a core's second-level cache.
 const SLICE_BYTES: usize = 64 << 10;
 
-/// How many messages are hashed at the speed of one.
+/// The number of messages that are hashed in parallel.
 pub fn lane_count() -> usize {
     lanes::lane_count()
 }
@@ -21,12 +21,12 @@ pub fn digest_many(messages: &[&[u8]]) -> Vec<Md5> {
     lanes::digest_many(messages).into_iter().map(Md5::from).collect()
 }
 
-/// The digest of each range, side by side. `read` fills a buffer from an offset of what the range with that index
-/// lies in.
+/// The digest of each range, computed in parallel. `read` fills a buffer for the range with an index, from an offset of
+/// its source.
 ///
 /// # Errors
 ///
-/// The first one that `read` gives.
+/// The first error of `read`.
 pub fn digest_ranges<E>(
     ranges: &[PartRange],
     mut read: impl FnMut(usize, &mut [u8], u64) -> Result<(), E>,
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_reading_comes_out() {
+    fn read_errors_are_returned() {
         let range = PartRange { offset: 0, len: 1 };
         assert_eq!(digest_ranges(&[range], |_, _, _| Err("gone")), Err("gone"));
     }

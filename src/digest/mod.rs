@@ -1,6 +1,6 @@
-//! MD5 digests, and the parts of a file that carry one each.
+//! MD5 digests, and the parts of a file, which have one each.
 //!
-//! MD5 (RFC 1321) finds accidents: a flipped bit, a short write, a file that changed. It does not find attackers.
+//! MD5 (RFC 1321) detects accidental damage: a flipped bit, a short write, a changed file. It does not detect attackers.
 
 mod lanes;
 mod many;
@@ -46,7 +46,7 @@ impl From<[u8; 16]> for Md5 {
 }
 
 impl From<Message> for Md5 {
-    /// The digest of a message that has taken in all of its bytes.
+    /// The digest of a message that is complete.
     fn from(message: Message) -> Self {
         lanes::finish_many([(message, &[][..])])[0].into()
     }
@@ -55,7 +55,7 @@ impl From<Message> for Md5 {
 impl FromStr for Md5 {
     type Err = DigestError;
 
-    /// Reads 32 hex digits of either case.
+    /// Parses 32 hex digits of either case.
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let mut bytes = [0; 16];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| DigestError)?;
@@ -64,11 +64,11 @@ impl FromStr for Md5 {
 }
 
 impl Md5 {
-    fn with_digits<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+    fn with_digits<T>(&self, use_digits: impl FnOnce(&str) -> T) -> T {
         let mut digits = [0; 32];
-        // Two for each byte, all of them ASCII.
+        // Cannot fail: two ASCII digits for each byte.
         let _ = hex::encode_to_slice(self.0, &mut digits);
-        take(std::str::from_utf8(&digits).unwrap_or_default())
+        use_digits(std::str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -113,12 +113,12 @@ impl fmt::Debug for Md5 {
 pub struct Hasher(md5::Md5);
 
 impl Hasher {
-    /// A hasher that has seen nothing yet.
+    /// A hasher without input.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next piece of the message.
+    /// Appends a piece of the message.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }

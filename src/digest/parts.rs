@@ -1,4 +1,4 @@
-//! Parts of a file and the etag that sums them up.
+//! Parts of a file, their digests, and the etag computed from them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Hasher, Md5};
 
-/// The part size: every part but the last has it.
+/// The size of every part but the last.
 pub const PART_BYTES: u64 = if cfg!(feature = "tiny-parts") { 256 << 10 } else { 8 << 20 };
 
 /// How a file of a given size divides into parts. A file of at most [`PART_BYTES`], an empty one too, is one part.
@@ -19,12 +19,12 @@ pub struct PartLayout {
     size_bytes: u64,
 }
 
-/// Where a part lies in its file.
+/// The range of a part in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartRange {
-    /// Bytes before it.
+    /// The offset of its first byte.
     pub offset: u64,
-    /// Bytes in it, at most [`PART_BYTES`].
+    /// Its length.
     pub len: u64,
 }
 
@@ -39,17 +39,17 @@ impl PartLayout {
         self.size_bytes
     }
 
-    /// How many parts there are; at least one.
+    /// The number of parts; at least one.
     pub fn count(self) -> u64 {
         self.size_bytes.div_ceil(PART_BYTES).max(1)
     }
 
-    /// The bytes of a run of parts that the file has.
+    /// The bytes of a run of existing parts.
     pub fn bytes(self, run: &RangeInclusive<u64>) -> u64 {
         self.run(*run.start(), run.end() - run.start() + 1).len
     }
 
-    /// Where so many parts from `first` on lie, all of which the file has.
+    /// The range of `parts` existing parts from `first` on.
     pub fn run(self, first: u64, parts: u64) -> PartRange {
         let offset = first.saturating_mul(PART_BYTES);
         let end = first.saturating_add(parts).saturating_mul(PART_BYTES).min(self.size_bytes);
@@ -65,20 +65,20 @@ impl PartLayout {
     }
 }
 
-/// The digests of a file's parts, collected in any order. Its memory grows with what was really collected; a run of
-/// holes counts as one, however long it is. Part 0 is held inline: most files have no other, and need no allocation.
+/// The digests of a file's parts, collected in any order. Memory grows with the number of digests; a run of holes counts
+/// as one, however long it is. Part 0 is held inline: most files have only this part, and need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartDigests {
     first: Option<Md5>,
-    /// Those behind part 0.
+    /// Those of the other parts.
     digests: BTreeMap<u64, Md5>,
-    /// Runs of whole parts of zeros: the first index, and how many.
+    /// Runs of full-size parts of zeros: first index and number.
     holes: BTreeMap<u64, u64>,
     count: u64,
 }
 
-/// A file of more parts, which is one of more than 8 TiB, has no etag: a sparse file can have far more parts than can be
-/// hashed one by one.
+/// A file of more parts (more than 8 TiB) has no etag: a sparse file can have far more parts than can be hashed one by
+/// one.
 pub const MAX_ETAG_PARTS: u64 = 1 << 20;
 
 /// The digest of a whole part of zeros: `md5(b"\0" * 2**23)`.
@@ -90,26 +90,26 @@ const ZERO_PART: [u8; 16] =
     [0xec, 0x87, 0xa8, 0x38, 0x93, 0x1d, 0x4d, 0x5d, 0x2e, 0x94, 0xa0, 0x46, 0x44, 0x78, 0x8a, 0x55];
 
 impl PartDigests {
-    /// None yet.
+    /// No digests.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Notes the digest of part `index`, which is not in a run of zeros.
+    /// Adds the digest of part `index`, which must not be in a run of zeros.
     pub fn insert(&mut self, index: u64, md5: Md5) {
         let before = if index == 0 { self.first.replace(md5) } else { self.digests.insert(index, md5) };
         self.count += u64::from(before.is_none());
     }
 
-    /// Notes the digest of part `index`, whatever was noted of it before.
+    /// Adds or replaces the digest of part `index`.
     pub fn replace(&mut self, index: u64, md5: Md5) {
-        if self.hole_at(index) {
+        if self.is_hole(index) {
             self.remove(index..=index);
         }
         self.insert(index, md5);
     }
 
-    /// Notes `count` whole parts of zeros, whatever was noted of them before.
+    /// Adds `count` full-size parts of zeros, replacing what was recorded of them.
     pub fn replace_holes(&mut self, first: u64, count: u64) {
         if self.contains_any(first, count) {
             self.remove(first..=first.saturating_add(count - 1));
@@ -117,11 +117,11 @@ impl PartDigests {
         self.insert_holes(first, count);
     }
 
-    /// Notes `count` whole parts of zeros, none of which is in.
+    /// Adds `count` full-size parts of zeros, none of which is recorded.
     pub fn insert_holes(&mut self, first: u64, count: u64) {
         self.count += count;
         let (mut first, mut count) = (first, count);
-        // Runs that touch are one: a sender that tells of zeros part by part shall not cost more than one that does not.
+        // Adjacent runs are merged, so that a sender of one-part holes costs no more memory than one of long holes.
         if let Some((&before, &parts)) =
             self.holes.range(..first).next_back().filter(|(at, n)| *at + *n == first)
         {
@@ -133,43 +133,44 @@ impl PartDigests {
         self.holes.insert(first, count);
     }
 
-    /// How many digests and runs of zeros there are.
+    /// The numbers of digests and of runs of zeros.
     pub fn runs(&self) -> (usize, usize) {
         (self.own(), self.holes.len())
     }
 
-    /// How many parts have a digest of their own.
+    /// The number of parts with a digest of their own.
     fn own(&self) -> usize {
         self.digests.len() + usize::from(self.first.is_some())
     }
 
-    /// The digest of part `index`, if it is in.
+    /// The digest of part `index`, if it is recorded.
     pub fn get(&self, index: u64) -> Option<Md5> {
-        let in_hole = || self.hole_at(index).then_some(Md5::from(ZERO_PART));
+        let in_hole = || self.is_hole(index).then_some(Md5::from(ZERO_PART));
         let own = if index == 0 { self.first } else { self.digests.get(&index).copied() };
         own.or_else(in_hole)
     }
 
-    fn hole_at(&self, index: u64) -> bool {
+    /// Is part `index` in a run of zeros?
+    pub fn is_hole(&self, index: u64) -> bool {
         let before = self.holes.range(..=index).next_back();
         before.is_some_and(|(first, count)| index - first < *count)
     }
 
-    /// Is part `index` in?
+    /// Is part `index` recorded?
     pub fn contains(&self, index: u64) -> bool {
-        (index == 0 && self.first.is_some()) || self.digests.contains_key(&index) || self.hole_at(index)
+        (index == 0 && self.first.is_some()) || self.digests.contains_key(&index) || self.is_hole(index)
     }
 
-    /// Is any of `count` parts from `first` in?
+    /// Is any of `count` parts from `first` recorded?
     pub fn contains_any(&self, first: u64, count: u64) -> bool {
         let end = first.saturating_add(count);
         (first < 1.min(count) && self.first.is_some())
-            || self.hole_at(first)
+            || self.is_hole(first)
             || self.holes.range(first..end).next().is_some()
             || self.digests.range(first..end).next().is_some()
     }
 
-    /// Is any of `count` parts from `first` in with another digest than that of zeros?
+    /// Is any of `count` parts from `first` recorded with a digest other than that of zeros?
     pub fn differs_from_zeros(&self, first: u64, count: u64) -> bool {
         let differs = |md5: &Md5| *md5 != Md5::from(ZERO_PART);
         let end = first.saturating_add(count);
@@ -177,39 +178,39 @@ impl PartDigests {
             || self.digests.range(first..end).any(|(_, md5)| differs(md5))
     }
 
-    /// The parts that are in with a digest of their own. There may be far more parts of a file than anybody can count
-    /// one by one: what goes through them goes through these, and the holes.
+    /// The parts with a digest of their own, ascending. A sparse file can have too many parts to visit one by one:
+    /// iterate over these and over the holes.
     pub fn parts(&self) -> impl Iterator<Item = (u64, Md5)> {
         let first = self.first.map(|md5| (0, md5));
         first.into_iter().chain(self.digests.iter().map(|(&part, &md5)| (part, md5)))
     }
 
-    /// The runs of whole parts of zeros that are in: the first index, and how many.
+    /// The runs of full-size parts of zeros: first index and number, ascending.
     pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
         self.holes.iter().map(|(&first, &parts)| (first, parts))
     }
 
-    /// The runs of parts that are in, ascending; those that touch are one.
-    pub fn there(&self) -> Vec<RangeInclusive<u64>> {
+    /// The runs of recorded parts, ascending, adjacent ones merged.
+    pub fn recorded(&self) -> Vec<RangeInclusive<u64>> {
         let parts = self.parts().map(|(part, _)| (part, 1));
         let mut all: Vec<(u64, u64)> = parts.chain(self.holes()).collect();
         all.sort_unstable();
-        let mut there: Vec<RangeInclusive<u64>> = Vec::new();
+        let mut runs: Vec<RangeInclusive<u64>> = Vec::new();
         for (first, parts) in all {
             let last = first + parts - 1;
-            match there.last_mut() {
+            match runs.last_mut() {
                 Some(run) if first <= run.end() + 1 => *run = *run.start()..=last.max(*run.end()),
-                _ => there.push(first..=last),
+                _ => runs.push(first..=last),
             }
         }
-        there
+        runs
     }
 
-    /// The runs of parts of the first `count` that are not in, ascending.
+    /// The runs of the first `count` parts that are not recorded, ascending.
     pub fn missing(&self, count: u64) -> Vec<RangeInclusive<u64>> {
         let mut missing = Vec::new();
         let mut next = 0;
-        for run in self.there() {
+        for run in self.recorded() {
             if *run.start() > next {
                 missing.push(next..=run.start() - 1);
             }
@@ -221,7 +222,7 @@ impl PartDigests {
         missing
     }
 
-    /// Forgets the parts of a run.
+    /// Removes the parts of a run.
     pub fn remove(&mut self, run: RangeInclusive<u64>) {
         let holes: Vec<(u64, u64)> = self.holes.iter().map(|(&first, &parts)| (first, parts)).collect();
         for (first, parts) in holes {
@@ -369,9 +370,9 @@ mod tests {
         parts.insert(0, Md5::of(b"x"));
         (1..4).for_each(|index| parts.insert(index, Md5::from(ZERO_PART)));
         assert_eq!((holes.count(), holes.etag(layout)), (4, parts.etag(layout)));
-        assert_eq!((holes.there(), holes.missing(6)), (vec![0..=3], vec![4..=5]));
+        assert_eq!((holes.recorded(), holes.missing(6)), (vec![0..=3], vec![4..=5]));
         holes.remove(2..=2);
-        assert_eq!((holes.there(), holes.missing(4)), (vec![0..=1, 3..=3], vec![2..=2]));
+        assert_eq!((holes.recorded(), holes.missing(4)), (vec![0..=1, 3..=3], vec![2..=2]));
         holes.insert_holes(2, 1);
         assert!(holes.etag(layout).is_some() && holes.contains(3) && !holes.contains(4));
         for (first, count, any) in
@@ -430,8 +431,8 @@ mod tests {
                     prop_assert_eq!(digests.get(part), model.get(&part).copied());
                     prop_assert_eq!(digests.contains_any(part, 3), (part..part + 3).any(|part| model.contains_key(&part)));
                 }
-                let there: Vec<u64> = digests.there().into_iter().flatten().collect();
-                prop_assert_eq!(there, model.keys().copied().collect::<Vec<_>>());
+                let recorded: Vec<u64> = digests.recorded().into_iter().flatten().collect();
+                prop_assert_eq!(recorded, model.keys().copied().collect::<Vec<_>>());
             }
         }
 

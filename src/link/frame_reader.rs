@@ -10,11 +10,11 @@ use crate::wire::{FrameBuffer, FrameError, Framing};
 
 /// Why no more bytes come.
 #[derive(Debug)]
-pub enum ReadError {
+pub enum FrameReadError {
     /// A frame has begun and is not complete within the limit.
     HeaderTimeout,
     /// The peer was silent for longer than the limit.
-    Silent,
+    IdleTimeout,
     /// The peer reset the connection, or it broke.
     Disconnected,
     /// Another failure of the connection.
@@ -74,15 +74,15 @@ impl FrameReader {
     /// # Errors
     ///
     /// A limit of time, or a failure of the connection.
-    pub fn fill(&mut self, tokens: &[&CancelToken], limit: Duration) -> Result<Fill, ReadError> {
+    pub fn fill(&mut self, tokens: &[&CancelToken], limit: Duration) -> Result<Fill, FrameReadError> {
         if self.deadline.is_expired(!self.buffer.is_empty()) {
-            return Err(ReadError::HeaderTimeout);
+            return Err(FrameReadError::HeaderTimeout);
         }
         match self.connection.wait(Interest::Readable, tokens, Some(limit)) {
             Ok(Wake::Cancelled) => return Ok(Fill::Cancelled),
             Ok(Wake::TimedOut) => return self.nothing(),
             Ok(Wake::Ready) => {}
-            Err(error) => return Err(ReadError::Connection(error)),
+            Err(error) => return Err(FrameReadError::Connection(error)),
         }
         match self.connection.read(self.buffer.space()) {
             Ok(0) => Ok(Fill::End),
@@ -94,13 +94,13 @@ impl FrameReader {
             // A signal that stopped the process and continued it.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Fill::Nothing),
             Err(error) if net::is_timeout(&error) => self.nothing(),
-            Err(error) if net::is_disconnect(&error) => Err(ReadError::Disconnected),
-            Err(error) => Err(ReadError::Connection(error)),
+            Err(error) if net::is_disconnect(&error) => Err(FrameReadError::Disconnected),
+            Err(error) => Err(FrameReadError::Connection(error)),
         }
     }
 
-    fn nothing(&self) -> Result<Fill, ReadError> {
-        if self.idle_timer.is_expired() { Err(ReadError::Silent) } else { Ok(Fill::Nothing) }
+    fn nothing(&self) -> Result<Fill, FrameReadError> {
+        if self.idle_timer.is_expired() { Err(FrameReadError::IdleTimeout) } else { Ok(Fill::Nothing) }
     }
 }
 
@@ -155,12 +155,12 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(error, ReadError::Silent));
+        assert!(matches!(error, FrameReadError::IdleTimeout));
         let (mut peer, mut trickled) = reader(tcp_pair(), Duration::ZERO);
         peer.write_all(b"x").unwrap();
         assert_eq!(trickled.fill(&[], SOON).unwrap(), Fill::Bytes);
         // Its time begins when the next bytes are needed; until then silence is what counts.
-        while !matches!(trickled.fill(&[], Duration::ZERO), Err(ReadError::HeaderTimeout)) {}
+        while !matches!(trickled.fill(&[], Duration::ZERO), Err(FrameReadError::HeaderTimeout)) {}
     }
 
     #[test]

@@ -2,4 +2,4 @@
 
 mod frame_reader;
 
-pub use frame_reader::{Fill, FrameReader, ReadError};
+pub use frame_reader::{Fill, FrameReadError, FrameReader};

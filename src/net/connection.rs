@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Peer;
+use super::peer::Peer;
 use crate::sync::{CancelToken, Wake};
 use crate::sys::BorrowedHandle;
 use crate::sys::wake::Interest;

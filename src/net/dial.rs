@@ -1,13 +1,16 @@
 //! Dialling: every address of the host, with a time limit each, again while the connection is refused.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::socket::{self, Endpoint};
-use super::{Connection, HostPort, NetError, Target};
+use super::connection::Connection;
+use super::endpoint::Endpoint;
+use super::error::NetError;
+use super::socket;
+use super::target::{HostPort, Target};
 use crate::sync::{Backoff, CancelToken};
 
 /// Connects to the first address of `target` that accepts, each within `timeout`. If all of them refuse, waits and tries
@@ -59,14 +62,14 @@ fn is_refused(error: &io::Error) -> bool {
 /// abandoned on cancellation.
 fn resolve(target: &HostPort, default_port: u16, cancel: &CancelToken) -> Result<Vec<SocketAddr>, NetError> {
     if target.host.parse::<IpAddr>().is_ok() {
-        return target.resolve(default_port);
+        return look_up(target, default_port);
     }
     let failed = |source| NetError::Resolve { host: target.host.clone(), source };
     let (done, asked) = (CancelToken::new().map_err(failed)?, target.clone());
     let (answer, answered) = mpsc::channel();
     let ready = done.clone();
     let thread = thread::Builder::new().name("resolver".into()).spawn(move || {
-        let _ = answer.send(asked.resolve(default_port));
+        let _ = answer.send(look_up(&asked, default_port));
         ready.cancel();
     });
     thread.map_err(failed)?;
@@ -77,6 +80,13 @@ fn resolve(target: &HostPort, default_port: u16, cancel: &CancelToken) -> Result
         CancelToken::wait_any(&[cancel, &done], None, None).map_err(failed)?;
     }
     Err(failed(io::ErrorKind::Interrupted.into()))
+}
+
+/// All addresses of a host, in the order in which the resolver recommends them.
+fn look_up(target: &HostPort, default_port: u16) -> Result<Vec<SocketAddr>, NetError> {
+    let port = target.port.unwrap_or(default_port);
+    let failed = |source| NetError::Resolve { host: target.host.clone(), source };
+    Ok((target.host.as_str(), port).to_socket_addrs().map_err(failed)?.collect())
 }
 
 fn try_all(

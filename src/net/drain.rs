@@ -4,7 +4,8 @@ use std::io;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::{Connection, is_timeout};
+use super::connection::Connection;
+use super::polling::is_timeout;
 use crate::sync::{CancelToken, Wake};
 use crate::sys::wake::Interest;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::Connection;
+use super::connection::Connection;
 use crate::sys::kernel_copy::{self as sys, SplicePipe};
 
 /// Bytes that a copy through this process moves at a time.

@@ -1,17 +1,17 @@
 //! Listening: IPv6 and IPv4 on one port, or a Unix socket; and a way to stop waiting.
 
-use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::connection::Connection;
+use super::endpoint::{BindTo, Bound};
+use super::error::NetError;
+use super::peer::Peer;
 use super::socket::{SocketStream, unix_address, unix_peer};
-use super::target::unix_path;
-use super::{Connection, NetError, Peer};
 use crate::sync::{CancelToken, Wake};
 use crate::sys::wake::Interest;
 use crate::sys::{AsHandle as _, socket};
@@ -20,52 +20,6 @@ use crate::sys::{AsHandle as _, socket};
 const BACKLOG: i32 = 1024;
 /// How long to wait when the system has no descriptors for another connection.
 const PAUSE_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(200);
-
-/// Where to listen, without the port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BindTo {
-    /// An address of this machine.
-    Ip(IpAddr),
-    /// A socket file, which is made and removed again.
-    Unix(PathBuf),
-}
-
-impl From<IpAddr> for BindTo {
-    fn from(address: IpAddr) -> Self {
-        BindTo::Ip(address)
-    }
-}
-
-impl FromStr for BindTo {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match unix_path(text) {
-            Some(path) => Ok(BindTo::Unix(path)),
-            None => text.parse().map(BindTo::Ip).map_err(|_| {
-                "expected an address of this machine, as 192.168.1.5 or ::1, or unix:/path/to/socket".into()
-            }),
-        }
-    }
-}
-
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// An address and port.
-    Ip(SocketAddr),
-    /// A socket file.
-    Unix(PathBuf),
-}
-
-impl Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Bound::Ip(address) => write!(f, "{address}"),
-            Bound::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// An open port or socket file.
 #[derive(Debug)]

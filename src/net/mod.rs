@@ -3,112 +3,43 @@
 mod connection;
 mod dial;
 mod drain;
+mod endpoint;
+mod error;
 mod idle_timer;
 mod kernel_copy;
 mod listen;
 mod min_rate;
 mod peer;
+mod polling;
 mod socket;
 mod target;
 mod timed_writer;
 
-use std::io;
-use std::time::Duration;
-
-use crate::error_code::in_words;
-
 pub use connection::{Connection, Stream};
 pub use dial::connect;
 pub use drain::drain_and_close;
+pub use endpoint::{BindTo, Bound, Endpoint};
+pub use error::NetError;
 pub use idle_timer::{FrameDeadline, IdleTimer};
 pub use kernel_copy::{CopyStep, FileReceiver};
-pub use listen::{BindTo, Bound, Listener, reachable_addresses};
+pub use listen::{Listener, reachable_addresses};
 pub use min_rate::{MIN_RATE_BYTES_PER_S, MinRate};
 pub use peer::Peer;
-pub use socket::Endpoint;
+pub use polling::{POLL_INTERVAL, is_disconnect, is_timeout};
 pub use std::net::Shutdown;
 pub use target::{AddressError, DEFAULT_PORT, HostPort, Target};
 pub use timed_writer::{FLUSH_GRACE, TimedWriter};
-
-/// A failure of the network, with where it happened.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// The host's name has no address.
-    #[error("cannot find the host {host}: {source}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// What the resolver reports.
-        source: io::Error,
-    },
-    /// No address of the host accepted the connection.
-    #[error("cannot connect to {target}: {}", describe_attempts(attempts))]
-    Connect {
-        /// The host and port.
-        target: String,
-        /// Each address that was tried in the last round, and its error.
-        attempts: Vec<(Endpoint, io::Error)>,
-    },
-    /// The port could not be opened.
-    #[error("{}", cannot_listen(at, source))]
-    Bind {
-        /// The address and port, or the socket file.
-        at: Bound,
-        /// What the system reports.
-        source: io::Error,
-    },
-}
-
-fn cannot_listen(at: &Bound, error: &io::Error) -> String {
-    match at {
-        Bound::Ip(address) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            format!("this machine has no address {}", address.ip())
-        }
-        _ => format!("cannot listen on {at}: {}", in_words(error)),
-    }
-}
-
-/// The errors of all attempts; an error that is the same for all of them appears once.
-fn describe_attempts(attempts: &[(Endpoint, io::Error)]) -> String {
-    let mut reasons = attempts.iter().map(|(_, error)| in_words(error));
-    match reasons.next() {
-        None => "it has no address".into(),
-        Some(first) if reasons.all(|reason| reason == first) => first,
-        Some(_) => {
-            let each = attempts.iter().map(|(endpoint, error)| match endpoint {
-                Endpoint::Tcp(address) => format!("{}: {}", address.ip(), in_words(error)),
-                Endpoint::Unix(_) => in_words(error),
-            });
-            each.collect::<Vec<_>>().join("; ")
-        }
-    }
-}
-
-/// How often a blocked read returns, so that its caller can look at deadlines.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a blocked write does.
-const WRITE_POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Whether a read or write ended only because its time was up.
-pub fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// Whether the peer closed or reset the connection.
-pub fn is_disconnect(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
-}
 
 #[cfg(test)]
 #[allow(missing_docs)]
 pub mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::io;
+    use std::net::{Ipv4Addr, TcpListener};
     use std::os::unix::net::UnixStream;
 
-    use rustix::io::Errno;
     use socket2::Socket;
+    use std::time::Duration;
 
     use crate::sync::{CancelToken, Wake};
     use crate::sys::wake::Interest;
@@ -201,36 +132,6 @@ pub mod tests {
             let read = std::thread::spawn(move || reading.read(&mut [0]).unwrap());
             connection.shutdown(Shutdown::Both).unwrap();
             assert_eq!(read.join().unwrap(), 0);
-        }
-    }
-
-    #[test]
-    fn errors_are_reported_once_and_in_plain_text() {
-        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let connect = |attempts: &[(&str, Errno)]| NetError::Connect {
-            target: "nas:7373".into(),
-            attempts: attempts.iter().map(|(at, errno)| (Endpoint::Tcp(addr(at)), (*errno).into())).collect(),
-        };
-        let (four, six) = ("10.0.0.5:7373", "[2001:db8::5]:7373");
-        for (error, text) in [
-            (
-                connect(&[(six, Errno::CONNREFUSED), (four, Errno::CONNREFUSED)]),
-                "cannot connect to nas:7373: connection refused",
-            ),
-            (
-                connect(&[(six, Errno::NETUNREACH), (four, Errno::CONNREFUSED)]),
-                "cannot connect to nas:7373: 2001:db8::5: network is unreachable; 10.0.0.5: connection refused",
-            ),
-            (
-                NetError::Bind { at: Bound::Ip(addr("10.0.0.5:80")), source: Errno::ACCESS.into() },
-                "cannot listen on 10.0.0.5:80: permission denied",
-            ),
-            (
-                NetError::Bind { at: Bound::Ip(addr("10.9.9.9:0")), source: Errno::ADDRNOTAVAIL.into() },
-                "this machine has no address 10.9.9.9",
-            ),
-        ] {
-            assert_eq!(error.to_string(), text);
         }
     }
 }

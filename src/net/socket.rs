@@ -1,26 +1,19 @@
 //! Connections over sockets of the kernel: TCP and Unix.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::Shutdown;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::connection::{Connection, Stream};
-use super::{POLL_INTERVAL, Peer, WRITE_POLL_INTERVAL};
+use super::endpoint::Endpoint;
+use super::peer::Peer;
+use super::polling::{POLL_INTERVAL, WRITE_POLL_INTERVAL};
 use crate::sync::{CancelToken, Wake};
 use crate::sys::wake::Interest;
 use crate::sys::{AsHandle as _, BorrowedHandle, socket};
-
-/// Where a socket was connected to, or where it can be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// An address and port.
-    Tcp(SocketAddr),
-    /// A socket file.
-    Unix(PathBuf),
-}
 
 /// A connected socket.
 #[derive(Debug)]

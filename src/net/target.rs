@@ -1,11 +1,9 @@
 //! Addresses as they are typed: `HOST[:PORT]`, `unix:PATH`.
 
 use std::fmt::{self, Display};
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use super::NetError;
 
 /// The port when none is given.
 pub const DEFAULT_PORT: u16 = 7373;
@@ -99,15 +97,6 @@ pub enum AddressError {
     /// `user@host`.
     #[error("ftx needs no user name at the other end: write the host alone, \"{0}\"")]
     User(String),
-}
-
-impl HostPort {
-    /// All addresses of the host, in the order in which the resolver recommends them.
-    pub fn resolve(&self, default_port: u16) -> Result<Vec<SocketAddr>, NetError> {
-        let port = self.port.unwrap_or(default_port);
-        let resolve = |source| NetError::Resolve { host: self.host.clone(), source };
-        Ok((self.host.as_str(), port).to_socket_addrs().map_err(resolve)?.collect())
-    }
 }
 
 impl FromStr for HostPort {

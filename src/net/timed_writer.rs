@@ -4,7 +4,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::{Connection, IdleTimer, MinRate, is_timeout, kernel_copy};
+use super::connection::Connection;
+use super::idle_timer::IdleTimer;
+use super::kernel_copy;
+use super::min_rate::MinRate;
+use super::polling::is_timeout;
 use crate::sync::CancelToken;
 
 /// After cancellation, a write that has begun may take this much longer.

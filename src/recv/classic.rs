@@ -13,7 +13,7 @@ use crate::recv::{RecvError, escaped};
 use crate::relpath::NamePolicy;
 use crate::units::Metadata;
 use crate::wire::Framing;
-use crate::wire::classic::{ClassicError, Header, parse_header};
+use crate::wire::classic::{ClassicError, ClassicHeader, parse_header};
 
 /// Files that may wait to be made durable together, and for how long.
 const BATCH_FILES: usize = 256;
@@ -23,7 +23,7 @@ const BATCH_AGE: Duration = Duration::from_millis(250);
 /// Takes files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
     reader: ConnectionReader,
-    first: Result<Header, ClassicError>,
+    first: Result<ClassicHeader, ClassicError>,
     store: LocalSession,
     names: NamePolicy,
     progress: &dyn Reporter,
@@ -47,11 +47,15 @@ pub fn receive(
 struct Session<'a> {
     reader: ConnectionReader,
     batch: Batch<'a>,
-    last: Option<(Header, Item)>,
+    last: Option<(ClassicHeader, Item)>,
 }
 
 impl Session<'_> {
-    fn receive(&mut self, first: Result<Header, ClassicError>, names: NamePolicy) -> Result<(), RecvError> {
+    fn receive(
+        &mut self,
+        first: Result<ClassicHeader, ClassicError>,
+        names: NamePolicy,
+    ) -> Result<(), RecvError> {
         self.file(first?)?;
         loop {
             self.wait_for_header()?;
@@ -89,7 +93,7 @@ impl Session<'_> {
         self.last.take().map_or(Ok(()), |file| self.batch.add(file))
     }
 
-    fn file(&mut self, header: Header) -> Result<(), RecvError> {
+    fn file(&mut self, header: ClassicHeader) -> Result<(), RecvError> {
         let name = header.path.to_string();
         let (path, size_bytes) = (header.path.as_bytes(), header.size_bytes);
         let progress = self.batch.progress;
@@ -142,14 +146,14 @@ struct Batch<'a> {
     store: LocalSession,
     progress: &'a dyn Reporter,
     summary: Summary,
-    files: Vec<(Header, Item)>,
+    files: Vec<(ClassicHeader, Item)>,
     bytes: u64,
     /// Of the first of them.
     since: Instant,
 }
 
 impl Batch<'_> {
-    fn add(&mut self, file: (Header, Item)) -> Result<(), RecvError> {
+    fn add(&mut self, file: (ClassicHeader, Item)) -> Result<(), RecvError> {
         if self.files.is_empty() {
             self.since = Instant::now();
         }

@@ -11,7 +11,7 @@ use crate::recv::registry::MAX_JOINED;
 use crate::relpath::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES};
 use crate::wire::frame::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 use crate::wire::id_ranges::MAX_RANGES;
-use crate::wire::message::{MAX_DIGESTS_A_FRAME, MAX_SENTENCE_BYTES};
+use crate::wire::limits::{MAX_DIGESTS_A_FRAME, MAX_HOLES_AHEAD, MAX_SENTENCE_BYTES};
 use crate::wire::{
     MAX_ENTRIES_IN_FLIGHT, MAX_ETAGS_A_FRAME, MAX_KEPT_DIGESTS, MAX_KEPT_IN_FLIGHT, MAX_MEASURE_BYTES,
     MAX_MEASURES, MAX_NAME_BYTES_IN_FLIGHT, MAX_TRIES_A_PART, SMALL_FILE_BYTES,
@@ -45,6 +45,10 @@ fn the_table_of_limits_is_that_of_the_code() {
         ("a file that is sent unasked", format!("{} KiB", SMALL_FILE_BYTES >> 10)),
         ("one part damaged in a row", MAX_TRIES_A_PART.to_string()),
         ("files in arrival at once, at this receiver", MAX_STAGED.to_string()),
+        (
+            "separate runs of zeros in a file, at this receiver",
+            format!("{MAX_HOLES_AHEAD} more than parts with digests or bodies"),
+        ),
         ("a path, a link's target", format!("{MAX_PATH_BYTES} bytes")),
         ("a component", format!("{MAX_COMPONENT_BYTES} bytes")),
         ("components of a path", MAX_COMPONENTS.to_string()),
@@ -85,6 +89,7 @@ fn the_limits_in_the_text_are_those_of_the_code() {
         format!("A file of more than {MAX_ETAG_PARTS} parts"),
         format!("A file is divided into parts of 8 MiB ({PART_BYTES} bytes)"),
         format!("ftx takes {MAX_STAGED}, and fails the next file"),
+        format!("(ftx: {MAX_HOLES_AHEAD} more than the parts whose digests or bodies have arrived)"),
     ] {
         assert!(text.contains(&sentence), "{sentence}");
     }

@@ -29,7 +29,7 @@ use crate::net::{self, BindTo, Bound, Listener, NetError, Peer};
 use crate::relpath::NamePolicy;
 use crate::sync::CancelToken;
 use crate::sys::descriptors::max_descriptors;
-use crate::wire::classic::{ClassicError, Header, parse_header};
+use crate::wire::classic::{ClassicError, ClassicHeader, parse_header};
 use crate::wire::dialect::DialectError;
 use crate::wire::{Dialect, Framing, ReceiverSession, SessionId, WireError, receiver};
 
@@ -250,7 +250,7 @@ enum SessionStart {
     },
     Classic {
         /// Of its first file, or why that is refused.
-        header: Result<Header, ClassicError>,
+        header: Result<ClassicHeader, ClassicError>,
     },
 }
 

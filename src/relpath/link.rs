@@ -1,19 +1,16 @@
-//! Targets of symbolic links that stay inside what is sent.
+//! Validated targets of symbolic links, which stay inside the transfer.
 
-use std::ffi::OsStr;
 use std::fmt::{self, Display};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use super::{MAX_PATH_BYTES, NamePolicy, RelPath};
 use crate::escape::{Escaped, is_unsafe_to_print};
 
-/// The target of a symbolic link that cannot lead out of the root, whatever other links of this kind lie on the way.
+/// The target of a symbolic link that cannot lead out of the root, even through other such links.
 ///
 /// The rule: relative, any number of leading `..` that does not climb above the root, then plain components, and no
-/// `..` after the first plain one. Leading `..` climb from the folder that really holds the link; each later component
-/// either is a folder, which goes down, or another such link, which by the same rule stays inside. A `..` in the
-/// middle would climb from wherever a link before it led, so `a/../b` is refused although it looks harmless.
+/// `..` after the first plain one. Leading `..` climb from the folder that contains the link; each later component is a
+/// folder, which goes down, or another such link, which by the same rule stays inside. A `..` in the middle would climb
+/// from the target of a link before it, so `a/../b` is refused.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LinkTarget(Box<[u8]>);
 
@@ -26,8 +23,8 @@ pub enum LinkError {
     /// It begins with `/`.
     #[error("the link's target is an absolute path")]
     Absolute,
-    /// More `..` than there are folders above the link, or one behind a plain component.
-    #[error("the link leads out of what is sent")]
+    /// More `..` than there are folders above the link, or one after a plain component.
+    #[error("the link points outside the transfer")]
     Escapes,
     /// A control or bidirectional character, and the policy is [`NamePolicy::Strict`].
     #[error("the link's target holds the control character U+{:04X}", u32::from(*.0))]
@@ -35,7 +32,7 @@ pub enum LinkError {
 }
 
 impl LinkTarget {
-    /// Checks the raw `target` of the link that lies at `link`.
+    /// Validates the raw `target` of the link with the path `link`.
     pub fn new(target: &[u8], link: &RelPath, policy: NamePolicy) -> Result<Self, LinkError> {
         if target.is_empty() || target.len() > MAX_PATH_BYTES || target.contains(&0) {
             return Err(LinkError::Malformed);
@@ -56,18 +53,12 @@ impl LinkTarget {
         Ok(LinkTarget(target.into()))
     }
 
-    /// The raw bytes, as `readlink` gives them.
+    /// The raw bytes, as `readlink` returns them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The target as the operating system wants it.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
-    /// The first component of the place the target names, seen from the root that `link` is relative to;
-    /// `None` where it is the root itself.
+    /// The first component of the resolved target, relative to the root of `link`; `None` if it is the root itself.
     pub fn top<'a>(&'a self, link: &'a RelPath) -> Option<&'a [u8]> {
         let ups = climbs(&self.0)?;
         if ups < link.depth() {
@@ -81,7 +72,7 @@ fn plain_components(target: &[u8]) -> impl Iterator<Item = &[u8]> {
     target.split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".")
 }
 
-/// How many folders the target climbs before it goes down; `None` if it climbs again later.
+/// The number of leading `..`; `None` if there is another one later.
 fn climbs(target: &[u8]) -> Option<usize> {
     let ups = plain_components(target).take_while(|c| *c == b"..").count();
     let climbs_again = plain_components(target).skip(ups).any(|c| c == b"..");

@@ -1,46 +1,42 @@
-//! Relative paths that cannot be wrong.
+//! Validated relative paths.
 //!
-//! Every name that comes from a peer, and every name that we send, is a [`RelPath`]. It can only be built by
-//! [`RelPath::new`], which rejects what it does not like and never repairs it: a repaired name is a name that
-//! nobody sent.
+//! Every name that is received or sent is a [`RelPath`]. [`RelPath::new`] is its only constructor: it rejects invalid
+//! names and never repairs them, because a repaired name is not the one that was sent.
 
 mod link;
 
-use std::ffi::OsStr;
 use std::fmt::{self, Display};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use crate::escape::{Escaped, is_unsafe_to_print};
 
 pub use link::{LinkError, LinkTarget};
 
-/// Bytes of one component at most, as on every common file system.
+/// The largest size of a component, as on every common file system.
 pub const MAX_COMPONENT_BYTES: usize = 255;
-/// Bytes of the whole path at most, separators included.
+/// The largest size of a path, separators included.
 pub const MAX_PATH_BYTES: usize = 4096;
-/// Components at most: deeper trees than this are attacks on recursion.
+/// The largest number of components. It limits recursion.
 pub const MAX_COMPONENTS: usize = 128;
-/// Names that begin like this, in upper or lower case, belong to the receiver's own landings; no peer may use one.
+/// The prefix of staged files, in upper or lower case; names of a peer must not begin with it.
 pub const RESERVED_PREFIX: &[u8] = b".ftx-";
 
 /// A relative path without `.`, `..`, empty components or NUL, within bounds; raw bytes, `/` between components.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(Box<[u8]>);
 
-/// What a receiver thinks of names with control or bidirectional characters.
+/// The treatment of names with control or bidirectional characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamePolicy {
-    /// Refuse them; the default.
+    /// Refuse them (the default).
     Strict,
-    /// Take them (`--allow-odd-names`); they are escaped wherever they are shown.
+    /// Accept them (`--allow-odd-names`); they are escaped when they are displayed.
     AllowOdd,
 }
 
 /// Why a name is not a [`RelPath`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// No bytes at all.
+    /// No bytes.
     #[error("the name is empty")]
     Empty,
     /// It begins with `/`.
@@ -56,13 +52,13 @@ pub enum NameError {
     #[error("the name holds a NUL byte")]
     Nul,
     /// A component begins with [`RESERVED_PREFIX`], in upper or lower case.
-    #[error("names that begin with \".ftx-\" are reserved for files in arrival")]
+    #[error("names that begin with \".ftx-\" are reserved for staged files")]
     Reserved,
     /// A component is longer than [`MAX_COMPONENT_BYTES`].
-    #[error("a component of the name has {0} bytes, {MAX_COMPONENT_BYTES} are possible")]
+    #[error("a component of the name has {0} bytes, the limit is {MAX_COMPONENT_BYTES}")]
     ComponentTooLong(usize),
-    /// The whole is longer than [`MAX_PATH_BYTES`].
-    #[error("the name has {0} bytes, {MAX_PATH_BYTES} are possible")]
+    /// The path is longer than [`MAX_PATH_BYTES`].
+    #[error("the name has {0} bytes, the limit is {MAX_PATH_BYTES}")]
     TooLong(usize),
     /// More than [`MAX_COMPONENTS`] components.
     #[error("the name is more than {MAX_COMPONENTS} folders deep")]
@@ -73,7 +69,7 @@ pub enum NameError {
 }
 
 impl RelPath {
-    /// Checks `bytes` and keeps them as they are, or says what is wrong with them.
+    /// Validates `bytes` and keeps them unchanged.
     pub fn new(bytes: &[u8], policy: NamePolicy) -> Result<Self, NameError> {
         if bytes.is_empty() {
             return Err(NameError::Empty);
@@ -107,17 +103,12 @@ impl RelPath {
         &self.0
     }
 
-    /// The path as the operating system wants it, still relative.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
     /// The components, outermost first; at least one.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/')
     }
 
-    /// The path of the folder this lies in and the last component. The folder's path is empty at the top.
+    /// The path of the folder that contains this path, empty at the top, and the last component.
     pub fn split(&self) -> (&[u8], &[u8]) {
         match self.0.iter().rposition(|&b| b == b'/') {
             Some(slash) => (&self.0[..slash], &self.0[slash + 1..]),
@@ -125,7 +116,7 @@ impl RelPath {
         }
     }
 
-    /// How many folders this lies in.
+    /// The number of folders above the last component.
     pub fn depth(&self) -> usize {
         self.components().count() - 1
     }
@@ -137,7 +128,7 @@ fn check_component(component: &[u8]) -> Result<(), NameError> {
         b"." => Err(NameError::DotComponent(".")),
         b".." => Err(NameError::DotComponent("..")),
         c if c.len() > MAX_COMPONENT_BYTES => Err(NameError::ComponentTooLong(c.len())),
-        // Where the file system ignores case, each spelling finds what is in arrival.
+        // On a file system that ignores case, every spelling would name a staged file.
         c if c.get(..RESERVED_PREFIX.len()).is_some_and(|c| c.eq_ignore_ascii_case(RESERVED_PREFIX)) => {
             Err(NameError::Reserved)
         }
@@ -159,6 +150,10 @@ impl fmt::Debug for RelPath {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -238,8 +233,9 @@ mod tests {
             prop_oneof![Just(b'/'), Just(b'.'), Just(b'a'), Just(0u8), any::<u8>()], 0..64)) {
             if let Ok(path) = RelPath::new(&bytes, NamePolicy::AllowOdd) {
                 use std::path::Component;
-                prop_assert!(path.as_path().components().all(|c| matches!(c, Component::Normal(_))));
-                prop_assert_eq!(path.as_path().components().count(), path.components().count());
+                let system_path = Path::new(OsStr::from_bytes(path.as_bytes()));
+                prop_assert!(system_path.components().all(|c| matches!(c, Component::Normal(_))));
+                prop_assert_eq!(system_path.components().count(), path.components().count());
                 prop_assert_eq!(path.as_bytes(), &bytes[..]);
             }
         }

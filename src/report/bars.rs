@@ -1,58 +1,49 @@
-//! Progress bars: one for the whole session, the file in work under it.
+//! Progress bars: one for the whole session, and under it the name of the current file.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-use super::Ui;
-use super::checksum_list::SessionLines;
-use super::screen::columns;
-use super::text;
+use super::format;
+use super::screen::{Screen, columns};
+use super::throttle::Throttle;
+use super::totals::{Snapshot, Totals};
 use crate::escape::Escaped;
 use crate::event::{Event, Reporter};
-use crate::md5sum;
 
 const OVERALL: &str = "{prefix:<9} {wide_bar} {msg}";
 const FILE: &str = "          {wide_msg}";
 
-/// What the prefix takes at least, and the bar.
+/// Minimal widths of the prefix and of the bar.
 const PREFIX_COLUMNS: usize = 9;
 const BAR_COLUMNS: usize = 6;
 
-/// How often the bars are brought up to date. Thousands of files a second would cost more to show than to send.
-const REFRESH: Duration = Duration::from_millis(50);
-/// The name of a file of this size is always shown: it may stay for a while.
+/// How often the bars are redrawn. Drawing each of thousands of files per second would slow the transfer down.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(50);
+/// The names of larger files are always shown, because their transfer takes a while.
 const LARGE_BYTES: u64 = 1 << 20;
 
-/// The bars of one session, and the lines about its entries.
+/// The progress bars of one session.
 pub struct Bars<'a> {
-    ui: &'a Ui,
+    screen: &'a Screen,
     overall: ProgressBar,
     file: ProgressBar,
-    shown: Throttle,
-    named: Throttle,
-    bytes_planned: AtomicU64,
-    /// There already, or moved and not known to be lost.
-    bytes_done: AtomicU64,
-    /// All that moved.
-    bytes_moved: AtomicU64,
-    /// Never drawn: knows how fast that grows.
-    pace: ProgressBar,
-    files_planned: AtomicU64,
-    files_done: AtomicU64,
-    plan_complete: AtomicBool,
-    /// What there is to hash after everything has moved.
+    refresh_throttle: Throttle,
+    name_throttle: Throttle,
+    totals: Totals,
+    /// Never drawn: estimates the rate of transferred bytes.
+    rate: ProgressBar,
+    /// Bytes to hash after everything is transferred; 0 before that.
     digest_bytes: AtomicU64,
-    lines: Mutex<Option<SessionLines>>,
 }
 
 impl<'a> Bars<'a> {
-    pub(super) fn new(ui: &'a Ui, title: &str) -> Self {
-        // A bar of no length would be full.
-        let overall = ui.screen.multi().add(ProgressBar::new(1));
-        let file = ui.screen.multi().insert_after(&overall, ProgressBar::new(0));
+    /// Adds the bars to the screen; `title` is printed before them.
+    pub fn new(screen: &'a Screen, title: &str) -> Self {
+        // A bar of length 0 would be drawn as full.
+        let overall = screen.multi().add(ProgressBar::new(1));
+        let file = screen.multi().insert_after(&overall, ProgressBar::new(0));
         let style = |template| {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
         };
@@ -60,20 +51,20 @@ impl<'a> Bars<'a> {
         file.set_style(style(FILE));
         overall.set_prefix(title.to_owned());
         Bars {
-            ui,
+            screen,
             overall,
             file,
-            shown: Throttle::new(),
-            named: Throttle::new(),
-            bytes_planned: AtomicU64::new(0),
-            bytes_done: AtomicU64::new(0),
-            bytes_moved: AtomicU64::new(0),
-            pace: ProgressBar::hidden(),
-            files_planned: AtomicU64::new(0),
-            files_done: AtomicU64::new(0),
-            plan_complete: AtomicBool::new(false),
+            refresh_throttle: Throttle::new(REFRESH_INTERVAL),
+            name_throttle: Throttle::new(REFRESH_INTERVAL),
+            totals: Totals::default(),
+            rate: ProgressBar::hidden(),
             digest_bytes: AtomicU64::new(0),
-            lines: Mutex::new(None),
+        }
+    }
+
+    fn show_file(&self, path: &[u8], size_bytes: u64) {
+        if self.screen.has_bars() && (size_bytes >= LARGE_BYTES || self.name_throttle.is_due()) {
+            self.file.set_message(Escaped::new(path).to_string());
         }
     }
 
@@ -81,10 +72,8 @@ impl<'a> Bars<'a> {
         let total = self.digest_bytes.load(Ordering::Relaxed);
         if total == 0 {
             self.digest_bytes.store(remaining_bytes, Ordering::Relaxed);
-            let left = DecimalBytes(remaining_bytes);
-            self.ui.note(&format!("Everything has moved; {left} are left to hash for the list"));
             self.overall.set_prefix("md5sum");
-            self.pace.reset();
+            self.rate.reset();
             self.draw(0, remaining_bytes, 0);
         } else {
             let done = total.saturating_sub(remaining_bytes);
@@ -92,34 +81,26 @@ impl<'a> Bars<'a> {
         }
     }
 
-    /// Brings the bars up to date if that was long ago, or all is there: then nothing else may happen for a while.
+    /// Redraws the bars if that is due, and always when everything is done: no other event may follow for a while.
     fn refresh(&self) {
-        let is_all = |done: &AtomicU64, planned: &AtomicU64| {
-            done.load(Ordering::Relaxed) >= planned.load(Ordering::Relaxed)
-        };
-        let is_last = || {
-            self.plan_complete.load(Ordering::Relaxed)
-                && is_all(&self.bytes_done, &self.bytes_planned)
-                && is_all(&self.files_done, &self.files_planned)
-        };
-        if self.ui.screen.has_bars() && (self.shown.is_due() || is_last()) {
-            self.show();
+        if self.screen.has_bars() && (self.refresh_throttle.is_due() || self.totals.snapshot().is_complete())
+        {
+            self.show_totals();
         }
     }
 
-    fn show(&self) {
-        // Of what is hashed after everything has moved, others tell.
+    fn show_totals(&self) {
+        // While files are hashed after the transfer, the bars show that instead.
         if self.digest_bytes.load(Ordering::Relaxed) == 0 {
-            let [done, planned, moved] =
-                [&self.bytes_done, &self.bytes_planned, &self.bytes_moved].map(|n| n.load(Ordering::Relaxed));
-            self.draw(done, planned, moved);
+            let Snapshot { bytes_done, bytes_planned, bytes_transferred, .. } = self.totals.snapshot();
+            self.draw(bytes_done, bytes_planned, bytes_transferred);
         }
     }
 
-    /// So much is done of so much; `moved` is what that took until now.
-    fn draw(&self, done: u64, planned: u64, moved: u64) {
-        self.pace.set_position(moved);
-        let rate = self.pace.per_sec();
+    /// Draws `done` of `planned` bytes; the rate is that of `processed`.
+    fn draw(&self, done: u64, planned: u64, processed: u64) {
+        self.rate.set_position(processed);
+        let rate = self.rate.per_sec();
         let mut parts = Vec::new();
         if planned > 0 {
             parts.push(format!("{}/{}", DecimalBytes(done), DecimalBytes(planned)));
@@ -129,16 +110,16 @@ impl<'a> Bars<'a> {
             let left = Duration::try_from_secs_f64(planned.saturating_sub(done) as f64 / rate);
             parts.push(format!("{:#} left", HumanDuration(left.unwrap_or(Duration::MAX))));
         }
-        // Some work has bytes, but no files.
-        let files = self.files_planned.load(Ordering::Relaxed);
-        if files > 0 {
-            let done = self.files_done.load(Ordering::Relaxed);
-            // As long as the walk goes on, the total is a lower bound.
-            let more = if self.plan_complete.load(Ordering::Relaxed) { "" } else { "+" };
-            parts.push(format!("{}/{}{more} files", text::count(done), text::count(files)));
+        // `ftx bench` has bytes, but no files.
+        let totals = self.totals.snapshot();
+        if totals.files_planned > 0 {
+            // During the walk the total is a lower bound.
+            let more = if totals.plan_complete { "" } else { "+" };
+            let (done, planned) = (format::count(totals.files_done), format::count(totals.files_planned));
+            parts.push(format!("{done}/{planned}{more} files"));
         }
-        let prefix = self.overall.prefix().chars().count().max(PREFIX_COLUMNS);
-        self.overall.set_message(fitting(&parts, usize::from(columns()), prefix));
+        let prefix_columns = self.overall.prefix().chars().count().max(PREFIX_COLUMNS);
+        self.overall.set_message(join_fitting(&parts, usize::from(columns()), prefix_columns));
         self.overall.update(|state| {
             state.set_len(planned.max(1));
             state.set_pos(done);
@@ -146,138 +127,23 @@ impl<'a> Bars<'a> {
     }
 }
 
-/// As many of the parts, the first ones first, as leave room for a bar.
-fn fitting(parts: &[String], columns: usize, prefix: usize) -> String {
-    let room = columns.saturating_sub(prefix + 1 + BAR_COLUMNS + 1);
+/// Joins as many of the parts, in order, as leave columns for the bar.
+fn join_fitting(parts: &[String], columns: usize, prefix_columns: usize) -> String {
+    let available = columns.saturating_sub(prefix_columns + 1 + BAR_COLUMNS + 1);
     let lines = (1..=parts.len()).rev().map(|count| parts[..count].join("  "));
-    lines.into_iter().find(|line| line.chars().count() <= room).unwrap_or_default()
-}
-
-/// Says that it is time for something, once in a while, the first time at once.
-struct Throttle {
-    began: Instant,
-    /// The next time, in milliseconds since it began.
-    due_ms: AtomicU64,
-}
-
-impl Throttle {
-    fn new() -> Self {
-        Throttle { began: Instant::now(), due_ms: AtomicU64::new(0) }
-    }
-
-    /// True for one thread each time.
-    fn is_due(&self) -> bool {
-        let now = self.began.elapsed().as_millis() as u64;
-        let due = self.due_ms.load(Ordering::Relaxed);
-        let next = now + REFRESH.as_millis() as u64;
-        now >= due && self.due_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-}
-
-/// What a peer says of its files may not add up: no further up than there are numbers.
-fn saturating_add(number: &AtomicU64, by: u64) {
-    // It is never refused.
-    let _ =
-        number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| Some(number.saturating_add(by)));
-}
-
-/// And no further down than zero.
-fn saturating_sub(number: &AtomicU64, by: u64) {
-    let lowered = |number: u64| Some(number.saturating_sub(by));
-    // It is never refused.
-    let _ = number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lowered);
+    lines.into_iter().find(|line| line.chars().count() <= available).unwrap_or_default()
 }
 
 impl Reporter for Bars<'_> {
     fn report(&self, event: Event<'_>) {
-        self.ui.interrupt_notice.counters().event(&event);
         match event {
-            Event::Planned { files, bytes } => {
-                saturating_add(&self.files_planned, files);
-                saturating_add(&self.bytes_planned, bytes);
-                self.refresh();
-            }
-            Event::PlanComplete => {
-                self.plan_complete.store(true, Ordering::Relaxed);
-                self.refresh();
-            }
-            Event::FileStarted { path, size_bytes } => {
-                if self.ui.screen.has_bars() && (size_bytes >= LARGE_BYTES || self.named.is_due()) {
-                    self.file.set_message(Escaped::new(path).to_string());
-                }
-            }
-            Event::Transferred { bytes } => {
-                saturating_add(&self.bytes_done, bytes);
-                saturating_add(&self.bytes_moved, bytes);
-                self.refresh();
-            }
-            Event::Resumed { path, bytes, size_bytes } => {
-                saturating_add(&self.bytes_done, bytes);
-                self.refresh();
-                let percent = u128::from(bytes) * 100 / u128::from(size_bytes.max(1));
-                self.ui.note(&format!(
-                    "{}: going on at {percent} %, {} of {} are there already",
-                    Escaped::new(path),
-                    DecimalBytes(bytes),
-                    DecimalBytes(size_bytes)
-                ));
-            }
-            Event::FileDone { path, md5, there_bytes } => {
-                if let Some(md5) = md5 {
-                    self.ui.list(|| md5sum::line(md5, path), &self.lines);
-                }
-                self.files_done.fetch_add(1, Ordering::Relaxed);
-                saturating_add(&self.bytes_done, there_bytes.unwrap_or(0));
-                self.refresh();
-            }
-            Event::FileDropped { remaining_bytes } => {
-                saturating_sub(&self.files_planned, 1);
-                saturating_sub(&self.bytes_planned, remaining_bytes);
-                self.refresh();
-            }
-            Event::Failed { name, fault, reason } => {
-                let line =
-                    format!("not transferred: {}: {} [{fault}]", Escaped::new(name), Escaped::new(reason));
-                self.ui.print_error(&line);
-            }
-            Event::DigestUnavailable { path, fault, reason } => {
-                let (path, reason) = (Escaped::new(path), Escaped::new(reason));
-                self.ui.print_error(&format!("in place, but not in the list: {path}: {reason} [{fault}]"));
-            }
+            Event::FileStarted { path, size_bytes } => self.show_file(path, size_bytes),
             Event::Digesting { remaining_bytes } => self.show_digesting(remaining_bytes),
-            Event::Renamed { from, to } => {
-                self.ui.note(&format!("{} landed as {}", Escaped::new(from), Escaped::new(to)));
-            }
-            Event::Undone { bytes } => {
-                saturating_sub(&self.bytes_done, bytes);
-                self.refresh();
-            }
-            Event::Lost { reason, pause } => {
-                self.overall.set_message("reconnecting");
-                let reason = text::capitalized(reason);
-                self.ui.note(&format!(
-                    "{}. Trying again in {:.1} s.",
-                    Escaped::new(&reason),
-                    pause.as_secs_f64()
-                ));
-            }
-            Event::Retrying { pause } => {
-                let seconds = pause.as_secs_f32();
-                self.ui.note(&format!("Nobody listens there yet; trying again in {seconds:.1} s"));
-            }
-            Event::NoStateKey { reason } => self.ui.note(&format!(
-                "A later run cannot resume large files of this one: no key can be kept in XDG_STATE_HOME or \
-                 ~/.local/state ({})",
-                Escaped::new(reason)
-            )),
-            Event::Waiting { path } => {
-                self.ui.note(&format!("{}: waits for another session that still has it", Escaped::new(path)));
-            }
-            Event::Repairing { path, part } => {
-                self.ui.note(&format!(
-                    "{}: part {part} arrived damaged and is fetched again",
-                    Escaped::new(path)
-                ));
+            Event::Lost { .. } => self.overall.set_message("reconnecting"),
+            event => {
+                if self.totals.count(&event) {
+                    self.refresh();
+                }
             }
         }
     }
@@ -287,71 +153,36 @@ impl Drop for Bars<'_> {
     fn drop(&mut self) {
         self.file.finish_and_clear();
         self.overall.finish_and_clear();
-        self.ui.screen.multi().remove(&self.file);
-        self.ui.screen.multi().remove(&self.overall);
-        self.ui.session_over(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.screen.multi().remove(&self.file);
+        self.screen.multi().remove(&self.overall);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::interrupt_notice::InterruptNotice;
-    use crate::report::{ChecksumOutputs, Exit, Screen};
 
-    fn ui() -> Ui {
+    #[test]
+    fn a_bar_is_empty_before_anything_is_planned() {
         let screen = Screen::new(true);
         screen.clear_bars();
-        Ui {
-            interrupt_notice: InterruptNotice::new(screen.clone(), true),
-            screen,
-            quiet: true,
-            outputs: ChecksumOutputs::default(),
-            exit: Mutex::new(Exit::Ok),
-        }
-    }
-
-    /// Bytes that are done, and of how many.
-    fn shown(bars: &Bars<'_>) -> (u64, u64) {
-        bars.show();
-        (bars.overall.position(), bars.overall.length().unwrap())
-    }
-
-    #[test]
-    fn a_bar_is_empty_while_nothing_is_known() {
-        let ui = ui();
-        let bars = Bars::new(&ui, "sending");
+        let bars = Bars::new(&screen, "sending");
         assert_eq!((bars.overall.position(), bars.overall.length()), (0, Some(1)));
         bars.report(Event::Planned { files: 1, bytes: 0 });
-        assert_eq!(shown(&bars), (0, 1));
+        bars.show_totals();
+        assert_eq!((bars.overall.position(), bars.overall.length()), (0, Some(1)));
         assert_eq!(bars.overall.message(), "0/1+ files");
+        bars.report(Event::Planned { files: 1, bytes: 300 });
+        bars.report(Event::Transferred { bytes: 120 });
+        bars.show_totals();
+        assert_eq!((bars.overall.position(), bars.overall.length()), (120, Some(300)));
     }
 
     #[test]
-    fn what_is_there_is_done_and_the_total_stays() {
-        let ui = ui();
-        let bars = Bars::new(&ui, "sending");
-        bars.report(Event::Planned { files: 2, bytes: 350 });
-        bars.report(Event::Resumed { path: b"a", bytes: 120, size_bytes: 300 });
-        assert_eq!(shown(&bars), (120, 350));
-        bars.report(Event::Transferred { bytes: 80 });
-        bars.report(Event::Lost { reason: "", pause: Duration::ZERO });
-        assert_eq!(shown(&bars), (200, 350));
-        // On the next connection.
-        bars.report(Event::Undone { bytes: 200 });
-        bars.report(Event::Resumed { path: b"a", bytes: 160, size_bytes: 300 });
-        assert_eq!(shown(&bars), (160, 350));
-        bars.report(Event::Transferred { bytes: 140 });
-        bars.report(Event::FileDone { path: b"b", md5: None, there_bytes: Some(50) });
-        assert_eq!(shown(&bars), (350, 350));
-        assert_eq!(bars.bytes_moved.load(Ordering::Relaxed), 220, "the rate is that of what moved");
-    }
-
-    #[test]
-    fn what_does_not_fit_beside_a_bar_is_left_out() {
+    fn parts_that_do_not_fit_beside_a_bar_are_dropped() {
         let parts = ["292.94 MB/300.00 MB", "123.61 MB/s", "11s left", "1,204/20,000 files"];
         let parts: Vec<_> = parts.map(str::to_owned).into();
-        let line = |columns| fitting(&parts, columns, PREFIX_COLUMNS);
+        let line = |columns| join_fitting(&parts, columns, PREFIX_COLUMNS);
         assert_eq!(line(80), "292.94 MB/300.00 MB  123.61 MB/s  11s left  1,204/20,000 files");
         assert_eq!(line(78), "292.94 MB/300.00 MB  123.61 MB/s  11s left");
         assert_eq!(line(40), "292.94 MB/300.00 MB");

@@ -2,64 +2,71 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::manifest::{Manifest, ManifestError, ManifestLines, WriteMode};
-use crate::app::args::ListArgs;
+use crate::sync::lock;
 
-/// Where lines go.
+/// Where the lines of the lists go.
 #[derive(Debug, Default)]
 pub struct ChecksumOutputs {
     to_stdout: bool,
     manifest: Option<Manifest>,
-    /// The lines of a session that is over, where only a good end makes them the new list.
-    waiting: Mutex<Option<SessionLines>>,
-    /// Standard output takes no more.
-    stdout_ended: Mutex<bool>,
+    /// Lines of the finished session, until [`ChecksumOutputs::replace`] makes them the new list.
+    finished: Mutex<Option<SessionLines>>,
+    /// Standard output failed or was closed.
+    stdout_closed: Mutex<bool>,
 }
 
-/// What a session has collected for the manifest; an error is told when it is over.
+/// Lines of one session for the manifest, or the error that stopped the collection. It is reported at the end.
 #[derive(Debug)]
 pub struct SessionLines(io::Result<ManifestLines>);
 
 impl ChecksumOutputs {
-    /// What `args` ask for.
-    pub fn new(args: &ListArgs, earlier: WriteMode) -> Result<Self, ManifestError> {
-        let prepare = |path: &Path| Manifest::prepare(path, earlier);
-        let manifest = args.manifest.as_deref().map(prepare).transpose()?;
-        Ok(ChecksumOutputs { to_stdout: args.md5sum, manifest, ..ChecksumOutputs::default() })
+    /// Opens the lists.
+    ///
+    /// # Errors
+    ///
+    /// The manifest cannot be written.
+    pub fn new(to_stdout: bool, manifest: Option<&Path>, mode: WriteMode) -> Result<Self, ManifestError> {
+        let manifest = manifest.map(|path| Manifest::prepare(path, mode)).transpose()?;
+        Ok(ChecksumOutputs { to_stdout, manifest, ..ChecksumOutputs::default() })
     }
 
-    /// Does standard output belong to the list?
+    /// Whether standard output carries the list.
     pub fn own_stdout(&self) -> bool {
         self.to_stdout
     }
 
-    /// Is there a manifest?
-    pub fn has_manifest(&self) -> bool {
-        self.manifest.is_some()
+    /// Whether there is any list.
+    pub fn is_wanted(&self) -> bool {
+        self.to_stdout || self.manifest.is_some()
     }
 
-    /// Is there one that stays as it was unless everything comes to a good end?
+    /// Whether there is a manifest that changes only when the session succeeds.
     pub fn is_replaced_at_the_end(&self) -> bool {
         self.manifest.as_ref().is_some_and(|manifest| manifest.mode() == WriteMode::Replace)
     }
 
-    /// Prints a line. An error is for the caller to tell, and comes once. A reader that has read enough is none.
+    /// Prints a line on standard output, if that carries the list.
+    ///
+    /// # Errors
+    ///
+    /// The first failed write, once; later calls do nothing. A closed pipe is no error: its reader has read enough.
     pub fn print(&self, line: &[u8]) -> io::Result<()> {
-        let mut ended = lock(&self.stdout_ended);
-        if !self.to_stdout || *ended {
+        let mut closed = lock(&self.stdout_closed);
+        if !self.to_stdout || *closed {
             return Ok(());
         }
         let printed = io::stdout().lock().write_all(line);
-        *ended = printed.is_err();
+        *closed = printed.is_err();
         match printed {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             printed => printed,
         }
     }
 
-    /// Adds a line to what a session has collected so far.
+    /// Adds a line to the collected lines of a session, if there is a manifest.
     pub fn collect(&self, line: &[u8], collected: &Mutex<Option<SessionLines>>) {
         let Some(manifest) = &self.manifest else {
             return;
@@ -73,29 +80,34 @@ impl ChecksumOutputs {
         }
     }
 
-    /// A session is over. A receiver's lines are what they are; a sender's wait for a good end.
+    /// A session ended. A receiver appends its lines to the manifest; a sender keeps them for
+    /// [`ChecksumOutputs::replace`].
+    ///
+    /// # Errors
+    ///
+    /// The manifest cannot be written.
     pub fn session_over(&self, lines: Option<SessionLines>) -> Result<(), ManifestError> {
         match (&self.manifest, lines) {
             (Some(manifest), Some(SessionLines(lines))) if manifest.mode() == WriteMode::Append => {
-                manifest.take(lines)
+                manifest.commit(lines)
             }
             (_, lines) => {
-                *lock(&self.waiting) = lines;
+                *lock(&self.finished) = lines;
                 Ok(())
             }
         }
     }
 
-    /// The session that is over came to a good end: its lines, or none, are the new list.
+    /// The sender's session succeeded: its lines, even if there are none, become the new list.
+    ///
+    /// # Errors
+    ///
+    /// The manifest cannot be written.
     pub fn replace(&self) -> Result<(), ManifestError> {
         let Some(manifest) = &self.manifest else {
             return Ok(());
         };
-        let waiting = lock(&self.waiting).take();
-        manifest.take(waiting.map_or_else(|| manifest.lines(), |SessionLines(lines)| lines))
+        let finished = lock(&self.finished).take();
+        manifest.commit(finished.map_or_else(|| manifest.lines(), |SessionLines(lines)| lines))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,51 +1,52 @@
-//! Standard output and error behind queues, each written to by a thread of its own, so that a log that is not read, or a
-//! terminal that was stopped, holds no session up.
+//! Queues before standard output and standard error, each drained by its own thread, so that a log that is not read or
+//! a stopped terminal does not block a session.
 //!
-//! | what | while the queue is full and nothing is read |
+//! | output | if the queue is full and the destination takes nothing |
 //! | --- | --- |
-//! | notes, failed entries, closing lines of a receiver's sessions | left out; how many is told when reading goes on |
-//! | progress bars | left out |
-//! | the last lines of the program, and lists with bars beside them on one terminal | waited for |
+//! | notes, failed entries, closing lines of a receiver's sessions | dropped; their number is printed later |
+//! | progress bars | dropped |
+//! | last lines of the program; lists on a terminal with bars | the caller waits |
 //!
-//! As long as anything is read, however slowly, nothing is left out. Lists that go to a pipe or a file do not come by
-//! here: each session writes its own lines, and is held up by their reader, because none may be lost.
+//! While the destination takes anything, however slowly, no line is dropped. Lists that go to a pipe or a file bypass the
+//! queues: each session writes its own lines and waits for their reader, because no line may be lost.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fd::AsFd;
+use crate::sync::{lock, wait, wait_timeout};
+use crate::sys::terminal;
 
-/// Lines may wait up to so many bytes.
+/// Capacity of a queue.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// Bars are drawn only where less than this waits: they are of no use later.
+/// Bars are queued only below this fill level: drawn late, they are useless.
 const MAX_QUEUED_BYTES_FOR_BARS: usize = 16 << 10;
-/// A destination that has taken nothing for so long is not read.
+/// A destination that takes nothing for this long counts as not read.
 const BLOCKED_TIME: Duration = Duration::from_millis(500);
-/// A thread that has had nothing to write for so long ends.
+/// A thread that has nothing to write for this long ends.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// A standard stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// For results.
+    /// Results.
     Stdout,
-    /// For all the rest.
+    /// Everything else.
     Stderr,
 }
 
-/// What to do where a queue is full.
+/// What to do with a line if the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Wait while anything is read, then leave the line out.
+    /// Wait while the destination takes anything, then drop the line.
     Drop,
-    /// Wait, however long that takes.
+    /// Wait without a limit.
     Wait,
 }
 
-/// Where lines go.
+/// A queue and its destination. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Output(Arc<Destination>);
 
@@ -60,10 +61,10 @@ struct Destination {
 struct State {
     queue: VecDeque<(Stream, Vec<u8>)>,
     queued_bytes: usize,
-    /// Lines that found no room since the last one that did.
-    left_out: u64,
-    /// When the destination last took anything, or had nothing to take.
-    took: Instant,
+    /// Lines dropped since the last queued one.
+    dropped: u64,
+    /// When the destination last took bytes, or the queue was empty.
+    last_write: Instant,
     has_thread: bool,
 }
 
@@ -74,30 +75,28 @@ impl State {
 
     fn push(&mut self, stream: Stream, bytes: Vec<u8>) {
         if self.queue.is_empty() && self.queued_bytes == 0 {
-            self.took = Instant::now();
+            self.last_write = Instant::now();
         }
         self.queued_bytes += bytes.len();
         self.queue.push_back((stream, bytes));
     }
 
-    fn push_left_out(&mut self) {
-        let count = std::mem::take(&mut self.left_out);
+    fn push_dropped(&mut self) {
+        let count = std::mem::take(&mut self.dropped);
         if count > 0 {
             let lines = if count == 1 { "1 line was" } else { &format!("{count} lines were") };
-            let notice = format!("ftx: {lines} left out here, because nothing was read\n");
+            let notice = format!("ftx: {lines} dropped, because the output was not read\n");
             self.push(Stream::Stderr, notice.into_bytes());
         }
     }
 }
 
 impl Output {
-    /// Standard output and standard error: with one queue where they lead to the same file, pipe or terminal, so that lines
-    /// keep their order there, and with one each otherwise, so that neither waits for the other.
+    /// Standard output and standard error: one queue if both are the same file, pipe or terminal, so that lines keep
+    /// their order; two queues otherwise, so that neither blocks the other.
     pub fn standard() -> (Self, Self) {
         let stdout = Output::new(write_standard);
-        let id = |fd: &dyn AsFd| rustix::fs::fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-        let out = id(&io::stdout());
-        let is_same = out.is_some() && out == id(&io::stderr());
+        let is_same = terminal::stdout_is_stderr();
         let stderr = if is_same { stdout.clone() } else { Output::new(write_standard) };
         (stdout, stderr)
     }
@@ -106,35 +105,35 @@ impl Output {
         let state = State {
             queue: VecDeque::new(),
             queued_bytes: 0,
-            left_out: 0,
-            took: Instant::now(),
+            dropped: 0,
+            last_write: Instant::now(),
             has_thread: false,
         };
         Output(Arc::new(Destination { state: Mutex::new(state), changed: Condvar::new(), write }))
     }
 
-    /// Waits until a line may be queued, or is to be left out. Locks that other sessions need must not be held here.
+    /// Waits until there is room for a line, or until the line may be dropped. Call it without locks that other sessions
+    /// need.
     pub fn wait_for_room(&self, when_full: WhenFull) {
         let mut state = self.lock();
-        while state.is_full() && (when_full == WhenFull::Wait || state.took.elapsed() < BLOCKED_TIME) {
-            state =
-                self.0.changed.wait_timeout(state, BLOCKED_TIME).unwrap_or_else(PoisonError::into_inner).0;
+        while state.is_full() && (when_full == WhenFull::Wait || state.last_write.elapsed() < BLOCKED_TIME) {
+            state = wait_timeout(&self.0.changed, state, BLOCKED_TIME);
         }
     }
 
-    /// Queues a line if there is room for it.
+    /// Queues a line, or drops it if the queue is full.
     pub fn line(&self, stream: Stream, line: Vec<u8>) {
         let mut state = self.lock();
         if state.is_full() {
-            state.left_out += 1;
+            state.dropped += 1;
         } else {
-            state.push_left_out();
+            state.push_dropped();
             state.push(stream, line);
             self.start(state);
         }
     }
 
-    /// Queues what is drawn on a terminal, if that is not late with what came before.
+    /// Queues a drawing of the bars, or drops it if much is queued.
     pub fn drawing(&self, bytes: Vec<u8>) {
         let mut state = self.lock();
         if state.queued_bytes < MAX_QUEUED_BYTES_FOR_BARS {
@@ -146,8 +145,8 @@ impl Output {
     /// Waits until everything is written.
     pub fn flush(&self) {
         let mut state = self.lock();
-        while state.queued_bytes > 0 || state.left_out > 0 {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.queued_bytes > 0 || state.dropped > 0 {
+            state = wait(&self.0.changed, state);
         }
     }
 
@@ -162,24 +161,23 @@ impl Output {
         let output = self.clone();
         let thread = thread::Builder::new().name("output".into()).spawn(move || output.write_all(IDLE_TIME));
         if thread.is_err() {
-            // The system is short of threads: the one that prints writes by itself.
+            // No thread can be started: this thread writes.
             self.write_all(Duration::ZERO);
         }
     }
 
-    /// Writes what is queued, until nothing more has come for so long.
+    /// Writes the queued bytes; returns when nothing was queued for the time `idle`.
     fn write_all(&self, idle: Duration) {
         let mut state = self.lock();
         loop {
             let Some((stream, bytes)) = state.queue.pop_front() else {
-                if state.left_out > 0 {
-                    state.push_left_out();
+                if state.dropped > 0 {
+                    state.push_dropped();
                     continue;
                 }
-                let waited = self.0.changed.wait_timeout(state, idle);
-                let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                state = again;
-                if timeout.timed_out() && state.queue.is_empty() && state.left_out == 0 {
+                let start = Instant::now();
+                state = wait_timeout(&self.0.changed, state, idle);
+                if start.elapsed() >= idle && state.queue.is_empty() && state.dropped == 0 {
                     state.has_thread = false;
                     return;
                 }
@@ -189,17 +187,17 @@ impl Output {
             (self.0.write)(stream, &bytes);
             state = self.lock();
             state.queued_bytes -= bytes.len();
-            state.took = Instant::now();
+            state.last_write = Instant::now();
             self.0.changed.notify_all();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 
-/// A transfer does not fail because its log cannot be written.
+/// Errors are ignored: a transfer does not fail because its log cannot be written.
 fn write_standard(stream: Stream, bytes: &[u8]) {
     let _ = match stream {
         Stream::Stdout => {
@@ -214,7 +212,7 @@ fn write_standard(stream: Stream, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// What was written, and whether anything more is read.
+    /// The destination of this test, and whether it takes bytes.
     static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
     static IS_READ: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_blocks_no_thread_and_what_is_left_out_is_counted() {
+    fn an_unread_output_blocks_no_thread_and_dropped_lines_are_counted() {
         let output = Output::new(write_when_read);
         let line = |number: usize| format!("{number:01023}\n").into_bytes();
         let print = |number, when_full| {
@@ -236,7 +234,7 @@ mod tests {
         };
         let start = Instant::now();
         (0..1500).for_each(|number| print(number, WhenFull::Drop));
-        // It was waited once for the time that shows that nothing is read.
+        // Only the first line that does not fit waits for `BLOCKED_TIME`.
         assert!(start.elapsed() < BLOCKED_TIME * 5, "{:?}", start.elapsed());
         let last = thread::spawn({
             let output = output.clone();
@@ -256,7 +254,7 @@ mod tests {
         for (number, written) in lines[..kept].iter().enumerate() {
             assert_eq!(written.as_bytes(), line(number).trim_ascii_end());
         }
-        let notice = format!("ftx: {} lines were left out here, because nothing was read", 1500 - kept);
+        let notice = format!("ftx: {} lines were dropped, because the output was not read", 1500 - kept);
         assert_eq!(lines[kept..], [&notice, "the last line"]);
         output.drawing(b"bars".to_vec());
         output.flush();

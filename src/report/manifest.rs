@@ -1,27 +1,28 @@
-//! The file of `--manifest`: never half a list, never a lost one.
+//! The file of `--manifest`, written atomically and durably.
 //!
-//! The lines of a session are collected in a file without a name beside the manifest, so that a folder that is being
-//! sent or received never shows it and a crash leaves nothing. At the end of the session they go where they belong:
+//! The lines of a session are collected in an unnamed file in the manifest's folder, so that no listing or transfer of
+//! that folder shows them and a crash leaves nothing. At the end of the session they are committed:
 //!
-//! | | how | a crash leaves |
+//! | command | commit | after a crash |
 //! | --- | --- | --- |
 //! | `ftx send` | a copy under a hidden name, synced, renamed over the manifest | the old list or the new one |
 //! | `ftx recv` | appended, synced; cut off again if that fails | the list, and perhaps the first lines of a session |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::escape::Escaped;
+use crate::sync::lock;
+use crate::sys::permissions;
 
-/// What becomes of the list that was there.
+/// How new lines are written to an existing list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// The new list takes its place.
+    /// They replace it.
     Replace,
-    /// The new lines come after it.
+    /// They are appended.
     Append,
 }
 
@@ -33,29 +34,33 @@ pub struct ManifestError {
     source: io::Error,
 }
 
-/// Where the list goes.
+/// The list and where it is.
 #[derive(Debug)]
 pub struct Manifest {
     path: PathBuf,
     folder: PathBuf,
     mode: WriteMode,
-    /// One session at a time adds its lines.
+    /// Serialises the commits of concurrent sessions.
     append_lock: Mutex<()>,
 }
 
 impl Manifest {
-    /// Finds out, before anything moves, whether the list can be written to `path`.
-    pub fn prepare(path: &Path, earlier: WriteMode) -> Result<Self, ManifestError> {
-        // A link stays a link to the list.
+    /// Checks, before the transfer, that the list can be written to `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot.
+    pub fn prepare(path: &Path, mode: WriteMode) -> Result<Self, ManifestError> {
+        // A symbolic link stays, and its target is the list.
         let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).to_owned();
-        let manifest = Manifest { path: target, folder, mode: earlier, append_lock: Mutex::new(()) };
+        let manifest = Manifest { path: target, folder, mode, append_lock: Mutex::new(()) };
         manifest.check_writable().map_err(|source| ManifestError { path: path.to_owned(), source })?;
         Ok(manifest)
     }
 
-    /// What becomes of the list that was there.
+    /// How new lines are written.
     pub fn mode(&self) -> WriteMode {
         self.mode
     }
@@ -63,7 +68,7 @@ impl Manifest {
     fn check_writable(&self) -> io::Result<()> {
         match fs::metadata(&self.path) {
             Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("it is no regular file")),
+            Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("it is not a regular file")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -74,27 +79,34 @@ impl Manifest {
         Ok(())
     }
 
-    /// A place for the lines of one session.
+    /// An empty collection for the lines of one session.
+    ///
+    /// # Errors
+    ///
+    /// No file can be created in the folder of the list.
     pub fn lines(&self) -> io::Result<ManifestLines> {
         Ok(ManifestLines { file: BufWriter::new(tempfile::tempfile_in(&self.folder)?) })
     }
 
-    /// Takes over the lines of a session, durably.
-    pub fn take(&self, lines: io::Result<ManifestLines>) -> Result<(), ManifestError> {
-        let _guard = self.append_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = lines.and_then(ManifestLines::rewind).and_then(|lines| match self.mode {
+    /// Writes the lines of a session to the list and syncs it.
+    ///
+    /// # Errors
+    ///
+    /// The collection failed before, or the list cannot be written.
+    pub fn commit(&self, lines: io::Result<ManifestLines>) -> Result<(), ManifestError> {
+        let _guard = lock(&self.append_lock);
+        let committed = lines.and_then(ManifestLines::rewind).and_then(|lines| match self.mode {
             WriteMode::Replace => self.replace(lines),
             WriteMode::Append => self.append(lines),
         });
-        taken.map_err(|source| ManifestError { path: self.path.clone(), source })
+        committed.map_err(|source| ManifestError { path: self.path.clone(), source })
     }
 
     fn replace(&self, mut lines: impl Read) -> io::Result<()> {
         let mode = fs::metadata(&self.path).ok().map(|old| old.permissions());
         let new = tempfile::Builder::new()
             .prefix(".ftx-")
-            // Less the umask, like any new file.
-            .permissions(fs::Permissions::from_mode(0o666))
+            .permissions(permissions::new_file())
             .tempfile_in(&self.folder)?;
         if let Some(mode) = mode {
             new.as_file().set_permissions(mode)?;
@@ -110,14 +122,14 @@ impl Manifest {
         let old_bytes = list.metadata()?.len();
         let appended = (|| {
             if !ends_a_line(&mut list)? {
-                // A line that a crash cut: what comes now must not become part of it.
+                // A crash truncated the last line: begin a new one.
                 list.write_all(b"\n")?;
             }
             io::copy(&mut lines, &mut list)?;
             list.sync_all()
         })();
         if appended.is_err() {
-            // Half a session is worse than none; if even this fails, the error says so all the same.
+            // Remove a partly written session. The error is reported even if this fails.
             let _ = list.set_len(old_bytes);
         }
         appended
@@ -147,14 +159,18 @@ fn ends_a_line(list: &mut File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// The lines of a session that goes on.
+/// The lines collected in a session.
 #[derive(Debug)]
 pub struct ManifestLines {
     file: BufWriter<File>,
 }
 
 impl ManifestLines {
-    /// Adds a line.
+    /// Adds a line, which ends with a line feed.
+    ///
+    /// # Errors
+    ///
+    /// The write failed.
     pub fn add(&mut self, line: &[u8]) -> io::Result<()> {
         self.file.write_all(line)
     }
@@ -169,6 +185,7 @@ impl ManifestLines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn lines(manifest: &Manifest, text: &str) -> io::Result<ManifestLines> {
         let mut lines = manifest.lines()?;
@@ -186,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_replaced_as_a_whole() {
+    fn replacing_keeps_links_permissions_and_the_old_list_until_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
         fs::write(&path, "old\n").unwrap();
@@ -194,9 +211,9 @@ mod tests {
         std::os::unix::fs::symlink("list", dir.path().join("link")).unwrap();
         let manifest = Manifest::prepare(&dir.path().join("link"), WriteMode::Replace).unwrap();
         let collected = lines(&manifest, "new\n");
-        assert_eq!(names(dir.path()), ["link", "list"], "what is collected has no name");
+        assert_eq!(names(dir.path()), ["link", "list"], "the collected lines have no name");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
-        manifest.take(collected).unwrap();
+        manifest.commit(collected).unwrap();
         assert_eq!(names(dir.path()), ["link", "list"]);
         assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
@@ -204,34 +221,34 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_added_and_a_cut_line_stays_by_itself() {
+    fn sessions_are_appended_and_a_truncated_line_stays_separate() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
         let manifest = Manifest::prepare(&path, WriteMode::Append).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "", "it is there from the start");
-        manifest.take(lines(&manifest, "one\n")).unwrap();
-        manifest.take(lines(&manifest, "two\n")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "", "it exists from the start");
+        manifest.commit(lines(&manifest, "one\n")).unwrap();
+        manifest.commit(lines(&manifest, "two\n")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         fs::write(&path, "one\ntw").unwrap();
-        manifest.take(lines(&manifest, "three\n")).unwrap();
+        manifest.commit(lines(&manifest, "three\n")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nthree\n");
         fs::remove_file(&path).unwrap();
-        manifest.take(lines(&manifest, "four\n")).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "four\n", "somebody rotates it");
+        manifest.commit(lines(&manifest, "four\n")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "four\n", "after log rotation");
     }
 
     #[test]
-    fn what_cannot_be_a_list_is_found_out_first() {
+    fn an_unwritable_list_is_found_before_the_transfer() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        for earlier in [WriteMode::Replace, WriteMode::Append] {
+        for mode in [WriteMode::Replace, WriteMode::Append] {
             for bad in ["", "no/such/folder", "file/below"] {
                 let path = dir.path().join(bad);
-                let error = Manifest::prepare(&path, earlier).unwrap_err().to_string();
+                let error = Manifest::prepare(&path, mode).unwrap_err().to_string();
                 assert!(error.starts_with("cannot write the list "), "{error}");
             }
-            let error = Manifest::prepare(Path::new("/dev/null"), earlier).unwrap_err().to_string();
-            assert_eq!(error, "cannot write the list /dev/null: it is no regular file");
+            let error = Manifest::prepare(Path::new("/dev/null"), mode).unwrap_err().to_string();
+            assert_eq!(error, "cannot write the list /dev/null: it is not a regular file");
         }
         assert_eq!(names(dir.path()), ["file"]);
     }

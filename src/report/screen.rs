@@ -1,25 +1,27 @@
-//! Lines, and bars beside them.
+//! The standard streams with progress bars on standard error.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
 
 use super::console::{Output, Stream, WhenFull};
 use crate::escape::Escaped;
+use crate::sync::lock;
+use crate::sys::terminal;
 
-/// Of a terminal that does not tell, and of a log.
-const USUAL_COLUMNS: u16 = 80;
-const USUAL_ROWS: u16 = 24;
+/// Size of a terminal that does not report its own.
+const DEFAULT_SIZE: (u16, u16) = (80, 24);
+/// Width of the bars in a log.
 const LOG_COLUMNS: u16 = 100;
 
-/// How often bars are drawn in a second, on a terminal and in a log.
+/// Redraws of the bars per second, on a terminal and in a log.
 const TERMINAL_HZ: u8 = 20;
 const LOG_HZ: u8 = 2;
 
-/// Both standard streams, and the bars on the second one.
+/// Both standard streams and the bars. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Screen {
     multi: MultiProgress,
@@ -29,7 +31,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// With bars, or without.
+    /// With or without bars.
     pub fn new(has_bars: bool) -> Self {
         let (stdout, stderr) = Output::standard();
         let drawing = stderr.clone();
@@ -44,28 +46,28 @@ impl Screen {
         Screen { multi: MultiProgress::with_draw_target(target), has_bars, stdout, stderr }
     }
 
-    /// Where bars are added.
+    /// The bars.
     pub fn multi(&self) -> &MultiProgress {
         &self.multi
     }
 
-    /// Are there bars?
+    /// Whether bars are drawn.
     pub fn has_bars(&self) -> bool {
         self.has_bars
     }
 
-    /// Prints a line. Foreign text is escaped where it is put into a line; this is for the place that forgets it.
+    /// Prints a line, escaped as a whole: the last safeguard for foreign text that was not escaped before.
     pub fn line(&self, stream: Stream, line: &str, when_full: WhenFull) {
         self.print(stream, shown(line), when_full);
     }
 
-    /// Prints a whole line as it is.
+    /// Prints a line with its line feed, not escaped.
     pub fn print(&self, stream: Stream, line: Vec<u8>, when_full: WhenFull) {
         let output = match stream {
             Stream::Stdout => &self.stdout,
             Stream::Stderr => &self.stderr,
         };
-        // Not while the bars are suspended: no other thread could draw.
+        // Before the bars are suspended: meanwhile no other thread can draw.
         output.wait_for_room(when_full);
         if self.has_bars {
             self.multi.suspend(|| output.line(stream, line));
@@ -74,7 +76,7 @@ impl Screen {
         }
     }
 
-    /// Removes the bars for good.
+    /// Removes the bars and draws no more.
     pub fn clear_bars(&self) {
         let _ = self.multi.clear();
         self.multi.set_draw_target(ProgressDrawTarget::hidden());
@@ -92,33 +94,31 @@ impl Screen {
     }
 }
 
-/// Whole, because standard error is not buffered.
+/// One buffer, because standard error is unbuffered.
 fn shown(line: &str) -> Vec<u8> {
     format!("{}\n", Escaped::new(line)).into_bytes()
 }
 
-/// Of what the bars are drawn on.
+/// Width of the bars.
 pub fn columns() -> u16 {
     if io::stderr().is_terminal() { size().0 } else { LOG_COLUMNS }
 }
 
-/// Columns and rows of the terminal.
+/// Columns and rows of the terminal behind standard error.
 fn size() -> (u16, u16) {
-    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
-    let size = size.map(|size| (size.ws_col, size.ws_row)).filter(|(columns, _)| *columns > 0);
-    size.unwrap_or((USUAL_COLUMNS, USUAL_ROWS))
+    terminal::stderr_size().unwrap_or(DEFAULT_SIZE)
 }
 
-/// The terminal behind standard error, drawn on by way of a queue.
+/// The terminal behind standard error; drawings pass through the queue.
 struct Terminal {
     output: Output,
-    /// Since the last flush.
+    /// Bytes since the last flush.
     drawn: Mutex<Vec<u8>>,
 }
 
 impl Terminal {
     fn draw(&self, text: &str) -> io::Result<()> {
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text.as_bytes());
+        lock(&self.drawn).extend_from_slice(text.as_bytes());
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl TermLike for Terminal {
         self.draw("\r\x1b[2K")
     }
     fn flush(&self) -> io::Result<()> {
-        let drawn = mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
+        let drawn = mem::take(&mut *lock(&self.drawn));
         if !drawn.is_empty() {
             self.output.drawing(drawn);
         }
@@ -171,7 +171,7 @@ impl TermLike for Terminal {
     }
 }
 
-/// `--progress always` without a terminal: lines without cursor movements, for logs.
+/// `--progress always` without a terminal: lines without cursor movement.
 #[derive(Debug)]
 struct Log(Output);
 

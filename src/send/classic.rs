@@ -196,7 +196,8 @@ impl Sender<'_> {
     }
 
     /// Ends this side of the connection, and waits for the receiver to end its side: a reset shows that it refused
-    /// something. Some receivers never close; after the timeout the files count as sent. `name` is that of the last file.
+    /// something. Some receivers never close; after the timeout the files count as sent. `name` is that of the last
+    /// file.
     fn finish(&mut self, name: &str) -> Result<(), SendError> {
         let Some(ClassicConnection { connection, mut writer }) = self.connection.take() else {
             return Ok(());
@@ -231,9 +232,9 @@ fn connection_error(error: io::Error, name: &str) -> SendError {
     }
 }
 
-/// Waits a moment for a reset. A receiver that closes before it has read everything ends the connection first, and resets it
-/// one round trip later, when it receives the bytes that it did not read. A longer round trip hides the reset: one more
-/// reason why a classic transfer is never confirmed.
+/// Waits a moment for a reset. A receiver that closes before it has read everything ends the connection first, and
+/// resets it one round trip later, when it receives the bytes that it did not read. A longer round trip hides the
+/// reset: one more reason why a classic transfer is never confirmed.
 fn late_reset(connection: &Connection) -> Option<io::Error> {
     let start = Instant::now();
     while start.elapsed() < LATE_RESET {

@@ -206,8 +206,8 @@ impl SendError {
         }
     }
 
-    /// The error of a session that was open, after `attempts` to reconnect: that the connection was lost matters more than
-    /// why the last attempt failed.
+    /// The error of a session that was open, after `attempts` to reconnect: that the connection was lost matters more
+    /// than why the last attempt failed.
     pub(super) fn into_lost(self, host: &str, attempts: u32) -> Self {
         match self.class() {
             ErrorClass::Disconnected | ErrorClass::Unreachable => {

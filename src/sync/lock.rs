@@ -1,8 +1,8 @@
 //! Locks that ignore poisoning.
 //!
-//! A panic ends its thread, and the `thread::scope` around it passes the panic on once the other threads have ended. Until
-//! then these have to report, close connections and remove temporary files, most of that in destructors, where a second
-//! panic would abort the process. No update under a lock leaves its data invalid at a point that can panic.
+//! A panic ends its thread, and the `thread::scope` around it passes the panic on once the other threads have ended.
+//! Until then these have to report, close connections and remove temporary files, most of that in destructors, where a
+//! second panic would abort the process. No update under a lock leaves its data invalid at a point that can panic.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -7,11 +7,16 @@ pub mod dir;
 pub mod file;
 mod file_system;
 pub mod kernel_copy;
+pub mod limits;
 mod no_links;
+pub mod page_cache;
 pub mod path;
+pub mod permissions;
 pub mod process;
+pub mod signals;
 pub mod socket;
 pub mod stat;
+pub mod terminal;
 pub mod wake;
 
 /// The error of a system call.

@@ -1,54 +1,52 @@
-//! The classic dialect: a header dictionary, then the body, again and again until the connection ends.
+//! The classic dialect: a header and a body, repeated until the connection ends.
 //!
-//! Small programs write it as `struct.pack("i", len(header)) + header + body`. Every spelling of the keys that is in
-//! use is understood, and [`encode_header`] writes all of them at once, so that any such receiver finds its own.
+//! Small programs write it as `struct.pack("i", len(header)) + header + body`. [`parse_header`] accepts every spelling of
+//! the keys that is in use, and [`encode_header`] writes all of them, so that every such receiver finds its own.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Framing};
+use super::limits::MAX_FILE_BYTES;
 use crate::digest::Md5;
 use crate::relpath::{NameError, NamePolicy, RelPath};
 
-/// The largest size a file can have on any system: what a signed 64-bit offset can reach.
-pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
-
-/// A classic header: one file whose body follows.
+/// A classic header: one file, whose body follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Where it wants to land.
+pub struct ClassicHeader {
+    /// Its destination path.
     pub path: RelPath,
-    /// Bytes of body that follow.
+    /// The size of the body.
     pub size_bytes: u64,
     /// The digest of the body.
     pub md5: Md5,
 }
 
-/// A dictionary that is not a classic header.
+/// JSON that is not a classic header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClassicError {
     /// Not JSON, or not of the right shape.
-    #[error("the header cannot be read: {}", crate::escape::Escaped::new(.0))]
+    #[error("invalid header: {}", crate::escape::Escaped::new(.0))]
     Json(String),
-    /// A key is missing; all its spellings are named.
+    /// A key is missing; the text lists its spellings.
     #[error("the header has no {0}")]
     Missing(&'static str),
-    /// Two spellings of one key disagree.
-    #[error("the header gives two different values for the {0}")]
+    /// Two spellings of one key have different values.
+    #[error("the header has two different values for the {0}")]
     Ambiguous(&'static str),
-    /// Larger than any file can be.
+    /// Larger than [`MAX_FILE_BYTES`].
     #[error("the header announces {0} bytes, more than a file can hold")]
     TooLarge(u64),
     /// Not 32 hex digits.
     #[error("the header's md5 is not 32 hex digits")]
     Digest,
-    /// The name is not acceptable.
+    /// The name is invalid.
     #[error("refused the name \"{}\": {error}", crate::escape::Escaped::new(name))]
     Name {
-        /// The name as it came, raw.
+        /// The name, raw.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         error: NameError,
     },
 }
@@ -76,32 +74,34 @@ struct AllSpellings<'a> {
     md5: &'a str,
 }
 
-/// Reads the JSON of a classic frame.
-pub fn parse_header(json: &[u8], policy: NamePolicy) -> Result<Header, ClassicError> {
+/// Parses the JSON of a classic frame.
+pub fn parse_header(json: &[u8], policy: NamePolicy) -> Result<ClassicHeader, ClassicError> {
     let raw: RawHeader =
         serde_json::from_slice(json).map_err(|error| ClassicError::Json(error.to_string()))?;
-    let name = agree([raw.filename, raw.file_name], "file's name (filename or file_name)")?;
-    let size_bytes =
-        agree([raw.size, raw.total_size, raw.file_size], "file's size (size, total_size or file_size)")?;
+    let name = single_value([raw.filename, raw.file_name], "file's name (filename or file_name)")?;
+    let size_bytes = single_value(
+        [raw.size, raw.total_size, raw.file_size],
+        "file's size (size, total_size or file_size)",
+    )?;
     let md5 = raw.md5.ok_or(ClassicError::Missing("md5"))?;
     if size_bytes > MAX_FILE_BYTES {
         return Err(ClassicError::TooLarge(size_bytes));
     }
     let md5 = md5.parse().map_err(|_| ClassicError::Digest)?;
-    let path = RelPath::new(landing_name(&name).as_bytes(), policy)
+    let path = RelPath::new(destination_name(&name).as_bytes(), policy)
         .map_err(|error| ClassicError::Name { name: name.into_owned(), error })?;
-    Ok(Header { path, size_bytes, md5 })
+    Ok(ClassicHeader { path, size_bytes, md5 })
 }
 
-/// Many a small sender puts its own absolute path into the header; what is meant is the last component.
-fn landing_name(name: &str) -> &str {
+/// Some small senders put the absolute path of the source into the header: its last component is used.
+fn destination_name(name: &str) -> &str {
     match name.strip_prefix('/') {
         Some(absolute) => absolute.rsplit('/').next().unwrap_or_default(),
         None => name,
     }
 }
 
-fn agree<T: PartialEq, const N: usize>(
+fn single_value<T: PartialEq, const N: usize>(
     spellings: [Option<T>; N],
     what: &'static str,
 ) -> Result<T, ClassicError> {
@@ -110,7 +110,7 @@ fn agree<T: PartialEq, const N: usize>(
     if found.all(|other| other == first) { Ok(first) } else { Err(ClassicError::Ambiguous(what)) }
 }
 
-/// Appends the frame for one file to `out`. `name` is UTF-8: the dialect has no way to carry anything else.
+/// Appends the frame for one file to `out`. The dialect only supports names that are UTF-8.
 pub fn encode_header(
     name: &str,
     size_bytes: u64,
@@ -136,12 +136,12 @@ mod tests {
 
     const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
 
-    fn parse(json: &str) -> Result<Header, ClassicError> {
+    fn parse(json: &str) -> Result<ClassicHeader, ClassicError> {
         parse_header(json.as_bytes(), NamePolicy::Strict)
     }
 
     #[test]
-    fn every_spelling_in_use_is_understood() {
+    fn every_spelling_in_use_is_accepted() {
         for (name, size) in [("filename", "size"), ("filename", "total_size"), ("file_name", "file_size")] {
             let header = parse(&format!(r#"{{"{name}":"a.txt","md5":"{MD5}","{size}":3}}"#)).unwrap();
             assert_eq!((header.path.as_bytes(), header.size_bytes), (&b"a.txt"[..], 3));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_name_means_its_last_component() {
+    fn of_an_absolute_name_the_last_component_is_used() {
         let path =
             |name: &str| parse(&format!(r#"{{"filename":"{name}","size":3,"md5":"{MD5}"}}"#)).map(|h| h.path);
         assert_eq!(path("/a/b/c/a.txt").unwrap().as_bytes(), b"a.txt");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn invalid_headers_are_refused() {
         let size = |size: &str| parse(&format!(r#"{{"filename":"a","size":{size},"md5":"{MD5}"}}"#));
         for bad in ["1.0", "\"1\"", "-1", "null", "18446744073709551616", "true", "1e3", "[]"] {
             assert!(size(bad).is_err(), "{bad}");
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn what_we_write_we_read() {
+    fn an_encoded_header_is_parsed_again() {
         let mut bytes = Vec::new();
         let md5 = MD5.parse().unwrap();
         encode_header("ä/b.txt", 7, md5, &mut bytes).unwrap();
-        let mut inbox = FrameBuffer::new();
-        inbox.push(&bytes);
+        let mut buffer = FrameBuffer::new();
+        buffer.push(&bytes);
         let header =
-            parse_header(inbox.next_frame(Framing::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
+            parse_header(buffer.next_frame(Framing::Classic).unwrap().unwrap(), NamePolicy::Strict).unwrap();
         assert_eq!((header.path.as_bytes(), header.size_bytes, header.md5), ("ä/b.txt".as_bytes(), 7, md5));
     }
 }

@@ -1,16 +1,17 @@
-//! Which dialect a connection speaks, told from its first bytes.
+//! Detects the dialect of a connection from its first bytes.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::frame::{FrameBuffer, FrameError, check_json};
+use super::frame::{FrameError, check_json};
+use super::frame_buffer::FrameBuffer;
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Frames with `ftx` in them.
+    /// Frames with the key `ftx`.
     Native,
-    /// Header dictionary and body, nothing back.
+    /// A header and a body, without replies.
     Classic,
     /// A TLS record: `16 03`.
     Tls,
@@ -18,26 +19,26 @@ pub enum Dialect {
     Http,
 }
 
-/// First bytes that nobody here understands.
+/// First bytes that belong to no supported dialect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialectError {
-    /// Not even a frame.
+    /// Not a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// A frame, but not a JSON object.
-    #[error("the header is not a JSON dictionary: {}", crate::escape::Escaped::new(.0))]
+    #[error("the header is not a JSON object: {}", crate::escape::Escaped::new(.0))]
     Json(String),
-    /// A JSON object with neither `ftx` nor a file's name.
+    /// A JSON object without any of the three keys.
     #[error("the header names no file (it has none of the keys ftx, filename, file_name)")]
     Keys,
 }
 
 const TLS_RECORD: [u8; 2] = [0x16, 0x03];
-/// The first four bytes of every registered HTTP method that has that many.
+/// The first four bytes of the common HTTP methods.
 const HTTP_METHODS: [&[u8; 4]; 9] =
     [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"CONN", b"OPTI", b"TRAC", b"PATC"];
 
-/// The keys that tell the native dialect from the classic one.
+/// The keys that distinguish the native dialect from the classic one.
 #[derive(Deserialize)]
 struct FirstKeys {
     ftx: Option<IgnoredAny>,
@@ -45,10 +46,10 @@ struct FirstKeys {
     file_name: Option<IgnoredAny>,
 }
 
-/// Looks at what has arrived, without taking it; `None` if more must arrive to tell.
-pub fn detect(inbox: &FrameBuffer) -> Result<Option<Dialect>, DialectError> {
+/// Detects the dialect without consuming bytes; `None` if more must arrive.
+pub fn detect(buffer: &FrameBuffer) -> Result<Option<Dialect>, DialectError> {
     // No length in 1..=65536 looks like a TLS record with a body, or like an HTTP method.
-    if let Some(start) = inbox.bytes().first_chunk::<4>() {
+    if let Some(start) = buffer.bytes().first_chunk::<4>() {
         if start.starts_with(&TLS_RECORD) && start[2..] != [0, 0] {
             return Ok(Some(Dialect::Tls));
         }
@@ -56,7 +57,7 @@ pub fn detect(inbox: &FrameBuffer) -> Result<Option<Dialect>, DialectError> {
             return Ok(Some(Dialect::Http));
         }
     }
-    let Some(json) = inbox.peek_json()? else {
+    let Some(json) = buffer.peek_json()? else {
         return Ok(None);
     };
     check_json(json)?;
@@ -77,9 +78,9 @@ mod tests {
     use crate::wire::frame::{Framing, encode};
 
     fn detect_bytes(bytes: &[u8]) -> Result<Option<Dialect>, DialectError> {
-        let mut inbox = FrameBuffer::new();
-        inbox.push(bytes);
-        detect(&inbox)
+        let mut buffer = FrameBuffer::new();
+        buffer.push(bytes);
+        detect(&buffer)
     }
 
     fn detect_json(json: &str) -> Result<Option<Dialect>, DialectError> {
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn each_dialect_is_told_by_its_first_bytes() {
+    fn each_dialect_is_detected_by_its_first_bytes() {
         assert_eq!(detect_json(r#"{"ftx":"hello"}"#), Ok(Some(Dialect::Native)));
         assert_eq!(detect_json(r#"{"filename":"a","size":1}"#), Ok(Some(Dialect::Classic)));
         assert_eq!(detect_json(r#"{"md5":"","file_name":"a"}"#), Ok(Some(Dialect::Classic)));
@@ -99,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_decided_too_early() {
+    fn incomplete_first_frames_are_undecided() {
         for few in [&b""[..], b"G", b"GET", b"\x10\0\0", b"\x10\0\0\0{\"ftx\":"] {
             assert_eq!(detect_bytes(few), Ok(None), "{few:?}");
         }
     }
 
     #[test]
-    fn the_rest_is_refused() {
+    fn other_first_bytes_are_refused() {
         assert_eq!(detect_json(r#"{"size":1}"#), Err(DialectError::Keys));
         for json in ["[]", "[1]", "7", "null", "\"ftx\"", "{", "{\"ftx\":1,\"ftx\":2}", "\u{feff}{}"] {
             assert!(detect_json(json).is_err(), "{json}");

@@ -1,18 +1,20 @@
-//! Many ids in few bytes: `[[0,499],[502,502]]`.
+//! Sets of ids as runs: `[[0,499],[502,502]]`.
+
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-/// Ascending runs of ids, each `[first, last]` with both ends included.
+/// Ascending runs of ids, each `[first, last]`, both inclusive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<(u64, u64)>")]
 pub struct IdRanges(Vec<(u64, u64)>);
 
-/// Runs that overlap, touch in the wrong order, or end before they begin.
+/// Runs that overlap, descend, or end before they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("runs of ids must ascend")]
 pub struct IdRangesError;
 
-/// Runs in one frame at most, so that the frame stays below its limit whatever the numbers are.
+/// Runs in one frame, so that the frame stays below its limit for any numbers.
 pub const MAX_RANGES: usize = 1000;
 
 impl IdRanges {
@@ -27,13 +29,13 @@ impl IdRanges {
         IdRanges(vec![(first, last)])
     }
 
-    /// Runs that ascend and do not touch, at most [`MAX_RUNS`] of them.
-    pub fn from_ranges(runs: &[std::ops::RangeInclusive<u64>]) -> Self {
+    /// From ascending, separate runs, at most [`MAX_RANGES`].
+    pub fn from_ranges(runs: &[RangeInclusive<u64>]) -> Self {
         debug_assert!(runs.len() <= MAX_RANGES);
         IdRanges(runs.iter().map(|run| (*run.start(), *run.end())).collect())
     }
 
-    /// Merges ids, in any order, into as few frames' worth of runs as possible.
+    /// Merges ids, in any order, into runs, in as few sets as frames are needed.
     pub fn pack(mut ids: Vec<u64>) -> Vec<IdRanges> {
         ids.sort_unstable();
         ids.dedup();
@@ -48,7 +50,7 @@ impl IdRanges {
     }
 
     /// The runs, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = std::ops::RangeInclusive<u64>> {
+    pub fn iter(&self) -> impl Iterator<Item = RangeInclusive<u64>> {
         self.0.iter().map(|&(first, last)| first..=last)
     }
 
@@ -57,7 +59,7 @@ impl IdRanges {
         self.0.last().map(|run| run.1)
     }
 
-    /// How many ids there are; as large as a peer likes, so count before expanding.
+    /// The number of ids. A peer can make it huge in few bytes: check it before expanding the runs.
     pub fn count(&self) -> u64 {
         self.0.iter().fold(0, |sum, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
     }
@@ -67,9 +69,9 @@ impl TryFrom<Vec<(u64, u64)>> for IdRanges {
     type Error = IdRangesError;
 
     fn try_from(runs: Vec<(u64, u64)>) -> Result<Self, IdRangesError> {
-        let each = runs.iter().all(|(first, last)| first <= last);
-        let ascending = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);
-        if each && ascending { Ok(IdRanges(runs)) } else { Err(IdRangesError) }
+        let are_ranges = runs.iter().all(|(first, last)| first <= last);
+        let ascend = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        if are_ranges && ascend { Ok(IdRanges(runs)) } else { Err(IdRangesError) }
     }
 }
 
@@ -79,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_does_not_ascend_is_refused() {
+    fn runs_that_do_not_ascend_are_refused() {
         for bad in ["[[1,0]]", "[[0,1],[1,2]]", "[[5,6],[0,1]]", "[[0]]", "[0]", "[[0,-1]]", "[[0,1.5]]"] {
             assert!(serde_json::from_str::<IdRanges>(bad).is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! The asking end of a session that measures, as a state machine: frames in, [`Event`]s and frames out.
+//! The requesting end of a measuring session, as a state machine: frames in, [`MeasureEvent`]s and frames out.
 //!
 //! ```text
 //! hello  -> welcome          both name the feature
@@ -6,36 +6,37 @@
 //! end 0  -> receipt
 //! ```
 
+use super::error::WireError;
+use super::limits::VERSION;
 use super::message::{ErrorReport, FEATURE_MEASURE, Hello, Measurable, Measure, Measured, Message, Receipt};
-use super::{VERSION, WireError};
 use crate::error_code::ErrorCode;
 
-/// What a frame tells the driver.
+/// What a frame means for the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeasureEvent {
     /// Nothing.
     Nothing,
-    /// The receiver is there and can measure.
+    /// The receiver supports measuring.
     Ready,
-    /// How the stage went that was asked for: at most the bytes that were asked for, in at least a nanosecond.
+    /// The result of the requested stage: at most the requested bytes, in at least one nanosecond.
     Measured(Measured),
-    /// The last word.
+    /// The session is complete.
     Receipt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum State {
     Hello,
     Ready,
-    Asked(Measure),
+    Measuring(Measure),
     Ended,
     Done,
 }
 
-/// See the module's page.
+/// The state machine; see the module's documentation.
 #[derive(Debug)]
 pub struct MeasureClient {
-    stage: Stage,
+    state: State,
     out: Vec<u8>,
 }
 
@@ -43,7 +44,7 @@ impl Default for MeasureClient {
     fn default() -> Self {
         let mut out = Vec::new();
         Message::Hello(Hello::ours(&[FEATURE_MEASURE], None)).encode(&mut out);
-        MeasureClient { stage: Stage::Hello, out }
+        MeasureClient { state: State::Hello, out }
     }
 }
 
@@ -53,51 +54,51 @@ impl MeasureClient {
         Self::default()
     }
 
-    /// Asks for a stage, when the one before is measured. Of the wire, the body must follow at once.
-    pub fn ask(&mut self, measure: Measure) {
-        debug_assert_eq!(self.stage, Stage::Ready);
-        self.stage = Stage::Asked(measure);
+    /// Requests a stage; the previous one must be measured. If it is the wire, the body must follow at once.
+    pub fn request(&mut self, measure: Measure) {
+        debug_assert_eq!(self.state, State::Ready);
+        self.state = State::Measuring(measure);
         Message::Measure(measure).encode(&mut self.out);
     }
 
-    /// Says that nothing more will be asked.
+    /// Ends the session after the last stage.
     pub fn end(&mut self) {
-        self.stage = Stage::Ended;
+        self.state = State::Ended;
         Message::End { entries: 0 }.encode(&mut self.out);
     }
 
-    /// Tells the receiver that the silence means patience.
+    /// Sends a keepalive.
     pub fn keepalive(&mut self) {
-        // Before the welcome a receiver expects nothing else.
-        if self.stage != Stage::Hello {
+        // The protocol allows no keepalive before the welcome.
+        if self.state != State::Hello {
             Message::Busy.encode(&mut self.out);
         }
     }
 
-    /// Tells the receiver why the session ends here.
+    /// Ends the session with an error.
     pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
         Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
     }
 
-    /// Takes the JSON of one frame.
+    /// Handles the JSON of one frame.
     pub fn handle(&mut self, json: &[u8]) -> Result<MeasureEvent, WireError> {
         let message = Message::parse(json)?;
-        match (self.stage, message) {
+        match (self.state, message) {
             (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
                 Err(WireError::PeerGaveUp { fault, message })
             }
-            (Stage::Hello, Message::Welcome(welcome)) => self.welcomed(welcome),
-            (Stage::Hello | Stage::Done, other) => Err(WireError::out_of_place(&other)),
+            (State::Hello, Message::Welcome(welcome)) => self.welcomed(welcome),
+            (State::Hello | State::Done, other) => Err(WireError::unexpected(&other)),
             (_, Message::Busy) => Ok(MeasureEvent::Nothing),
-            (Stage::Asked(asked), Message::Measured(measured)) => self.measured(asked, measured),
-            (Stage::Ended, Message::Receipt(receipt)) => {
+            (State::Measuring(requested), Message::Measured(measured)) => self.measured(requested, measured),
+            (State::Ended, Message::Receipt(receipt)) => {
                 if (Receipt { spent: None, ..receipt }) != Receipt::default() {
                     return Err(WireError::protocol("a receipt for entries that were never announced"));
                 }
-                self.stage = Stage::Done;
+                self.state = State::Done;
                 Ok(MeasureEvent::Receipt)
             }
-            (_, other) => Err(WireError::out_of_place(&other)),
+            (_, other) => Err(WireError::unexpected(&other)),
         }
     }
 
@@ -108,24 +109,27 @@ impl MeasureClient {
         if !welcome.has(FEATURE_MEASURE) {
             return Err(WireError::NoFeature { feature: FEATURE_MEASURE, agent: welcome.agent });
         }
-        self.stage = Stage::Ready;
+        self.state = State::Ready;
         Ok(MeasureEvent::Ready)
     }
 
-    fn measured(&mut self, asked: Measure, measured: Measured) -> Result<MeasureEvent, WireError> {
-        let whole = asked.what == Measurable::Wire;
-        let fits = measured.bytes <= asked.size_bytes && (!whole || measured.bytes == asked.size_bytes);
-        if !fits || measured.elapsed_ns == 0 {
+    fn measured(&mut self, requested: Measure, measured: Measured) -> Result<MeasureEvent, WireError> {
+        // A stage may stop early, except for the wire, whose body is received to its end.
+        let is_valid = match requested.what {
+            Measurable::Wire => measured.bytes == requested.size_bytes,
+            _ => measured.bytes <= requested.size_bytes,
+        };
+        if !is_valid || measured.elapsed_ns == 0 {
             return Err(WireError::protocol(format!(
-                "{} bytes measured in {} ns, where {} bytes were asked for",
-                measured.bytes, measured.elapsed_ns, asked.size_bytes
+                "{} bytes measured in {} ns, {} bytes requested",
+                measured.bytes, measured.elapsed_ns, requested.size_bytes
             )));
         }
-        self.stage = Stage::Ready;
+        self.state = State::Ready;
         Ok(MeasureEvent::Measured(measured))
     }
 
-    /// What is to be sent, and forgets it.
+    /// Takes the bytes to be sent.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
@@ -137,59 +141,59 @@ mod tests {
 
     const WELCOME: &[u8] = br#"{"ftx":"welcome","version":1,"features":["measure"]}"#;
 
-    fn asked(what: Measurable) -> MeasureClient {
+    fn measuring(what: Measurable) -> MeasureClient {
         let mut session = MeasureClient::new();
         assert_eq!(session.handle(WELCOME), Ok(MeasureEvent::Ready));
-        session.ask(Measure { what, size_bytes: 5 });
+        session.request(Measure { what, size_bytes: 5 });
         session
     }
 
     #[test]
-    fn a_question_gets_one_answer_and_the_end_a_receipt() {
-        let mut session = asked(Measurable::Write);
+    fn each_measure_has_one_result_and_the_end_a_receipt() {
+        let mut session = measuring(Measurable::Write);
         assert_eq!(session.handle(br#"{"ftx":"busy"}"#), Ok(MeasureEvent::Nothing));
         let answer = br#"{"ftx":"measured","bytes":4,"ns":7,"memory":true}"#;
         let measured = Measured { bytes: 4, elapsed_ns: 7, memory: true };
         assert_eq!(session.handle(answer), Ok(MeasureEvent::Measured(measured)));
-        assert!(session.handle(answer).is_err(), "once");
+        assert!(session.handle(answer).is_err(), "a second result");
         session.end();
         let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0}"#;
         assert_eq!(session.handle(receipt), Ok(MeasureEvent::Receipt));
     }
 
     #[test]
-    fn each_step_is_said_once_and_a_keepalive_only_after_the_welcome() {
-        let said = |session: &mut MeasureClient| -> Vec<Message> {
-            let mut inbox = crate::wire::FrameBuffer::new();
-            inbox.push(&session.take_output());
-            let mut said = Vec::new();
-            while let Some(json) = inbox.next_frame(crate::wire::Framing::Native).unwrap() {
-                said.push(Message::parse(json).unwrap());
+    fn each_call_sends_one_frame_and_a_keepalive_only_after_the_welcome() {
+        let sent = |session: &mut MeasureClient| -> Vec<Message> {
+            let mut buffer = crate::wire::FrameBuffer::new();
+            buffer.push(&session.take_output());
+            let mut messages = Vec::new();
+            while let Some(json) = buffer.next_frame(crate::wire::Framing::Native).unwrap() {
+                messages.push(Message::parse(json).unwrap());
             }
-            said
+            messages
         };
         let mut session = MeasureClient::new();
         session.keepalive();
-        assert_eq!(said(&mut session), [Message::Hello(Hello::ours(&[FEATURE_MEASURE], None))]);
+        assert_eq!(sent(&mut session), [Message::Hello(Hello::ours(&[FEATURE_MEASURE], None))]);
         session.handle(WELCOME).unwrap();
         session.keepalive();
         let measure = Measure { what: Measurable::Md5, size_bytes: 5 };
-        session.ask(measure);
-        assert_eq!(said(&mut session), [Message::Busy, Message::Measure(measure)]);
+        session.request(measure);
+        assert_eq!(sent(&mut session), [Message::Busy, Message::Measure(measure)]);
         session.handle(br#"{"ftx":"measured","bytes":5,"ns":1}"#).unwrap();
         session.end();
         session.give_up(ErrorCode::Timeout, "late");
-        let failure = ErrorReport { entry: None, fault: ErrorCode::Timeout, message: "late".into() };
-        assert_eq!(said(&mut session), [Message::End { entries: 0 }, Message::Error(failure)]);
-        // What the receiver was busy with is told in the receipt, and is nothing that was announced.
+        let report = ErrorReport { entry: None, fault: ErrorCode::Timeout, message: "late".into() };
+        assert_eq!(sent(&mut session), [Message::End { entries: 0 }, Message::Error(report)]);
+        // The busy time in a receipt is allowed, although there are no entries.
         let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0,
             "spent":{"disk_ms":1,"md5_ms":2,"network_ms":3}}"#;
         assert_eq!(session.handle(receipt), Ok(MeasureEvent::Receipt));
-        assert_eq!(said(&mut session), []);
+        assert_eq!(sent(&mut session), []);
     }
 
     #[test]
-    fn a_receiver_that_cannot_measure_is_told_from_one_that_is_broken() {
+    fn missing_features_and_versions_are_distinct_errors() {
         let mut session = MeasureClient::new();
         let old = session.handle(br#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#);
         assert_eq!(old, Err(WireError::NoFeature { feature: "measure", agent: "ftx 0.0.9".into() }));
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hostile_receiver_says_ends_the_session() {
+    fn invalid_frames_of_a_receiver_end_the_session() {
         for (what, bad) in [
             (Measurable::Md5, r#"{"ftx":"measured","bytes":6,"ns":1}"#),
             (Measurable::Md5, r#"{"ftx":"measured","bytes":5,"ns":0}"#),
@@ -212,9 +216,9 @@ mod tests {
                 r#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0}"#,
             ),
         ] {
-            assert!(matches!(asked(what).handle(bad.as_bytes()), Err(WireError::Protocol(_))), "{bad}");
+            assert!(matches!(measuring(what).handle(bad.as_bytes()), Err(WireError::Protocol(_))), "{bad}");
         }
-        let mut session = asked(Measurable::Md5);
+        let mut session = measuring(Measurable::Md5);
         let refused = session.handle(br#"{"ftx":"error","code":"refused","message":"no"}"#);
         assert!(matches!(refused, Err(WireError::PeerGaveUp { .. })));
         let mut session = MeasureClient::new();

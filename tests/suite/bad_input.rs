@@ -76,9 +76,9 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
     let mut add = |what: &str, bytes: Vec<u8>, code, line| cases.push((what.to_owned(), bytes, code, line));
     let after_length = br#"{"filename":"a","size":3,"md5":"900150983cd24fb0d6963f7d28e17f72"}abc"#;
     for (what, length, line) in [
-        ("length 0", 0u32, "a header of 0 bytes was announced"),
-        ("length -1", u32::MAX, "a header of 4294967295 bytes"),
-        ("length 65,537", 65_537, "a header of 65537 bytes"),
+        ("length 0", 0u32, "invalid frame length 0 "),
+        ("length -1", u32::MAX, "invalid frame length 4294967295 "),
+        ("length 65,537", 65_537, "invalid frame length 65537 "),
         ("length big-endian", 66u32.swap_bytes(), "sent big-endian?"),
     ] {
         add(what, [&length.to_le_bytes()[..], after_length].concat(), NO_SESSION, line);
@@ -89,10 +89,10 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "]".repeat(10_000)
     );
     for (what, json, line) in [
-        ("an array", "[1,2]".to_owned(), "not a JSON dictionary"),
-        ("an array for a dictionary", "[null,1,null]".to_owned(), "not a JSON dictionary"),
-        ("a number", "7".to_owned(), "not a JSON dictionary"),
-        ("no JSON", "{filename}".to_owned(), "not a JSON dictionary"),
+        ("an array", "[1,2]".to_owned(), "not a JSON object"),
+        ("an array for a dictionary", "[null,1,null]".to_owned(), "not a JSON object"),
+        ("a number", "7".to_owned(), "not a JSON object"),
+        ("no JSON", "{filename}".to_owned(), "not a JSON object"),
         ("10,000 deep", deep, "nests deeper"),
         ("neither dialect", r#"{"size":3}"#.to_owned(), "names no file"),
         (
@@ -160,7 +160,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
             bytes
         },
         PROTOCOL,
-        "speaks version 0",
+        "protocol version 0 is not supported",
     );
     for (what, json) in [
         ("an unknown kind", r#"{"ftx":"dance"}"#),
@@ -203,15 +203,15 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("a hole without end", sparse, vec![hole(0, u64::MAX)], "no such parts"),
         ("a hole twice", sparse, vec![hole(0, 1), hole(0, 1)], "sent twice"),
         ("a hole where a part comes", sparse, vec![hole(0, 1), part(0, 0, 8_388_608)], "sent twice"),
-        ("an end of fewer", two, vec![end.replace('1', "0")], "speaks of 0 entries, 1 were announced"),
-        ("an end of more", two, vec![end.replace('1', "2")], "speaks of 2 entries, 1 were announced"),
+        ("an end of fewer", two, vec![end.replace('1', "0")], "end has 0 entries, 1 were announced"),
+        ("an end of more", two, vec![end.replace('1', "2")], "end has 2 entries, 1 were announced"),
         ("an end of the last number", two, vec![end.replace('1', &u64::MAX.to_string())], "1 were announced"),
-        ("two ends", two, vec![end.clone(), end.clone()], "out of place: end"),
+        ("two ends", two, vec![end.clone(), end.clone()], "unexpected frame: end"),
         (
             "an entry after the end",
             two,
             vec![end.clone(), two.replace("y\":0", "y\":1")],
-            "out of place: entry",
+            "unexpected frame: entry",
         ),
         (
             "totals after the end",
@@ -220,7 +220,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
             "place: totals",
         ),
         ("a number again", two, vec![two.into()], "entry 0 announced, 1 expected"),
-        ("a second hello", two, vec![r#"{"ftx":"hello","version":1}"#.into()], "out of place: hello"),
+        ("a second hello", two, vec![r#"{"ftx":"hello","version":1}"#.into()], "unexpected frame: hello"),
         (
             "a join in a session",
             two,
@@ -253,22 +253,30 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         add(what, bytes, NO_SESSION, "session");
     }
     let md5 = r#"{"ftx":"measure","what":"md5","size":0}"#;
-    add("measuring unasked", native(&[md5]), PROTOCOL, "out of place: measure");
+    add("measuring unasked", native(&[md5]), PROTOCOL, "unexpected frame: measure");
     for (what, jsons, line) in [
-        ("too much to hash", vec![r#"{"ftx":"measure","what":"md5","size":1073741825}"#], "are possible"),
-        ("too much to write", vec![r#"{"ftx":"measure","what":"write","size":1073741825}"#], "are possible"),
+        (
+            "too much to hash",
+            vec![r#"{"ftx":"measure","what":"md5","size":1073741825}"#],
+            "the limit is 1073741824",
+        ),
+        (
+            "too much to write",
+            vec![r#"{"ftx":"measure","what":"write","size":1073741825}"#],
+            "the limit is 1073741824",
+        ),
         (
             "too much of the wire",
             vec![r#"{"ftx":"measure","what":"wire","size":18446744073709551615}"#],
-            "are possible",
+            "the limit is 1073741824",
         ),
         ("measuring without end", vec![md5; 17], "more than 16 measurements"),
-        ("measuring in a transfer", vec![&entry, md5], "a session that transfers cannot measure"),
-        ("a transfer while measuring", vec![md5, &entry], "out of place: entry"),
+        ("measuring in a transfer", vec![&entry, md5], "a session with entries cannot measure"),
+        ("a transfer while measuring", vec![md5, &entry], "unexpected frame: entry"),
         (
             "totals while measuring",
             vec![md5, r#"{"ftx":"totals","files":0,"bytes":0}"#],
-            "out of place: totals",
+            "unexpected frame: totals",
         ),
     ] {
         add(what, measuring(&jsons, b""), PROTOCOL, line);

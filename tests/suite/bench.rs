@@ -40,14 +40,14 @@ fn local_benchmark_reports_every_stage_and_a_real_transfer() {
     for (label, note) in [
         ("disk read", ""),
         ("MD5", "one stream"),
-        ("MD5", "side by side"),
+        ("MD5", "in parallel"),
         ("wire", "TCP on this machine"),
         ("disk write", ""),
         ("together", "transferred"),
     ] {
         assert!(has(&rows, label, note), "{label} {note}: {ended:?}");
     }
-    assert!(ended.stdout.lines().last().unwrap().starts_with("What limits is "), "{ended:?}");
+    assert!(ended.stdout.lines().last().unwrap().starts_with("Bottleneck: "), "{ended:?}");
     assert_eq!(ended.stderr, "");
     assert_eq!(names(dir.path()), Vec::<String>::new());
 }
@@ -65,14 +65,14 @@ fn remote_benchmark_reports_every_stage_and_leaves_no_file() {
     for (label, note) in [
         ("disk read", ""),
         ("MD5", "one stream"),
-        ("MD5", "there"),
+        ("MD5", "at the receiver"),
         ("wire", "to 127.0.0.1"),
-        ("disk write", "there"),
+        ("disk write", "at the receiver"),
         ("together", "calculated"),
     ] {
         assert!(has(&rows, label, note), "{label} {note}: {ended:?}");
     }
-    assert!(ended.stdout.lines().last().unwrap().starts_with("What limits is "), "{ended:?}");
+    assert!(ended.stdout.lines().last().unwrap().starts_with("Bottleneck: "), "{ended:?}");
     assert_eq!((names(&here), names(&out)), (vec![], vec![]));
 
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
@@ -93,17 +93,25 @@ fn bad_answers_to_a_benchmark_are_errors() {
         (
             vec![r#"{"ftx":"welcome","version":1,"features":[],"agent":"ftx 0.0.9"}"#],
             REFUSED,
-            "the other side (ftx 0.0.9) cannot measure",
+            "the other side (ftx 0.0.9) does not support the feature \"measure\"",
         ),
-        (vec![r#"{"ftx":"welcome","version":99,"features":["measure"]}"#], PROTOCOL, "speaks version 99"),
-        (vec!["[]"], PROTOCOL, "not a JSON dictionary"),
+        (
+            vec![r#"{"ftx":"welcome","version":99,"features":["measure"]}"#],
+            PROTOCOL,
+            "protocol version 99 is not supported",
+        ),
+        (vec!["[]"], PROTOCOL, "not a JSON object"),
         (
             vec![WELCOME, r#"{"ftx":"measured","bytes":1073741824,"ns":1}"#],
             PROTOCOL,
             "262144 bytes were asked for",
         ),
         (vec![WELCOME, r#"{"ftx":"measured","bytes":262144,"ns":0}"#], PROTOCOL, "in 0 ns"),
-        (vec![WELCOME, r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#], PROTOCOL, "out of place: want"),
+        (
+            vec![WELCOME, r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#],
+            PROTOCOL,
+            "unexpected frame: want",
+        ),
         (
             vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not \u001b[31mtoday"}"#],
             REFUSED,
@@ -128,7 +136,7 @@ fn benchmark_errors_have_their_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let ended = bench(&dir.path().join("missing"), &[]);
     assert_eq!(ended.code, FILE_IO, "{ended:?}");
-    assert!(ended.stderr.contains("cannot make a file in ") && ended.stdout.is_empty(), "{ended:?}");
+    assert!(ended.stderr.contains("cannot create a file in ") && ended.stdout.is_empty(), "{ended:?}");
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ended = bench(dir.path(), &[&closed]);

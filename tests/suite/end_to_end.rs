@@ -248,8 +248,7 @@ fn renamed_copy_is_found_when_the_file_is_sent_again() {
     for repeat in 0..3 {
         let sent = send(&[], &[&small, &large], &receiver.host());
         assert_eq!(sent.code, 0, "{sent:?}");
-        let skipped =
-            sent.stdout.contains("2 files were there already") || sent.stdout.contains("Nothing to send");
+        let skipped = sent.stdout.contains("2 skipped, identical") || sent.stdout.contains("Nothing to send");
         assert_eq!(skipped, repeat > 0, "{sent:?}");
         assert_eq!(names(out.path()), ["disk (1).img", "disk.img", "f", "f (1)"]);
     }

@@ -17,8 +17,8 @@ use ftx::wire::classic::{encode_header, parse_header};
 use ftx::wire::dialect::detect;
 use ftx::wire::id_ranges::IdRanges;
 use ftx::wire::message::{
-    Entry, EntryKind, ErrorReport, Hello, Hole, Join, Kept, KeptParts, Measurable, Measure, Measured, Part,
-    Receipt, SessionId, WantedParts,
+    Entry, EntryKind, ErrorReport, Hello, Hole, Join, KeptParts, KeptRun, Measurable, Measure, Measured,
+    Part, Receipt, SessionId, WantedParts,
 };
 use ftx::wire::receiver::{Event, PartOutcome};
 use ftx::wire::{Dialect, FrameBuffer, Framing, Message, ReceiverSession, SenderSession, frame, sender};
@@ -179,13 +179,13 @@ fn native() -> Vec<(&'static str, Message)> {
         ),
         (
             "kept",
-            Message::Kept(Kept {
+            Message::Kept(KeptRun {
                 entry: 4,
                 part: 2,
                 parts: KeptParts::Digests(vec![md5(MD5_ABC), md5(MD5_EMPTY)]),
             }),
         ),
-        ("kept-zeros", Message::Kept(Kept { entry: 4, part: 4, parts: KeptParts::Zeros(1000) })),
+        ("kept-zeros", Message::Kept(KeptRun { entry: 4, part: 4, parts: KeptParts::Zeros(1000) })),
         ("receipt", Message::Receipt(receipt)),
         (
             "receipt-spent",
@@ -207,7 +207,7 @@ fn native() -> Vec<(&'static str, Message)> {
             "error-entry",
             failure(Some(6), ErrorCode::Exists, "a different file of that name is there already"),
         ),
-        ("error-session", failure(None, ErrorCode::Protocol, "the first header is not a hello")),
+        ("error-session", failure(None, ErrorCode::Protocol, "the first frame is not a hello")),
         ("error-interrupted", failure(None, ErrorCode::Interrupted, "the receiver was interrupted")),
     ]
 }

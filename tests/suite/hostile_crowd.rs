@@ -366,7 +366,7 @@ fn lost_sessions_hold_no_thread_and_no_connection() {
         let mut raw = Raw::connect(&receiver, &hello);
         assert!(matches!(raw.next_message(), Some(Message::Welcome(_))));
         drop(raw);
-        receiver.wait_for("Waiting 30 s for the sender to come back");
+        receiver.wait_for("Waiting 30 s for the sender to reconnect");
         receiver.clear_output();
     }
     let start = Instant::now();

@@ -47,7 +47,7 @@ fn sender_detects_a_killed_receiver_quickly() {
     assert!(killed.elapsed() < Duration::from_secs(5), "quickly");
     assert_eq!(sent.code, 10, "{sent:?}");
     assert!(sent.stderr.contains("ftx: the connection to 127.0.0.1:"), "{sent:?}");
-    assert!(sent.stderr.contains("was lost\n     send the same again to go on"), "{sent:?}");
+    assert!(sent.stderr.contains("was lost\n     send the same again to resume"), "{sent:?}");
     assert!(!out.join("large.img").exists());
 }
 
@@ -84,9 +84,13 @@ fn bad_answers_of_a_receiver_are_errors() {
     fs::write(&file, NOT_UNASKED).unwrap();
     let until_closed = |mut stream: TcpStream| drop(stream.read_to_end(&mut Vec::new()));
     for (answer, code, line) in [
-        (vec![], 10, "closed the connection without a reply\n     is it `ftx recv` that listens there?"),
+        (
+            vec![],
+            10,
+            "closed the connection without a reply\n     is `ftx recv` listening there, and is the port correct?",
+        ),
         (vec![WELCOME], 10, "was lost\n     send the same again"),
-        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "speaks version 99"),
+        (vec![r#"{"ftx":"welcome","version":99}"#], 12, "protocol version 99 is not supported"),
         (vec![WELCOME, r#"{"ftx":"stored","entries":[[7,7]]}"#], 12, "never announced"),
         (vec![WELCOME, r#"{"ftx":"want","entries":[[7,7]],"parts":"all"}"#], 12, "never announced"),
         (
@@ -101,7 +105,7 @@ fn bad_answers_of_a_receiver_are_errors() {
             r"full \x1b[31m\nup",
         ),
         (vec![WELCOME, r#"{"ftx":"error","code":"refused","message":"not today"}"#], 41, "not today"),
-        (vec!["[]"], 12, "not a JSON dictionary"),
+        (vec!["[]"], 12, "not a JSON object"),
     ] {
         // Closes the connection only where the answer does not end the session.
         let (host, thread) = fake_receiver(&answer, if code == 10 { drop } else { until_closed });
@@ -216,14 +220,15 @@ fn other_services_on_the_port_are_named() {
         let (host, sent) = greeting(bytes);
         assert_eq!(sent.code, 12, "{sent:?}");
         let words = format!(
-            "ftx: the program at {host} is not ftx (its reply begins \"{shown}\")\n     is the port right?\n"
+            "ftx: the program at {host} is not ftx (its reply begins \"{shown}\")\n     is the port correct?\n"
         );
         assert_eq!(sent.stderr, words);
     }
     let (host, sent) = greeting(b"");
     assert_eq!(sent.code, 30, "{sent:?}");
-    let words =
-        format!("ftx: no answer from {host} for 1 seconds\n     is it `ftx recv` that listens there?");
+    let words = format!(
+        "ftx: no answer from {host} for 1 seconds\n     is `ftx recv` listening there, and is the port correct?"
+    );
     assert!(sent.stderr.starts_with(&words), "{sent:?}");
 }
 
@@ -254,8 +259,7 @@ fn existing_file_is_refused_with_advice() {
     let sent = send(&[], &[&tree], &receiver.host());
     receiver.kill();
     assert_eq!(sent.code, 23, "{sent:?}");
-    let words =
-        "to take them, the receiver has to be started with --on-conflict overwrite, or rename to keep both";
+    let words = "start the receiver with --on-conflict overwrite to replace them, or rename to keep both";
     assert_eq!(sent.stderr.matches(words).count(), 1, "{sent:?}");
 }
 
@@ -271,7 +275,7 @@ fn syntax_of_other_tools_gets_a_hint() {
         (&["send", &big, "127.0.0.1:"], 2, "leave the colon away"),
         (&["send", &path("nosuch"), "127.0.0.1"], 11, "nothing was sent"),
         (&["recv", "inbox"], 2, "--out inbox"),
-        (&["recv", "--keep-unfinished", "0.5"], 2, "whole days, 0 or more"),
+        (&["recv", "--keep-unfinished", "0.5"], 2, "expected a whole number of days, 0 or more"),
         (&["recv", "--timeout", "9223372036854775807"], 2, "is not in 1..=86400"),
         (&["send", &big, "127.0.0.1", "--timeout", "86401"], 2, "is not in 1..=86400"),
         (&["recv", "--out", &big], 11, "big.tif is a file, not a folder\n"),
@@ -403,7 +407,7 @@ fn exit_codes_are_as_documented() {
     let port = taken.local_addr().unwrap().port().to_string();
     let bind = ftx(&["recv", "--bind", "127.0.0.1", "--port", &port, "--out", dir.path().to_str().unwrap()]);
     assert_eq!(bind.code, 10, "{bind:?}");
-    assert!(bind.stderr.contains("another program has that port"), "{bind:?}");
+    assert!(bind.stderr.contains("the port is in use"), "{bind:?}");
 }
 
 #[test]

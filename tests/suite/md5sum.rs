@@ -390,7 +390,7 @@ fn source_that_changes_before_it_is_hashed_is_not_listed() {
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut told = String::new();
     stderr.read_line(&mut told).unwrap();
-    assert!(told.contains("left to hash for the list"), "{told}");
+    assert!(told.contains("hashing the remaining"), "{told}");
     hole.write_all_at(b"x", 0).unwrap();
     std::io::copy(&mut stderr, &mut std::io::sink()).unwrap();
     let sent = crate::common::end(child);

@@ -100,9 +100,9 @@ fn resent_bytes_are_not_counted_as_sent() {
     assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
     assert!(sent.stdout.starts_with("Sent 1 file (50.33 MB) in "), "{sent:?}");
     assert!(sent.stdout.contains(" The connection was lost 2 times; "), "{sent:?}");
-    assert!(sent.stdout.contains(" MB had to move again."), "{sent:?}");
+    assert!(sent.stdout.contains(" MB were transferred again."), "{sent:?}");
     assert!(received.stdout.starts_with("Received 1 file (50.33 MB, of which "), "{received:?}");
-    assert!(received.stdout.contains(" MB were there already) in "), "{received:?}");
+    assert!(received.stdout.contains(" MB were received before) in "), "{received:?}");
 }
 
 /// With `--once` the receiver ends when the session is complete, over any number of connections.
@@ -124,7 +124,7 @@ fn receiver_of_one_session_waits_for_its_sender() {
         let ended = receiver.wait();
         assert_eq!(ended.code, 0, "{ended:?}");
         // Fewer than three if the sender reconnects before the receiver detects the loss.
-        let waits = ended.stderr.matches("Waiting 30 s for the sender to come back").count();
+        let waits = ended.stderr.matches("Waiting 30 s for the sender to reconnect").count();
         assert!((1..=3).contains(&waits), "{ended:?}");
         assert_eq!(listing(&out.join("tree")), listing(&source));
         fs::remove_dir_all(&out).unwrap();
@@ -141,7 +141,7 @@ fn receiver_of_one_session_stops_waiting_and_refuses_other_senders() {
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     let sent = send(&["--retries", "0"], &[&source], &proxy.host());
     assert_eq!(sent.code, 10, "{}", sent.stderr);
-    receiver.wait_for("Waiting 3 s for the sender to come back");
+    receiver.wait_for("Waiting 3 s for the sender to reconnect");
     let start = std::time::Instant::now();
     // Another sender is queued meanwhile, and refused when the receiver ends.
     assert_ne!(send(&["--timeout", "30"], &[&other], &receiver.host()).code, 0);
@@ -162,7 +162,7 @@ fn receiver_that_waits_for_its_sender_can_be_interrupted() {
     let mut receiver = Receiver::start(&out, &["--once"]);
     let (proxy, _) = cutting(receiver.port, 9_000_000, 1);
     assert_eq!(send(&["--retries", "0"], &[&source], &proxy.host()).code, 10);
-    receiver.wait_for("Waiting 30 s for the sender to come back");
+    receiver.wait_for("Waiting 30 s for the sender to reconnect");
     let start = std::time::Instant::now();
     rustix::process::kill_process(receiver.pid(), rustix::process::Signal::TERM).unwrap();
     assert_eq!(receiver.wait().code, 143);
@@ -235,7 +235,7 @@ fn failures_before_a_reconnect_are_in_the_exit_code() {
     {
     }
     drop(first);
-    receiver.wait_for("Waiting 30 s for the sender to come back");
+    receiver.wait_for("Waiting 30 s for the sender to reconnect");
     // Lost once more, without a failure on this connection.
     let mut second = Raw::connect(&receiver, &hello("bb", Some("aa")));
     assert!(second.next_message().is_some(), "a welcome");
@@ -300,7 +300,7 @@ fn receiver_that_stays_away_is_a_lost_connection() {
             &format!("The connection to {host} was lost. Trying again in 0.5 s."),
             &format!("Cannot connect to {host}: connection refused. Trying again in 1.0 s."),
             &format!("ftx: the connection to {host} was lost and could not be restored in 2 attempts"),
-            "     send the same again to go on: what is stored is skipped, and half a file goes on where it was",
+            "     send the same again to resume: stored files are skipped, partial files continue",
         ]
     );
 }

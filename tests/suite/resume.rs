@@ -101,7 +101,7 @@ fn only_missing_parts_are_sent() {
     let (moved, printed) = send_whole(&out, &source);
     assert!(moved <= 2 * PART + 77, "{moved} bytes of {size} moved again");
     assert!(printed.starts_with("Sent 1 file (83.89 MB, of which "), "{printed}");
-    assert!(printed.contains(" MB were there from an earlier attempt) in "), "{printed}");
+    assert!(printed.contains(" MB were received in an earlier attempt) in "), "{printed}");
     assert_eq!(names(&out), ["disk.img"], "staged file and journal are removed");
     assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
 }
@@ -196,7 +196,7 @@ fn file_in_use_waits_only_for_the_same_source_version() {
         assert_eq!(moved <= 2 * PART, is_same, "{moved} bytes moved");
         assert_eq!(fs::read(out.join("disk.img")).unwrap(), fs::read(&source).unwrap());
         let printed = receiver.kill_and_wait();
-        assert_eq!(printed.stderr.contains("disk.img: waits for another session"), is_same, "{printed:?}");
+        assert_eq!(printed.stderr.contains("disk.img: waiting for another session"), is_same, "{printed:?}");
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -594,13 +594,13 @@ fn receiver_lists_unfinished_files_and_removes_old_ones() {
     symlink("/dev/null", out.join(".ftx-part-link")).unwrap();
     fs::create_dir(out.join(".ftx-part-folder")).unwrap();
     for (days, words, left) in [
-        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB are here, from ", 2),
-        ("0", "Removed what was left of", 0),
+        ("7", "Unfinished: folder/disk.img, 16.78 MB of 25.17 MB received ", 2),
+        ("0", "Removed partial file", 0),
     ] {
         let mut receiver = Receiver::start(&out, &["--keep-unfinished", days]);
         receiver.wait_for(words);
         if left > 0 {
-            receiver.wait_for(" s ago, kept for 6 more days. Sent again, it goes on there.\n");
+            receiver.wait_for(" s ago, kept for 6 more days. Send it again to resume.\n");
         }
         receiver.kill();
         assert_eq!(fs::read_dir(out.join("folder")).unwrap().count(), left);

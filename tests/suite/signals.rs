@@ -130,8 +130,9 @@ fn signal_ends_a_sender_whose_peer_never_answers() {
             let mut peer = listener.accept().unwrap().0;
             answer(&mut peer);
             let ended = ended_by(signal, code, sender);
-            let words =
-                format!("ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to go on.\n");
+            let words = format!(
+                "ftx: interrupted. 0 of 1 file is stored at {host}; send the same again to resume.\n"
+            );
             // Without an answer the sender may not have looked for files yet.
             let nothing = format!("ftx: interrupted. Nothing was sent to {host} yet.\n");
             assert!([words, nothing].contains(&ended.stderr) && ended.stdout.is_empty(), "{ended:?}");
@@ -195,9 +196,9 @@ fn signal_ends_a_sender_between_attempts() {
     fs::write(&file, "bytes").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut sender = start_send(&["--retries", "1000"], &file, &closed);
-    let mut line = [0; 6];
+    let mut line = [0; 18];
     sender.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"Nobody");
+    assert_eq!(&line, b"Connection refused");
     ended_by(Signal::INT, 130, sender);
 }
 
@@ -295,7 +296,7 @@ fn interrupted_sender_notifies_its_receiver() {
             assert!(sent.stderr.contains("interrupted. 0 of 1 file is stored at"), "{sent:?}");
             let received = receiver.wait();
             assert_eq!(received.code, 10, "{received:?}");
-            let words = "ftx: 127.0.0.1 was interrupted; what was complete is stored\n";
+            let words = "ftx: 127.0.0.1 was interrupted; complete files are stored\n";
             assert!(received.stderr.ends_with(words), "{received:?}");
             assert!(!out.join("large.img").exists());
         }
@@ -317,7 +318,7 @@ fn interrupted_receiver_notifies_its_sender() {
             let sent = end(sender);
             assert_eq!(sent.code, 10, "{sent:?}");
             assert!(!received.stderr.contains("the receiver was interrupted"), "{received:?}");
-            let words = "ftx: the receiver was interrupted\n     send the same again to go on: ";
+            let words = "ftx: the receiver was interrupted\n     send the same again to resume: ";
             assert!(sent.stderr.contains(words), "{sent:?}");
             assert!(!out.join("large.img").exists());
         }
@@ -399,7 +400,7 @@ fn interrupted_receiver_counts_existing_files_apart() {
     }
     let ended = receiver_ended_by(BOTH[0].0, BOTH[0].1, receiver);
     let words =
-        format!("ftx: interrupted. 60 files were stored in {}, 60 were there already.\n", out.display());
+        format!("ftx: interrupted. 60 files were stored in {}, 60 skipped as identical.\n", out.display());
     assert!(ended.stderr.ends_with(&words), "{ended:?}");
 }
 

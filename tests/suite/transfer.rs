@@ -70,7 +70,7 @@ fn existing_files_are_compared_and_skipped() {
     assert_eq!(again.code, 0, "{again:?}");
     assert!(again.stdout.starts_with("Nothing to send to 127.0.0.1"), "{again:?}");
     assert!(again.stdout.contains(" but folders and links: 511 files ("), "{again:?}");
-    assert!(again.stdout.contains(" are there already, identical. Checked by MD5"), "{again:?}");
+    assert!(again.stdout.contains(" identical, skipped. Checked by MD5"), "{again:?}");
     assert_eq!(receiver.wait().code, 0);
     assert_eq!(listing(&to), listing(&from));
 }
@@ -122,7 +122,7 @@ fn each_conflict_policy_works_as_documented() {
         fs::write(&file, "new").unwrap();
         let sent = send(&[], &[&file], &receiver.host());
         assert_eq!(sent.code, other, "{policy}: {sent:?}");
-        assert_eq!(sent.stderr.contains("there already"), other != 0, "{sent:?}");
+        assert_eq!(sent.stderr.contains("with that name exists"), other != 0, "{sent:?}");
         assert_eq!(receiver.wait().code, if same != 0 { same } else { other }, "{policy}");
         let there: Vec<_> = names(&to)
             .into_iter()
@@ -267,7 +267,7 @@ fn holes_arrive_and_are_compared_as_holes() {
     let receiver = Receiver::start(&to, &["--count", "3"]);
     let sent = send(&[], &[&from], &receiver.host());
     assert_eq!(sent.code, 0, "{sent:?}");
-    assert!(sent.stdout.contains("of holes did not have to move"), "{sent:?}");
+    assert!(sent.stdout.contains("of holes were not transferred"), "{sent:?}");
     let landed = to.join("from/a.img");
     let (there, here) = (fs::metadata(&landed).unwrap(), fs::metadata(from.join("a.img")).unwrap());
     assert_eq!(there.len(), size);
@@ -281,7 +281,7 @@ fn holes_arrive_and_are_compared_as_holes() {
     }
     let again = send(&[], &[&from], &receiver.host());
     assert_eq!(again.code, 0, "{again:?}");
-    assert!(again.stdout.contains(" 2 files (40.02 GB) are there already, identical."), "{again:?}");
+    assert!(again.stdout.contains(" 2 files (40.02 GB) identical, skipped."), "{again:?}");
     // One byte within a hole.
     File::options().write(true).open(&landed).unwrap().write_all_at(b"x", 30_000_000_000).unwrap();
     assert_eq!(send(&[], &[&from], &receiver.host()).code, 23);

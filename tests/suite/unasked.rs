@@ -123,7 +123,7 @@ fn small_files_are_sent_before_the_first_answer() {
             "bytes": 0}));
         let ended = end(sender);
         assert_eq!(ended.code, 0, "{ended:?}");
-        assert_eq!(ended.stdout.contains("; 2 were there already."), is_there, "{ended:?}");
+        assert_eq!(ended.stdout.contains("; 2 skipped, identical."), is_there, "{ended:?}");
     }
 }
 

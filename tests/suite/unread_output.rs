@@ -63,7 +63,7 @@ fn sessions_continue_while_no_log_is_read() {
     assert_eq!(code, 23);
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
     assert!(
-        stderr.contains(" lines were left out here, because nothing was read\n"),
+        stderr.contains(" lines were dropped, because the output was not read\n"),
         "{} bytes",
         stderr.len()
     );
@@ -72,7 +72,7 @@ fn sessions_continue_while_no_log_is_read() {
     // The last line is never dropped.
     assert!(stdout.contains("5,000 entries were NOT transferred"), "{stdout}");
     assert!(
-        stderr.contains(" lines were left out here, because nothing was read\n"),
+        stderr.contains(" lines were dropped, because the output was not read\n"),
         "{} bytes",
         stderr.len()
     );

@@ -13,6 +13,7 @@ use crate::dest::error::{FOLDER, StoreError};
 use crate::dest::{Content, OnConflict, Placed};
 use crate::relpath::{LinkTarget, RelPath};
 use crate::sys::Errno;
+use crate::sys::path::from_bytes;
 use crate::sys::stat::FileStat;
 use crate::units::{Metadata, Mode};
 
@@ -110,7 +111,7 @@ impl LocalSession {
     fn create_hidden_link(&self, dir: &Dir, target: &LinkTarget) -> Result<Box<str>, StoreError> {
         loop {
             let hidden = self.names.next();
-            match dir.handle.create_symlink(target.as_path(), &*hidden) {
+            match dir.handle.create_symlink(from_bytes(target.as_bytes()), &*hidden) {
                 Ok(()) => return Ok(hidden),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(StoreError::io("create the link")(errno)),

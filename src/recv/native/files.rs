@@ -254,7 +254,7 @@ impl<'a> InboundFiles<'a> {
         if there.count() == 0 {
             return self.lock_session().session.want_all(id);
         }
-        let runs = there.there();
+        let runs = there.recorded();
         let mut control = self.lock_session();
         let bytes = control.session.want_missing(id, there);
         if let Some(arrival) = self.files().by_id.get_mut(&id) {

@@ -19,8 +19,8 @@ const WALK_FLUSH_DELAY: Duration = Duration::from_millis(1);
 /// How often a wait for the walk checks whether the session is over.
 const WALK_POLL: Duration = Duration::from_millis(100);
 
-/// Announces the entries that an earlier session did not settle and those that the walker finds, then the end. Returns early
-/// when the session is over.
+/// Announces the entries that an earlier session did not settle and those that the walker finds, then the end. Returns
+/// early when the session is over.
 pub fn announce_all(
     shared: &SessionShared<'_>,
     found: &Receiver<WalkEvent>,

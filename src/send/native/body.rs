@@ -53,8 +53,8 @@ fn undo_sent(state: &mut SessionState, id: EntryId, bytes: u64) {
     }
 }
 
-/// Sends a body from its file. It was hashed before, long before on a slow link: the last bytes are sent only if the file
-/// is unchanged until then.
+/// Sends a body from its file. It was hashed before, long before on a slow link: the last bytes are sent only if the
+/// file is unchanged until then.
 fn write_from_file(
     shared: &SessionShared<'_>,
     stream: &mut BufWriter<TimedWriter>,
@@ -71,8 +71,8 @@ fn write_from_file(
         let tail = range.len - before_tail;
         sent += stream.get_mut().send_file(file.file(), range.offset + sent, tail, &mut on_sent)?;
     }
-    // The frame announced `range.len` bytes. The missing ones are replaced by bytes that do not have the digest, so that the
-    // receiver cannot store the file before it reads that it was withdrawn.
+    // The frame announced `range.len` bytes. The missing ones are replaced by bytes that do not have the digest, so
+    // that the receiver cannot store the file before it reads that it was withdrawn.
     let mut missing = range.len - sent;
     if missing >= POISON_BYTES || unchanged.is_err() {
         let poison = poison(missing, part.md5)?;
@@ -82,14 +82,14 @@ fn write_from_file(
         settle::withdraw(shared, &mut shared.lock(), part.job.entry, &error);
         shared.wake_writer();
     }
-    // If the file became shorter by fewer bytes after the check, the receiver requests the part again, and the loader finds
-    // the change; or the bytes were zeros, and the part is correct.
+    // If the file became shorter by fewer bytes after the check, the receiver requests the part again, and the loader
+    // finds the change; or the bytes were zeros, and the part is correct.
     io::copy(&mut io::repeat(0).take(missing), stream)?;
     Ok(())
 }
 
-/// Bytes that give a part with `missing` last bytes another digest than `md5`. Fewer than [`POISON_BYTES`] could have the
-/// digest by chance; then they are the whole part, because a tail is longer, and its digest can be compared.
+/// Bytes that give a part with `missing` last bytes another digest than `md5`. Fewer than [`POISON_BYTES`] could have
+/// the digest by chance; then they are the whole part, because a tail is longer, and its digest can be compared.
 fn poison(missing: u64, md5: Md5) -> io::Result<Vec<u8>> {
     if missing >= POISON_BYTES {
         return Ok(random_bytes::<{ POISON_BYTES as usize }>()?.to_vec());

@@ -76,8 +76,8 @@ impl ByteLedger {
         self.present_bytes + self.body_bytes + self.hole_bytes
     }
 
-    /// Returns the bytes that lost sessions reported as done, once: the caller reports them as undone when this session's
-    /// share is known.
+    /// Returns the bytes that lost sessions reported as done, once: the caller reports them as undone when this
+    /// session's share is known.
     pub fn take_uncertain(&mut self) -> u64 {
         std::mem::take(&mut self.uncertain_bytes)
     }

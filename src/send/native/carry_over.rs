@@ -19,7 +19,8 @@ pub struct CarryOver {
     /// The number of entries that earlier sessions announced.
     pub announced_before: u64,
     pub last_session: Option<SessionId>,
-    /// Bytes of partial files that the receiver was found to have; a file counts again only by what exceeds its maximum.
+    /// Bytes of partial files that the receiver was found to have; a file counts again only by what exceeds its
+    /// maximum.
     pub kept_bytes: u64,
     /// Has the receiver sent a frame in any session?
     pub was_answered: bool,
@@ -32,8 +33,8 @@ impl CarryOver {
         self.unsettled = unsettled.chain(unannounced).collect();
     }
 
-    /// A value that changes when an entry is stored or fails, or the receiver is found to have more of a file. Bytes sent
-    /// are not progress: a receiver that crashes on one file receives bytes of it in each session.
+    /// A value that changes when an entry is stored or fails, or the receiver is found to have more of a file. Bytes
+    /// sent are not progress: a receiver that crashes on one file receives bytes of it in each session.
     pub fn progress(&self) -> (u64, u64, u64) {
         (self.summary.files + self.summary.others, self.summary.failed(), self.kept_bytes)
     }

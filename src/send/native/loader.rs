@@ -13,8 +13,8 @@ use super::state::SessionShared;
 use crate::digest::digest_many;
 
 /// Small files are handed to a writer together, up to so many bytes or files.
-const SMALL_BATCH_BYTES: u64 = 1 << 20;
-const SMALL_BATCH_FILES: usize = 256;
+const LOAD_BATCH_BYTES: u64 = 1 << 20;
+const LOAD_BATCH_FILES: usize = 256;
 /// Large parts, or batches of small ones, that may wait for the writers while the next window is hashed.
 pub const LOADED_AHEAD: usize = 16;
 /// Written buffers that are kept for reuse.
@@ -71,8 +71,8 @@ impl Loader<'_> {
         }
     }
 
-    /// Adds `job` and those that follow to the batches, until one is full or there are no more jobs. Returns a job that fits
-    /// into neither.
+    /// Adds `job` and those that follow to the batches, until one is full or there are no more jobs. Returns a job that
+    /// fits into neither.
     fn collect(
         &self,
         mut job: Option<FileJob>,
@@ -87,7 +87,7 @@ impl Loader<'_> {
             } else {
                 return Some(next);
             }
-            if !small.is_full(SMALL_BATCH_FILES, SMALL_BATCH_BYTES) && !self.is_window_full(large) {
+            if !small.is_full(LOAD_BATCH_FILES, LOAD_BATCH_BYTES) && !self.is_window_full(large) {
                 job = try_next_job(self.shared);
             }
         }
@@ -120,7 +120,7 @@ impl Loader<'_> {
     }
 }
 
-/// Waits until all of these files may be read ([`Source::unsettled_for`](crate::source::Source::unsettled_for)) or the session ends.
+/// Waits until all of these files may be read, or the session ends.
 fn wait_until_settled(shared: &SessionShared<'_>, jobs: &[FileJob]) {
     for (_, source) in jobs {
         if let Some(time) = source.unsettled_for() {

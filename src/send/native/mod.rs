@@ -7,16 +7,17 @@
 //!                                  └───────────────── receive-loop ◀────────────────────┘
 //! ```
 //!
-//! The announcer is the thread that called [`send`]; it runs ahead as far as the session has room. The receive loop hands
-//! the receiver's frames to the session, which turns requests into jobs. The loader reads and hashes the parts of the jobs
-//! while the writers send those loaded before, each at the rate of its connection; written buffers return to the loader.
-//! The scale-streams thread opens secondary connections. Each has a writer, and a receive loop that only reads errors.
+//! The announcer is the thread that called [`send`]; it runs ahead as far as the session has room. The receive loop
+//! hands the receiver's frames to the session, which turns requests into jobs. The loader reads and hashes the parts of
+//! the jobs while the writers send those loaded before, each at the rate of its connection; written buffers return to
+//! the loader. The scale-streams thread opens secondary connections. Each has a writer, and a receive loop that only
+//! reads errors.
 //!
 //! All queues are bounded. The receive loop waits for no other thread, so that the two ends cannot wait for each other.
 //! The session is behind one mutex with one condition variable ([`SessionShared`]).
 //!
-//! If the MD5 of whole files is requested, the [`FileHasher`] has a thread beside these: the loader starts a file there,
-//! and the receive loop passes it what is stored.
+//! If the MD5 of whole files is requested, the [`FileHasher`] has a thread beside these: the loader starts a file
+//! there, and the receive loop passes it what is stored.
 
 mod announcer;
 mod body;
@@ -149,8 +150,8 @@ struct Primary<'a> {
     is_answered: &'a AtomicBool,
 }
 
-/// The queues between the threads of a session. Each end belongs to the threads that use it, so that a queue closes with
-/// them.
+/// The queues between the threads of a session. Each end belongs to the threads that use it, so that a queue closes
+/// with them.
 struct SessionQueues {
     control_rx: Receiver<()>,
     parts: (Sender<PartBatch>, Receiver<PartBatch>),

@@ -7,7 +7,7 @@ use super::super::error::SendError;
 use super::settle;
 use super::state::{SessionShared, SessionState};
 use crate::error_code::ErrorCode;
-use crate::link::{Fill, FrameReader, ReadError};
+use crate::link::{Fill, FrameReadError, FrameReader};
 use crate::net::{Connection, IdleTimer, POLL_INTERVAL};
 use crate::sync::DropGuard;
 use crate::wire::sender::Event;
@@ -22,7 +22,8 @@ const STALL_BYTES: u64 = 100 * STALL_TIME.as_secs();
 const SHOWN_BYTES: usize = 12;
 
 /// The reason for withdrawing a file of which the receiver kept different content.
-const KEPT_OTHER: &str = "the receiver's partial file from an earlier transfer does not match; it was discarded, send the file again";
+const KEPT_OTHER: &str = "the receiver's partial file from an earlier transfer does not match; it was discarded, \
+    send the file again";
 
 /// Detects a receiver that is alive and makes no progress.
 struct StallDetector {
@@ -93,12 +94,12 @@ pub fn fill(shared: &SessionShared<'_>, frames: &mut FrameReader) -> Result<bool
     match frames.fill(&[], POLL_INTERVAL) {
         Ok(Fill::Bytes) => Ok(true),
         Ok(Fill::Nothing | Fill::Cancelled) => Ok(shared.lock().outcome.is_none()),
-        Ok(Fill::End) | Err(ReadError::Disconnected) => {
+        Ok(Fill::End) | Err(FrameReadError::Disconnected) => {
             Err(SendError::Closed { unconfirmed: shared.lock().in_flight.len() as u64 })
         }
-        Err(ReadError::HeaderTimeout) => Err(SendError::HeaderTimeout(shared.timeout)),
-        Err(ReadError::Silent) => Err(SendError::IdleTimeout(shared.timeout)),
-        Err(ReadError::Connection(error)) => Err(SendError::Connection(error)),
+        Err(FrameReadError::HeaderTimeout) => Err(SendError::HeaderTimeout(shared.timeout)),
+        Err(FrameReadError::IdleTimeout) => Err(SendError::IdleTimeout(shared.timeout)),
+        Err(FrameReadError::Connection(error)) => Err(SendError::Connection(error)),
     }
 }
 

@@ -38,8 +38,8 @@ impl SecondaryConnection {
     }
 }
 
-/// Opens connections, and has `start` start their threads, until there are enough or the session is over. A failure to open
-/// one ends it: the transfer continues with those that are open.
+/// Opens connections, and has `start` start their threads, until there are enough or the session is over. A failure to
+/// open one ends it: the transfer continues with those that are open.
 pub fn scale_streams(
     shared: &SessionShared<'_>,
     primary: &Connection,

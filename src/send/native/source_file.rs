@@ -48,8 +48,8 @@ fn unavailable(error: ReadError) -> DigestUnavailable {
     DigestUnavailable { fault, reason }
 }
 
-/// The hasher of a transfer, as one of its sessions uses it. Each session counts its entries from 0, and the hasher counts
-/// those of all sessions.
+/// The hasher of a transfer, as one of its sessions uses it. Each session counts its entries from 0, and the hasher
+/// counts those of all sessions.
 pub struct SessionHasher<'a> {
     hasher: &'a FileHasher<'a, SourceFile>,
     first_id: u64,

@@ -159,8 +159,8 @@ impl<'a> SessionShared<'a> {
         self.notify();
     }
 
-    /// Queues the error that ended the session as its last output, if the receiver has to be informed. `true` if the last
-    /// output is queued or was sent.
+    /// Queues the error that ended the session as its last output, if the receiver has to be informed. `true` if the
+    /// last output is queued or was sent.
     pub fn send_error(&self) -> bool {
         let mut state = self.lock();
         if state.is_closing {

@@ -8,8 +8,8 @@ use super::state::{SessionShared, SessionState};
 /// The receiver gets a keepalive when the session had no other output for so long.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Output waits for more of it up to this size and age before the writer is woken: a write for each frame would cost more
-/// system calls than all the rest.
+/// Output waits for more of it up to this size and age before the writer is woken: a write for each frame would cost
+/// more system calls than all the rest.
 const FLUSH_BYTES: usize = 32 << 10;
 const FLUSH_AGE: Duration = Duration::from_millis(2);
 

@@ -28,8 +28,8 @@ pub struct PrimaryInputs {
     pub unasked: Receiver<PartBatch>,
 }
 
-/// Writes `parts` to one connection, and `primary` to the first one, until the session is over. Buffers of written parts are
-/// returned to `written`.
+/// Writes `parts` to one connection, and `primary` to the first one, until the session is over. Buffers of written
+/// parts are returned to `written`.
 pub fn write(
     shared: &SessionShared<'_>,
     stream: TimedWriter,
@@ -150,7 +150,8 @@ fn write_batch(
     Ok(())
 }
 
-/// Splits a batch into parts to be written together: few bytes, because they are counted as sent before they are written.
+/// Splits a batch into parts to be written together: few bytes, because they are counted as sent before they are
+/// written.
 fn groups(mut parts: &[LoadedPart]) -> impl Iterator<Item = &[LoadedPart]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -201,8 +202,8 @@ fn write_group(
     Ok(())
 }
 
-/// Appends the frame of a part to `frames`, unless the part is not wanted any more, and counts its bytes. Returns those to
-/// report as transferred with the group; a body from a file is reported while it is sent.
+/// Appends the frame of a part to `frames`, unless the part is not wanted any more, and counts its bytes. Returns those
+/// to report as transferred with the group; a body from a file is reported while it is sent.
 fn append_frame(
     shared: &SessionShared<'_>,
     state: &mut SessionState,

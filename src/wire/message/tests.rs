@@ -1,14 +1,17 @@
 use super::*;
+use crate::digest::Md5;
+use crate::error_code::ErrorCode;
+use crate::units::{Metadata, Mode, MtimeNs};
 use crate::wire::FrameBuffer;
 use proptest::prelude::*;
 
-fn there_and_back(message: &Message) -> Message {
+fn round_trip(message: &Message) -> Message {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
-    let mut inbox = FrameBuffer::new();
-    inbox.push(&bytes);
-    let parsed = Message::parse(inbox.next_frame(Framing::Native).unwrap().unwrap()).unwrap();
-    assert!(inbox.is_empty());
+    let mut buffer = FrameBuffer::new();
+    buffer.push(&bytes);
+    let parsed = Message::parse(buffer.next_frame(Framing::Native).unwrap().unwrap()).unwrap();
+    assert!(buffer.is_empty());
     parsed
 }
 
@@ -20,11 +23,11 @@ fn a_name_that_is_not_utf8_keeps_its_bytes() {
         kind: EntryKind::Link { target: b"\xfe".to_vec() },
         metadata: Metadata::default(),
     };
-    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    assert_eq!(round_trip(&Message::Entry(entry.clone())), Message::Entry(entry));
 }
 
 #[test]
-fn the_longest_odd_name_fits_into_a_frame() {
+fn the_longest_names_that_are_not_utf8_fit_into_a_frame() {
     let name = vec![0x01; 4096];
     let entry = Entry {
         id: u64::MAX,
@@ -32,7 +35,7 @@ fn the_longest_odd_name_fits_into_a_frame() {
         kind: EntryKind::Link { target: name },
         metadata: Metadata::default(),
     };
-    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    assert_eq!(round_trip(&Message::Entry(entry.clone())), Message::Entry(entry));
     let name = vec![0xff; 4096];
     let entry = Entry {
         id: u64::MAX,
@@ -40,7 +43,7 @@ fn the_longest_odd_name_fits_into_a_frame() {
         kind: EntryKind::Link { target: name },
         metadata: Metadata::default(),
     };
-    assert_eq!(there_and_back(&Message::Entry(entry.clone())), Message::Entry(entry));
+    assert_eq!(round_trip(&Message::Entry(entry.clone())), Message::Entry(entry));
 }
 
 #[test]
@@ -97,12 +100,12 @@ fn what_has_the_wrong_shape_is_refused() {
     ] {
         assert!(Message::parse(json.as_bytes()).is_err(), "{json}");
     }
-    assert!(Message::parse(b"{\"ftx\":\"busy\",\"\xff\":1}").is_err(), "a key that is no text");
+    assert!(Message::parse(b"{\"ftx\":\"busy\",\"\xff\":1}").is_err(), "a key that is not UTF-8");
 }
 
-/// The kind is told from the front where that is sure; anywhere else and in any spelling it counts as well.
+/// The fast path reads a leading kind; the slow path accepts it anywhere and in any spelling.
 #[test]
-fn the_kind_may_stand_anywhere_and_be_spelled_in_any_way() {
+fn the_kind_is_read_anywhere_and_in_any_spelling() {
     for json in [
         r#"{"ftx":"end","entries":3}"#,
         r#"{"ftx":"e\u006ed","entries":3}"#,
@@ -117,29 +120,29 @@ fn the_kind_may_stand_anywhere_and_be_spelled_in_any_way() {
 }
 
 #[test]
-fn long_sentences_are_cut_at_a_character() {
-    let failure = ErrorReport { entry: None, fault: ErrorCode::Other, message: "ä".repeat(1000) };
-    let Message::Error(cut) = there_and_back(&Message::Error(failure)) else { panic!("an error stays one") };
-    assert_eq!(cut.message, "ä".repeat(512));
+fn long_error_messages_are_truncated_at_a_character() {
+    let report = ErrorReport { entry: None, fault: ErrorCode::Other, message: "ä".repeat(1000) };
+    let Message::Error(truncated) = round_trip(&Message::Error(report)) else { panic!("another kind") };
+    assert_eq!(truncated.message, "ä".repeat(512));
 }
 
 proptest! {
     #[test]
-    fn any_bytes_parse_or_fail_and_never_panic(json in "\\{\"ftx\":\"(entry|part|want|error)\",.{0,80}\\}") {
+    fn arbitrary_json_never_panics(json in "\\{\"ftx\":\"(entry|part|want|error)\",.{0,80}\\}") {
         let _ = Message::parse(json.as_bytes());
     }
 
     #[test]
-    fn entries_survive_the_trip(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
+    fn entries_survive_encoding(id: u64, name: Vec<u8>, size: u64, mode in 0u32..0o1000, mtime: i64) {
         let entry = Message::Entry(Entry { id, name, kind: EntryKind::File { size_bytes: size, is_sparse: size % 2 == 0, state: (size % 3 == 0).then_some(Md5::from([7; 16])) },
             metadata: Metadata { mode: Some(Mode::new(mode)), mtime: Some(MtimeNs(mtime)) } });
-        prop_assert_eq!(there_and_back(&entry), entry);
+        prop_assert_eq!(round_trip(&entry), entry);
     }
 
     #[test]
-    fn parts_survive_the_trip(entry: u64, part: u64, size_bytes: u64, md5: [u8; 16]) {
+    fn parts_survive_encoding(entry: u64, part: u64, size_bytes: u64, md5: [u8; 16]) {
         let part = Message::Part(Part { entry, part, size_bytes, md5: md5.into() });
-        prop_assert_eq!(there_and_back(&part), part);
+        prop_assert_eq!(round_trip(&part), part);
     }
 }
 

@@ -1,46 +1,45 @@
-//! What a receiver's session hears, says of what it heard, and is told about it.
+//! Events that the receiver's session returns to its driver, and the headers that the driver passes back.
 
 use crate::digest::{Md5, PartDigests, PartLayout, PartRange};
 use crate::error_code::ErrorCode;
 use crate::relpath::{LinkTarget, RelPath};
 use crate::units::Metadata;
 use crate::wire::message::{EntryId, Measure};
-#[cfg(doc)]
-use crate::wire::{MAX_TRIES_A_PART, receiver::ReceiverSession};
 
-/// What a frame asks the driver to do.
+/// What a frame means for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Nothing.
     Nothing,
-    /// A file wants to come. Answer with [`ReceiverSession::want_all`], [`ReceiverSession::want_offers`] or
-    /// [`ReceiverSession::fail`].
+    /// A file is announced. The driver must call [`want_all`](super::ReceiverSession::want_all),
+    /// [`want_missing`](super::ReceiverSession::want_missing), [`want_offers`](super::ReceiverSession::want_offers) or
+    /// [`fail`](super::ReceiverSession::fail).
     File(FileEntry),
-    /// An entry was refused by the session itself and answered.
+    /// The session refused an entry and sent the `error`.
     Refused {
         /// Its raw name.
         name: Vec<u8>,
         /// The reason.
         fault: ErrorCode,
-        /// A sentence.
+        /// A message for people.
         reason: String,
     },
-    /// A body of `range.len` bytes follows. Then say [`ReceiverSession::part_verified`] or
-    /// [`ReceiverSession::part_damaged`].
+    /// A body of `range.len` bytes follows. Then the driver calls
+    /// [`part_verified`](super::ReceiverSession::part_verified) or [`part_damaged`](super::ReceiverSession::part_damaged).
     Body(PartHeader),
-    /// A body of so many bytes follows that nobody needs any more.
+    /// A body follows that is not needed any more.
     Discard {
-        /// How many.
+        /// Its size.
         bytes: u64,
     },
-    /// The digest that a part has at the sender; no body follows.
+    /// The digest of a part at the sender, to be compared with the existing file; no body follows.
     Offer(PartHeader),
-    /// The same of a small file that was sent unasked: its body follows, and nobody needs it.
+    /// The same for a small file that was sent unasked: its body follows and is discarded.
     OfferAndBody(PartHeader),
-    /// Whole parts that hold zeros alone; no body follows. Then say [`ReceiverSession::holes_verified`], or
-    /// [`ReceiverSession::fail`].
+    /// Full-size parts of zeros; no body follows. Then the driver calls
+    /// [`holes_verified`](super::ReceiverSession::holes_verified) or [`fail`](super::ReceiverSession::fail).
     Hole(HoleHeader),
-    /// The sender gave up on an entry.
+    /// The sender failed an entry.
     Withdrawn {
         /// The entry.
         id: EntryId,
@@ -48,14 +47,15 @@ pub enum Event {
         path: RelPath,
         /// The reason.
         fault: ErrorCode,
-        /// The sender's sentence, raw.
+        /// The sender's message for people, raw.
         message: String,
-        /// Bytes of it that will not come any more.
+        /// Bytes of it that will not arrive.
         remaining_bytes: u64,
     },
-    /// A stage to measure; of the wire, a body of that size follows. Answer with [`ReceiverSession::measured`].
+    /// A stage to measure; if it is the wire, a body of its size follows. Then the driver calls
+    /// [`measured`](super::ReceiverSession::measured).
     Measure(Measure),
-    /// What the sender's walk found.
+    /// The totals of the sender's walk.
     Totals {
         /// Regular files.
         files: u64,
@@ -64,29 +64,29 @@ pub enum Event {
     },
 }
 
-/// A file as announced, its name checked.
+/// An announced file with a valid name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEntry {
     /// Its number.
     pub id: EntryId,
-    /// Where it lands.
+    /// Its destination path.
     pub path: RelPath,
-    /// Its size and parts.
+    /// Its size and division into parts.
     pub layout: PartLayout,
     /// Zeros in it need not be written.
     pub is_sparse: bool,
-    /// What the sender says of its state: equal in two sessions only if it did not change in between.
+    /// A key of the file's state at the sender: equal in two sessions only if the file did not change in between.
     pub state: Option<Md5>,
     /// Mode and time of modification.
     pub metadata: Metadata,
 }
 
-/// A folder or link whose turn has come.
+/// A folder or link that follows only settled entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherEntry {
     /// Its number.
     pub id: EntryId,
-    /// Where it lands.
+    /// Its destination path.
     pub path: RelPath,
     /// What it is.
     pub kind: OtherKind,
@@ -94,7 +94,7 @@ pub struct OtherEntry {
     pub metadata: Metadata,
 }
 
-/// What is not a file.
+/// The kinds of entries that are not files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OtherKind {
     /// A folder.
@@ -103,61 +103,60 @@ pub enum OtherKind {
     Link(LinkTarget),
 }
 
-/// One part of a file that was announced: checked against the file's layout.
+/// One part of an announced file, checked against the file's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartHeader {
     /// The file.
     pub id: EntryId,
     /// The part's index.
     pub part: u64,
-    /// Where it lies.
+    /// Its range in the file.
     pub range: PartRange,
-    /// What its bytes must give.
+    /// The expected digest of its bytes.
     pub md5: Md5,
-    /// Did it arrive before, damaged?
+    /// It arrived damaged before.
     pub is_repair: bool,
-    /// Is it only to be compared with what is there?
+    /// It is only compared with the existing file.
     pub is_offer: bool,
 }
 
-/// Parts of a file that hold zeros alone: checked against the file's layout.
+/// A run of parts that consist of zeros, checked against the file's layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoleHeader {
     /// The file.
     pub id: EntryId,
     /// The first part's index.
     pub part: u64,
-    /// How many parts.
+    /// The number of parts.
     pub parts: u64,
-    /// Where they lie, all of them together.
+    /// The range of all of them in the file.
     pub range: PartRange,
-    /// Is it only to be compared with what is there?
+    /// It is only compared with the existing file.
     pub is_offer: bool,
-    /// One of these parts arrived damaged before: the range holds bytes that must be cleared, whatever else is known of
-    /// the file.
+    /// One of these parts arrived damaged before: the range contains other bytes and must be cleared.
     pub must_clear: bool,
 }
 
-/// What became of a file when one more of its parts was verified.
+/// The effect of a verified part on its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartOutcome {
-    /// It counts for nothing: it was verified before, its file is settled, or the part was asked for again meanwhile.
+    /// None: it was verified before, or its file is settled, or the part was requested again in between.
     Unchanged,
-    /// More parts are to come.
+    /// Other parts are missing.
     Partly,
-    /// All parts are verified. The file counts as in commit until [`ReceiverSession::stored`] or
-    /// [`ReceiverSession::fail`].
+    /// All parts are verified. The driver commits the file and calls [`stored`](super::ReceiverSession::stored) or
+    /// [`fail`](super::ReceiverSession::fail).
     Complete(PartDigests),
 }
 
-/// What to do about a damaged part.
+/// The effect of a damaged part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// It was asked for again.
+    /// It is requested again.
     Again,
-    /// It was damaged [`MAX_TRIES_A_PART`] times in a row: the entry failed and is answered.
+    /// It was damaged [`MAX_TRIES_A_PART`](crate::wire::MAX_TRIES_A_PART) times in a row: the entry failed.
     GaveUp {
-        /// Bytes of the file that will not come any more.
+        /// Bytes of the file that will not arrive.
         remaining_bytes: u64,
     },
 }

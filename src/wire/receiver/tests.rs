@@ -1,5 +1,7 @@
 use super::*;
-use crate::digest::Md5;
+use crate::digest::{Etag, Md5, PartRange};
+use crate::wire::limits::*;
+use crate::wire::message::KeptParts;
 use crate::wire::{FrameBuffer, Framing};
 
 /// A session that has said welcome.
@@ -133,7 +135,9 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     there.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
     there.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
     session.want_missing(0, there.clone());
-    let kept = |part: usize, parts| Message::Kept(Kept { entry: 0, part: part as u64, parts });
+    let kept = |part: usize, parts| {
+        Message::Kept(crate::wire::message::KeptRun { entry: 0, part: part as u64, parts })
+    };
     let messages = said(&mut session);
     assert_eq!(
         messages[..4],
@@ -227,14 +231,20 @@ fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
 }
 
 #[test]
-fn holes_stand_for_whole_parts_and_for_nothing_else() {
+fn holes_replace_full_size_parts_of_sparse_files_only() {
     let mut session = open();
     announce(&mut session, 0, "dense", 4 * PART_BYTES + 1).unwrap();
+    announce(&mut session, 1, "offered", 4 * PART_BYTES + 1).unwrap();
     session.want_all(0);
-    assert!(
-        session.handle(br#"{"ftx":"hole","entry":0,"part":0,"parts":1}"#).is_err(),
-        "not announced as sparse"
-    );
+    session.want_offers(1);
+    for json in [
+        &br#"{"ftx":"hole","entry":0,"part":0,"parts":1}"#[..],
+        br#"{"ftx":"hole","entry":0,"part":0,"parts":1,"offer":true}"#,
+        br#"{"ftx":"hole","entry":1,"part":0,"parts":1,"offer":true}"#,
+    ] {
+        let refused = session.handle(json).unwrap_err().to_string();
+        assert!(refused.ends_with("the file was not announced as sparse"), "{refused}");
+    }
     let mut session = open();
     let sparse = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
         "size":4 * PART_BYTES + 1,"sparse":true});
@@ -250,7 +260,7 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
         assert!(matches!(hole(&mut session, part, parts), Err(WireError::Protocol(_))), "{part} {parts}");
     }
     let first = body(part(&mut session, "part", 0, 1, PART_BYTES).unwrap());
-    assert!(hole(&mut session, 0, 2).is_err(), "a part that is there, though not judged yet");
+    assert!(hole(&mut session, 0, 2).is_err(), "a part that has arrived and is not verified");
     session.part_verified(&first);
     assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
     let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
@@ -266,7 +276,7 @@ fn holes_stand_for_whole_parts_and_for_nothing_else() {
 }
 
 #[test]
-fn a_hole_that_was_offered_is_no_body() {
+fn an_offered_hole_is_not_a_body() {
     let mut session = open();
     let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
         "size":2 * PART_BYTES,"sparse":true});
@@ -275,18 +285,22 @@ fn a_hole_that_was_offered_is_no_body() {
     let offered = br#"{"ftx":"hole","entry":0,"part":1,"parts":1,"offer":true}"#;
     let sent = br#"{"ftx":"hole","entry":0,"part":1,"parts":1}"#;
     for json in [&offered[..], sent] {
-        // A sender that does not tell is believed to answer what was asked for last.
+        // Without `offer`, a hole is the reply to the last request.
         assert!(matches!(session.handle(json), Ok(Event::Hole(HoleHeader { is_offer: true, .. }))));
     }
     session.want_all(0);
-    assert_eq!(session.handle(offered), Ok(Event::Nothing), "on its way when all of the file was wanted");
+    assert_eq!(
+        session.handle(offered),
+        Ok(Event::Nothing),
+        "it was in transit when the bodies were requested"
+    );
     let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
     assert!(!header.is_offer);
     assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
 }
 
 #[test]
-fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
+fn a_hole_for_a_part_that_arrived_damaged_must_be_cleared() {
     let mut session = open();
     let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a",
         "size":4 * PART_BYTES,"sparse":true});
@@ -300,18 +314,18 @@ fn a_hole_for_a_part_that_arrived_damaged_says_that_it_must_be_cleared() {
     let untouched = hole(&mut session, 0, 1);
     assert!(!untouched.must_clear);
     session.holes_verified(&untouched);
-    // Announced before the damaged body came on another connection, and looked at after it: it stands for nothing.
+    // Handled before the damaged body arrived on another connection, verified after it: it does not count.
     let early = hole(&mut session, 1, 2);
     let damaged = body(part(&mut session, "part", 0, 2, PART_BYTES).unwrap());
     assert_eq!(session.part_damaged(&damaged), RetryDecision::Again);
     assert_eq!(session.holes_verified(&early), PartOutcome::Unchanged);
     let late = hole(&mut session, 1, 3);
-    assert!(late.must_clear, "the early one would have been refused as sent twice");
+    assert!(late.must_clear, "a part of it arrived damaged");
     assert!(matches!(session.holes_verified(&late), PartOutcome::Complete(_)));
 }
 
 #[test]
-fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
+fn separate_holes_are_bounded_and_a_hole_counts_once() {
     let sparse = |size: u64| {
         let mut session = open();
         let entry = serde_json::json!({"ftx":"entry","entry":0,"type":"file","filename":"a","size":size,"sparse":true});
@@ -323,20 +337,20 @@ fn holes_without_end_or_twice_at_the_same_time_are_noticed() {
         let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":1});
         session.handle(json.to_string().as_bytes())
     };
-    // Every second part of an endless file, and nothing in between.
+    // Every second part of a huge file, and nothing in between.
     let mut session = sparse(1 << 62);
-    let told = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
+    let separate = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
         Ok(Event::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
         _ => false,
     });
-    assert_eq!(told.count(), MAX_HOLES_AHEAD + 1);
-    // Part by part, but without gaps: that is one run.
+    assert_eq!(separate.count(), MAX_HOLES_AHEAD);
+    // One part per frame, without gaps: that is one run.
     let mut session = sparse(1 << 62);
     for part in 0..10 * MAX_HOLES_AHEAD as u64 {
         let Ok(Event::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
         session.holes_verified(&header);
     }
-    // Two connections tell of one hole before either is looked at: it counts once.
+    // Two connections deliver one hole before either is verified: it counts once.
     let mut session = sparse(2 * PART_BYTES);
     let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
     let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };

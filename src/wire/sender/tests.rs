@@ -1,6 +1,7 @@
 use super::*;
-use crate::digest::PART_BYTES;
+use crate::digest::{PART_BYTES, PartRange};
 use crate::relpath::NamePolicy;
+use crate::wire::limits::*;
 
 fn open() -> SenderSession {
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
@@ -137,7 +138,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
     let told = serde_json::json!({"md5": [digest(b"a"), digest(b"x")]});
     assert_eq!(kept(&mut session, 0, told), Ok(Event::KeptOther(0)));
     assert!(session.withdraw(0, ErrorCode::Digest, ""));
-    assert_eq!(session.kept, 0);
+    assert_eq!(session.entries.kept(), 0);
     // What of it nothing was said has no etag here, and any is taken.
     let mut session = comparing(size);
     session.handle(want).unwrap();
@@ -173,9 +174,9 @@ fn what_a_receiver_says_it_has_kept_is_bounded() {
     for part in 0..MAX_KEPT_IN_FLIGHT as u64 / 1000 + 2 {
         assert_eq!(kept(&mut endless, part * 1000, serde_json::json!({"md5": many})), Ok(Event::Nothing));
     }
-    assert_eq!(endless.kept, MAX_KEPT_IN_FLIGHT);
+    assert_eq!(endless.entries.kept(), MAX_KEPT_IN_FLIGHT);
     assert!(endless.withdraw(0, ErrorCode::Other, ""));
-    assert_eq!(endless.kept, 0);
+    assert_eq!(endless.entries.kept(), 0);
 }
 
 #[test]

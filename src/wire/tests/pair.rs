@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecision};
-use super::sender::{self, Job, SenderSession};
-use super::{EntryId, FrameBuffer, Framing, SessionId, WireError};
 use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
 use crate::error_code::ErrorCode;
 use crate::relpath::{NamePolicy, RelPath};
 use crate::units::Metadata;
+use crate::wire::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecision};
+use crate::wire::sender::{self, Job, SenderSession};
+use crate::wire::{EntryId, FrameBuffer, Framing, SessionId, WireError};
 
 /// What a part holds stands for its bytes: 0 for zeros, [`DAMAGED`] and above for what no source holds.
 type Token = u8;
