@@ -428,7 +428,10 @@ fn classic_sender_detects_that_its_only_file_was_refused() {
 fn send_queue(from: std::net::SocketAddr, to: std::net::SocketAddr) -> u64 {
     let hex = |address: std::net::SocketAddr| {
         let std::net::IpAddr::V4(ip) = address.ip() else { panic!("IPv4") };
-        format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port())
+        // The kernel prints the four bytes as a number of this machine.
+        #[allow(clippy::host_endian_bytes)]
+        let number = u32::from_ne_bytes(ip.octets());
+        format!("{number:08X}:{:04X}", address.port())
     };
     let (from, to) = (hex(from), hex(to));
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
