@@ -1,5 +1,4 @@
-//! Classic senders: header dictionary and body, again and again. Nothing can be said back; a refused file closes the
-//! connection, which is the only thing such a sender can notice.
+//! Classic senders: a header and a body for each file. The dialect has no replies; a refused file resets the connection.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +8,18 @@ use crate::event::{Event, Reporter, Summary};
 use crate::net;
 use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
 use crate::recv::connection_reader::ConnectionReader;
-use crate::recv::{RecvError, escaped};
+use crate::recv::error::{RecvError, escaped};
 use crate::relpath::NamePolicy;
 use crate::units::Metadata;
 use crate::wire::Framing;
 use crate::wire::classic::{ClassicError, ClassicHeader, parse_header};
 
-/// Files that may wait to be made durable together, and for how long.
+/// Limits of the files that wait to be made durable together.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_AGE: Duration = Duration::from_millis(250);
 
-/// Takes files until the sender closes the connection; the header of the first one was read already.
+/// Receives files until the sender closes the connection; the header of the first one was read already.
 pub fn receive(
     reader: ConnectionReader,
     first: Result<ClassicHeader, ClassicError>,
@@ -32,7 +31,7 @@ pub fn receive(
     let batch = Batch { store, progress, summary, files: Vec::new(), bytes: 0, since: Instant::now() };
     let mut session = Session { reader, batch, last: None };
     let received = session.receive(first, names);
-    // What came whole before something broke is whole: it gets its name in any case.
+    // Files that were complete before an error are committed.
     let committed = session.batch.commit();
     match received.and(committed) {
         Ok(()) => session.reader.close(),
@@ -47,6 +46,7 @@ pub fn receive(
 struct Session<'a> {
     reader: ConnectionReader,
     batch: Batch<'a>,
+    /// The last file, as long as it is not known that its body has ended.
     last: Option<(ClassicHeader, Item)>,
 }
 
@@ -70,8 +70,8 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for the header behind a file. A sender that keeps the connection open and waits for its end must not wait in
-    /// vain: a moment of silence is enough.
+    /// Waits for the header after a file. After a moment of silence the file is committed: its sender may keep the connection
+    /// open until this end closes it.
     fn wait_for_header(&mut self) -> Result<(), RecvError> {
         let start = Instant::now();
         while self.last.is_some() {
@@ -87,8 +87,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A file is believed once the frame boundary behind it holds: a valid header, silence, or the end. A body that goes on
-    /// is not the file that its header announced, even if the first bytes of it have the right digest.
+    /// Accepts a file once a valid header, silence or the end of the connection follows it. A longer body is not the announced
+    /// file, even if its first bytes have the digest.
     fn confirm_last(&mut self) -> Result<(), RecvError> {
         self.last.take().map_or(Ok(()), |file| self.batch.add(file))
     }
@@ -103,7 +103,7 @@ impl Session<'_> {
         let reservation =
             store.reserve(&header.path, size_bytes, None).map_err(|error| store_error(&name, error))?;
         if fd_headroom_below(PROCESS_FD_FRACTION) {
-            // Those that wait hold descriptors.
+            // Files in the batch hold descriptors.
             self.batch.commit()?;
         }
         let staged = self.batch.store.stage(&header.path, size_bytes);
@@ -122,7 +122,7 @@ impl Session<'_> {
             offset += chunk.len() as u64;
             progress.report(Event::Transferred { bytes: chunk.len() as u64 });
         };
-        // As long as its body does not come, it is what another session may need.
+        // A session in the middle of a body may be evicted for its descriptors.
         self.reader.handle().set_in_flight(1);
         let batch = &mut self.batch;
         let received = self.reader.whole_body(size_bytes, &name, take, &mut || batch.commit_if_due());
@@ -134,6 +134,8 @@ impl Session<'_> {
         if actual != header.md5 {
             return Err(RecvError::Digest { name, expected: header.md5, actual });
         }
+        // A file without bytes counts as delivered too, so that the session keeps its slot.
+        self.reader.handle().record_bytes(0);
         staged.seal(Metadata::default(), size_bytes).map_err(|error| store_error(&name, error))?;
         let content = Content { size_bytes, digests: Digests::Whole(actual) };
         self.last = Some((header, Item::File { staged, content, metadata: Metadata::default() }));
@@ -141,14 +143,14 @@ impl Session<'_> {
     }
 }
 
-/// Whole files that wait to be made durable together: not longer than [`BATCH_AGE`], whatever comes meanwhile.
+/// Complete files that wait to be made durable together, not longer than [`BATCH_AGE`].
 struct Batch<'a> {
     store: LocalSession,
     progress: &'a dyn Reporter,
     summary: Summary,
     files: Vec<(ClassicHeader, Item)>,
     bytes: u64,
-    /// Of the first of them.
+    /// When the first of them was added.
     since: Instant,
 }
 
@@ -162,7 +164,7 @@ impl Batch<'_> {
         if self.files.len() >= BATCH_FILES || self.bytes >= BATCH_BYTES { self.commit() } else { Ok(()) }
     }
 
-    /// Commits what has waited for long enough, and tells after how long it is to be called again.
+    /// Commits files that have waited long enough; returns after how long it is to be called again.
     fn commit_if_due(&mut self) -> Result<Duration, RecvError> {
         if self.files.is_empty() {
             return Ok(net::POLL_INTERVAL);
@@ -191,7 +193,7 @@ impl Batch<'_> {
                             .report(Event::Renamed { from: header.path.as_bytes(), to: to.as_bytes() });
                     }
                     let name = if let Placed::Renamed(to) = &placed { to } else { &header.path };
-                    // What came had this digest, or it would not have got here.
+                    // The body was checked against it.
                     let (path, md5) = (name.as_bytes(), Some(header.md5));
                     self.progress.report(Event::FileDone { path, md5, there_bytes });
                 }

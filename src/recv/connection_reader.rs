@@ -1,50 +1,45 @@
-//! Reading from a peer: frames and bodies, each wait bounded.
+//! Reads the frames of a connection, each wait bounded. `body_reader` reads the bodies.
 
-use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::digest::PartRange;
-use crate::net::{self, Connection, CopyStep, FileReceiver, FrameDeadline, IdleTimer, MinRate};
-use crate::recv::RecvError;
+use crate::net::{self, Connection, FileReceiver, FrameDeadline, IdleTimer, MinRate};
+use crate::recv::error::RecvError;
 use crate::recv::handle::ConnectionHandle;
 use crate::sync::{CancelToken, Wake};
-use crate::sys::kernel_copy::write_all_at;
 use crate::sys::wake::Interest;
 use crate::wire::{Dialect, FrameBuffer, FrameError, Framing, WireError, dialect};
 
-/// Bytes of a body in work at a time; small enough to stay in a core's cache between socket, hash and file.
-pub const CHUNK_BYTES: usize = 256 << 10;
-
-/// How long a peer has until its first frame is understood, whatever trickles in: enough for a packet that is lost
-/// three times in a row, and far too little to keep others out.
+/// How long the first frame may take: enough for a packet that is lost three times in a row, and too short to block other
+/// connections.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// What is to be done while a connection is waited for: does what is due, and tells after how long something is again.
+/// Work to be done while a connection is waited for; returns after how long it is to be called again.
 pub type IdleHook<'a> = &'a mut dyn FnMut() -> Result<Duration, RecvError>;
 
-fn nothing() -> Result<Duration, RecvError> {
+/// An [`IdleHook`] without work.
+pub fn no_hook() -> Result<Duration, RecvError> {
     Ok(net::POLL_INTERVAL)
 }
 
-/// One connection's bytes.
+/// Reads one connection.
 #[derive(Debug)]
 pub struct ConnectionReader {
-    handle: ConnectionHandle,
-    buffer: FrameBuffer,
-    idle_timer: IdleTimer,
+    pub(super) handle: ConnectionHandle,
+    pub(super) buffer: FrameBuffer,
+    pub(super) idle_timer: IdleTimer,
     timeout: Duration,
     cancel: CancelToken,
-    /// Until when the first frame has to be understood, and how long that was in all.
+    /// The deadline of the first frame, and the time until then; `None` once the frame is complete.
     handshake: Option<(Instant, Duration)>,
-    /// Of bodies.
-    min_rate: MinRate,
-    /// The last read took all that was asked for: there may be more, and no need to wait for it.
-    has_more: bool,
-    /// Made for the first body: whoever has said nothing yet costs next to nothing.
-    chunk: Box<[u8]>,
-    /// Made for the first body that goes to a file.
-    file_receiver: Option<FileReceiver>,
+    /// The minimum rate of bodies.
+    pub(super) min_rate: MinRate,
+    /// The last read filled its buffer, so the next one needs no wait.
+    pub(super) has_more: bool,
+    /// A buffer for bodies, allocated for the first one.
+    pub(super) chunk: Box<[u8]>,
+    /// Created for the first body that the kernel moves to a file.
+    pub(super) file_receiver: Option<FileReceiver>,
 }
 
 impl ConnectionReader {
@@ -69,12 +64,12 @@ impl ConnectionReader {
         self.handle.connection()
     }
 
-    /// What the desk knows of the connection.
+    /// The connection and its activity, as admission control sees it.
     pub fn handle(&self) -> &ConnectionHandle {
         &self.handle
     }
 
-    /// It is known what the connection is for.
+    /// The first frame is complete.
     pub fn handshake_done(&mut self) {
         self.handshake = None;
     }
@@ -87,19 +82,18 @@ impl ConnectionReader {
         &self.idle_timer
     }
 
-    /// From now on, the peer counts as heard of when it says anything on any connection of its session, and what it
-    /// delivers here counts for its first connection.
-    pub fn join_session(&mut self, (idle_timer, first): &(IdleTimer, ConnectionHandle)) {
+    /// Shares the timer for silence and the activity of the session's primary connection.
+    pub fn join_session(&mut self, idle_timer: &IdleTimer, primary: &ConnectionHandle) {
         self.idle_timer = idle_timer.clone();
-        self.handle.attribute_to(first);
+        self.handle.attribute_to(primary);
     }
 
-    /// Rung when the program is to end.
+    /// Cancelled when the program is to end.
     pub fn cancel_token(&self) -> &CancelToken {
         &self.cancel
     }
 
-    /// Waits until something can be read, or the peer was silent for too long; `false` if the bell rang instead.
+    /// Waits until something can be read; `false` if `token` is cancelled first.
     pub fn wait_unless(&self, token: &CancelToken) -> Result<bool, RecvError> {
         loop {
             let tokens = [&self.cancel, token];
@@ -117,7 +111,7 @@ impl ConnectionReader {
         }
     }
 
-    /// Lets some time go by; `false` if the bell rang instead.
+    /// Waits for `time`; `false` if `token` is cancelled first.
     pub fn sleep(&self, token: &CancelToken, time: Duration) -> Result<bool, RecvError> {
         match CancelToken::wait_any(&[&self.cancel, token], None, Some(time))
             .map_err(RecvError::Connection)?
@@ -129,14 +123,14 @@ impl ConnectionReader {
         }
     }
 
-    /// What the first bytes say; `None` if there are none.
+    /// The dialect of the first bytes; `None` if there are none.
     pub fn detect_dialect(&mut self) -> Result<Option<Dialect>, RecvError> {
-        let mut watch = self.idle_timer.frame_deadline();
+        let mut deadline = self.idle_timer.frame_deadline();
         loop {
             if let Some(dialect) = dialect::detect(&self.buffer)? {
                 return Ok(Some(dialect));
             }
-            match self.fill_frame(&mut watch, &mut nothing) {
+            match self.fill_frame(&mut deadline, &mut no_hook) {
                 Ok(true) => {}
                 Ok(false) | Err(RecvError::Truncated(_) | RecvError::Interrupted)
                     if self.buffer.is_empty() =>
@@ -149,14 +143,14 @@ impl ConnectionReader {
         }
     }
 
-    /// Does anything more come within this time, be it the end? Bytes that come are kept.
+    /// Waits up to `limit` for bytes, which are kept, or the end of the connection; `false` if there is neither.
     pub fn poll_activity(&mut self, limit: Duration) -> bool {
         if !self.buffer.is_empty() {
             return true;
         }
         match self.connection().wait_readable(&self.cancel, limit) {
             Ok(Wake::TimedOut) => false,
-            // The end of this program, or what is wrong here: whoever reads next finds out.
+            // The next read returns the error.
             Ok(Wake::Cancelled) | Err(_) => true,
             Ok(Wake::Ready) => match self.handle.connection().read(self.buffer.space()) {
                 Ok(count) => {
@@ -169,16 +163,11 @@ impl ConnectionReader {
         }
     }
 
-    /// Like [`Input::frame`], but silence, or a connection that is cut, is an end like any other where a frame could
-    /// have begun: nothing is missing then.
-    pub fn frame_or_end(
-        &mut self,
-        form: Framing,
-        meanwhile: IdleHook<'_>,
-    ) -> Result<Option<&[u8]>, RecvError> {
-        let mut watch = self.idle_timer.frame_deadline();
-        while !self.buffer.has_frame(form).map_err(frame_error)? {
-            match self.fill_frame(&mut watch, meanwhile) {
+    /// Like [`ConnectionReader::frame`], but silence and a reset between frames count as the end of the connection.
+    pub fn frame_or_end(&mut self, framing: Framing, hook: IdleHook<'_>) -> Result<Option<&[u8]>, RecvError> {
+        let mut deadline = self.idle_timer.frame_deadline();
+        while !self.buffer.has_frame(framing).map_err(frame_error)? {
+            match self.fill_frame(&mut deadline, hook) {
                 Ok(true) => {}
                 Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.buffer.is_empty() => {
                     return Ok(None);
@@ -187,25 +176,25 @@ impl ConnectionReader {
                 Err(error) => return Err(error),
             }
         }
-        self.buffer.next_frame(form).map_err(frame_error)
+        self.buffer.next_frame(framing).map_err(frame_error)
     }
 
-    /// Is a whole frame there, without reading more?
-    pub fn has_frame(&self, form: Framing) -> bool {
-        // An error is for whoever takes the frame.
-        self.buffer.has_frame(form).unwrap_or(true)
+    /// Is a whole frame in the buffer?
+    pub fn has_frame(&self, framing: Framing) -> bool {
+        // `frame` returns the error.
+        self.buffer.has_frame(framing).unwrap_or(true)
     }
 
     /// The JSON of the next frame; `None` if the peer closed between frames.
-    pub fn frame(&mut self, form: Framing) -> Result<Option<&[u8]>, RecvError> {
-        let mut watch = self.idle_timer.frame_deadline();
+    pub fn frame(&mut self, framing: Framing) -> Result<Option<&[u8]>, RecvError> {
+        let mut deadline = self.idle_timer.frame_deadline();
         self.check_cancelled()?;
         loop {
-            // Asked twice, because a frame that is returned borrows the inbox.
-            if self.buffer.has_frame(form).map_err(frame_error)? {
-                return self.buffer.next_frame(form).map_err(frame_error);
+            // Two calls, because the returned frame borrows the buffer.
+            if self.buffer.has_frame(framing).map_err(frame_error)? {
+                return self.buffer.next_frame(framing).map_err(frame_error);
             }
-            if !self.fill_frame(&mut watch, &mut nothing)? {
+            if !self.fill_frame(&mut deadline, &mut no_hook)? {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
@@ -215,151 +204,14 @@ impl ConnectionReader {
         }
     }
 
-    /// Takes a body of `len` bytes and gives it to `take` in chunks. `name` is for errors.
-    pub fn body(&mut self, len: u64, name: &str, take: impl FnMut(&[u8])) -> Result<(), RecvError> {
-        self.take_body(len, name, |_| name.to_owned(), take, &mut nothing)
-    }
-
-    /// Like [`Input::body`], for one that is all there is of `name`: an early end tells how much is missing.
-    pub fn whole_body(
-        &mut self,
-        len: u64,
-        name: &str,
-        take: impl FnMut(&[u8]),
-        meanwhile: IdleHook<'_>,
-    ) -> Result<(), RecvError> {
-        let cut = |left| format!("{name}, {left} bytes before its end");
-        self.take_body(len, name, cut, take, meanwhile)
-    }
-
-    fn take_body(
-        &mut self,
-        len: u64,
-        name: &str,
-        cut: impl Fn(u64) -> String,
-        mut take: impl FnMut(&[u8]),
-        meanwhile: IdleHook<'_>,
-    ) -> Result<(), RecvError> {
-        // Whenever some of it is taken, it counts as heard: writing may have taken its time, and the peer is not to blame.
-        let mut left = len;
-        let here = self.buffer.take_body(usize::try_from(len).unwrap_or(usize::MAX));
-        if !here.is_empty() {
-            take(here);
-            left -= here.len() as u64;
-            self.handle.record_bytes(here.len() as u64);
-            self.idle_timer.touch();
-        }
-        if left > 0 {
-            self.make_chunk(left);
-        }
-        while left > 0 {
-            let reservation = left.min(CHUNK_BYTES as u64) as usize;
-            let mut filled = 0;
-            while filled < reservation {
-                self.wait_for_body(meanwhile)?;
-                match self.handle.connection().read(&mut self.chunk[filled..reservation]) {
-                    Ok(0) => return Err(RecvError::Truncated(cut(left - filled as u64))),
-                    Ok(count) => {
-                        self.on_received(count);
-                        filled += count;
-                        self.has_more = filled == reservation;
-                    }
-                    Err(error) => self.classify_error(error, name)?,
-                }
-            }
-            take(&self.chunk[..reservation]);
-            left -= reservation as u64;
-            self.idle_timer.touch();
-        }
-        Ok(())
-    }
-
-    /// Takes a body that belongs to `range` of a file and has the kernel put it there. `moved` hears of every step;
-    /// `name` is for errors. The inner error is the file's: the body is taken all the same.
-    pub fn body_to_file(
-        &mut self,
-        range: PartRange,
-        name: impl Fn() -> String,
-        file: &File,
-        moved: impl Fn(&CopyStep),
-    ) -> Result<io::Result<()>, RecvError> {
-        let here = self.buffer.take_body(usize::try_from(range.len).unwrap_or(usize::MAX));
-        let mut written = write_all_at(file, here, range.offset);
-        let mut done = here.len() as u64;
-        self.handle.record_bytes(done);
-        moved(&CopyStep {
-            taken: here.len(),
-            is_full: false,
-            written: Ok(()),
-            waited: Duration::ZERO,
-            wrote: Duration::ZERO,
-        });
-        let connection = self.connection().clone();
-        let receiver = self.file_receiver.take().map_or_else(|| FileReceiver::new(&connection), Ok);
-        let mut receiver = receiver.map_err(RecvError::Connection)?;
-        while done < range.len && written.is_ok() {
-            self.wait_for_body(&mut nothing)?;
-            match receiver.step(&connection, file, range.offset + done, range.len - done) {
-                Ok(CopyStep { taken: 0, .. }) => return Err(RecvError::Truncated(name())),
-                Ok(step) => {
-                    done += step.taken as u64;
-                    self.has_more = step.is_full;
-                    self.on_received(step.taken);
-                    moved(&step);
-                    written = step.written;
-                }
-                Err(error) => self.classify_error(error, &name())?,
-            }
-        }
-        self.file_receiver = Some(receiver);
-        if done < range.len {
-            self.body(range.len - done, &name(), |_| {})?;
-        }
-        Ok(written)
-    }
-
-    fn make_chunk(&mut self, body_bytes: u64) {
-        // A session of nothing but small files needs little.
-        let needed = body_bytes.min(CHUNK_BYTES as u64) as usize;
-        if self.chunk.len() < needed {
-            self.chunk = vec![0; needed.next_power_of_two()].into();
-        }
-    }
-
-    /// So much of a body came.
-    fn on_received(&mut self, bytes: usize) {
-        self.idle_timer.touch();
-        self.handle.record_bytes(bytes as u64);
-        self.min_rate.add(bytes as u64);
-    }
-
-    /// Waits for more of a body, with a peer that is slow and not too slow.
-    fn wait_for_body(&mut self, meanwhile: IdleHook<'_>) -> Result<(), RecvError> {
-        loop {
-            if self.handle.is_evicted() {
-                return Err(RecvError::Evicted);
-            }
-            let limit = self.do_meanwhile(meanwhile)?;
-            let start = Instant::now();
-            let is_ready = self.is_ready(limit)?;
-            if self.min_rate.is_too_slow(start.elapsed()) {
-                return Err(RecvError::TooSlow(self.min_rate.window()));
-            }
-            if is_ready {
-                return Ok(());
-            }
-            self.check_silence()?;
-        }
-    }
-
     /// Reads more of a frame; `false` at the end of the connection.
-    fn fill_frame(&mut self, watch: &mut FrameDeadline, meanwhile: IdleHook<'_>) -> Result<bool, RecvError> {
+    fn fill_frame(&mut self, deadline: &mut FrameDeadline, hook: IdleHook<'_>) -> Result<bool, RecvError> {
         loop {
             self.check_cancelled()?;
-            self.check_deadlines(watch)?;
-            let limit = self.do_meanwhile(meanwhile)?;
+            self.check_deadlines(deadline)?;
+            let limit = self.call_hook(hook)?;
             if !self.is_ready(limit)? {
-                self.check_deadlines(watch)?;
+                self.check_deadlines(deadline)?;
                 self.check_silence()?;
                 continue;
             }
@@ -377,21 +229,21 @@ impl ConnectionReader {
         }
     }
 
-    /// The limits of a frame. What it is silent for is another matter.
-    fn check_deadlines(&self, watch: &mut FrameDeadline) -> Result<(), RecvError> {
+    /// Checks the time limits of a frame; silence is checked separately.
+    fn check_deadlines(&self, deadline: &mut FrameDeadline) -> Result<(), RecvError> {
         let is_begun = !self.buffer.is_empty();
         match self.handshake {
             Some((end, limit)) if Instant::now() >= end => Err(match is_begun {
                 true => RecvError::HeaderTimeout(limit),
                 false => RecvError::Silent(limit),
             }),
-            _ if watch.is_expired(is_begun) => Err(RecvError::HeaderTimeout(self.timeout)),
+            _ if deadline.is_expired(is_begun) => Err(RecvError::HeaderTimeout(self.timeout)),
             _ if self.handle.is_evicted() && !self.handle.has_unread() => Err(RecvError::Evicted),
             _ => Ok(()),
         }
     }
 
-    fn check_silence(&self) -> Result<(), RecvError> {
+    pub(super) fn check_silence(&self) -> Result<(), RecvError> {
         if self.idle_timer.is_expired() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) }
     }
 
@@ -399,19 +251,19 @@ impl ConnectionReader {
         if self.cancel.is_cancelled() { Err(RecvError::Interrupted) } else { Ok(()) }
     }
 
-    /// Does what is due, and tells how long the next wait may be.
-    fn do_meanwhile(&mut self, meanwhile: IdleHook<'_>) -> Result<Duration, RecvError> {
+    /// Calls the hook; returns how long the next wait may be.
+    pub(super) fn call_hook(&mut self, hook: IdleHook<'_>) -> Result<Duration, RecvError> {
         let start = Instant::now();
-        let limit = meanwhile()?;
+        let limit = hook()?;
         if start.elapsed() >= net::POLL_INTERVAL {
-            // That took its time, and the peer is not to blame.
+            // The peer may have sent something meanwhile.
             self.idle_timer.touch();
         }
         Ok(limit.min(net::POLL_INTERVAL))
     }
 
-    /// Waits a moment for something to read, or the end, where a read might wait for it: only here the bell is heard.
-    fn is_ready(&self, limit: Duration) -> Result<bool, RecvError> {
+    /// Waits up to `limit` for something to read. A read itself does not react to cancellation.
+    pub(super) fn is_ready(&self, limit: Duration) -> Result<bool, RecvError> {
         self.check_cancelled()?;
         if self.has_more {
             return Ok(true);
@@ -423,14 +275,14 @@ impl ConnectionReader {
         }
     }
 
-    /// Is a read that failed to be tried again?
-    fn classify_error(&mut self, error: std::io::Error, what: &str) -> Result<(), RecvError> {
+    /// `Ok` if a failed read is to be repeated.
+    pub(super) fn classify_error(&mut self, error: io::Error, what: &str) -> Result<(), RecvError> {
         if net::is_timeout(&error) {
-            // It was taken for ready and was not.
+            // `has_more` was wrong.
             self.has_more = false;
             return self.check_silence();
         }
-        if error.kind() == std::io::ErrorKind::Interrupted {
+        if error.kind() == io::ErrorKind::Interrupted {
             return Ok(());
         }
         if net::is_disconnect(&error) {
@@ -439,12 +291,12 @@ impl ConnectionReader {
         Err(RecvError::Connection(error))
     }
 
-    /// Ends the connection with a reset: to a peer that is told nothing, the one sign that something was refused.
+    /// Makes the end of the connection a reset, which tells a classic sender that a file was refused.
     pub fn reset(&self) {
         self.connection().reset_on_close();
     }
 
-    /// Ends the connection so that the peer can read our last words.
+    /// Closes the connection so that the peer can still read the last frames.
     pub fn close(&self) {
         net::drain_and_close(self.connection(), &self.cancel);
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::digest::{MAX_ETAG_PARTS, PART_BYTES};
 use crate::net::MIN_RATE_BYTES_PER_S;
-use crate::recv::admission::{CLIENT_FRACTION, MAX_ENTRIES, MAX_LIMITS};
+use crate::recv::admission::evict::MAX_ENTRIES;
+use crate::recv::admission::limits::{CLIENT_FRACTION, MAX_LIMITS};
 use crate::recv::connection_reader::HANDSHAKE_TIME;
-use crate::recv::native::files::MAX_STAGED;
+use crate::recv::native::file_table::MAX_STAGED;
 use crate::recv::registry::MAX_JOINED;
 use crate::relpath::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES};
 use crate::wire::frame::{MAX_JSON_BYTES, MAX_JSON_DEPTH};

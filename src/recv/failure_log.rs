@@ -1,30 +1,31 @@
-//! Which entries failed, over all connections of one session.
+//! The failed entries of a session, over all its connections.
 //!
-//! A sender that comes back does not offer again what it has heard the end of. So the connection on which its session
-//! ends knows only of its own failures, and the others have to be remembered.
+//! A sender that reconnects does not announce entries again that were settled. So the last connection of a session sees its own
+//! failures only, and those of earlier connections are logged here.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Md5;
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter, Summary};
+use crate::sync::lock;
 
-/// So many are remembered, and a session in which even more failed is known to have failures.
+/// The log is bounded; that of a session with more failures is not empty in any case.
 const MAX_FAILURES: usize = 4096;
 
-/// The record, shared by whoever serves a connection of the session.
+/// The log, shared by the connections of a session.
 #[derive(Clone, Debug, Default)]
 pub struct FailureLog(Arc<Mutex<HashMap<Md5, Failure>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     fault: ErrorCode,
-    /// The connection that told of it.
+    /// The connection that reported it.
     connection: u64,
 }
 
-/// Writes the record from what happens on one connection, and passes that on.
+/// Logs the failures of one connection, and passes all events on.
 pub struct RecordingReporter<'a> {
     progress: Box<dyn Reporter + 'a>,
     failures: FailureLog,
@@ -32,12 +33,12 @@ pub struct RecordingReporter<'a> {
 }
 
 impl FailureLog {
-    /// Listens to a connection, beside `progress`.
+    /// A reporter of one connection in front of `progress`.
     pub fn wrap<'a>(&self, progress: Box<dyn Reporter + 'a>, connection: u64) -> RecordingReporter<'a> {
         RecordingReporter { progress, failures: self.clone(), connection }
     }
 
-    /// Adds what failed on the session's earlier connections to the end of this one.
+    /// Adds the failures of earlier connections to the summary of this one.
     pub fn merge_earlier(&self, connection: u64, summary: &mut Summary) {
         let failed = self.lock();
         failed.values().filter(|failure| failure.connection != connection).for_each(|failure| {
@@ -54,7 +55,7 @@ impl FailureLog {
                     failed.insert(name, Failure { fault, connection });
                 }
             }
-            // The sender had not heard of the failure, and the second try went well.
+            // The sender had not received the failure, and a second attempt succeeded.
             Event::FileDone { path: name, .. } | Event::Renamed { from: name, .. } => {
                 let mut failed = self.lock();
                 if !failed.is_empty() {
@@ -66,7 +67,7 @@ impl FailureLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Md5, Failure>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -83,11 +84,11 @@ mod tests {
     use crate::event::NullReporter;
 
     #[test]
-    fn what_failed_on_earlier_connections_counts_unless_it_arrived_after_all() {
+    fn failures_of_earlier_connections_count_unless_a_second_attempt_succeeded() {
         let failed = FailureLog::default();
         let fail = |connection: u64, name: &[u8]| {
-            let listening = failed.wrap(Box::new(NullReporter), connection);
-            listening.report(Event::Failed { name, fault: ErrorCode::Exists, reason: "" });
+            let reporter = failed.wrap(Box::new(NullReporter), connection);
+            reporter.report(Event::Failed { name, fault: ErrorCode::Exists, reason: "" });
         };
         let earlier = |connection| {
             let mut summary = Summary::default();
@@ -97,7 +98,7 @@ mod tests {
         [b"a", b"b", b"c"].iter().for_each(|name| fail(1, *name));
         assert_eq!((earlier(1), earlier(2)), (0, 3));
         fail(2, b"b");
-        assert_eq!(earlier(2), 2, "the connection knows of its own");
+        assert_eq!(earlier(2), 2, "its own failures are not added");
         let second = failed.wrap(Box::new(NullReporter), 2);
         second.report(Event::FileDone { path: b"c", md5: None, there_bytes: None });
         assert_eq!((earlier(2), earlier(3)), (1, 2));

@@ -1,4 +1,4 @@
-//! One connection, as those see it who decide whether it may stay.
+//! A connection and its activity, by which admission control decides what to evict.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -6,19 +6,17 @@ use std::time::{Duration, Instant};
 
 use crate::net::{Connection, Shutdown};
 
-/// Whoever brings less than this may be taken for idle where others need what it holds. A session that gives way for that
-/// goes on later where it was.
+/// Sessions slower than this count as idle and may be evicted when their slot is needed; the sender reconnects and resumes.
 const ACTIVE_BYTES_PER_S: u64 = 2000;
 
-/// A connection and what became of it; whoever serves it and the desk have one each, and the connection is closed with
-/// the last of them.
+/// A connection and its activity, shared by its threads and admission control. The connection closes with the last clone.
 #[derive(Clone, Debug)]
 pub struct ConnectionHandle {
     connection: Connection,
     accepted: Instant,
-    /// Until when its session was at work, in milliseconds since it came; 0 if it never was.
+    /// The end of the session's activity, in milliseconds since the connection was accepted; 0 if there was none.
     active_until_ms: Arc<AtomicU64>,
-    /// Entries that its session has in flight.
+    /// Entries in flight of the session.
     entries: Arc<AtomicUsize>,
     evicted: Arc<AtomicBool>,
 }
@@ -38,26 +36,26 @@ impl ConnectionHandle {
         &self.connection
     }
 
-    /// The peer delivers so many bytes: each counts as work for some time, so that whoever trickles falls behind.
+    /// Counts received bytes as activity: each one for a fixed time, so that a slow session becomes idle.
     pub fn record_bytes(&self, bytes: u64) {
         let _ = self.active_until_ms.compare_exchange(0, self.now_ms(), Ordering::Relaxed, Ordering::Relaxed);
         self.record_busy(Duration::from_millis(bytes.saturating_mul(1000) / ACTIVE_BYTES_PER_S));
     }
 
-    /// So long this side was at work with what was delivered, and the peer is not to blame.
+    /// Counts time that this side spent on what was received as activity.
     pub fn record_busy(&self, time: Duration) {
         let (now, time) = (self.now_ms(), time.as_millis() as u64);
-        let _ = self.active_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |worked| {
-            (worked > 0).then(|| now.min(worked.saturating_add(time)))
+        let _ = self.active_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active_until| {
+            (active_until > 0).then(|| now.min(active_until.saturating_add(time)))
         });
     }
 
-    /// Has the peer ever delivered anything?
+    /// Has the peer delivered anything?
     pub fn was_active(&self) -> bool {
         self.active_until_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// How long there was no work, or has never been any.
+    /// How long there has been no activity.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(self.now_ms().saturating_sub(self.active_until_ms.load(Ordering::Relaxed)))
     }
@@ -66,7 +64,7 @@ impl ConnectionHandle {
         1 + self.accepted.elapsed().as_millis() as u64
     }
 
-    /// The session has so many entries in flight.
+    /// Sets the number of entries in flight of the session.
     pub fn set_in_flight(&self, entries: usize) {
         self.entries.store(entries, Ordering::Relaxed);
     }
@@ -75,24 +73,24 @@ impl ConnectionHandle {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// It belongs to the session of this connection: what is delivered here counts there, and both give way together.
-    pub fn attribute_to(&mut self, first: &ConnectionHandle) {
-        *self = ConnectionHandle { connection: self.connection.clone(), ..first.clone() };
+    /// Counts the activity of this connection for the session of `primary`, with which it is evicted.
+    pub fn attribute_to(&mut self, primary: &ConnectionHandle) {
+        *self = ConnectionHandle { connection: self.connection.clone(), ..primary.clone() };
     }
 
-    /// Has anything come that nobody has read yet? Whoever sends it may be gone already and believe that it arrived.
+    /// Are there unread bytes? Their sender may have gone already.
     pub fn has_unread(&self) -> bool {
         self.connection.unread_bytes() > 0
     }
 
-    /// Ends it in favour of another one. Whoever reads it finds its end and may still say why.
+    /// Ends the reading in favour of another connection. An error can still be written.
     pub fn evict(&self) {
         self.evicted.store(true, Ordering::Release);
-        // If it is gone already, so much the better.
+        // Fails only if the connection has ended.
         let _ = self.connection.shutdown(Shutdown::Read);
     }
 
-    /// Ends it where even the way back is blocked.
+    /// Ends reading and writing.
     pub fn shutdown(&self) {
         let _ = self.connection.shutdown(Shutdown::Both);
     }

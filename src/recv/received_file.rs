@@ -1,22 +1,22 @@
-//! A file that landed, or was there, read from its start to its end for its MD5.
+//! A staged or existing file, read from its start to its end for its MD5.
 
 use crate::dest::local::{ExistingFile, StoreError, SyncedFile};
 use crate::error_code::ErrorCode;
 use crate::md5sum::{self, DigestUnavailable};
 
-/// Its bytes as they are on this side, and what to open when its turn comes if it was there before.
+/// A staged file by its handle, or an existing file that is opened when it is read.
 pub struct ReceivedFile {
     bytes: Option<SyncedFile>,
     existing: Option<ExistingFile>,
 }
 
 impl ReceivedFile {
-    /// In arrival, or arrived: read through the landing's handle, whatever name it has by then.
+    /// A staged file, read through its handle whatever its name is by then.
     pub fn staged(bytes: Option<SyncedFile>) -> Self {
         ReceivedFile { bytes, existing: None }
     }
 
-    /// There before, and compared.
+    /// An existing file that was compared.
     pub fn existing(file: &ExistingFile) -> Self {
         ReceivedFile { bytes: None, existing: Some(file.clone()) }
     }

@@ -1,139 +1,140 @@
-//! The sessions in work, and how further connections find theirs.
+//! Active sessions by their id, so that further connections find the session that they join.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::net::{Connection, Shutdown};
-use crate::recv::RecvError;
+use crate::recv::admission::Permit;
 use crate::recv::connection_reader::ConnectionReader;
+use crate::recv::error::RecvError;
+use crate::sync::lock;
 use crate::wire::{SessionId, WireError};
 
 /// Connections that may join one session.
 pub const MAX_JOINED: usize = 7;
 
-/// A connection that joined a session.
+/// How long a session whose sender has reconnected may take to keep its partial files.
+const PREEMPT_TIME: Duration = Duration::from_secs(10);
+
+/// A connection that joins a session.
 #[derive(Debug)]
 pub struct JoinedConnection {
     pub reader: ConnectionReader,
-    /// Whoever accepted the connection waits until this is dropped.
-    _open: Sender<()>,
+    /// Held until the connection ends.
+    pub permit: Permit,
 }
 
-/// All sessions in work.
+/// All active sessions.
 #[derive(Debug, Default)]
 pub struct SessionRegistry(Mutex<HashMap<SessionId, SessionSlot>>);
 
-/// How connections come into a session.
 #[derive(Debug)]
 struct SessionSlot {
-    /// `None` once nobody can join any more.
+    /// Connections that join; `None` once none can join any more.
     queue: Option<Sender<JoinedConnection>>,
-    /// How many more may come.
+    /// How many more may join.
     free_slots: usize,
     /// Its connections, to end it from outside.
     connections: Vec<Connection>,
-    /// Disconnected once it is over, and all that it kept is kept.
-    over: Receiver<()>,
+    /// Disconnected once it has ended and its partial files are kept.
+    ended: Receiver<()>,
 }
 
-/// Where connections join a session; nobody can any more once it is dropped.
+/// Connections that join a session; none can once this is dropped.
 pub struct JoinQueue<'a> {
-    sessions: &'a SessionRegistry,
+    registry: &'a SessionRegistry,
     id: SessionId,
     queue: Receiver<JoinedConnection>,
 }
 
-/// Held by a session until all that it keeps is kept: until then, who goes on with it has to wait.
+/// Held by a session until its partial files are kept; a session that continues it waits for that.
 pub struct SessionGuard<'a> {
-    sessions: &'a SessionRegistry,
+    registry: &'a SessionRegistry,
     id: SessionId,
-    #[expect(dead_code, reason = "its end is what counts")]
-    over: Sender<()>,
+    #[expect(dead_code, reason = "dropping it is the signal")]
+    ended: Sender<()>,
 }
 
-/// How long a session that has lost its sender gets to keep what it has.
-const PREEMPT_TIME: Duration = Duration::from_secs(10);
-
 impl SessionRegistry {
-    /// Ends a session whose sender has lost the connection, which this side may not have noticed, and waits for its end.
-    /// Whoever knows its name is its sender. `false` if there is none of that name.
+    /// Ends a session whose sender has reconnected, which this side may not have noticed yet, and waits for its end. The id
+    /// is known to the sender alone. `false` if there is no such session.
     pub fn preempt(&self, id: SessionId) -> bool {
-        let Some((connections, over)) =
-            self.lock().get_mut(&id).map(|door| (std::mem::take(&mut door.connections), door.over.clone()))
-        else {
-            return false;
-        };
+        let slot =
+            self.lock().get_mut(&id).map(|slot| (std::mem::take(&mut slot.connections), slot.ended.clone()));
+        let Some((connections, ended)) = slot else { return false };
         for connection in connections {
             let _ = connection.shutdown(Shutdown::Both);
         }
-        // Nothing is ever sent.
-        let _ = over.recv_timeout(PREEMPT_TIME);
+        // Nothing is ever sent; the channel is disconnected at the end.
+        let _ = ended.recv_timeout(PREEMPT_TIME);
         true
     }
 
-    /// Lets so many further connections join a new session.
+    /// Adds a session, which `max_joined` further connections may join.
+    ///
+    /// # Errors
+    ///
+    /// The id is in use.
     pub fn open(
         &self,
         id: SessionId,
-        first: Connection,
-        places: usize,
+        primary: Connection,
+        max_joined: usize,
     ) -> Result<(JoinQueue<'_>, SessionGuard<'_>), RecvError> {
-        let (in_work, over) = bounded(0);
-        let connections = vec![first];
-        // There is room for all who may come, so that no one waits here.
-        let (sender, queue) = bounded(places);
+        let (end_signal, ended) = bounded(0);
+        // A slot in the queue for each of them, so that sending never blocks.
+        let (sender, queue) = bounded(max_joined);
         match self.lock().entry(id) {
-            // Not by accident: 128 random bits.
-            std::collections::hash_map::Entry::Occupied(_) => {
-                return Err(WireError::Protocol("there is a session of that name already".into()).into());
+            // Ids have 128 random bits.
+            Entry::Occupied(_) => {
+                return Err(WireError::Protocol("the session id is in use".into()).into());
             }
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(SessionSlot { queue: Some(sender), free_slots: places, connections, over })
+            Entry::Vacant(entry) => {
+                let connections = vec![primary];
+                entry.insert(SessionSlot { queue: Some(sender), free_slots: max_joined, connections, ended })
             }
         };
-        Ok((JoinQueue { sessions: self, id, queue }, SessionGuard { sessions: self, id, over: in_work }))
+        Ok((JoinQueue { registry: self, id, queue }, SessionGuard { registry: self, id, ended: end_signal }))
     }
 
-    /// Hands a connection over to its session, which `joins` hears of, and waits until it is done with it; or gives it
-    /// back with the reason.
+    /// Hands a connection over to its session.
+    ///
+    /// # Errors
+    ///
+    /// The connection and the reason why the session does not take it.
     pub fn join(
         &self,
         id: SessionId,
-        reader: ConnectionReader,
-        joins: impl FnOnce(),
-    ) -> Result<(), Box<(ConnectionReader, RecvError)>> {
-        let (open, done) = bounded(0);
-        let refused = |why: &str, reader| Err(Box::new((reader, WireError::Protocol(why.into()).into())));
+        joined: JoinedConnection,
+    ) -> Result<(), Box<(JoinedConnection, RecvError)>> {
+        let refused = |why: &str, joined| Err(Box::new((joined, WireError::Protocol(why.into()).into())));
         let mut sessions = self.lock();
-        let Some((door, queue)) =
-            sessions.get_mut(&id).and_then(|door| door.queue.clone().map(|queue| (door, queue)))
+        let Some((slot, queue)) =
+            sessions.get_mut(&id).and_then(|slot| slot.queue.clone().map(|queue| (slot, queue)))
         else {
-            return refused("it joins a session that is not in work here", reader);
+            return refused("join of an unknown session", joined);
         };
-        if door.free_slots == 0 {
-            return refused("its session takes no more connections", reader);
+        if slot.free_slots == 0 {
+            return refused("the session has no free connections", joined);
         }
-        door.free_slots -= 1;
-        door.connections.push(reader.connection().clone());
-        joins();
-        // If the session ends meanwhile, so does the wait.
-        let _ = queue.send(JoinedConnection { reader, _open: open });
-        drop((sessions, queue));
-        // Nothing is ever sent: this ends when the other half is dropped.
-        let _ = done.recv();
+        slot.free_slots -= 1;
+        slot.connections.push(joined.reader.connection().clone());
+        joined.permit.join();
+        // Fails only if the session has ended meanwhile.
+        let _ = queue.send(joined);
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionSlot>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl JoinQueue<'_> {
-    /// Those who come in.
     pub fn queue(&self) -> Receiver<JoinedConnection> {
         self.queue.clone()
     }
@@ -141,15 +142,15 @@ impl JoinQueue<'_> {
 
 impl Drop for JoinQueue<'_> {
     fn drop(&mut self) {
-        if let Some(door) = self.sessions.lock().get_mut(&self.id) {
-            door.queue = None;
+        if let Some(slot) = self.registry.lock().get_mut(&self.id) {
+            slot.queue = None;
         }
     }
 }
 
 impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
-        self.sessions.lock().remove(&self.id);
+        self.registry.lock().remove(&self.id);
     }
 }
 

@@ -17,6 +17,7 @@ pub mod signals;
 pub mod socket;
 pub mod stat;
 pub mod terminal;
+pub mod threads;
 pub mod wake;
 
 /// The error of a system call.

@@ -148,10 +148,10 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "ftx: 127.0.0.1: the connection was lost in the middle of a, 1 bytes before its end\n",
     );
     add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
-    add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
-    add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), NO_SESSION, "speaks TLS");
-    add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), NO_SESSION, "speaks HTTP");
-    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), NO_SESSION, "invalid frame length");
+    add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "MD5 mismatch");
+    add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), NO_SESSION, "TLS is not supported");
+    add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), NO_SESSION, "HTTP is not supported");
+    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), NO_SESSION, "bytes was announced");
     add(
         "an old version",
         {
@@ -198,7 +198,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("a part of an entry that is to come", two, vec![part(1, 0, 3)], "the entry was never announced"),
         ("a part of the last number", two, vec![part(u64::MAX, 0, 3)], "the entry was never announced"),
         ("a hole in a dense file", two, vec![hole(0, 1)], "not announced as sparse"),
-        ("a hole over the end", sparse, vec![hole(0, 2)], "not a full-size part"),
+        ("a hole over the end", sparse, vec![hole(0, 2)], "not a whole part"),
         ("a hole of nothing", sparse, vec![hole(0, 0)], "no such parts"),
         ("a hole without end", sparse, vec![hole(0, u64::MAX)], "no such parts"),
         ("a hole twice", sparse, vec![hole(0, 1), hole(0, 1)], "sent twice"),
@@ -285,7 +285,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "a wire that breaks",
         measuring(&[r#"{"ftx":"measure","what":"wire","size":4}"#], b"abc"),
         CONNECTION,
-        "the connection was lost in the middle of what the wire is measured with\n",
+        "the connection was lost in the middle of the body of a measurement\n",
     );
     let mut flipped = native(&[r#"{"ftx":"end","entries":0}"#]);
     let last = flipped.len() - 8;
@@ -409,8 +409,8 @@ fn uppercase_digest_is_accepted() {
 
 #[test]
 fn silent_peer_times_out() {
-    let silent = "nothing was heard from the sender for 1 seconds";
-    let unfinished = "a header from the sender was still not complete after 1 seconds";
+    let silent = "no data from the sender for 1 seconds";
+    let unfinished = "incomplete frame from the sender after 1 seconds";
     for (begun, line, code) in [
         (&b""[..], silent, NO_SESSION),
         (b"\x10", unfinished, NO_SESSION),
@@ -524,7 +524,7 @@ fn incomplete_frame_times_out_while_bytes_trickle_in() {
         let mut written = 0;
         crate::common::until("the end of the connection", || {
             written += usize::from(written < 50_000 && stream.write_all(b" ").is_ok());
-            receiver.has_printed("still not complete after 1 seconds")
+            receiver.has_printed("incomplete frame from the sender after 1 seconds")
         });
         let ended = if code == NO_SESSION { receiver.kill_and_wait() } else { receiver.wait() };
         assert_eq!(ended.code, code, "{ended:?}");

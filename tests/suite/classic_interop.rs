@@ -186,7 +186,7 @@ fn a_body_that_does_not_match_its_digest_leaves_nothing_behind() {
         let receiver = place.ftx_recv(&["--once"]);
         place.client(&receiver, &["--variant", variant, "--md5", "d41d8cd98f00b204e9800998ecf8427e"]);
         let ended = receiver.finish().fails_with(40);
-        assert!(ended.stderr.contains("bad: the digest does not match"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("bad: MD5 mismatch"), "{}", ended.stderr);
         place.assert_only_arrived(&[]);
     }
 }

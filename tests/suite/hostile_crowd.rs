@@ -421,7 +421,7 @@ fn sender_is_refused_at_capacity_and_served_later() {
     until("the place to be taken", || send_once().code == REFUSED);
     let sent = send_once();
     assert_eq!(sent.code, REFUSED, "{sent:?}");
-    assert!(sent.stderr.contains("as many connections as it takes"), "{sent:?}");
+    assert!(sent.stderr.contains("too many connections"), "{sent:?}");
     assert!(sent.stderr.contains("send it again later"), "{sent:?}");
     let mut patient = start_send_with(RETRIES, &[&file], &receiver.host());
     let mut said = BufReader::new(patient.stderr.take().unwrap());
@@ -435,7 +435,7 @@ fn sender_is_refused_at_capacity_and_served_later() {
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(end(patient).code, 0, "{rest}");
     let ended = receiver.kill_and_wait();
-    assert!(ended.stderr.contains("as many connections as it takes"), "{ended:?}");
+    assert!(ended.stderr.contains("too many connections"), "{ended:?}");
 }
 
 #[test]
@@ -472,11 +472,11 @@ fn trickled_input_times_out() {
     let mut body = Vec::new();
     let header = format!(r#"{{"filename":"a","size":100000,"md5":"{}"}}"#, Md5::of(b""));
     encode(Framing::Classic, header.as_bytes(), &mut body);
-    let unfinished = "a header from the sender was still not complete after 1 seconds";
+    let unfinished = "incomplete frame from the sender after 1 seconds";
     for (first, trickle, line, is_session) in [
         (&60_000u32.to_le_bytes()[..], b" ", unfinished, false),
         (&frame(r#"{"ftx":"hello","version":1}"#)[..20], b" ", unfinished, false),
-        (&body, b"x", "a body came at less than 10 bytes a second, for 5 seconds", true),
+        (&body, b"x", "a body arrived at less than 10 bytes per second for 5 seconds", true),
     ] {
         let out = tempfile::tempdir().unwrap();
         let mut receiver = Receiver::start(out.path(), &["--once", "--timeout", "1"]);
@@ -496,4 +496,68 @@ fn trickled_input_times_out() {
             receiver.kill();
         }
     }
+}
+
+/// A classic sender cannot be told that it was evicted, so its session keeps its slot from the first byte of a body on.
+#[test]
+fn classic_sessions_without_a_body_do_not_keep_their_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("a"), dir.path().join("out"));
+    fs::write(&file, "bytes").unwrap();
+    // So few descriptors that there are two slots, one for each address.
+    let receiver = Receiver::start_limited(60, &out, &[]);
+    let header = format!(r#"{{"filename":"b","size":2,"md5":"{}"}}"#, Md5::of(b"ab"));
+    let mut first_frame = Vec::new();
+    encode(Framing::Classic, header.as_bytes(), &mut first_frame);
+    let held = [[127, 0, 0, 1], [127, 0, 0, 2]].map(|ip| {
+        let mut stream = connect_from(ip, receiver.port).unwrap();
+        stream.write_all(&first_frame).unwrap();
+        stream
+    });
+    until("the staged files of both", || fs::read_dir(&out).unwrap().count() == 2);
+    let start = Instant::now();
+    let sent = send(RETRIES, &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "half of the silence that ends a session");
+    drop(held);
+    receiver.kill();
+}
+
+/// Names of the threads of a process, sorted.
+fn thread_names(receiver: &Receiver) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", receiver.pid().as_raw_nonzero())).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let mut names: Vec<String> = names.map(|name| name.trim_end().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_idle_session_has_four_threads_and_each_further_connection_one() {
+    let out = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(out.path(), &[]);
+    let session = "ab".repeat(16);
+    let mut expected = vec!["committer", "session", "verifier", "writer"];
+    let without_session = |names: Vec<String>| -> Vec<String> {
+        let own = ["committer", "session", "stream", "verifier", "writer"];
+        names.into_iter().filter(|name| own.contains(&name.as_str())).collect()
+    };
+    let threads = || without_session(thread_names(&receiver));
+    let others = || status(&receiver, "Threads") as usize - threads().len();
+    until("the threads of the receiver", || others() >= 4);
+    let others_before = others();
+    let hello = format!(r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{session}"}}"#);
+    let mut raw = Raw::connect(&receiver, &hello);
+    assert!(matches!(raw.next_message(), Some(Message::Welcome(_))));
+    until("the threads of the session", || threads() == expected);
+    let joined = [(); 2].map(|()| {
+        let raw = Raw::connect(&receiver, &format!(r#"{{"ftx":"join","session":"{session}"}}"#));
+        expected.insert(2, "stream");
+        until("one more thread", || threads() == expected);
+        raw
+    });
+    // No thread without one of these names either.
+    assert!(others() <= others_before, "{:?}", thread_names(&receiver));
+    drop((raw, joined));
+    receiver.kill();
 }

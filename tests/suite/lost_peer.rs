@@ -423,3 +423,74 @@ fn classic_sender_detects_that_its_only_file_was_refused() {
     assert_eq!(receiver.wait().code, 23);
     assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "old");
 }
+
+/// What the kernel holds for a peer that does not read, by the addresses of the connection: bytes in the send queue.
+fn send_queue(from: std::net::SocketAddr, to: std::net::SocketAddr) -> u64 {
+    let hex = |address: std::net::SocketAddr| {
+        let std::net::IpAddr::V4(ip) = address.ip() else { panic!("IPv4") };
+        // The kernel prints the four bytes as a number of this machine.
+        #[allow(clippy::host_endian_bytes)]
+        let number = u32::from_ne_bytes(ip.octets());
+        format!("{number:08X}:{:04X}", address.port())
+    };
+    let (from, to) = (hex(from), hex(to));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = line.into_iter().find(|fields| fields.len() > 4 && fields[1] == from && fields[2] == to);
+    line.map_or(0, |fields| u64::from_str_radix(fields[4].split(':').next().unwrap(), 16).unwrap())
+}
+
+/// The receiver stores what it receives from a sender that does not read, until its answers are too many to be kept.
+#[test]
+fn a_sender_that_does_not_read_stalls_neither_verifier_nor_committer() {
+    let out = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::start(out.path(), &["--timeout", "3"]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], receiver.port)).into()).unwrap();
+    let mut stream: TcpStream = socket.into();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (here, there) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let mut say = |json: &str, body: &[u8]| {
+        let mut bytes = Vec::new();
+        encode(Framing::Native, json.as_bytes(), &mut bytes);
+        stream.write_all(&[&bytes[..], body].concat())
+    };
+    say(r#"{"ftx":"hello","version":1}"#, b"").unwrap();
+    // Each of these entries is refused with a message.
+    let mut entry = 0;
+    let refused = |say: &mut dyn FnMut(&str, &[u8]) -> std::io::Result<()>, entry: &mut u64| {
+        let json = format!(r#"{{"ftx":"entry","entry":{entry},"type":"dir","filename":"../x"}}"#);
+        *entry += 1;
+        say(&json, b"")
+    };
+    // Until the socket of the receiver is full: further answers do not make its queue longer.
+    let mut queued = 0;
+    until("a full socket", || {
+        for _ in 0..500 {
+            refused(&mut say, &mut entry).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let before = std::mem::replace(&mut queued, send_queue(there, here));
+        queued > 0 && queued == before
+    });
+    let full = queued;
+    // Small files that are sent unasked are verified and committed all the same.
+    for number in 0..3 {
+        let md5 = ftx::digest::Md5::of(b"small");
+        let json =
+            format!(r#"{{"ftx":"entry","entry":{entry},"type":"file","filename":"{number}","size":5}}"#);
+        say(&json, b"").unwrap();
+        let json = format!(r#"{{"ftx":"part","entry":{entry},"part":0,"size":5,"md5":"{md5}"}}"#);
+        say(&json, b"small").unwrap();
+        entry += 1;
+        until("a stored file", || names(out.path()).contains(&number.to_string()));
+    }
+    assert_eq!(send_queue(there, here), full, "the sender has read nothing");
+    // With too many answers to keep, the receiver reads no more, and the limit for silence ends the session.
+    let start = Instant::now();
+    while refused(&mut say, &mut entry).is_ok() && start.elapsed() < Duration::from_secs(60) {}
+    receiver.wait_for("for 3 seconds");
+    assert!(start.elapsed() < Duration::from_secs(60));
+    receiver.kill();
+}

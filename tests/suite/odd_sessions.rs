@@ -389,14 +389,14 @@ fn probes_do_not_count_for_once() {
     for (what, bytes) in probes {
         let mut stream = receiver.connect();
         stream.write_all(&bytes).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        // A reset ends it as well.
+        // The receiver may have reset the connection.
+        let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
         assert!(!receiver.has_ended(), "{what}");
     }
     assert_eq!(send(&[], &[&file], &receiver.host()).code, 0);
     let ended = receiver.wait();
     assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(ended.stderr.contains("the peer speaks HTTP"), "it is reported: {ended:?}");
+    assert!(ended.stderr.contains("HTTP is not supported"), "it is reported: {ended:?}");
     assert_eq!(names(&out), ["a"]);
 }

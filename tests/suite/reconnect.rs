@@ -150,7 +150,7 @@ fn receiver_of_one_session_stops_waiting_and_refuses_other_senders() {
     assert_eq!(ended.code, 10, "{ended:?}");
     let lost = "127.0.0.1: the connection was lost in the middle of ";
     assert_eq!(ended.stderr.matches(lost).count(), 1, "{ended:?}");
-    assert!(ended.stderr.contains("ftx: 127.0.0.1 did not come back within 3 s\n"), "{ended:?}");
+    assert!(ended.stderr.contains("ftx: 127.0.0.1 did not reconnect within 3 s\n"), "{ended:?}");
     assert!(!out.join("other").exists());
 }
 

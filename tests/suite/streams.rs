@@ -89,7 +89,7 @@ fn join_of_unknown_session_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(&dir.path().join("out"), &["--once"]);
     let mut stranger = Raw::connect(&receiver, &join());
-    assert!(error_text(stranger.next_message()).contains("not in work here"));
+    assert!(error_text(stranger.next_message()).contains("join of an unknown session"));
     assert_eq!(stranger.next_message(), None);
     // The refused join does not count for `--once`.
     let file = dir.path().join("a");
@@ -105,7 +105,7 @@ fn second_session_of_one_id_is_refused() {
     let mut first = open(&receiver);
     let mut thief = Raw::connect(&receiver, &hello());
     let last = std::iter::from_fn(|| thief.next_message()).last();
-    assert!(error_text(last).contains("session of that name"));
+    assert!(error_text(last).contains("the session id is in use"));
     first.send_json(r#"{"ftx":"end","entries":0}"#);
     assert!(matches!(first.next_message(), Some(Message::Receipt(_))));
     receiver.kill();
@@ -130,7 +130,7 @@ fn number_of_joined_connections_is_limited() {
         assert!(matches!(first.next_message(), Some(Message::Stored { .. })));
     }
     let mut eighth = Raw::connect(&receiver, &join());
-    assert!(error_text(eighth.next_message()).contains("no more connections"));
+    assert!(error_text(eighth.next_message()).contains("the session has no free connections"));
     first.send_json(r#"{"ftx":"end","entries":7}"#);
     assert!(matches!(first.next_message(), Some(Message::Receipt(_))));
     drop((first, joined, eighth));
@@ -227,10 +227,7 @@ fn late_join_does_not_fail_the_session() {
     }
     first.write_all(&words).unwrap();
     let mut second = accept_and_hear(&[r#""ftx":"join""#]);
-    say(
-        &mut second,
-        r#"{"ftx":"error","code":"protocol","message":"it joins a session that is not in work"}"#,
-    );
+    say(&mut second, r#"{"ftx":"error","code":"protocol","message":"join of an unknown session"}"#);
     drop(second);
     // Time for a sender that treats the refusal as the end of the session; there is nothing to observe otherwise.
     thread::sleep(Duration::from_millis(300));

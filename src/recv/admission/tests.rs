@@ -1,9 +1,20 @@
-use super::*;
 use std::io::Write;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::client::ClientNetwork;
+use super::evict::{FIRST_BODY_GRACE, HANDSHAKE_GRACE, HARD_MAX_ENTRIES, MAX_ENTRIES, QUEUE_GRACE};
+use super::limits::{MAX_LIMITS, MIN_LIMITS};
+use super::table::EVICTION_GRACE;
+use super::{AdmissionControl, AtCapacity, Kind, Limits, LostSession};
+use crate::net::Peer;
 use crate::net::tests::pair_with;
+use crate::recv::error::RecvError;
+use crate::recv::failure_log::FailureLog;
+use crate::recv::handle::ConnectionHandle;
+use crate::wire::SessionId;
 
 const FEW: Limits = Limits { pending: 4, active: 8 };
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,12 +42,12 @@ fn enter(admission: &mut AdmissionControl, last: u8) -> (u64, ConnectionHandle) 
 
 fn served(admission: &mut AdmissionControl, last: u8) -> Result<(u64, ConnectionHandle), AtCapacity> {
     let (number, handle) = enter(admission, last);
-    admission.try_admit(number, Kind::Native).map(|()| (number, handle))
+    admission.try_admit(number, Kind::Native, Instant::now()).map(|()| (number, handle))
 }
 
 #[test]
 fn who_says_nothing_gives_way_the_oldest_first() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let silent: Vec<_> = (1..=4).map(|last| enter(&mut admission, last).1).collect();
     assert!(silent.iter().all(|handle| !handle.is_evicted()));
     enter(&mut admission, 5);
@@ -46,7 +57,7 @@ fn who_says_nothing_gives_way_the_oldest_first() {
 
 #[test]
 fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let honest = enter(&mut admission, 1).1;
     let crowd: Vec<_> = (0..100).map(|_| enter(&mut admission, 2).1).collect();
     assert!(!honest.is_evicted());
@@ -59,7 +70,7 @@ fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
 
 #[test]
 fn whoever_may_have_spoken_does_not_give_way() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let (mut peer, handle) = connect(1);
     let now = Instant::now();
     let number = admission.register(handle.clone(), now);
@@ -74,7 +85,7 @@ fn whoever_may_have_spoken_does_not_give_way() {
 
 #[test]
 fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let idle = served(&mut admission, 1).unwrap().1;
     for _ in 1..4 {
         served(&mut admission, 1).unwrap().1.record_bytes(0);
@@ -91,7 +102,7 @@ fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
 
 #[test]
 fn a_place_is_free_again_when_its_session_has_ended() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let sessions: Vec<_> = (0..4).map(|_| served(&mut admission, 1).unwrap()).collect();
     sessions.iter().for_each(|(_, handle)| handle.record_bytes(0));
     served(&mut admission, 1).unwrap_err();
@@ -102,10 +113,10 @@ fn a_place_is_free_again_when_its_session_has_ended() {
 #[test]
 fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
     // Everybody is idle at once.
-    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let worked = served(&mut admission, 1).unwrap().1;
     let (number, classic) = enter(&mut admission, 1);
-    admission.try_admit(number, Kind::Classic).unwrap();
+    admission.try_admit(number, Kind::Classic, Instant::now()).unwrap();
     let silent = [(); 2].map(|()| served(&mut admission, 1).unwrap().1);
     [&worked, &classic].iter().for_each(|handle| handle.record_bytes(0));
     for _ in 0..2 {
@@ -119,7 +130,7 @@ fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
 
 #[test]
 fn of_those_that_hold_too_much_the_idle_one_gives_way() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut admission, last).unwrap().1);
     works.record_bytes(0);
     [&works, &idle].iter().for_each(|handle| handle.set_in_flight(MAX_ENTRIES / 2));
@@ -140,7 +151,7 @@ fn of_those_that_hold_too_much_the_idle_one_gives_way() {
 
 #[test]
 fn further_connections_are_promised_as_long_as_there_is_room() {
-    let mut admission = AdmissionControl::new(Limits { pending: 4, active: 64 }, TIMEOUT);
+    let mut admission = AdmissionControl::new(Limits { pending: 4, active: 64 }, TIMEOUT, None);
     let promised = |admission: &mut AdmissionControl| {
         let number = served(admission, 1).unwrap().0;
         admission.reserve_streams(number, 7)
@@ -154,7 +165,7 @@ fn further_connections_are_promised_as_long_as_there_is_room() {
 
 #[test]
 fn a_session_is_taken_over_once_and_its_name_is_its_own() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let id = SessionId::new([7; 16]);
     assert!(admission.reattach(id).is_none(), "no such session");
     assert!(admission.track(id, FailureLog::default()));
@@ -179,37 +190,14 @@ fn few_descriptors_or_threads_make_few_places() {
     assert_eq!(Limits::new(u64::MAX, u64::MAX), MAX_LIMITS);
     assert_eq!(Limits::new(4096, 4096), MAX_LIMITS);
     assert_eq!(Limits::new(512, 4096), Limits { pending: 64, active: 38 });
-    assert_eq!(Limits::new(4096, 512), Limits { pending: 64, active: 48 });
+    assert_eq!(Limits::new(4096, 512), Limits { pending: 64, active: 62 });
     assert_eq!(Limits::new(0, 4096), MIN_LIMITS);
     assert_eq!(Limits::new(4096, 24), MIN_LIMITS);
 }
 
 #[test]
-fn the_tightest_control_group_limits_threads() {
-    let root = tempfile::tempdir().unwrap();
-    let group = |path: &str, max: &str, current: &str| {
-        let group = root.path().join(path);
-        fs::create_dir_all(&group).unwrap();
-        fs::write(group.join("pids.max"), max).unwrap();
-        fs::write(group.join("pids.current"), current).unwrap();
-    };
-    let threads = |groups: &str| threads_in_groups(groups, root.path());
-    group("user/inner", "max\n", "3\n");
-    assert_eq!(threads("0::/user/inner\n"), u64::MAX);
-    group("user", "100\n", "40\n");
-    assert_eq!(threads("0::/user/inner\n"), 60, "that of the group above");
-    group("pids/old", "50\n", "60\n");
-    assert_eq!(
-        threads("4:pids:/old\n3:cpu,pids:/old\n1:cpu:/user\n"),
-        0,
-        "the first version, above its limit"
-    );
-    assert_eq!(threads("1:cpu:/user\n2:name=systemd:/user\n0::/elsewhere\n"), u64::MAX);
-}
-
-#[test]
 fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
-    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let [holder, other] = [1, 2].map(|last| served(&mut admission, last).unwrap().1);
     admission.release_descriptors(Instant::now());
     assert!(!holder.is_evicted() && !other.is_evicted(), "they hold nothing");
@@ -233,7 +221,7 @@ fn lose(admission: &mut AdmissionControl, id: u8, deadline: Instant) -> SessionI
 
 #[test]
 fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let (now, deadline) = (Instant::now(), Instant::now() + TIMEOUT);
     let [first, second] = [1, 2].map(|id| lose(&mut admission, id, deadline));
     assert_eq!(admission.next_deadline(), Some(deadline));
@@ -243,7 +231,7 @@ fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
     assert_eq!((admission.active, admission.finished), (1, 1), "the first goes on");
     assert!(admission.reattach(second).is_none() && admission.next_deadline().is_none());
     lose(&mut admission, 3, deadline);
-    admission.stop_accepting();
+    admission.stop_accepting(now);
     assert_eq!(admission.take_expired(now).len(), 1, "no sender can reconnect any more");
     assert!(
         admission.track(first, FailureLog::default()) && admission.detach(first, lost(deadline)).is_err()
@@ -252,7 +240,7 @@ fn a_lost_session_ends_at_its_deadline_unless_its_sender_reconnects() {
 
 #[test]
 fn of_too_many_lost_sessions_the_oldest_ends() {
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let deadline = Instant::now() + TIMEOUT;
     let ids = 0..FEW.active as u8;
     let ids: Vec<_> =
@@ -268,16 +256,16 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
     use std::io::Read;
     let (mut peer, handle) = connect(1);
     peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut admission = AdmissionControl::new(FEW, TIMEOUT);
+    let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let start = Instant::now();
     let number = admission.register(handle.clone(), start);
     assert!(admission.next_deadline().is_none());
     assert!(admission.evict_unidentified(start + HANDSHAKE_GRACE));
     // It gets no place any more, and no other way to stay.
-    assert_eq!(admission.try_admit(number, Kind::Native), Err(AtCapacity));
+    assert_eq!(admission.try_admit(number, Kind::Native, Instant::now()), Err(AtCapacity));
     admission.join(number);
     let deadline = admission.next_deadline().expect("a deadline");
-    assert!(deadline <= Instant::now() + EVICTION_GRACE);
+    assert_eq!(deadline, start + HANDSHAKE_GRACE + EVICTION_GRACE);
     admission.close_overdue(start);
     assert_eq!(admission.next_deadline(), Some(deadline), "it may still say why");
     admission.close_overdue(deadline);
@@ -287,13 +275,13 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
 
 #[test]
 fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
-    let mut admission = AdmissionControl::new(FEW, Duration::ZERO);
+    let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let mut peers = Vec::new();
     let [stopped, comes, between_files] = [1, 2, 3].map(|last| {
         let (peer, handle) = connect(last);
         peers.push(peer);
         let number = admission.register(handle.clone(), Instant::now());
-        admission.try_admit(number, Kind::Classic).unwrap();
+        admission.try_admit(number, Kind::Classic, Instant::now()).unwrap();
         handle.record_bytes(0);
         handle
     });
@@ -304,4 +292,22 @@ fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_wa
         admission.release_descriptors(Instant::now());
     }
     assert!(stopped.is_evicted() && !comes.is_evicted() && !between_files.is_evicted());
+}
+
+#[test]
+fn a_classic_session_keeps_its_slot_from_the_first_byte_of_a_body_on() {
+    let now = Instant::now();
+    for (delivers, is_kept) in [(false, false), (true, true)] {
+        let mut admission = AdmissionControl::new(Limits { pending: 4, active: 1 }, TIMEOUT, None);
+        let (number, classic) = enter(&mut admission, 1);
+        admission.try_admit(number, Kind::Classic, now).unwrap();
+        if delivers {
+            classic.record_bytes(1);
+        }
+        let native = enter(&mut admission, 2).0;
+        let admitted = admission.try_admit(native, Kind::Native, now);
+        assert_eq!(admitted, Err(AtCapacity), "its body may be in transit");
+        let admitted = admission.try_admit(native, Kind::Native, now + FIRST_BODY_GRACE);
+        assert_eq!((admitted.is_err(), classic.is_evicted()), (is_kept, !is_kept));
+    }
 }

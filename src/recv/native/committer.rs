@@ -1,65 +1,63 @@
-//! The thread that makes complete entries durable, many at a time, and says `stored`.
+//! The thread that makes complete entries durable, many at a time, and reports them as stored. Between batches it writes the
+//! journals of the other files.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::busy_time::Stopwatch;
-use crate::dest::local::{Item, LocalSession, Placed};
+use crate::dest::local::{Item, LocalSession, Placed, StoreError};
 use crate::digest::{Md5, PartRange};
-use crate::event::{Event, Reporter};
-use crate::md5sum::FileHasher;
-use crate::recv::RecvError;
-use crate::recv::native::{SessionControl, lock_session};
-use crate::recv::received_file::ReceivedFile;
+use crate::event::Event;
+use crate::recv::error::RecvError;
+use crate::recv::native::checkpoint::{CHECKPOINT_INTERVAL, checkpoint};
+use crate::recv::native::control::SessionControl;
+use crate::recv::native::files::InboundFiles;
+use crate::recv::native::work::CommitJob;
 use crate::relpath::RelPath;
 use crate::wire::EntryId;
 
-/// A batch is committed when it has so many entries, holds so many bytes, or its first entry waited so long.
-/// Far fewer entries than may be in flight, so that the sender never waits for a batch that waits for the sender.
+/// A batch is committed when it has this many entries or bytes, or when its first entry has waited this long. The limits are
+/// far below that of entries in flight, so that the sender never waits for a batch that waits for the sender.
 const BATCH_ENTRIES: usize = 512;
 const BATCH_BYTES: u64 = 256 << 20;
 const BATCH_AGE: Duration = Duration::from_millis(250);
 
-/// An entry that needs nothing more from the sender.
-pub struct CommitJob {
-    pub id: EntryId,
-    pub path: RelPath,
-    pub size_bytes: u64,
-    /// What of it was there before this session.
-    pub resumed_bytes: u64,
-    /// Of all of a file, where that is one part.
-    pub md5: Option<Md5>,
-    /// What of a file was verified last: it is ready to be hashed once mode and time of the file are set, so that what has
-    /// hashed all of it can tell whether it changed.
-    pub last: Option<PartRange>,
-    pub item: Item,
-}
-
-/// Commits until the queue is closed and empty.
+/// Commits until the queue is closed and empty; then closes the journals of files that are not complete.
+///
+/// # Errors
+///
+/// The sender could not be told of a batch. All entries of the queue are committed nevertheless.
 pub fn commit(
+    files: &InboundFiles<'_>,
     mut store: LocalSession,
-    control: &Mutex<SessionControl>,
     queue: Receiver<Vec<CommitJob>>,
-    progress: &dyn Reporter,
-    clock: &Stopwatch,
-    hasher: &FileHasher<'_, ReceivedFile>,
 ) -> Result<(), RecvError> {
-    let mut told = Ok(());
-    while let Ok(first) = queue.recv() {
-        let batch = collect(first, &queue);
-        let answered = clock.time(|| commit_batch(&mut store, batch, control, progress, hasher));
-        // A sender that cannot be told any more is no reason to leave verified files without their names.
-        told = told.and(answered);
+    let mut result = Ok(());
+    let mut checkpoint_at = Instant::now() + CHECKPOINT_INTERVAL;
+    loop {
+        match queue.recv_deadline(checkpoint_at) {
+            Ok(first) => {
+                let batch = collect(first, &queue);
+                let timers = &files.session.timers;
+                result = result.and(timers.committing.time(|| commit_batch(files, &mut store, batch)));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                // Files of a failed session are kept for the next one.
+                checkpoint(files, true);
+                return result;
+            }
+        }
+        if Instant::now() >= checkpoint_at {
+            checkpoint(files, false);
+            checkpoint_at = Instant::now() + CHECKPOINT_INTERVAL;
+        }
     }
-    told
 }
 
 fn collect(mut batch: Vec<CommitJob>, queue: &Receiver<Vec<CommitJob>>) -> Vec<CommitJob> {
     let deadline = Instant::now() + BATCH_AGE;
-    let bytes_in =
-        |more: &[CommitJob]| more.iter().fold(0u64, |sum, complete| sum.saturating_add(complete.size_bytes));
+    let bytes_in = |jobs: &[CommitJob]| jobs.iter().fold(0u64, |sum, job| sum.saturating_add(job.size_bytes));
     let mut bytes = bytes_in(&batch);
     while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
         match queue.recv_deadline(deadline) {
@@ -73,68 +71,96 @@ fn collect(mut batch: Vec<CommitJob>, queue: &Receiver<Vec<CommitJob>>) -> Vec<C
     batch
 }
 
-fn commit_batch(
-    store: &mut LocalSession,
-    batch: Vec<CommitJob>,
-    control: &Mutex<SessionControl>,
-    progress: &dyn Reporter,
-    hasher: &FileHasher<'_, ReceivedFile>,
-) -> Result<(), RecvError> {
-    let mut labels = Vec::with_capacity(batch.len());
-    let mut items = Vec::with_capacity(batch.len());
-    for CommitJob { id, path, size_bytes, resumed_bytes, md5, last, item } in batch {
-        let (is_file, was_there) = (
-            !matches!(item, Item::Dir { .. } | Item::Link { .. }),
-            matches!(item, Item::AlreadyThere { .. }),
-        );
-        labels.push((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there));
-        items.push(item);
+/// What is reported of an entry once it is committed.
+struct Label {
+    id: EntryId,
+    path: RelPath,
+    size_bytes: u64,
+    resumed_bytes: u64,
+    md5: Option<Md5>,
+    last: Option<PartRange>,
+    is_file: bool,
+    existed: bool,
+}
+
+impl Label {
+    fn split(job: CommitJob) -> (Label, Item) {
+        let CommitJob { id, path, size_bytes, resumed_bytes, md5, last, item } = job;
+        let is_file = !matches!(item, Item::Dir { .. } | Item::Link { .. });
+        let existed = matches!(item, Item::AlreadyThere { .. });
+        (Label { id, path, size_bytes, resumed_bytes, md5, last, is_file, existed }, item)
     }
-    let results = store.commit(items);
-    let mut control = lock_session(control);
-    for ((id, path, size_bytes, resumed_bytes, md5, last, is_file, was_there), result) in
-        labels.into_iter().zip(results)
-    {
+
+    /// Counts a committed entry and settles it.
+    fn settle(&self, control: &mut SessionControl, result: &Result<Placed, StoreError>) {
+        let summary = &mut control.summary;
         match result {
-            Ok(placed) => {
-                control.session.stored(id);
-                let (other_name, is_copy) = match &placed {
-                    Placed::Named => (None, false),
-                    Placed::Renamed(to) => (Some(to), false),
-                    Placed::CopyThere(to) => (Some(to), true),
-                    Placed::AlreadyThere => (None, true),
-                };
-                if let Some(to) = other_name {
-                    progress.report(Event::Renamed { from: path.as_bytes(), to: to.as_bytes() });
-                }
-                if is_file {
-                    // Another session may have been the first with the same file.
-                    let is_second = !was_there && is_copy;
-                    if is_second {
-                        progress.report(Event::Undone { bytes: size_bytes });
-                    }
-                    let was_there = was_there || is_second;
-                    if was_there {
-                        control.summary.count_skipped(size_bytes);
-                    } else {
-                        control.summary.count_new(size_bytes);
-                        control.summary.resumed_bytes += resumed_bytes;
-                    }
-                    last.iter().for_each(|range| hasher.on_available(id, *range));
-                    let name = other_name.unwrap_or(&path);
-                    hasher.on_stored(id, name.as_bytes(), md5, was_there.then_some(size_bytes));
-                } else {
-                    control.summary.others += 1;
-                }
+            Ok(_) if !self.is_file => summary.others += 1,
+            Ok(placed) if self.existed || is_copy(placed) => summary.count_skipped(self.size_bytes),
+            Ok(_) => {
+                summary.count_new(self.size_bytes);
+                summary.resumed_bytes += self.resumed_bytes;
             }
+            Err(error) => summary.count_failure(error.fault()),
+        }
+        match result {
+            Ok(_) => control.session.stored(self.id),
             Err(error) => {
-                hasher.on_dropped(id);
-                let (fault, reason) = (error.fault(), error.to_string());
-                control.session.fail(id, fault, &reason);
-                control.summary.count_failure(fault);
-                progress.report(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
+                control.session.fail(self.id, error.fault(), &error.to_string());
             }
         }
     }
-    control.flush()
+
+    fn report(&self, files: &InboundFiles<'_>, result: &Result<Placed, StoreError>) {
+        let reporter = &files.session.reporter;
+        let placed = match result {
+            Ok(placed) => placed,
+            Err(error) => {
+                reporter.hasher.on_dropped(self.id);
+                let (name, fault) = (self.path.as_bytes(), error.fault());
+                return reporter.report(Event::Failed { name, fault, reason: &error.to_string() });
+            }
+        };
+        let other_name = match placed {
+            Placed::Renamed(to) | Placed::CopyThere(to) => Some(to),
+            Placed::Named | Placed::AlreadyThere => None,
+        };
+        if let Some(to) = other_name {
+            reporter.report(Event::Renamed { from: self.path.as_bytes(), to: to.as_bytes() });
+        }
+        if self.is_file {
+            // Another session may have stored the same file first.
+            if !self.existed && is_copy(placed) {
+                reporter.report(Event::Undone { bytes: self.size_bytes });
+            }
+            self.last.iter().for_each(|range| reporter.hasher.on_available(self.id, *range));
+            let name = other_name.unwrap_or(&self.path);
+            let existing_bytes = (self.existed || is_copy(placed)).then_some(self.size_bytes);
+            reporter.hasher.on_stored(self.id, name.as_bytes(), self.md5, existing_bytes);
+        }
+    }
+}
+
+/// Was the entry found to exist already when it was committed?
+fn is_copy(placed: &Placed) -> bool {
+    matches!(placed, Placed::CopyThere(_) | Placed::AlreadyThere)
+}
+
+fn commit_batch(
+    files: &InboundFiles<'_>,
+    store: &mut LocalSession,
+    batch: Vec<CommitJob>,
+) -> Result<(), RecvError> {
+    let (labels, items): (Vec<Label>, Vec<Item>) = batch.into_iter().map(Label::split).unzip();
+    let results = store.commit(items);
+    let mut control = files.session.lock();
+    for (label, result) in labels.iter().zip(&results) {
+        label.settle(&mut control, result);
+    }
+    let flushed = control.flush();
+    drop(control);
+    for (label, result) in labels.iter().zip(&results) {
+        label.report(files, result);
+    }
+    flushed
 }

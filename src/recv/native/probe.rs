@@ -1,20 +1,20 @@
-//! What a receiver does for `ftx bench HOST`: one stage alone, within bounds, and nothing is left of it.
+//! Measures one stage for `ftx bench HOST`, within bounds; no file stays.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::dest::local::{LocalSession, StoreError};
 use crate::measure::{self, Rate, WorkLimit};
-use crate::recv::RecvError;
 use crate::recv::connection_reader::ConnectionReader;
-use crate::sync::CancelToken;
+use crate::recv::error::RecvError;
+use crate::sync::{CancelToken, lock};
 use crate::wire::message::{Measurable, Measure, Measured};
 
-/// The longest that a peer can have this machine work; the step in work is finished.
+/// The longest time of one measurement; the step in progress is completed.
 const MAX_TIME: Duration = Duration::from_secs(2);
 
-/// However many peers ask, one of them is served at a time: with one processor, and one file on the disk.
+/// One measurement at a time, however many peers ask: one processor, and one file on the disk.
 static RUNNING: Mutex<()> = Mutex::new(());
 
 /// Measures a stage. The wire is measured from its frame to the last byte of its body.
@@ -27,27 +27,27 @@ pub fn run_probe(
     let measured = match measure.what {
         Measurable::Wire => {
             let start = Instant::now();
-            reader.body(measure.size_bytes, "what the wire is measured with", |_| {})?;
-            answer(Rate { bytes: measure.size_bytes, elapsed: start.elapsed() }, false)
+            reader.body(measure.size_bytes, "the body of a measurement", |_| {})?;
+            measured(Rate { bytes: measure.size_bytes, elapsed: start.elapsed() }, false)
         }
         Measurable::Md5 => {
-            let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(measure::md5_lanes(limit, |_| !reader.cancel_token().is_cancelled()), false)
+            let _alone = lock(&RUNNING);
+            measured(measure::md5_lanes(limit, |_| !reader.cancel_token().is_cancelled()), false)
         }
         Measurable::Write => {
-            let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+            let _alone = lock(&RUNNING);
             write(limit, store, reader.cancel_token())
                 .map_err(|error| RecvError::Store { name: "to measure the disk".into(), error })?
         }
     };
-    // That took its time; the peer is not to blame for it.
+    // Nothing was read meanwhile.
     reader.idle_timer().touch();
     Ok(measured)
 }
 
 fn write(limit: WorkLimit, store: &mut LocalSession, cancel: &CancelToken) -> Result<Measured, StoreError> {
     let failed = |source| StoreError::Io { doing: "write a file", source };
-    // Whoever else needs room gets some.
+    // Half of the free space stays free.
     let bytes = limit.bytes.min(store.available_bytes()? / 2);
     if bytes < limit.bytes.min(1) {
         return Err(failed(io::ErrorKind::StorageFull.into()));
@@ -55,10 +55,10 @@ fn write(limit: WorkLimit, store: &mut LocalSession, cancel: &CancelToken) -> Re
     let file = store.create_scratch_file()?;
     let rate =
         measure::write(&file, WorkLimit { bytes, ..limit }, |_| !cancel.is_cancelled()).map_err(failed)?;
-    Ok(answer(rate, measure::is_in_memory(&file)))
+    Ok(measured(rate, measure::is_in_memory(&file)))
 }
 
-fn answer(rate: Rate, memory: bool) -> Measured {
+fn measured(rate: Rate, memory: bool) -> Measured {
     let elapsed_ns = rate.elapsed.as_nanos().try_into().unwrap_or(u64::MAX);
     Measured { bytes: rate.bytes, elapsed_ns: elapsed_ns.max(1), memory }
 }

@@ -1,98 +1,107 @@
-//! The thread that reads one connection of a session: frames to the session, bodies to memory or their landing.
+//! The thread that reads one connection of a session: frames go to the session, bodies to memory or to a staged file.
 
 use std::time::Duration;
 
 use crate::dest::local::{LocalSession, StoreError, SyncedFile};
-use crate::event::Event as Told;
+use crate::error_code::ErrorCode;
+use crate::event::Event as Report;
 use crate::net::CopyStep;
-use crate::recv::RecvError;
 use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
 use crate::recv::connection_reader::ConnectionReader;
+use crate::recv::error::RecvError;
+use crate::recv::native::deferred::DeferredFiles;
 use crate::recv::native::files::InboundFiles;
-use crate::recv::native::planner::{Deferred, Planner};
+use crate::recv::native::planner::Planner;
 use crate::recv::native::probe;
-use crate::recv::native::verifier::{SmallBatch, VerifyJob, VerifyQueue};
-use crate::wire::receiver::{Event, HoleHeader, PartHeader};
-use crate::wire::{EntryId, Framing, SMALL_FILE_BYTES};
+use crate::recv::native::session::Session;
+use crate::recv::native::work::{SmallBatch, VerifyJob, VerifyQueue};
+use crate::wire::message::Measure;
+use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
+use crate::wire::{EntryId, Framing, SMALL_FILE_BYTES, WireError};
 
-/// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
+/// Frames after which the session's output is flushed, even if more frames are at hand: the sender may have nothing else to
+/// send until it is answered.
 const FRAMES_PER_FLUSH: u32 = 256;
+/// How often a reader that waits for descriptors looks for free ones.
+const DESCRIPTORS_POLL: Duration = Duration::from_millis(20);
+/// How often a reader that waits for the writer looks for the end of the session.
+const OUTBOX_POLL: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether descriptors are free again.
-const DESCRIPTORS_TICK: Duration = Duration::from_millis(20);
-
-/// Which connection of its session it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionRole {
-    /// The one that said hello, which carries everything but the bodies that go elsewhere.
-    Primary,
-    /// One that joined: parts and nothing else.
+/// What a connection of a session carries.
+enum Role<'scope, 'env> {
+    /// Everything but the bodies that other connections carry.
+    Primary { planner: Planner<'scope>, deferred: DeferredFiles<'scope, 'env> },
+    /// Content of files only.
     Secondary,
 }
 
-/// See the module's page.
-pub struct Reader<'a> {
+/// See the module documentation.
+pub struct Reader<'scope, 'env> {
     store: LocalSession,
-    files: &'a InboundFiles<'a>,
+    session: &'scope Session<'scope>,
+    files: &'scope InboundFiles<'scope>,
     verifier: VerifyQueue,
-    planner: Planner<'a>,
-    deferred: Deferred,
-    role: ConnectionRole,
-    /// Small files that arrived here and are not handed to the verifier yet.
+    role: Role<'scope, 'env>,
+    /// Small files that are not with the verifier yet.
     small: SmallBatch,
-    /// Frames since the sender was last told something.
+    /// Frames since the last flush.
     frames: u32,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(
+impl<'scope, 'env> Reader<'scope, 'env> {
+    /// For the connection that carried the `hello`.
+    pub fn primary(
         store: LocalSession,
-        inbound: &'a InboundFiles<'a>,
+        files: &'scope InboundFiles<'scope>,
         verifier: VerifyQueue,
-        deferred: Deferred,
-        place: ConnectionRole,
+        deferred: DeferredFiles<'scope, 'env>,
     ) -> Self {
-        let planner = Planner::new(store.fork(), inbound, verifier.clone());
-        Reader {
-            store,
-            files: inbound,
-            verifier,
-            planner,
-            deferred,
-            role: place,
-            small: SmallBatch::default(),
-            frames: 0,
-        }
+        let planner = Planner::new(store.fork(), files, verifier.clone());
+        Self::new(store, files, verifier, Role::Primary { planner, deferred })
     }
 
-    /// Until everything is received, or somebody ended the session.
+    /// For a connection that joined.
+    pub fn secondary(
+        store: LocalSession,
+        files: &'scope InboundFiles<'scope>,
+        verifier: VerifyQueue,
+    ) -> Self {
+        Self::new(store, files, verifier, Role::Secondary)
+    }
+
+    fn new(
+        store: LocalSession,
+        files: &'scope InboundFiles<'scope>,
+        verifier: VerifyQueue,
+        role: Role<'scope, 'env>,
+    ) -> Self {
+        let small = SmallBatch::default();
+        Reader { store, session: files.session, files, verifier, role, small, frames: 0 }
+    }
+
+    /// Reads until everything is received, or the session ends.
     pub fn read(mut self, reader: &mut ConnectionReader) -> Result<(), RecvError> {
+        let done = self.session.outcome.done();
         loop {
-            // While whole frames are at hand, work is collected: many small files are verified at once, and many
-            // decisions fit into one frame.
+            // While whole frames are at hand, work is collected: small files are verified together, and many decisions fit
+            // into one frame.
             if !reader.has_frame(Framing::Native) {
                 self.verify_small()?;
-                self.flush_control()?;
-                if !self.files.timers.waiting.time(|| reader.wait_unless(self.files.done()))? {
+                self.flush()?;
+                if !self.session.timers.waiting.time(|| reader.wait_unless(done))? {
                     return Ok(());
                 }
             }
-            // Whatever it has said beyond that would only take more room.
+            self.wait_for_outbox(reader)?;
             if reader.handle().is_evicted() {
                 return Err(RecvError::Evicted);
             }
-            self.files.hasher.wait_for_capacity();
+            self.session.reporter.hasher.wait_for_capacity();
             let Some(json) = reader.frame(Framing::Native)? else {
                 return Err(RecvError::Truncated("the session".into()));
             };
             let bytes = json.len() as u64;
-            let event = {
-                let session = &mut self.files.lock_session().session;
-                match self.role {
-                    ConnectionRole::Primary => session.handle(json)?,
-                    ConnectionRole::Secondary => session.handle_joined(json)?,
-                }
-            };
+            let event = self.handle_frame(json)?;
             if !matches!(
                 event,
                 Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
@@ -102,36 +111,47 @@ impl<'a> Reader<'a> {
             self.handle_event(event, reader)?;
             self.frames += 1;
             if self.frames >= FRAMES_PER_FLUSH {
-                self.flush_control()?;
+                self.flush()?;
             }
         }
     }
 
-    fn flush_control(&mut self) -> Result<(), RecvError> {
+    fn handle_frame(&self, json: &[u8]) -> Result<Event, WireError> {
+        let session = &mut self.session.lock().session;
+        match self.role {
+            Role::Primary { .. } => session.handle(json),
+            Role::Secondary => session.handle_joined(json),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), RecvError> {
         self.frames = 0;
-        let told = self.files.lock_session().flush();
-        (self.files.context.enforce_entry_limit)();
-        told
+        let flushed = self.session.lock().flush();
+        self.session.permit.enforce_entry_limit();
+        flushed
+    }
+
+    /// Reads no further frame while the sender does not read the answers to earlier ones.
+    fn wait_for_outbox(&self, reader: &ConnectionReader) -> Result<(), RecvError> {
+        loop {
+            match self.session.outbox.wait_for_space(OUTBOX_POLL) {
+                Ok(true) => return Ok(()),
+                Ok(false) if reader.sleep(self.session.outcome.done(), Duration::ZERO)? => {}
+                // What ended the session is its outcome.
+                Ok(false) => return Ok(()),
+                Err(_) => return self.session.write_result(),
+            }
+        }
     }
 
     fn handle_event(&mut self, event: Event, reader: &mut ConnectionReader) -> Result<(), RecvError> {
-        let progress = self.files.progress;
         match event {
-            // Perhaps the end, or a folder whose turn is now.
-            Event::Nothing => self.files.enqueue_dirs_and_links(&mut self.files.lock_session()),
-            Event::File(entry) => {
-                progress.report(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
-                if let Some(entry) = self.planner.plan(entry, true)? {
-                    progress.report(Told::Waiting { path: entry.path.as_bytes() });
-                    // Gone only when the session is over.
-                    let _ = self.deferred.send(entry);
-                }
-            }
+            // Perhaps `end`, or a folder that waits for nothing.
+            Event::Nothing => self.session.enqueue_dirs_and_links(&mut self.session.lock()),
+            Event::File(entry) => self.plan(entry)?,
             Event::Refused { name, fault, reason } => {
-                let mut control = self.files.lock_session();
-                control.summary.count_failure(fault);
-                self.files.enqueue_dirs_and_links(&mut control);
-                progress.report(Told::Failed { name: &name, fault, reason: &reason });
+                self.count_failure(fault);
+                self.session.reporter.report(Report::Failed { name: &name, fault, reason: &reason });
             }
             Event::Body(header) => {
                 if header.is_repair {
@@ -149,42 +169,53 @@ impl<'a> Reader<'a> {
                 reader.body(header.range.len, "a small file", |_| {})?;
                 self.offer(header)?;
             }
-            Event::Hole(hole) if hole.is_offer => match self.files.existing(hole.id) {
-                Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.files.hole_matches(&hole),
-                Some(_) => self.files.offer_differs(&mut self.store, hole.id),
-                None => {}
-            },
+            Event::Hole(hole) if hole.is_offer => self.offered_hole(&hole),
             Event::Hole(hole) => {
                 self.wait_for_descriptors(hole.id, reader)?;
                 self.hole(&hole);
             }
             Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
                 self.files.discard(id);
-                let mut control = self.files.lock_session();
-                control.summary.count_failure(fault);
-                // It may have been what folders waited for.
-                self.files.enqueue_dirs_and_links(&mut control);
-                drop(control);
-                progress.report(Told::FileDropped { remaining_bytes });
-                progress.report(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+                self.count_failure(fault);
+                self.session.reporter.file_failed(path.as_bytes(), fault, &message, remaining_bytes);
             }
-            Event::Measure(asked) => {
-                let measured = probe::run_probe(asked, reader, &mut self.store)?;
-                let mut control = self.files.lock_session();
-                control.summary.measures += 1;
-                control.session.measured(measured);
-                // A peer that has gone is noticed before the next one is measured.
-                control.flush()?;
-            }
-            Event::Totals { .. } => progress.report(Told::PlanComplete),
+            Event::Measure(measure) => self.measure(measure, reader)?,
+            Event::Totals { .. } => self.session.reporter.report(Report::PlanComplete),
         }
         Ok(())
     }
 
-    /// A digest to compare with what is there.
+    /// An entry has failed; folders and links may have waited for it.
+    fn count_failure(&self, fault: ErrorCode) {
+        let mut control = self.session.lock();
+        control.summary.count_failure(fault);
+        self.session.enqueue_dirs_and_links(&mut control);
+    }
+
+    fn plan(&mut self, entry: FileEntry) -> Result<(), RecvError> {
+        // A secondary connection carries no entries.
+        let Role::Primary { planner, deferred } = &mut self.role else { return Ok(()) };
+        let reporter = &self.session.reporter;
+        reporter.report(Report::Planned { files: 1, bytes: entry.layout.size_bytes() });
+        if let Some(entry) = planner.plan(entry, true)? {
+            reporter.report(Report::Waiting { path: entry.path.as_bytes() });
+            deferred.push(entry)?;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, measure: Measure, reader: &mut ConnectionReader) -> Result<(), RecvError> {
+        let measured = probe::run_probe(measure, reader, &mut self.store)?;
+        let mut control = self.session.lock();
+        control.summary.measures += 1;
+        control.session.measured(measured);
+        control.flush()
+    }
+
+    /// The digest of a part, to be compared with an existing file.
     fn offer(&mut self, header: PartHeader) -> Result<(), RecvError> {
-        match self.files.existing(header.id).map(|file| file.open()) {
-            Some(Ok(file)) => self.verifier.verify(VerifyJob::Offer(header, file)),
+        match self.files.table.existing(header.id).map(|file| file.bytes()) {
+            Some(Ok(file)) => self.verifier.push(VerifyJob::Offer(header, file)),
             Some(Err(_)) => {
                 self.files.offer_differs(&mut self.store, header.id);
                 Ok(())
@@ -193,40 +224,44 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where few descriptors are free, a session that has landings waits with a further one until some of them are done, or
-    /// others give way.
+    fn offered_hole(&mut self, hole: &HoleHeader) {
+        match self.files.table.existing(hole.id) {
+            Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.files.hole_matches(hole),
+            Some(_) => self.files.offer_differs(&mut self.store, hole.id),
+            None => {}
+        }
+    }
+
+    /// Where few descriptors are free, a session that has several staged files waits before it opens a further one, until
+    /// some of them are complete or idle sessions are evicted.
     fn wait_for_descriptors(&self, id: EntryId, reader: &ConnectionReader) -> Result<(), RecvError> {
-        while self.files.has_too_many_staged(id) && fd_headroom_below(PROCESS_FD_FRACTION) {
-            (self.files.context.release_descriptors)();
-            if !reader.sleep(self.files.done(), DESCRIPTORS_TICK)? {
-                // Whatever ended the session says why.
+        while self.files.table.has_too_many_staged(id) && fd_headroom_below(PROCESS_FD_FRACTION) {
+            self.session.permit.release_descriptors();
+            if !reader.sleep(self.session.outcome.done(), DESCRIPTORS_POLL)? {
+                // What ended the session is its outcome.
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Parts of zeros: a fresh landing of a sparse file has them already, unless a damaged part was written there.
+    /// Parts of zeros. A new staged file of a sparse file has them already, unless a damaged part was written there.
     fn hole(&mut self, hole: &HoleHeader) {
-        let landed = self.files.open_staging(&mut self.store, hole.id);
-        let cleared =
-            landed.and_then(
-                |(written, is_fresh)| {
-                    if is_fresh && !hole.must_clear { Ok(()) } else { written.clear(hole.range) }
-                },
-            );
+        let cleared = self.files.open_staging(&mut self.store, hole.id).and_then(|target| {
+            if target.is_zero_filled && !hole.must_clear { Ok(()) } else { target.bytes.clear(hole.range) }
+        });
         match cleared {
             Ok(()) => self.files.holes_verified(hole),
             Err(error) => self.files.fail_file(hole.id, &error),
         }
     }
 
-    /// A small file, whole: kept in memory until enough of them are there to be verified together.
+    /// A small file, kept in memory until enough of them can be verified together.
     fn small_body(&mut self, header: PartHeader, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         let small = &mut self.small;
         reader.body(header.range.len, "a small file", |chunk| small.bytes.extend_from_slice(chunk))?;
         small.headers.push(header);
-        self.files.record_bytes(header.range.len);
+        self.session.reporter.bytes_received(header.range.len);
         if small.is_full() { self.verify_small() } else { Ok(()) }
     }
 
@@ -236,46 +271,53 @@ impl<'a> Reader<'a> {
         }
         let next = self.verifier.spare.try_recv().unwrap_or_default();
         let small = std::mem::replace(&mut self.small, next);
-        self.verifier.verify(VerifyJob::Small(small))
+        self.verifier.push(VerifyJob::Small(small))
     }
 
-    /// One part of a larger file: to its landing at once, and then to the verifier.
+    /// One part of a larger file, written to its staged file and then passed to the verifier.
     fn large_body(&mut self, header: PartHeader, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         self.wait_for_descriptors(header.id, reader)?;
-        let _in_transit = self.files.in_transit();
-        let written = self.files.open_staging(&mut self.store, header.id);
-        let written = match written {
-            // A part that was damaged has left something where its zeros belong.
-            Ok((written, true)) if self.files.is_sparse(header.id) && !header.is_repair => {
-                self.body_without_zeros(header, written, reader)?
+        let in_transit = self.session.in_transit();
+        let written = match self.files.open_staging(&mut self.store, header.id) {
+            // Where a damaged part was written, its zeros must be written too.
+            Ok(target) if target.is_zero_filled && self.files.is_sparse(header.id) && !header.is_repair => {
+                self.sparse_body(header, target.bytes, reader)?
             }
-            Ok((written, _)) => {
-                let name = || self.files.name(header.id);
-                let timers = self.files.timers;
-                let moved = |step: &CopyStep| {
-                    self.files.record_bytes(step.taken as u64);
-                    timers.waiting.add(step.waited);
-                    timers.writing.add(step.wrote);
-                };
-                let done = reader.body_to_file(header.range, name, written.file(), moved)?;
-                done.map(|()| written).map_err(|source| StoreError::Io { doing: "write the file", source })
-            }
+            Ok(target) => self.dense_body(header, target.bytes, reader)?,
             Err(error) => {
-                reader.body(header.range.len, "a body that cannot land", |_| {})?;
+                reader.body(header.range.len, "a body that cannot be stored", |_| {})?;
                 Err(error)
             }
         };
         match written {
             Ok(written) => {
-                drop(_in_transit);
-                self.verifier.verify(VerifyJob::Part(header, written))?;
+                drop(in_transit);
+                self.verifier.push(VerifyJob::Part(header, written))?;
             }
             Err(error) => self.files.fail_file(header.id, &error),
         }
         Ok(())
     }
 
-    fn body_without_zeros(
+    /// A body that the kernel moves to the file.
+    fn dense_body(
+        &self,
+        header: PartHeader,
+        staged: SyncedFile,
+        reader: &mut ConnectionReader,
+    ) -> Result<Result<SyncedFile, StoreError>, RecvError> {
+        let moved = |step: &CopyStep| {
+            self.session.reporter.bytes_received(step.taken as u64);
+            self.session.timers.waiting.add(step.waited);
+            self.session.timers.writing.add(step.wrote);
+        };
+        let name = || self.files.name(header.id);
+        let written = reader.body_to_file(header.range, name, staged.file(), moved)?;
+        Ok(written.map(|()| staged).map_err(|source| StoreError::Io { doing: "write the file", source }))
+    }
+
+    /// A body whose zeros are left out.
+    fn sparse_body(
         &self,
         header: PartHeader,
         staged: SyncedFile,
@@ -288,7 +330,7 @@ impl<'a> Reader<'a> {
                 written = staged.write_sparse_at(chunk, offset);
             }
             offset += chunk.len() as u64;
-            self.files.record_bytes(chunk.len() as u64);
+            self.session.reporter.bytes_received(chunk.len() as u64);
         })?;
         Ok(written.map(|()| staged))
     }
