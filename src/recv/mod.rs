@@ -181,8 +181,8 @@ impl RecvError {
                 | RecvError::Silent(_)
                 | RecvError::HeaderTimeout(_)
                 | RecvError::TooSlow(_)
-                | RecvError::Wire(WireError::PeerGaveUp {
-                    fault: ErrorCode::Connection | ErrorCode::Timeout,
+                | RecvError::Wire(WireError::PeerAborted {
+                    code: ErrorCode::Connection | ErrorCode::Timeout,
                     ..
                 })
         )
@@ -795,7 +795,7 @@ mod tests {
 
     #[test]
     fn what_a_sender_heals_with_another_connection_is_waited_for() {
-        let gave_up = |fault| RecvError::Wire(WireError::PeerGaveUp { fault, message: String::new() });
+        let gave_up = |code| RecvError::Wire(WireError::PeerAborted { code, message: String::new() });
         let time = Duration::from_secs(30);
         for error in [
             RecvError::Truncated("a header".into()),

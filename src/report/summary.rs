@@ -157,7 +157,7 @@ fn remarks(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::busy_time::Stage;
+    use crate::busy_time::TransferStage;
     use crate::error_code::ErrorCode;
 
     fn summary() -> Summary {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_stage_that_is_busy_for_less_than_half_of_the_time_is_no_bottleneck() {
         let limited = |percent| {
-            let limit = Some(Bottleneck { stage: Stage::ReceiversMd5, percent });
+            let limit = Some(Bottleneck { stage: TransferStage::ReceiversMd5, percent });
             sent(&Summary { limit, ..summary() }, "nas")
         };
         assert!(

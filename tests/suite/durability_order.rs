@@ -527,11 +527,11 @@ fn lose_power(at: u64, random: &mut Random) -> Option<usize> {
     let stored = stored_early.lock().unwrap().take().unwrap_or_default();
     if early.exists() {
         recovered(&early, |folder| {
-            let there = contents(folder);
+            let after = contents(folder);
             for name in &stored {
-                assert_eq!(there.get(name), whole.get(name), "{name:?} was stored and is lost");
+                assert_eq!(after.get(name), whole.get(name), "{name:?} was stored and is lost");
             }
-            for (name, what) in there.iter().filter(|(name, _)| !is_staged(name) && *name != "lost+found") {
+            for (name, what) in after.iter().filter(|(name, _)| !is_staged(name) && *name != "lost+found") {
                 assert_eq!(Some(what), whole.get(name), "{name:?} has its name and is not whole");
             }
         });

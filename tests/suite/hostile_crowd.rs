@@ -226,13 +226,13 @@ fn active_session(receiver: &Receiver) -> TcpStream {
     stream
         .write_all(&frame(r#"{"ftx":"entry","entry":0,"type":"file","filename":"long","size":2}"#))
         .unwrap();
-    hear(&mut stream, &mut inbox, |message| matches!(message, Message::Want { .. }));
+    read_message(&mut stream, &mut inbox, |message| matches!(message, Message::Want { .. }));
     let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":2,"md5":"{}"}}"#, Md5::of(b"ab"));
     stream.write_all(&[&frame(&part)[..], b"a"].concat()).unwrap();
     stream
 }
 
-fn hear(
+fn read_message(
     stream: &mut TcpStream,
     inbox: &mut FrameBuffer,
     mut is_wanted: impl FnMut(&Message) -> bool,
@@ -256,10 +256,10 @@ fn hold(mut raw: Raw, frames: &[u8], last: u64, settled: &AtomicUsize, is_over: 
     let mut way_out = raw.stream.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut told = way_out.write_all(frames);
-            while told.is_ok() && !is_over.load(Ordering::Relaxed) {
+            let mut written = way_out.write_all(frames);
+            while written.is_ok() && !is_over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(100));
-                told = way_out.write_all(&frame(r#"{"ftx":"busy"}"#));
+                written = way_out.write_all(&frame(r#"{"ftx":"busy"}"#));
             }
             let _ = way_out.shutdown(std::net::Shutdown::Both);
         });

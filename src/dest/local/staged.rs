@@ -103,10 +103,10 @@ impl StagedFile {
         }
     }
 
-    /// Makes it resumable. `is_fresh` if the file is new, and not left by an earlier session.
-    pub(super) fn with_journal(mut self, journal: Journal, is_fresh: bool) -> Self {
+    /// Makes it resumable. `is_new` if the file is new, and not left by an earlier session.
+    pub(super) fn with_journal(mut self, journal: Journal, is_new: bool) -> Self {
         self.journal = Some(Arc::new(journal));
-        self.is_zero_filled = is_fresh;
+        self.is_zero_filled = is_new;
         self
     }
 

@@ -18,7 +18,7 @@
 pub(super) type Block = [u8; 64];
 
 /// Chaining variables a, b, c, d of one message.
-pub(super) type State = [u32; 4];
+pub(super) type ChainState = [u32; 4];
 
 /// Lanes of every kernel.
 pub(super) const LANES: usize = 16;
@@ -47,7 +47,7 @@ pub(super) fn shortest(runs: &Runs<'_>) -> usize {
 
 /// The part of a message that a lane is working on.
 #[derive(Clone, Copy, PartialEq)]
-enum Stage {
+enum LaneStage {
     /// The block that older bytes of the message began.
     Head,
     /// The blocks that lie in the caller's slice.
@@ -59,8 +59,8 @@ enum Stage {
 /// One message and the blocks that it still has to take in.
 pub(super) struct Lane<'a> {
     /// Where the chaining variables come from and go back to.
-    state: Option<&'a mut State>,
-    stage: Stage,
+    state: Option<&'a mut ChainState>,
+    stage: LaneStage,
     /// Blocks left in this stage.
     left: usize,
     body: &'a [Block],
@@ -74,7 +74,7 @@ impl<'a> Lane<'a> {
     pub(super) fn new() -> Self {
         Self {
             state: None,
-            stage: Stage::Head,
+            stage: LaneStage::Head,
             left: 0,
             body: &[],
             copied: [[0; 64]; 3],
@@ -84,7 +84,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Begins with a message that has no blocks yet.
-    pub(super) fn begin(&mut self, state: &'a mut State) {
+    pub(super) fn begin(&mut self, state: &'a mut ChainState) {
         self.state = Some(state);
         (self.heads, self.paddings, self.body) = (0, 0, &[]);
     }
@@ -113,7 +113,7 @@ impl<'a> Lane<'a> {
 
     /// Enters the first stage that has blocks; false if there is none.
     fn enter(&mut self) -> bool {
-        self.stage = Stage::Head;
+        self.stage = LaneStage::Head;
         self.left = self.heads;
         self.left > 0 || self.next_stage()
     }
@@ -121,9 +121,9 @@ impl<'a> Lane<'a> {
     fn next_stage(&mut self) -> bool {
         while self.left == 0 {
             (self.stage, self.left) = match self.stage {
-                Stage::Head => (Stage::Body, self.body.len()),
-                Stage::Body => (Stage::Padding, self.paddings),
-                Stage::Padding => return false,
+                LaneStage::Head => (LaneStage::Body, self.body.len()),
+                LaneStage::Body => (LaneStage::Padding, self.paddings),
+                LaneStage::Padding => return false,
             };
         }
         true
@@ -132,16 +132,16 @@ impl<'a> Lane<'a> {
     /// The blocks of this stage.
     fn run(&self) -> &[Block] {
         match self.stage {
-            Stage::Head => &self.copied[..1],
-            Stage::Body => self.body,
-            Stage::Padding => &self.copied[1 + self.paddings - self.left..=self.paddings],
+            LaneStage::Head => &self.copied[..1],
+            LaneStage::Body => self.body,
+            LaneStage::Padding => &self.copied[1 + self.paddings - self.left..=self.paddings],
         }
     }
 
     /// Steps over `count` blocks of this stage; false at the end of the message.
     fn advance(&mut self, count: usize) -> bool {
         self.left -= count;
-        if self.stage == Stage::Body {
+        if self.stage == LaneStage::Body {
             self.body = &self.body[count..];
         }
         self.left > 0 || self.next_stage()

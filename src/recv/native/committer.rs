@@ -129,10 +129,10 @@ fn commit_batch(
             }
             Err(error) => {
                 hasher.on_dropped(id);
-                let (fault, reason) = (error.fault(), error.to_string());
-                control.session.fail(id, fault, &reason);
-                control.summary.count_failure(fault);
-                progress.report(Event::Failed { name: path.as_bytes(), fault, reason: &reason });
+                let (code, reason) = (error.code(), error.to_string());
+                control.session.fail(id, code, &reason);
+                control.summary.count_failure(code);
+                progress.report(Event::Failed { name: path.as_bytes(), code, reason: &reason });
             }
         }
     }

@@ -537,7 +537,7 @@ impl<'a> InboundFiles<'a> {
                     self.progress.report(Event::FileDropped { remaining_bytes });
                     let reason = "it arrived damaged again and again";
                     let name = entry.path.as_bytes();
-                    self.progress.report(Event::Failed { name, fault: ErrorCode::Digest, reason });
+                    self.progress.report(Event::Failed { name, code: ErrorCode::Digest, reason });
                 }
             }
         }
@@ -636,8 +636,7 @@ impl<'a> InboundFiles<'a> {
     /// A file in arrival cannot be taken any further.
     pub fn fail_file(&self, id: EntryId, error: &StoreError) {
         // Whoever makes reservation sends it again.
-        let leave =
-            if error.fault() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
+        let leave = if error.code() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
         if let Some(entry) = self.remove(id).map(leave) {
             self.fail(&entry, error);
         }
@@ -650,12 +649,12 @@ impl<'a> InboundFiles<'a> {
 
     fn fail_now(&self, control: &mut SessionControl, entry: &FileEntry, error: &StoreError) {
         self.hasher.on_dropped(entry.id);
-        let (fault, reason) = (error.fault(), error.to_string());
-        let remaining_bytes = control.session.fail(entry.id, fault, &reason);
-        control.summary.count_failure(fault);
+        let (code, reason) = (error.code(), error.to_string());
+        let remaining_bytes = control.session.fail(entry.id, code, &reason);
+        control.summary.count_failure(code);
         self.enqueue_dirs_and_links(control);
         self.progress.report(Event::FileDropped { remaining_bytes });
-        self.progress.report(Event::Failed { name: entry.path.as_bytes(), fault, reason: &reason });
+        self.progress.report(Event::Failed { name: entry.path.as_bytes(), code, reason: &reason });
     }
 }
 

@@ -106,17 +106,17 @@ impl SessionControl {
 
     /// Tells the sender why the session ends here, unless it was the one to end it.
     fn send_error(&mut self, error: &RecvError) {
-        if matches!(error, RecvError::Wire(WireError::PeerGaveUp { .. })) {
+        if matches!(error, RecvError::Wire(WireError::PeerAborted { .. })) {
             return;
         }
-        let fault = match error {
+        let code = match error {
             RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => ErrorCode::Timeout,
             RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) => ErrorCode::Busy,
             RecvError::Wire(WireError::Version { .. }) => ErrorCode::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => ErrorCode::Connection,
             RecvError::Interrupted => ErrorCode::Interrupted,
-            RecvError::Root(error) => error.fault(),
-            RecvError::Store { error, .. } => error.fault(),
+            RecvError::Root(error) => error.code(),
+            RecvError::Store { error, .. } => error.code(),
             _ => ErrorCode::Protocol,
         };
         let message = match error {
@@ -125,7 +125,7 @@ impl SessionControl {
             }
             error => error.to_string(),
         };
-        self.session.give_up(fault, &message);
+        self.session.abort(code, &message);
         // The peer may be gone; then there is nobody to tell.
         let _ = self.flush();
     }

@@ -12,7 +12,7 @@ use crate::recv::native::files::InboundFiles;
 use crate::recv::native::planner::{Deferred, Planner};
 use crate::recv::native::probe;
 use crate::recv::native::verifier::{SmallBatch, VerifyJob, VerifyQueue};
-use crate::wire::receiver::{Event, HoleHeader, PartHeader};
+use crate::wire::receiver::{HoleHeader, PartHeader, ReceiverEvent};
 use crate::wire::{EntryId, Framing, SMALL_FILE_BYTES};
 
 /// Frames after which the sender hears what was decided, even if more are at hand: it may have nothing else to send.
@@ -95,7 +95,10 @@ impl<'a> Reader<'a> {
             };
             if !matches!(
                 event,
-                Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
+                ReceiverEvent::Nothing
+                    | ReceiverEvent::File(_)
+                    | ReceiverEvent::Refused { .. }
+                    | ReceiverEvent::Totals { .. }
             ) {
                 reader.handle().record_bytes(bytes);
             }
@@ -114,12 +117,12 @@ impl<'a> Reader<'a> {
         told
     }
 
-    fn handle_event(&mut self, event: Event, reader: &mut ConnectionReader) -> Result<(), RecvError> {
+    fn handle_event(&mut self, event: ReceiverEvent, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         let progress = self.files.progress;
         match event {
             // Perhaps the end, or a folder whose turn is now.
-            Event::Nothing => self.files.enqueue_dirs_and_links(&mut self.files.lock_session()),
-            Event::File(entry) => {
+            ReceiverEvent::Nothing => self.files.enqueue_dirs_and_links(&mut self.files.lock_session()),
+            ReceiverEvent::File(entry) => {
                 progress.report(Told::Planned { files: 1, bytes: entry.layout.size_bytes() });
                 if let Some(entry) = self.planner.plan(entry, true)? {
                     progress.report(Told::Waiting { path: entry.path.as_bytes() });
@@ -127,13 +130,13 @@ impl<'a> Reader<'a> {
                     let _ = self.deferred.send(entry);
                 }
             }
-            Event::Refused { name, fault, reason } => {
+            ReceiverEvent::Refused { name, code, reason } => {
                 let mut control = self.files.lock_session();
-                control.summary.count_failure(fault);
+                control.summary.count_failure(code);
                 self.files.enqueue_dirs_and_links(&mut control);
-                progress.report(Told::Failed { name: &name, fault, reason: &reason });
+                progress.report(Told::Failed { name: &name, code, reason: &reason });
             }
-            Event::Body(header) => {
+            ReceiverEvent::Body(header) => {
                 if header.is_repair {
                     self.files.on_retransmit(&header);
                 }
@@ -143,32 +146,32 @@ impl<'a> Reader<'a> {
                     self.large_body(header, reader)?;
                 }
             }
-            Event::Discard { bytes } => reader.body(bytes, "a body that is not needed", |_| {})?,
-            Event::Offer(header) => self.offer(header)?,
-            Event::OfferAndBody(header) => {
+            ReceiverEvent::Discard { bytes } => reader.body(bytes, "a body that is not needed", |_| {})?,
+            ReceiverEvent::Offer(header) => self.offer(header)?,
+            ReceiverEvent::OfferAndBody(header) => {
                 reader.body(header.range.len, "a small file", |_| {})?;
                 self.offer(header)?;
             }
-            Event::Hole(hole) if hole.is_offer => match self.files.existing(hole.id) {
+            ReceiverEvent::Hole(hole) if hole.is_offer => match self.files.existing(hole.id) {
                 Some(file) if file.is_zero(hole.range).unwrap_or(false) => self.files.hole_matches(&hole),
                 Some(_) => self.files.offer_differs(&mut self.store, hole.id),
                 None => {}
             },
-            Event::Hole(hole) => {
+            ReceiverEvent::Hole(hole) => {
                 self.wait_for_descriptors(hole.id, reader)?;
                 self.hole(&hole);
             }
-            Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
+            ReceiverEvent::Withdrawn { id, path, code, message, remaining_bytes } => {
                 self.files.discard(id);
                 let mut control = self.files.lock_session();
-                control.summary.count_failure(fault);
+                control.summary.count_failure(code);
                 // It may have been what folders waited for.
                 self.files.enqueue_dirs_and_links(&mut control);
                 drop(control);
                 progress.report(Told::FileDropped { remaining_bytes });
-                progress.report(Told::Failed { name: path.as_bytes(), fault, reason: &message });
+                progress.report(Told::Failed { name: path.as_bytes(), code, reason: &message });
             }
-            Event::Measure(asked) => {
+            ReceiverEvent::Measure(asked) => {
                 let measured = probe::run_probe(asked, reader, &mut self.store)?;
                 let mut control = self.files.lock_session();
                 control.summary.measures += 1;
@@ -176,7 +179,7 @@ impl<'a> Reader<'a> {
                 // A peer that has gone is noticed before the next one is measured.
                 control.flush()?;
             }
-            Event::Totals { .. } => progress.report(Told::PlanComplete),
+            ReceiverEvent::Totals { .. } => progress.report(Told::PlanComplete),
         }
         Ok(())
     }

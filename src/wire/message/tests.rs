@@ -121,7 +121,7 @@ fn the_kind_is_read_anywhere_and_in_any_spelling() {
 
 #[test]
 fn long_error_messages_are_truncated_at_a_character() {
-    let report = ErrorReport { entry: None, fault: ErrorCode::Other, message: "ä".repeat(1000) };
+    let report = ErrorReport { entry: None, code: ErrorCode::Other, message: "ä".repeat(1000) };
     let Message::Error(truncated) = round_trip(&Message::Error(report)) else { panic!("another kind") };
     assert_eq!(truncated.message, "ä".repeat(512));
 }

@@ -22,7 +22,12 @@ fn said(session: &mut ReceiverSession) -> Vec<Message> {
     messages
 }
 
-fn announce(session: &mut ReceiverSession, id: u64, name: &str, size: u64) -> Result<Event, WireError> {
+fn announce(
+    session: &mut ReceiverSession,
+    id: u64,
+    name: &str,
+    size: u64,
+) -> Result<ReceiverEvent, WireError> {
     let json = serde_json::json!({"ftx":"entry","entry":id,"type":"file","filename":name,"size":size});
     session.handle(json.to_string().as_bytes())
 }
@@ -33,15 +38,15 @@ fn part(
     id: u64,
     part: u64,
     size: u64,
-) -> Result<Event, WireError> {
+) -> Result<ReceiverEvent, WireError> {
     let md5 = Md5::of(b"x").to_string();
     let json = serde_json::json!({"ftx":kind,"entry":id,"part":part,"size":size,"md5":md5});
     session.handle(json.to_string().as_bytes())
 }
 
-fn body(event: Event) -> PartHeader {
+fn body(event: ReceiverEvent) -> PartHeader {
     match event {
-        Event::Body(header) | Event::Offer(header) => header,
+        ReceiverEvent::Body(header) | ReceiverEvent::Offer(header) => header,
         other => panic!("no body: {other:?}"),
     }
 }
@@ -49,7 +54,7 @@ fn body(event: Event) -> PartHeader {
 #[test]
 fn a_file_goes_from_entry_to_receipt() {
     let mut session = open();
-    let Event::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
+    let ReceiverEvent::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
     assert_eq!(file.path.as_bytes(), b"a/b");
     session.want_all(0);
     assert_eq!(said(&mut session), [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]);
@@ -130,11 +135,11 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     let size = (MAX_DIGESTS_A_FRAME as u64 + 9) * PART_BYTES;
     announce(&mut session, 0, "a", size).unwrap();
     let digests: Vec<Md5> = (0..MAX_DIGESTS_A_FRAME + 3).map(|part| Md5::of(&part.to_le_bytes())).collect();
-    let mut there = PartDigests::new();
-    (0..).zip(&digests).for_each(|(part, md5)| there.insert(part, *md5));
-    there.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
-    there.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
-    session.want_missing(0, there.clone());
+    let mut verified = PartDigests::new();
+    (0..).zip(&digests).for_each(|(part, md5)| verified.insert(part, *md5));
+    verified.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
+    verified.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
+    session.want_missing(0, verified.clone());
     let kept = |part: usize, parts| {
         Message::Kept(crate::wire::message::KeptRun { entry: 0, part: part as u64, parts })
     };
@@ -152,7 +157,7 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     // A sender that does not compare is told nothing it does not know.
     let mut session = open();
     announce(&mut session, 0, "a", size).unwrap();
-    session.want_missing(0, there);
+    session.want_missing(0, verified);
     assert!(matches!(&said(&mut session)[..], [Message::Want { .. }]));
 }
 
@@ -187,11 +192,11 @@ fn a_damaged_part_is_asked_for_again_and_then_given_up() {
     assert_eq!(session.part_damaged(&header), RetryDecision::GaveUp { remaining_bytes: 1 });
     assert!(matches!(
         &said(&mut session)[..],
-        [Message::Error(ErrorReport { entry: Some(0), fault: ErrorCode::Digest, .. })]
+        [Message::Error(ErrorReport { entry: Some(0), code: ErrorCode::Digest, .. })]
     ));
     assert_eq!(
         part(&mut session, "part", 0, 0, 1),
-        Ok(Event::Discard { bytes: 1 }),
+        Ok(ReceiverEvent::Discard { bytes: 1 }),
         "one more was on its way"
     );
 }
@@ -217,7 +222,7 @@ fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
     announce(&mut session, 0, "a", SMALL_FILE_BYTES).unwrap();
     assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "before the decision");
     session.want_offers(0);
-    let Ok(Event::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
+    let Ok(ReceiverEvent::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
         panic!()
     };
     assert!(header.is_offer);
@@ -263,14 +268,14 @@ fn holes_replace_full_size_parts_of_sparse_files_only() {
     assert!(hole(&mut session, 0, 2).is_err(), "a part that has arrived and is not verified");
     session.part_verified(&first);
     assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
-    let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
+    let ReceiverEvent::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
     assert_eq!(header.range, PartRange { offset: 2 * PART_BYTES, len: 2 * PART_BYTES });
     assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
     assert!(hole(&mut session, 3, 1).is_err(), "twice");
     let last = body(part(&mut session, "part", 0, 4, 1).unwrap());
     session.part_verified(&last);
     assert!(!session.is_drained());
-    let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
+    let ReceiverEvent::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
     assert!(matches!(session.holes_verified(&header), PartOutcome::Complete(_)));
     assert!(session.is_drained() && session.is_all_received());
 }
@@ -286,15 +291,15 @@ fn an_offered_hole_is_not_a_body() {
     let sent = br#"{"ftx":"hole","entry":0,"part":1,"parts":1}"#;
     for json in [&offered[..], sent] {
         // Without `offer`, a hole is the reply to the last request.
-        assert!(matches!(session.handle(json), Ok(Event::Hole(HoleHeader { is_offer: true, .. }))));
+        assert!(matches!(session.handle(json), Ok(ReceiverEvent::Hole(HoleHeader { is_offer: true, .. }))));
     }
     session.want_all(0);
     assert_eq!(
         session.handle(offered),
-        Ok(Event::Nothing),
+        Ok(ReceiverEvent::Nothing),
         "it was in transit when the bodies were requested"
     );
-    let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
+    let Ok(ReceiverEvent::Hole(header)) = session.handle(sent) else { panic!() };
     assert!(!header.is_offer);
     assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
 }
@@ -308,7 +313,7 @@ fn a_hole_for_a_part_that_arrived_damaged_must_be_cleared() {
     session.want_all(0);
     let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
         let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
-        let Ok(Event::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
+        let Ok(ReceiverEvent::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
         header
     };
     let untouched = hole(&mut session, 0, 1);
@@ -340,20 +345,20 @@ fn separate_holes_are_bounded_and_a_hole_counts_once() {
     // Every second part of a huge file, and nothing in between.
     let mut session = sparse(1 << 62);
     let separate = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
-        Ok(Event::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
+        Ok(ReceiverEvent::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
         _ => false,
     });
     assert_eq!(separate.count(), MAX_HOLES_AHEAD);
     // One part per frame, without gaps: that is one run.
     let mut session = sparse(1 << 62);
     for part in 0..10 * MAX_HOLES_AHEAD as u64 {
-        let Ok(Event::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
+        let Ok(ReceiverEvent::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
         session.holes_verified(&header);
     }
     // Two connections deliver one hole before either is verified: it counts once.
     let mut session = sparse(2 * PART_BYTES);
-    let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
-    let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };
+    let Ok(ReceiverEvent::Hole(first)) = hole(&mut session, 0) else { panic!() };
+    let Ok(ReceiverEvent::Hole(second)) = hole(&mut session, 0) else { panic!() };
     assert_eq!(session.holes_verified(&first), PartOutcome::Partly);
     assert_eq!(session.holes_verified(&second), PartOutcome::Unchanged, "a part is missing");
 }
@@ -384,27 +389,27 @@ fn bad_names_are_refused_and_the_rest_goes_on() {
         assert!(
             matches!(
                 announce(&mut session, id as u64, name, 1),
-                Ok(Event::Refused { fault: ErrorCode::Name, .. })
+                Ok(ReceiverEvent::Refused { code: ErrorCode::Name, .. })
             ),
             "{name:?}"
         );
         assert!(matches!(
             &said(&mut session)[..],
-            [Message::Error(ErrorReport { entry: Some(_), fault: ErrorCode::Name, .. })]
+            [Message::Error(ErrorReport { entry: Some(_), code: ErrorCode::Name, .. })]
         ));
     }
     assert!(matches!(
         announce(&mut session, 10, "fine", 1 << 63),
-        Ok(Event::Refused { fault: ErrorCode::NoSpace, .. })
+        Ok(ReceiverEvent::Refused { code: ErrorCode::NoSpace, .. })
     ));
-    assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
+    assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(ReceiverEvent::File(_))));
     let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
-    assert!(matches!(session.handle(link), Ok(Event::Refused { fault: ErrorCode::Name, .. })));
+    assert!(matches!(session.handle(link), Ok(ReceiverEvent::Refused { code: ErrorCode::Name, .. })));
 }
 
 #[test]
 fn a_peer_that_breaks_the_rules_ends_its_session() {
-    type Step = fn(&mut ReceiverSession) -> Result<Event, WireError>;
+    type Step = fn(&mut ReceiverSession) -> Result<ReceiverEvent, WireError>;
     let steps: [(&str, Step); 14] = [
         ("hello twice", |s| s.handle(br#"{"ftx":"hello","version":1}"#)),
         ("a receiver's word", |s| {
@@ -458,7 +463,7 @@ fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
     let mut session = measuring();
     let welcome = Message::Welcome(Hello::ours(&["measure"], None));
     assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
-    assert!(matches!(session.handle(MEASURE), Ok(Event::Measure(_))));
+    assert!(matches!(session.handle(MEASURE), Ok(ReceiverEvent::Measure(_))));
     let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
     session.measured(measured);
     assert_eq!(said(&mut session), [Message::Measured(measured)]);

@@ -113,7 +113,7 @@ struct Pair<'a> {
     to_receiver: Vec<VecDeque<Item>>,
     to_sender: VecDeque<Vec<u8>>,
     /// A header whose body comes next on its stream.
-    expected: Vec<Option<receiver::Event>>,
+    expected: Vec<Option<receiver::ReceiverEvent>>,
     entries: HashMap<EntryId, FileEntry>,
     work: Vec<Work>,
     disk: &'a mut Disk,
@@ -242,12 +242,14 @@ impl Pair<'_> {
             _ => self.receiver.handle_joined(&json)?,
         };
         match event {
-            receiver::Event::File(entry) => self.decide(entry),
-            receiver::Event::Body(_) | receiver::Event::Discard { .. } | receiver::Event::OfferAndBody(_) => {
+            receiver::ReceiverEvent::File(entry) => self.decide(entry),
+            receiver::ReceiverEvent::Body(_)
+            | receiver::ReceiverEvent::Discard { .. }
+            | receiver::ReceiverEvent::OfferAndBody(_) => {
                 self.expected[stream] = Some(event);
             }
-            receiver::Event::Offer(header) => self.compare(&header),
-            receiver::Event::Hole(hole) if hole.is_offer => {
+            receiver::ReceiverEvent::Offer(header) => self.compare(&header),
+            receiver::ReceiverEvent::Hole(hole) if hole.is_offer => {
                 let path = self.entries[&hole.id].path.as_bytes();
                 let is_zero = |(_, parts): &(u64, Vec<Token>)| {
                     (hole.part..hole.part + hole.parts).all(|part| parts[part as usize] == 0)
@@ -259,7 +261,7 @@ impl Pair<'_> {
                     self.differs(hole.id);
                 }
             }
-            receiver::Event::Hole(hole) => {
+            receiver::ReceiverEvent::Hole(hole) => {
                 let staged = self.staged(hole.id);
                 if !staged.is_fresh || hole.must_clear {
                     (hole.part..hole.part + hole.parts).for_each(|part| staged.parts[part as usize] = 0);
@@ -268,11 +270,13 @@ impl Pair<'_> {
                 self.record(hole.id, |recorded| recorded.replace_holes(hole.part, hole.parts));
                 self.progressed(hole.id, progressed, false);
             }
-            receiver::Event::Withdrawn { path, .. } => {
+            receiver::ReceiverEvent::Withdrawn { path, .. } => {
                 self.disk.staged.remove(path.as_bytes());
             }
-            receiver::Event::Refused { .. } | receiver::Event::Measure(_) => panic!("{event:?}"),
-            receiver::Event::Nothing | receiver::Event::Totals { .. } => {}
+            receiver::ReceiverEvent::Refused { .. } | receiver::ReceiverEvent::Measure(_) => {
+                panic!("{event:?}")
+            }
+            receiver::ReceiverEvent::Nothing | receiver::ReceiverEvent::Totals { .. } => {}
         }
         Ok(())
     }
@@ -328,13 +332,13 @@ impl Pair<'_> {
         }
     }
 
-    fn body(&mut self, event: receiver::Event, token: Token) {
+    fn body(&mut self, event: receiver::ReceiverEvent, token: Token) {
         match event {
-            receiver::Event::Body(header) => {
+            receiver::ReceiverEvent::Body(header) => {
                 self.staged(header.id).parts[header.part as usize] = token;
                 self.work.push(Work::Judge(header));
             }
-            receiver::Event::OfferAndBody(header) => self.compare(&header),
+            receiver::ReceiverEvent::OfferAndBody(header) => self.compare(&header),
             _ => {}
         }
     }
@@ -405,7 +409,7 @@ impl Pair<'_> {
     fn hear(&mut self) -> Result<(), WireError> {
         let json = self.to_sender.pop_front().unwrap();
         match self.sender.handle(&json)? {
-            sender::Event::Stored(ids) => {
+            sender::SenderEvent::Stored(ids) => {
                 for id in ids {
                     let source = &self.sources[id as usize];
                     let there = self.disk.files.get(name(id as usize).as_bytes());
@@ -413,11 +417,11 @@ impl Pair<'_> {
                     self.stored.push(id);
                 }
             }
-            sender::Event::Failed { entry, fault, .. } => {
-                self.failed.insert(entry, fault);
+            sender::SenderEvent::Failed { entry, code, .. } => {
+                self.failed.insert(entry, code);
             }
-            sender::Event::KeptOther(id) => panic!("entry {id} is kept with other content"),
-            sender::Event::Receipt(receipt) => {
+            sender::SenderEvent::KeptOther(id) => panic!("entry {id} is kept with other content"),
+            sender::SenderEvent::Receipt(receipt) => {
                 assert_eq!(
                     (receipt.stored, receipt.failed),
                     (self.stored.len() as u64, self.failed.len() as u64)
@@ -495,7 +499,7 @@ fn run(seed: u64) -> (usize, usize) {
         }
         if is_last {
             assert_eq!(pair.stored.len() + pair.failed.len(), sources.len());
-            assert!(pair.failed.values().all(|fault| *fault == ErrorCode::Exists && !is_overwriting));
+            assert!(pair.failed.values().all(|code| *code == ErrorCode::Exists && !is_overwriting));
         } else if last.is_none() && random.below(3) == 0 {
             let number = random.below(sources.len());
             sources[number] = Source::draw(random);
