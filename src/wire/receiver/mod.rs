@@ -17,6 +17,7 @@
 //! end               -> receipt
 //! ```
 
+mod announced;
 mod entries;
 mod event;
 mod file;
@@ -26,15 +27,16 @@ mod resume;
 
 use super::error::WireError;
 use super::id_ranges::IdRanges;
-use super::limits::{MAX_FILE_BYTES, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION};
+use super::limits::{MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION};
 use super::message::{
-    Entry, EntryId, EntryKind, ErrorReport, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Hello, Hole,
-    Measure, Measured, Message, Part, Receipt, SessionId, WantedParts,
+    Entry, EntryId, ErrorReport, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Hello, Hole, Measure,
+    Measured, Message, Part, Receipt, SessionId, WantedParts,
 };
 use crate::busy_time::BusyTime;
-use crate::digest::{PART_BYTES, PartDigests, PartLayout};
+use crate::digest::{PART_BYTES, PartDigests};
 use crate::error_code::ErrorCode;
-use crate::relpath::{LinkTarget, NamePolicy, RelPath};
+use crate::relpath::NamePolicy;
+use announced::{AnnouncedEntry, Refusal};
 use entries::IncomingEntries;
 use file::{IncomingFile, IncomingStage, PartKind};
 use replies::Replies;
@@ -197,36 +199,21 @@ impl ReceiverSession {
         }
         self.entries.check_room()?;
         self.receipt.entries += 1;
-        let (id, metadata) = (entry.id, entry.metadata);
-        let path = match RelPath::new(&entry.name, self.policy) {
-            Ok(path) => path,
-            Err(error) => return Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
-        };
-        let kind = match entry.kind {
-            EntryKind::File { size_bytes, .. } if size_bytes > MAX_FILE_BYTES => {
-                let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
-                return Ok(self.refuse(id, entry.name, ErrorCode::NoSpace, reason));
-            }
-            EntryKind::File { size_bytes, is_sparse, state } => {
-                let layout = PartLayout::new(size_bytes);
-                let file = FileEntry { id, path, layout, is_sparse, state, metadata };
+        match announced::validate(&entry, self.policy) {
+            Ok(AnnouncedEntry::File(file)) => {
                 self.entries.add_file(file.clone());
-                return Ok(ReceiverEvent::File(file));
+                Ok(ReceiverEvent::File(file))
             }
-            EntryKind::Dir => OtherKind::Dir,
-            EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
-                Ok(target) => OtherKind::Link(target),
-                Err(error) => return Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
-            },
-        };
-        self.entries.add_other(OtherEntry { id, path, kind, metadata });
-        Ok(ReceiverEvent::Nothing)
-    }
-
-    fn refuse(&mut self, id: EntryId, name: Vec<u8>, code: ErrorCode, reason: String) -> ReceiverEvent {
-        self.receipt.failed += 1;
-        self.send_error(Some(id), code, &reason);
-        ReceiverEvent::Refused { name, code, reason }
+            Ok(AnnouncedEntry::Other(other)) => {
+                self.entries.add_other(other);
+                Ok(ReceiverEvent::Nothing)
+            }
+            Err(Refusal { code, reason }) => {
+                self.receipt.failed += 1;
+                self.send_error(Some(entry.id), code, &reason);
+                Ok(ReceiverEvent::Refused { name: entry.name, code, reason })
+            }
+        }
     }
 
     fn send_error(&mut self, entry: Option<EntryId>, code: ErrorCode, reason: &str) {
