@@ -191,7 +191,7 @@ struct Sender<'a> {
     random: Random,
     session: SenderSession,
     streams: Vec<TcpStream>,
-    heard: mpsc::Receiver<Option<Vec<u8>>>,
+    received: mpsc::Receiver<Option<Vec<u8>>>,
     entries: HashMap<EntryId, (String, Option<&'a Version>)>,
     already_there: BTreeSet<EntryId>,
     takes_streams: bool,
@@ -230,7 +230,7 @@ fn session(
     let id: [u8; 16] = random.bytes(16).try_into().unwrap();
     let (id, continues) = (SessionId::new(id), before.as_ref().and_then(|before| before.id));
     let first = TcpStream::connect(at).unwrap();
-    let (to, heard) = mpsc::channel();
+    let (to, received) = mpsc::channel();
     let reading = first.try_clone().unwrap();
     thread::spawn(move || frames(reading, &to));
     let mut sender = Sender {
@@ -238,7 +238,7 @@ fn session(
         random,
         session: SenderSession::new(id, continues),
         streams: vec![first],
-        heard,
+        received,
         entries: HashMap::new(),
         already_there: BTreeSet::new(),
         takes_streams: false,
@@ -288,9 +288,9 @@ impl<'a> Sender<'a> {
         loop {
             self.flush_output()?;
             let next = if self.session.has_job() {
-                self.heard.try_recv().ok()
+                self.received.try_recv().ok()
             } else {
-                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
+                Some(self.received.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
             };
             assert!(start.elapsed() < WATCHDOG, "the session hangs");
             match next {

@@ -112,7 +112,7 @@ impl From<&RecvError> for Diagnostic {
             RecvError::Truncated(_) | RecvError::Connection(_) => {
                 (ExitCode::Connection, ADVICE_KEEPS_PROGRESS)
             }
-            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
+            RecvError::IdleTimeout(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
                 (ExitCode::Timeout, ADVICE_KEEPS_PROGRESS)
             }
             RecvError::ReconnectTimeout { lost, .. } => {

@@ -1,4 +1,4 @@
-//! The slowest that bytes may move while somebody waits for them.
+//! The minimum rate at which bytes must move during a wait for them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub const MIN_RATE_BYTES_PER_S: u64 = 10;
 const WINDOW_SILENCES: u32 = 5;
 
 /// Adds up the time that was spent waiting, window by window. Silence alone is for
-/// [`LastHeard`](super::LastHeard); this finds the peer that says a byte whenever it would be given up.
+/// [`IdleTimer`](super::IdleTimer); this detects a peer that sends a byte just before each timeout.
 #[derive(Debug)]
 pub struct MinRate {
     window: Duration,

@@ -103,7 +103,7 @@ pub enum RecvError {
     Connection(#[source] io::Error),
     /// The peer was silent for too long.
     #[error("nothing was heard from the sender for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// The peer began a header and did not finish it.
     #[error("a header from the sender was still not complete after {} seconds", .0.as_secs())]
     HeaderTimeout(Duration),
@@ -178,7 +178,7 @@ impl RecvError {
             self,
             RecvError::Truncated(_)
                 | RecvError::Connection(_)
-                | RecvError::Silent(_)
+                | RecvError::IdleTimeout(_)
                 | RecvError::HeaderTimeout(_)
                 | RecvError::TooSlow(_)
                 | RecvError::Wire(WireError::PeerAborted {
@@ -800,7 +800,7 @@ mod tests {
         for error in [
             RecvError::Truncated("a header".into()),
             RecvError::Connection(io::ErrorKind::ConnectionReset.into()),
-            RecvError::Silent(time),
+            RecvError::IdleTimeout(time),
             RecvError::HeaderTimeout(time),
             RecvError::TooSlow(time),
             gave_up(ErrorCode::Connection),

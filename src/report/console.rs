@@ -52,13 +52,13 @@ pub struct Output(Arc<Destination>);
 
 #[derive(Debug)]
 struct Destination {
-    state: Mutex<Queue>,
+    state: Mutex<OutputQueue>,
     changed: Condvar,
     write: fn(StdStream, &[u8]),
 }
 
 #[derive(Debug)]
-struct Queue {
+struct OutputQueue {
     queue: VecDeque<(StdStream, Vec<u8>)>,
     queued_bytes: usize,
     /// Lines dropped since the last queued one.
@@ -68,7 +68,7 @@ struct Queue {
     has_thread: bool,
 }
 
-impl Queue {
+impl OutputQueue {
     fn is_full(&self) -> bool {
         self.queued_bytes >= MAX_QUEUED_BYTES
     }
@@ -102,7 +102,7 @@ impl Output {
     }
 
     fn new(write: fn(StdStream, &[u8])) -> Self {
-        let state = Queue {
+        let state = OutputQueue {
             queue: VecDeque::new(),
             queued_bytes: 0,
             dropped: 0,
@@ -150,7 +150,7 @@ impl Output {
         }
     }
 
-    fn start(&self, mut state: MutexGuard<'_, Queue>) {
+    fn start(&self, mut state: MutexGuard<'_, OutputQueue>) {
         if state.has_thread {
             drop(state);
             self.0.changed.notify_all();
@@ -192,7 +192,7 @@ impl Output {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, OutputQueue> {
         lock(&self.0.state)
     }
 }

@@ -56,7 +56,7 @@ struct Phrases {
     durable: &'static str,
 }
 
-/// Says what was stored, skipped and not transferred, what confirms it, and the remarks. If nothing new was stored, a
+/// Reports what was stored, skipped and not transferred, what confirms it, and the remarks. If nothing new was stored, a
 /// failure comes first.
 fn closing_line(summary: &Summary, phrases: &Phrases) -> String {
     let mut line = outcome(summary, phrases);

@@ -258,7 +258,7 @@ fn any_mtime_is_set_as_far_as_the_file_system_can_store_it() {
         ));
         assert!(
             std::iter::from_fn(|| raw.next_message())
-                .any(|said| matches!(said, ftx::wire::Message::Error(f) if f.entry.is_none()))
+                .any(|message| matches!(message, ftx::wire::Message::Error(f) if f.entry.is_none()))
         );
         assert_eq!(receiver.wait().code, 12, "{time}");
         assert_eq!(names(out.path()), Vec::<String>::new());

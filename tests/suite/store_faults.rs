@@ -242,19 +242,19 @@ fn directory_without_write_permission_is_reported() {
     fs::create_dir_all(out.join("t")).unwrap();
     fs::set_permissions(out.join("t"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
-    let nobody = || {
+    let as_nobody = || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         command
     };
-    if !nobody().args([FTX, "--version"]).output().is_ok_and(|output| output.status.success()) {
+    if !as_nobody().args([FTX, "--version"]).output().is_ok_and(|output| output.status.success()) {
         return not_run(
             "no permission",
-            "needs setpriv, the right to become nobody, and a program that all may run",
+            "needs setpriv, permission to change the user, and a program that all may run",
         );
     }
     let receiver = || {
-        let mut command = nobody();
+        let mut command = as_nobody();
         command.arg(FTX);
         Receiver::spawn(command, "127.0.0.1", &out, &["--once"])
     };

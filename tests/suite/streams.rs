@@ -139,14 +139,14 @@ fn number_of_joined_connections_is_limited() {
 }
 
 /// Sends frames on a joined connection; returns the session's exit code and message.
-fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
+fn end_by(out: &Path, send: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
     // No sender reconnects here.
     let receiver = Receiver::start(out, &["--once", "--timeout", "2"]);
     let mut first = open(&receiver);
     let mut second = Raw::connect(&receiver, &join());
     first.send_json(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);
     assert!(matches!(first.next_message(), Some(Message::Want { .. })));
-    said(&mut first, &mut second);
+    send(&mut first, &mut second);
     drop(second);
     let last = error_text(first.next_message());
     drop(first);
@@ -160,7 +160,7 @@ fn protocol_error_on_a_joined_connection_ends_the_session() {
     let out = tempfile::tempdir().unwrap();
     let md5 = Md5::of(b"");
     let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":8388608,"md5":"{md5}"}}"#);
-    for (what, said, code, frames) in [
+    for (what, frame, code, expected) in [
         (
             "an entry",
             r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d"}"#,
@@ -175,9 +175,9 @@ fn protocol_error_on_a_joined_connection_ends_the_session() {
         ("a part of no entry", &part.replace(r#""entry":0"#, r#""entry":5"#), PROTOCOL, "never announced"),
         ("a body that is cut", &part, CONNECTION, "the connection was lost in the middle of "),
     ] {
-        let (actual, text) = end_by(out.path(), |_, second| second.send_json(said));
+        let (actual, text) = end_by(out.path(), |_, second| second.send_json(frame));
         assert_eq!(actual, code, "{what}: {text}");
-        assert!(text.contains(frames), "{what}: {text}");
+        assert!(text.contains(expected), "{what}: {text}");
     }
     let (code, text) = end_by(out.path(), |_, _| {});
     assert_eq!(code, CONNECTION, "a connection that is lost: {text}");

@@ -19,12 +19,12 @@
 //!    AVX-512: 16 lanes of 32 bits in a register.   AVX2: 8, and two registers.
 //! ```
 //!
-//! A [`Md5Context`] is what outlives a call; `schedule` deals the messages out to the
-//! lanes; `avx512` and `avx2` are the compression functions and `rounds` the 64
+//! A [`Md5Context`] holds a message between calls; `schedule` assigns the messages
+//! to lanes; `avx512` and `avx2` are the compression functions and `rounds` the 64
 //! steps they share. On other CPUs, and for a short message that is alone, the
 //! crate `md-5` does the work.
 //!
-//! Source: RFC 1321, The MD5 Md5Context-Digest Algorithm, section 3.
+//! Source: RFC 1321, The MD5 Message-Digest Algorithm, section 3.
 
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
@@ -123,8 +123,8 @@ impl Kernel {
         }
     }
 
-    /// Works off the messages that `next` puts into a lane. A kernel that the
-    /// CPU lacks gives way to the scalar one.
+    /// Hashes the messages that `next` puts into a lane. A kernel that the CPU lacks
+    /// is replaced by the scalar one.
     fn run<'a>(self, next: impl FnMut(&mut Lane<'a>) -> bool) {
         #[cfg(target_arch = "x86_64")]
         match self {

@@ -99,7 +99,7 @@ impl SessionControl {
 
     fn write_error(&self, error: io::Error) -> RecvError {
         match error.kind() {
-            io::ErrorKind::TimedOut => RecvError::Silent(self.timeout),
+            io::ErrorKind::TimedOut => RecvError::IdleTimeout(self.timeout),
             _ => RecvError::Connection(error),
         }
     }
@@ -110,7 +110,9 @@ impl SessionControl {
             return;
         }
         let code = match error {
-            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => ErrorCode::Timeout,
+            RecvError::IdleTimeout(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
+                ErrorCode::Timeout
+            }
             RecvError::Busy | RecvError::Evicted | RecvError::NoThread(_) => ErrorCode::Busy,
             RecvError::Wire(WireError::Version { .. }) => ErrorCode::Version,
             RecvError::Truncated(_) | RecvError::Connection(_) => ErrorCode::Connection,

@@ -58,7 +58,7 @@ fn unknown_keys_are_ignored_and_unknown_kinds_are_errors() {
     );
 }
 
-/// The JSON reader quotes values: what it says steered the terminal once.
+/// The JSON reader quotes values of the peer in its errors.
 #[test]
 fn what_the_reader_quotes_is_escaped() {
     let json = br#"{"ftx":"entry","entry":0,"type":"\u001b[2J\nmine","filename":"a","size":3}"#;

@@ -4,7 +4,7 @@ use crate::wire::limits::*;
 use crate::wire::message::KeptParts;
 use crate::wire::{FrameBuffer, Framing};
 
-/// A session that has said welcome.
+/// A session whose `welcome` was sent.
 fn open() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1}"#).unwrap();
@@ -12,7 +12,7 @@ fn open() -> ReceiverSession {
     session
 }
 
-fn said(session: &mut ReceiverSession) -> Vec<Message> {
+fn take_messages(session: &mut ReceiverSession) -> Vec<Message> {
     let mut inbox = FrameBuffer::new();
     inbox.push(&session.take_output());
     let mut messages = Vec::new();
@@ -57,7 +57,10 @@ fn a_file_goes_from_entry_to_receipt() {
     let ReceiverEvent::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
     assert_eq!(file.path.as_bytes(), b"a/b");
     session.want_all(0);
-    assert_eq!(said(&mut session), [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]);
+    assert_eq!(
+        take_messages(&mut session),
+        [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]
+    );
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
     assert!(!session.is_drained());
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
@@ -70,7 +73,7 @@ fn a_file_goes_from_entry_to_receipt() {
     let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
     assert_eq!(session.finish(), Some(receipt));
     assert_eq!(
-        said(&mut session),
+        take_messages(&mut session),
         [Message::Stored { entries: IdRanges::one(0), etags: None }, Message::Receipt(receipt)]
     );
 }
@@ -79,7 +82,7 @@ fn a_file_goes_from_entry_to_receipt() {
 fn comparing() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1,"features":["etags"]}"#).unwrap();
-    assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(&[FEATURE_ETAGS], None))]);
+    assert_eq!(take_messages(&mut session), [Message::Welcome(Hello::ours(&[FEATURE_ETAGS], None))]);
     session
 }
 
@@ -91,7 +94,7 @@ fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
         session.want_all(id);
     }
     session.handle(br#"{"ftx":"entry","entry":3,"type":"dir","filename":"d"}"#).unwrap();
-    said(&mut session);
+    take_messages(&mut session);
     for (id, index, size) in [(0, 0, 1), (2, 0, PART_BYTES), (2, 1, 1), (1, 0, 1)] {
         let header = body(part(&mut session, "part", id, index, size).unwrap());
         session.part_verified(&header);
@@ -104,7 +107,7 @@ fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
     let two: Etag = format!("{two}-2").parse().unwrap();
     let entries: IdRanges = vec![(0, 0), (2, 3)].try_into().unwrap();
     let stored = Message::Stored { entries, etags: Some(vec![Some(one), Some(two), None]) };
-    assert_eq!(said(&mut session), [stored]);
+    assert_eq!(take_messages(&mut session), [stored]);
 }
 
 #[test]
@@ -116,10 +119,10 @@ fn stored_fits_its_frame_however_many_entries_there_are() {
         let header = body(part(&mut session, "part", id, 0, 1).unwrap());
         session.part_verified(&header);
     }
-    said(&mut session);
+    take_messages(&mut session);
     // No two beside each other.
     (0..=MAX_ETAGS_A_FRAME as u64).for_each(|id| session.stored(2 * id));
-    let counts: Vec<(u64, usize)> = said(&mut session)
+    let counts: Vec<(u64, usize)> = take_messages(&mut session)
         .into_iter()
         .map(|message| match message {
             Message::Stored { entries, etags: Some(etags) } => (entries.count(), etags.len()),
@@ -143,7 +146,7 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     let kept = |part: usize, parts| {
         Message::Kept(crate::wire::message::KeptRun { entry: 0, part: part as u64, parts })
     };
-    let messages = said(&mut session);
+    let messages = take_messages(&mut session);
     assert_eq!(
         messages[..4],
         [
@@ -158,7 +161,7 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     let mut session = open();
     announce(&mut session, 0, "a", size).unwrap();
     session.want_missing(0, verified);
-    assert!(matches!(&said(&mut session)[..], [Message::Want { .. }]));
+    assert!(matches!(&take_messages(&mut session)[..], [Message::Want { .. }]));
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
         }
         session.handle(hello).unwrap();
         assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
-        assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(features, None))]);
+        assert_eq!(take_messages(&mut session), [Message::Welcome(Hello::ours(features, None))]);
     }
 }
 
@@ -181,17 +184,17 @@ fn a_damaged_part_is_asked_for_again_and_then_given_up() {
     let mut session = open();
     announce(&mut session, 0, "a", 1).unwrap();
     session.want_all(0);
-    said(&mut session);
+    take_messages(&mut session);
     for _ in 1..MAX_TRIES_A_PART {
         let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
         assert_eq!(session.part_damaged(&header), RetryDecision::Again);
         assert!(!session.is_drained());
-        assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
+        assert_eq!(take_messages(&mut session), [Message::Again { entry: 0, part: 0 }]);
     }
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
     assert_eq!(session.part_damaged(&header), RetryDecision::GaveUp { remaining_bytes: 1 });
     assert!(matches!(
-        &said(&mut session)[..],
+        &take_messages(&mut session)[..],
         [Message::Error(ErrorReport { entry: Some(0), code: ErrorCode::Digest, .. })]
     ));
     assert_eq!(
@@ -209,7 +212,7 @@ fn what_is_there_already_is_told_by_its_digests() {
     let header = body(part(&mut session, "offer", 0, 0, 1).unwrap());
     assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     let none = Message::Want { entries: IdRanges::one(0), parts: WantedParts::None };
-    assert_eq!(said(&mut session).last(), Some(&none));
+    assert_eq!(take_messages(&mut session).last(), Some(&none));
     session.stored(0);
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
     let receipt = session.finish().unwrap();
@@ -394,7 +397,7 @@ fn bad_names_are_refused_and_the_rest_goes_on() {
             "{name:?}"
         );
         assert!(matches!(
-            &said(&mut session)[..],
+            &take_messages(&mut session)[..],
             [Message::Error(ErrorReport { entry: Some(_), code: ErrorCode::Name, .. })]
         ));
     }
@@ -462,11 +465,11 @@ const MEASURE: &[u8] = br#"{"ftx":"measure","what":"wire","size":1073741824}"#;
 fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
     let mut session = measuring();
     let welcome = Message::Welcome(Hello::ours(&["measure"], None));
-    assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
+    assert_eq!(take_messages(&mut session), [welcome], "of the features asked for, those that are known");
     assert!(matches!(session.handle(MEASURE), Ok(ReceiverEvent::Measure(_))));
     let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
     session.measured(measured);
-    assert_eq!(said(&mut session), [Message::Measured(measured)]);
+    assert_eq!(take_messages(&mut session), [Message::Measured(measured)]);
     session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
     assert_eq!(session.finish(), Some(Receipt::default()));
 }

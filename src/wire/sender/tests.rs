@@ -139,7 +139,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
     assert_eq!(kept(&mut session, 0, body), Ok(SenderEvent::KeptOther(0)));
     assert!(session.withdraw(0, ErrorCode::Digest, ""));
     assert_eq!(session.entries.kept(), 0);
-    // What of it nothing was said has no etag here, and any is taken.
+    // Parts that were not compared leave the file without an etag here, and any etag is accepted.
     let mut session = comparing(size);
     session.handle(want).unwrap();
     assert_eq!(send_all(&mut session), [3]);
@@ -262,7 +262,7 @@ fn entries_are_announced_before_the_welcome_and_within_their_limits() {
     assert!(matches!(session.handle(want), Ok(SenderEvent::Wanted)));
 }
 
-/// A small file, announced and sent before the receiver said anything but its welcome.
+/// A small file, announced and sent before the receiver sent anything but its `welcome`.
 fn pushed() -> SenderSession {
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
     session.announce_file(&path(), SMALL_FILE_BYTES, false, None, Metadata::default());
@@ -310,7 +310,7 @@ fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
     assert_eq!(session.handle(offers), Ok(SenderEvent::Unneeded(vec![0])));
     assert_eq!(session.next_job(), None);
     assert_eq!(session.handle(none), Ok(SenderEvent::AlreadyThere(vec![0])));
-    // It differs, and gives way.
+    // It differs, and is replaced.
     let mut session = pushed();
     session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
     session.handle(offers).unwrap();
