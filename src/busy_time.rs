@@ -55,7 +55,7 @@ pub enum TransferStage {
     ReceiversDisk,
     /// The receiver's digests.
     ReceiversMd5,
-    /// The network or the sender, which a receiver cannot tell apart.
+    /// The network or the sender, which a receiver cannot distinguish.
     NetworkOrSender,
 }
 

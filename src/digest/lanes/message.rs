@@ -38,7 +38,7 @@ impl Tail {
         (self.length % 64) as usize
     }
 
-    /// Hands the whole blocks of what is held and of `data` to `lane` and keeps
+    /// Passes the whole blocks of the held bytes and of `data` to `lane`, and keeps
     /// the rest.
     pub(super) fn feed<'a>(&mut self, mut data: &'a [u8], lane: &mut Lane<'a>) {
         let held = self.held();
@@ -69,7 +69,7 @@ impl Md5Context {
     }
 
     #[cfg(test)]
-    /// Takes in `data`; to do so for many messages, see [`update_many`].
+    /// Adds `data`; for many messages, see [`update_many`].
     pub fn update(&mut self, data: &[u8]) {
         update_many(&mut [(self, data)]);
     }

@@ -21,8 +21,8 @@
 //!
 //! A [`Md5Context`] holds a message between calls; `schedule` assigns the messages
 //! to lanes; `avx512` and `avx2` are the compression functions and `rounds` the 64
-//! steps they share. On other CPUs, and for a short message that is alone, the
-//! crate `md-5` does the work.
+//! steps they share. On other CPUs, and for a single short message, the crate
+//! `md-5` is used.
 //!
 //! Source: RFC 1321, The MD5 Message-Digest Algorithm, section 3.
 

@@ -11,10 +11,10 @@
 //!
 //! A lane whose message is used up takes the next one from the list; when the list
 //! is empty, the last lane in use moves into the gap. The lanes beyond read the run
-//! of lane 0 a second time and their result is dropped: so nothing is ever read
-//! that is not the caller's data, and an idle lane costs no memory traffic.
+//! of lane 0 a second time and their result is dropped: only the caller's data is
+//! read, and an idle lane costs no memory traffic.
 
-/// What one call of the compression function takes in.
+/// The input of one call of the compression function.
 pub(super) type Block = [u8; 64];
 
 /// Chaining variables a, b, c, d of one message.
@@ -26,16 +26,16 @@ pub(super) const LANES: usize = 16;
 /// Chaining variables of all lanes: row a, row b, row c, row d.
 pub(super) type Columns = [[u32; LANES]; 4];
 
-/// The blocks each lane has before it.
+/// The remaining blocks of each lane.
 pub(super) type Runs<'a> = [&'a [Block]; LANES];
 
 /// A compression function for all lanes at once.
 pub(super) trait Compress: Copy {
-    /// With so few lanes left in use the scalar code is faster (measured).
+    /// With at most this many lanes in use, the scalar code is faster (measured).
     const SCALAR_LANES: usize;
 
     /// Takes the first `count` blocks of every run into its column. Only the first
-    /// `active` columns are in use; what becomes of the others does not matter.
+    /// `active` columns are in use; the others may take any value.
     fn compress(self, columns: &mut Columns, runs: &Runs<'_>, count: usize, active: usize);
 }
 
@@ -48,15 +48,15 @@ pub(super) fn shortest(runs: &Runs<'_>) -> usize {
 /// The part of a message that a lane is working on.
 #[derive(Clone, Copy, PartialEq)]
 enum LaneStage {
-    /// The block that older bytes of the message began.
+    /// The block that begins with bytes of an earlier call.
     Head,
-    /// The blocks that lie in the caller's slice.
+    /// The blocks in the caller's slice.
     Body,
     /// The last bytes with the padding.
     Padding,
 }
 
-/// One message and the blocks that it still has to take in.
+/// One message and the blocks of it that remain.
 pub(super) struct Lane<'a> {
     /// Where the chaining variables come from and go back to.
     state: Option<&'a mut ChainState>,
@@ -147,7 +147,7 @@ impl<'a> Lane<'a> {
         self.left > 0 || self.next_stage()
     }
 
-    /// Takes in all that is left, without a kernel.
+    /// Processes the rest without a kernel.
     fn finish(&mut self) {
         let Some(state) = self.state.take() else {
             return;
@@ -187,7 +187,7 @@ fn store(columns: &Columns, column: usize, lane: &mut Lane<'_>) {
     }
 }
 
-/// Works off all messages that `next` puts into a lane, many at a time.
+/// Hashes all messages that `next` puts into a lane, many at a time.
 pub(super) fn run_lanes<'a, K: Compress>(kernel: K, mut next: impl FnMut(&mut Lane<'a>) -> bool) {
     let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(LANES);
     let mut columns: Columns = [[0; LANES]; 4];
@@ -231,7 +231,7 @@ pub(super) fn run_lanes<'a, K: Compress>(kernel: K, mut next: impl FnMut(&mut La
     }
 }
 
-/// Works off all messages one after the other.
+/// Hashes all messages one after the other.
 pub(super) fn run_scalar<'a>(mut next: impl FnMut(&mut Lane<'a>) -> bool) {
     let mut lane = Lane::new();
     while refill(&mut lane, &mut next) {

@@ -100,7 +100,7 @@ fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
         session.part_verified(&header);
     }
     assert!(session.next_ready().is_some());
-    // In whatever order they are committed.
+    // In any order of commits.
     [3, 2, 0].iter().for_each(|&id| session.stored(id));
     let one: Etag = Md5::of(b"x").to_string().parse().unwrap();
     let two = Md5::of([*Md5::of(b"x").as_bytes(); 2].as_flattened());
@@ -157,7 +157,7 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
         ]
     );
     assert!(matches!(&messages[4..], [Message::Want { parts: WantedParts::Parts(_), .. }]));
-    // A sender that does not compare is told nothing it does not know.
+    // No digests of kept parts are sent to a sender without the feature `etags`.
     let mut session = open();
     announce(&mut session, 0, "a", size).unwrap();
     session.want_missing(0, verified);
@@ -205,7 +205,7 @@ fn a_damaged_part_is_asked_for_again_and_then_given_up() {
 }
 
 #[test]
-fn what_is_there_already_is_told_by_its_digests() {
+fn existing_file_is_recognised_by_its_digests() {
     let mut session = open();
     announce(&mut session, 0, "a", 1).unwrap();
     session.want_offers(0);
@@ -232,7 +232,7 @@ fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
     assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "twice");
     assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     assert_eq!(session.finish(), None, "not stored yet");
-    // A larger one is asked for first.
+    // A larger file is requested first.
     announce(&mut session, 1, "b", SMALL_FILE_BYTES + 1).unwrap();
     session.want_offers(1);
     assert!(part(&mut session, "part", 1, 0, SMALL_FILE_BYTES + 1).is_err());

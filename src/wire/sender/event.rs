@@ -1,4 +1,4 @@
-//! What the sender's session tells its driver.
+//! Events that the sender's session returns to its driver.
 
 use crate::digest::PartRange;
 use crate::error_code::ErrorCode;

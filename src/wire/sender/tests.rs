@@ -44,7 +44,7 @@ fn a_file_is_sent_as_it_is_wanted() {
     assert!(matches!(session.handle(receipt), Ok(SenderEvent::Receipt(_))));
 }
 
-/// With a receiver that tells what it verified.
+/// A session whose receiver sends etags.
 fn comparing(size: u64) -> SenderSession {
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
     session.handle(br#"{"ftx":"welcome","version":1,"features":["etags"]}"#).unwrap();
@@ -69,7 +69,7 @@ fn etag(parts: &[Md5]) -> String {
 }
 
 #[test]
-fn what_the_receiver_stored_is_compared_with_what_was_sent() {
+fn etags_of_stored_files_are_compared_with_the_sent_parts() {
     let sent = || {
         let mut session = comparing(PART_BYTES + 1);
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
@@ -99,7 +99,7 @@ fn what_the_receiver_stored_is_compared_with_what_was_sent() {
 }
 
 #[test]
-fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
+fn kept_digests_are_compared_with_earlier_digests() {
     let size = 4 * PART_BYTES;
     let digest = |byte: &[u8]| Md5::of(byte).to_string();
     let known = |session: &mut SenderSession| {
@@ -111,7 +111,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
     let mut session = comparing(size);
     known(&mut session);
     let zeros = Md5::of(&vec![0; PART_BYTES as usize]);
-    // The first two are known, the third is not, and is believed.
+    // The first two digests are known. The third is not, and is accepted.
     let body = serde_json::json!({"md5": [digest(b"a"), zeros.to_string(), digest(b"c")]});
     assert_eq!(kept(&mut session, 0, body), Ok(SenderEvent::Nothing));
     let want = br#"{"ftx":"want","entries":[[0,0]],"parts":[[3,3]]}"#;
@@ -128,7 +128,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
         known(&mut session);
         assert_eq!(kept(&mut session, part, body.clone()), Ok(SenderEvent::KeptOther(0)), "{body}");
         assert!(session.withdraw(0, ErrorCode::Digest, ""));
-        assert_eq!(kept(&mut session, part, body), Ok(SenderEvent::Nothing), "given up");
+        assert_eq!(kept(&mut session, part, body), Ok(SenderEvent::Nothing), "withdrawn");
     }
     // One that is not known, and behind it one that differs: nothing of the frame counts, and nothing is uncounted.
     let mut session = comparing(size);
@@ -147,7 +147,7 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
 }
 
 #[test]
-fn what_a_receiver_says_it_has_kept_is_bounded() {
+fn kept_digests_are_bounded() {
     let digest = Md5::of(b"").to_string();
     for (part, body) in [
         (0, serde_json::json!({"md5": []})),
@@ -372,7 +372,7 @@ fn an_entry_that_failed_is_not_sent_any_more() {
 }
 
 #[test]
-fn what_a_hostile_receiver_says_ends_the_session() {
+fn invalid_frames_of_a_receiver_end_the_session() {
     for bad in [
         r#"{"ftx":"welcome","version":1}"#,
         r#"{"ftx":"hello","version":1}"#,

@@ -329,7 +329,7 @@ impl<'a> Pair<'a> {
             return;
         }
         if self.is_overwriting {
-            // In a new file: what an earlier session left is not gone on with.
+            // Into a new staged file; the one of an earlier session is not resumed.
             self.disk.staged.remove(self.entries[&id].path.as_bytes());
             self.receiver.want_all(id);
         } else {
@@ -362,7 +362,7 @@ impl<'a> Pair<'a> {
             Work::Commit(id) => self.receiver.stored(id),
             Work::Verify(header) => {
                 let path = self.entries[&header.id].path.as_bytes();
-                // It may have failed meanwhile.
+                // The entry may have failed meanwhile.
                 let Some(staged) = self.disk.staged.get(path) else { return };
                 let token = staged.parts[header.part as usize];
                 if digest(token, header.range.len) == header.md5 {
