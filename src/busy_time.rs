@@ -44,7 +44,7 @@ pub struct BusyTime {
 
 /// A stage of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum TransferStage {
     /// The sender's disk.
     SendersDisk,
     /// The sender's digests.
@@ -55,15 +55,15 @@ pub enum Stage {
     ReceiversDisk,
     /// The receiver's digests.
     ReceiversMd5,
-    /// The network or the sender, which a receiver cannot tell apart.
-    Arrival,
+    /// The network or the sender, which a receiver cannot distinguish.
+    NetworkOrSender,
 }
 
 /// The stage that was busy longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bottleneck {
     /// The stage.
-    pub stage: Stage,
+    pub stage: TransferStage,
     /// Its share of the elapsed time, 0 to 100.
     pub percent: u8,
 }
@@ -74,11 +74,11 @@ impl Bottleneck {
         // The network is the bottleneck while the sender waits to write and the receiver waits for bytes.
         let network_ms = sender.network_ms.min(receiver.network_ms);
         let stages = [
-            (Stage::SendersDisk, sender.disk_ms),
-            (Stage::SendersMd5, sender.md5_ms),
-            (Stage::Network, network_ms),
-            (Stage::ReceiversDisk, receiver.disk_ms),
-            (Stage::ReceiversMd5, receiver.md5_ms),
+            (TransferStage::SendersDisk, sender.disk_ms),
+            (TransferStage::SendersMd5, sender.md5_ms),
+            (TransferStage::Network, network_ms),
+            (TransferStage::ReceiversDisk, receiver.disk_ms),
+            (TransferStage::ReceiversMd5, receiver.md5_ms),
         ];
         longest(&stages, elapsed)
     }
@@ -86,15 +86,15 @@ impl Bottleneck {
     /// The bottleneck as far as the receiver alone can tell.
     pub fn of_receiver(receiver: BusyTime, elapsed: Duration) -> Option<Bottleneck> {
         let stages = [
-            (Stage::Arrival, receiver.network_ms),
-            (Stage::ReceiversDisk, receiver.disk_ms),
-            (Stage::ReceiversMd5, receiver.md5_ms),
+            (TransferStage::NetworkOrSender, receiver.network_ms),
+            (TransferStage::ReceiversDisk, receiver.disk_ms),
+            (TransferStage::ReceiversMd5, receiver.md5_ms),
         ];
         longest(&stages, elapsed)
     }
 }
 
-fn longest(stages: &[(Stage, u64)], elapsed: Duration) -> Option<Bottleneck> {
+fn longest(stages: &[(TransferStage, u64)], elapsed: Duration) -> Option<Bottleneck> {
     let &(stage, ms) = stages.iter().max_by_key(|(_, ms)| *ms).filter(|(_, ms)| *ms > 0)?;
     let percent = u128::from(ms) * 100 / elapsed.as_millis().max(1);
     Some(Bottleneck { stage, percent: percent.min(100) as u8 })
@@ -103,12 +103,12 @@ fn longest(stages: &[(Stage, u64)], elapsed: Duration) -> Option<Bottleneck> {
 impl Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.stage {
-            Stage::SendersDisk => "the sender's disk",
-            Stage::SendersMd5 => "the sender's MD5",
-            Stage::Network => "the network",
-            Stage::ReceiversDisk => "the receiver's disk",
-            Stage::ReceiversMd5 => "the receiver's MD5",
-            Stage::Arrival => "the network or the sender",
+            TransferStage::SendersDisk => "the sender's disk",
+            TransferStage::SendersMd5 => "the sender's MD5",
+            TransferStage::Network => "the network",
+            TransferStage::ReceiversDisk => "the receiver's disk",
+            TransferStage::ReceiversMd5 => "the receiver's MD5",
+            TransferStage::NetworkOrSender => "the network or the sender",
         };
         write!(f, "{stage}, {} % of the time", self.percent)
     }
@@ -125,9 +125,9 @@ mod tests {
         let limit = |receiver| Bottleneck::of_sender(sender, receiver, Duration::from_secs(1));
         assert_eq!(limit(slow_disk).unwrap().to_string(), "the receiver's disk, 71 % of the time");
         let idle = BusyTime { disk_ms: 10, md5_ms: 10, network_ms: 850 };
-        assert_eq!(limit(idle), Some(Bottleneck { stage: Stage::Network, percent: 85 }));
+        assert_eq!(limit(idle), Some(Bottleneck { stage: TransferStage::Network, percent: 85 }));
         let receiver_view = Bottleneck::of_receiver(idle, Duration::from_secs(1)).unwrap();
-        assert_eq!(receiver_view.stage, Stage::Arrival);
+        assert_eq!(receiver_view.stage, TransferStage::NetworkOrSender);
         assert_eq!(Bottleneck::of_sender(BusyTime::default(), BusyTime::default(), Duration::ZERO), None);
         let wrong = BusyTime { disk_ms: u64::MAX, ..BusyTime::default() };
         assert_eq!(limit(wrong).unwrap().percent, 100, "a peer may report wrong numbers");

@@ -66,7 +66,7 @@ pub enum Event<'a> {
         /// Relative path.
         path: &'a [u8],
         /// Stable reason.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// Reason as a sentence.
         reason: &'a str,
     },
@@ -85,7 +85,7 @@ pub enum Event<'a> {
         /// Name of the entry.
         name: &'a [u8],
         /// Stable reason.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// Reason as a sentence; may contain text from the peer.
         reason: &'a str,
     },

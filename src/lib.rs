@@ -93,12 +93,12 @@
 //! bench                                        rates of the stages of a transfer
 //! send   recv                                  the two drivers
 //! link (frames over a connection)   source (reads files)   dest (stores files)   md5sum (whole files)   measure (one stage)
-//! net                                          connections
+//! net   temp_dirs                              connections; folders that are removed at the end
 //! wire                                         bytes in, bytes out: no I/O, no clock, no threads
 //! sync   event                                 cancellation and threads; what the drivers report
 //! digest                                       MD5
 //! sys                                          the operating system
-//! relpath   units   error_code   exit_code   summary   escape   busy_time   temp_dirs    values
+//! relpath   units   error_code   exit_code   summary   escape   busy_time    values
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

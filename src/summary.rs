@@ -47,8 +47,8 @@ pub struct Summary {
 
 impl Summary {
     /// Counts a failed entry.
-    pub fn count_failure(&mut self, fault: ErrorCode) {
-        *self.failures.entry(fault).or_default() += 1;
+    pub fn count_failure(&mut self, code: ErrorCode) {
+        *self.failures.entry(code).or_default() += 1;
     }
 
     /// Counts a file that this session stored.

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tempfile::TempDir;
+
+use crate::sync::lock;
 
 /// Every live temporary folder. Static because a forced exit runs no destructors and must still remove them.
 static LIVE_DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -54,5 +56,5 @@ pub fn remove_all() {
 }
 
 fn live_dirs() -> MutexGuard<'static, Vec<PathBuf>> {
-    LIVE_DIRS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LIVE_DIRS)
 }

@@ -33,7 +33,7 @@ use ftx::recv::{Observer, Options, RecvError, Server};
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::sync::CancelToken;
 use ftx::units::{Metadata, Mode, MtimeNs};
-use ftx::wire::sender::{Event, Job};
+use ftx::wire::sender::{Job, SenderEvent};
 use ftx::wire::{EntryId, FrameBuffer, Framing, SenderSession, SessionId};
 use rustix::fs::{FlockOperation, flock};
 
@@ -191,7 +191,7 @@ struct Sender<'a> {
     random: Random,
     session: SenderSession,
     streams: Vec<TcpStream>,
-    heard: mpsc::Receiver<Option<Vec<u8>>>,
+    received: mpsc::Receiver<Option<Vec<u8>>>,
     entries: HashMap<EntryId, (String, Option<&'a Version>)>,
     already_there: BTreeSet<EntryId>,
     takes_streams: bool,
@@ -230,7 +230,7 @@ fn session(
     let id: [u8; 16] = random.bytes(16).try_into().unwrap();
     let (id, continues) = (SessionId::new(id), before.as_ref().and_then(|before| before.id));
     let first = TcpStream::connect(at).unwrap();
-    let (to, heard) = mpsc::channel();
+    let (to, received) = mpsc::channel();
     let reading = first.try_clone().unwrap();
     thread::spawn(move || frames(reading, &to));
     let mut sender = Sender {
@@ -238,7 +238,7 @@ fn session(
         random,
         session: SenderSession::new(id, continues),
         streams: vec![first],
-        heard,
+        received,
         entries: HashMap::new(),
         already_there: BTreeSet::new(),
         takes_streams: false,
@@ -288,9 +288,9 @@ impl<'a> Sender<'a> {
         loop {
             self.flush_output()?;
             let next = if self.session.has_job() {
-                self.heard.try_recv().ok()
+                self.received.try_recv().ok()
             } else {
-                Some(self.heard.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
+                Some(self.received.recv_timeout(WATCHDOG).expect("the receiver sends a frame"))
             };
             assert!(start.elapsed() < WATCHDOG, "the session hangs");
             match next {
@@ -339,9 +339,9 @@ impl<'a> Sender<'a> {
             .handle(json)
             .unwrap_or_else(|error| panic!("{error}: {} in {:?}", String::from_utf8_lossy(json), self.plan));
         match event {
-            Event::Welcomed { takes_streams } => self.takes_streams = takes_streams,
-            Event::AlreadyThere(ids) => self.already_there.extend(ids),
-            Event::Stored(ids) => {
+            SenderEvent::Welcomed { takes_streams } => self.takes_streams = takes_streams,
+            SenderEvent::AlreadyThere(ids) => self.already_there.extend(ids),
+            SenderEvent::Stored(ids) => {
                 for id in ids {
                     let name = self.name(id);
                     if self.entries[&id].1.is_some() {
@@ -351,11 +351,13 @@ impl<'a> Sender<'a> {
                     }
                 }
             }
-            Event::Failed { entry, fault, message, .. } => {
-                self.outcome.failed.insert(self.name(entry), (fault, message));
+            SenderEvent::Failed { entry, code, message, .. } => {
+                self.outcome.failed.insert(self.name(entry), (code, message));
             }
-            Event::KeptOther(id) => panic!("{} is kept with other content: {:?}", self.name(id), self.plan),
-            Event::Receipt(_) => return true,
+            SenderEvent::KeptOther(id) => {
+                panic!("{} is kept with other content: {:?}", self.name(id), self.plan)
+            }
+            SenderEvent::Receipt(_) => return true,
             _ => {}
         }
         false
@@ -428,9 +430,9 @@ impl<'a> Sender<'a> {
 }
 
 /// Ignores the receiver's reports.
-struct Unseen;
+struct NullObserver;
 
-impl Observer for Unseen {
+impl Observer for NullObserver {
     fn unfinished(&self, _: &Unfinished) {}
     fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
         Box::new(NullReporter)
@@ -571,10 +573,10 @@ impl Case<'_> {
             let is_replaced =
                 self.policy == OnConflict::Overwrite && others.any(|other| other.is_in(&self.path(name)));
             let Some(metadata) = found else {
-                let there = common::names(self.out);
+                let names = common::names(self.out);
                 assert!(
                     is_replaced,
-                    "{name} was stored and is not there ({:?}, {there:?}): {version:?}; {outcome:?}; the other session: {:?}",
+                    "{name} was stored and is not there ({:?}, {names:?}): {version:?}; {outcome:?}; the other session: {:?}",
                     self.policy,
                     other_files.get(name)
                 );
@@ -733,7 +735,7 @@ fn case(seed: u64) -> u64 {
     };
     case.furnish();
     thread::scope(|scope| {
-        let serving = scope.spawn(|| server.run(&Unseen).unwrap());
+        let serving = scope.spawn(|| server.run(&NullObserver).unwrap());
         let stop = StopOnDrop(server.stop());
         for _ in 0..1 + case.random.below(3) {
             let plan = Plan::draw(&mut case.random);
@@ -745,8 +747,8 @@ fn case(seed: u64) -> u64 {
         let last = case.last.as_ref().unwrap();
         assert!(last.has_receipt, "the last session has no faults, and did not end");
         // An existing name is the only possible reason for a failure.
-        let faults: BTreeSet<ErrorCode> = last.failed.values().map(|(fault, _)| *fault).collect();
-        assert!(faults.iter().all(|fault| *fault == ErrorCode::Exists), "{:?}", last.failed);
+        let codes: BTreeSet<ErrorCode> = last.failed.values().map(|(code, _)| *code).collect();
+        assert!(codes.iter().all(|code| *code == ErrorCode::Exists), "{:?}", last.failed);
         drop(stop);
         serving.join().unwrap();
     });

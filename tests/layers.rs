@@ -27,12 +27,12 @@ const LAYERS: [&[&[&str]]; 11] = [
     &[&["bench"]],
     &[&["send"], &["recv"]],
     &[&["link"], &["source"], &["dest"], &["md5sum"], &["measure"]],
-    &[&["net"]],
+    &[&["net"], &["temp_dirs"]],
     &[&["wire"]],
     &[&["sync"], &["event"]],
     &[&["digest"]],
     &[&["sys"]],
-    &[&["relpath", "units", "error_code", "exit_code", "summary", "escape", "busy_time", "temp_dirs"]],
+    &[&["relpath", "units", "error_code", "exit_code", "summary", "escape", "busy_time"]],
 ];
 
 /// What a box that is pure may not touch.

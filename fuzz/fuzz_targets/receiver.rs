@@ -11,7 +11,8 @@ use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::NamePolicy;
 use ftx::wire::message::{ErrorReport, Measured, WantedParts};
 use ftx::wire::receiver::{
-    Event, FileEntry, FirstFrame, HoleHeader, PartHeader, PartOutcome, RetryDecision, parse_first_frame,
+    FileEntry, FirstFrame, HoleHeader, PartHeader, PartOutcome, ReceiverEvent, RetryDecision,
+    parse_first_frame,
 };
 use ftx::wire::{
     FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, Message,
@@ -466,21 +467,23 @@ fuzz_target!(|input: Input| {
         };
         model.entries += u64::from(is_entry);
         match event {
-            Event::File(file) => {
+            ReceiverEvent::File(file) => {
                 assert!(is_entry && file.id == model.entries - 1);
                 model.files.insert(file.id, file);
             }
-            Event::Nothing if is_entry => {
+            ReceiverEvent::Nothing if is_entry => {
                 model.others.insert(model.entries - 1);
             }
-            Event::Refused { .. } => {
+            ReceiverEvent::Refused { .. } => {
                 assert!(is_entry && model.settled.insert(model.entries - 1));
                 model.failed.insert(model.entries - 1);
             }
-            Event::Body(header) | Event::Offer(header) | Event::OfferAndBody(header) => {
+            ReceiverEvent::Body(header)
+            | ReceiverEvent::Offer(header)
+            | ReceiverEvent::OfferAndBody(header) => {
                 let file = &model.files[&header.id];
                 // An offer with a body is a small file that was sent unasked.
-                let has_body = matches!(event, Event::OfferAndBody(_));
+                let has_body = matches!(event, ReceiverEvent::OfferAndBody(_));
                 assert!(!has_body || header.is_offer && file.layout.size_bytes() <= SMALL_FILE_BYTES);
                 assert_eq!(file.layout.range(header.part), Some(header.range));
                 assert!(model.about(header.id, header.is_offer), "it is not requested");
@@ -491,8 +494,8 @@ fuzz_target!(|input: Input| {
                 assert!(!is_verified, "it is verified already");
                 model.parts.push(header);
             }
-            Event::Discard { bytes } => assert!(bytes <= PART_BYTES),
-            Event::Hole(hole) => {
+            ReceiverEvent::Discard { bytes } => assert!(bytes <= PART_BYTES),
+            ReceiverEvent::Hole(hole) => {
                 let file = &model.files[&hole.id];
                 assert!(hole.parts > 0 && hole.range.len == hole.parts * PART_BYTES);
                 assert!(hole.range.offset + hole.range.len <= file.layout.size_bytes());
@@ -500,17 +503,17 @@ fuzz_target!(|input: Input| {
                 assert!(model.about(hole.id, hole.is_offer), "it is not requested");
                 model.holes.push(hole);
             }
-            Event::Withdrawn { id, .. } => {
+            ReceiverEvent::Withdrawn { id, .. } => {
                 model.settle(id);
                 model.withdrawn.insert(id);
             }
-            Event::Measure(measure) => {
+            ReceiverEvent::Measure(measure) => {
                 model.measures += 1;
                 assert!(measure.size_bytes <= MAX_MEASURE_BYTES && model.measures <= MAX_MEASURES);
                 assert_eq!(model.entries, 0, "a session that transfers does not measure");
                 session.measured(Measured { bytes: 0, elapsed_ns: 1, memory: false });
             }
-            Event::Nothing | Event::Totals { .. } => {}
+            ReceiverEvent::Nothing | ReceiverEvent::Totals { .. } => {}
         }
         assert!(model.measures == 0 || model.entries == 0);
         assert!(model.files.len() + model.others.len() + model.committing.len() <= MAX_ENTRIES_IN_FLIGHT);

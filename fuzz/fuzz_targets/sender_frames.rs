@@ -13,7 +13,7 @@ use ftx::escape::is_unsafe_to_print;
 use ftx::relpath::{NamePolicy, RelPath};
 use ftx::units::Metadata;
 use ftx::wire::message::{KeptParts, Measurable, Measure, WantedParts};
-use ftx::wire::sender::{Event, Job};
+use ftx::wire::sender::{Job, SenderEvent};
 use ftx::wire::{
     FrameBuffer, Framing, MAX_ENTRIES_IN_FLIGHT, MAX_TRIES_A_PART, MeasureClient, Message, SMALL_FILE_BYTES,
     SenderSession, SessionId, WireError, measure_client,
@@ -428,7 +428,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                 let differs =
                     |(part, md5): (u64, &Md5)| file.digests.get(&part).is_some_and(|known| known != md5);
                 let is_other = (kept.part..).zip(&kept_digests).any(differs);
-                assert_eq!(event == Event::KeptOther(kept.entry), is_other);
+                assert_eq!(event == SenderEvent::KeptOther(kept.entry), is_other);
                 if !is_other {
                     (kept.part..).zip(kept_digests).for_each(|(part, md5)| {
                         file.digests.insert(part, md5);
@@ -470,7 +470,7 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
             }
         }
         match event {
-            Event::Resumed(rests) => {
+            SenderEvent::Resumed(rests) => {
                 for (id, bytes) in rests {
                     let file = &files[&id];
                     let asked_bytes: u64 =
@@ -478,10 +478,10 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     assert_eq!(bytes + asked_bytes, file.layout.size_bytes());
                 }
             }
-            Event::AlreadyThere(ids) => {
+            SenderEvent::AlreadyThere(ids) => {
                 assert!(ids.iter().all(|id| files[id].is_present && open.contains(id)));
             }
-            Event::Stored(ids) => {
+            SenderEvent::Stored(ids) => {
                 for id in ids {
                     assert!(open.remove(&id), "stored, but not in flight");
                     assert!(settled.insert(id), "settled twice");
@@ -498,39 +498,39 @@ fn transfer(continues: bool, mut is_welcome: bool, steps: &[Step<'_>]) {
                     assert!(is_sent || file.is_present, "entry {id} stored, but not sent");
                 }
             }
-            Event::Again { entry, part } => {
+            SenderEvent::Again { entry, part } => {
                 let file = files.get_mut(&entry).expect("a file");
                 assert!(file.layout.range(part).is_some() && open.contains(&entry));
                 file.sent.remove(&part);
                 assert!(file.todo.insert(part) && file.wants_bodies);
                 file.again.insert(part);
             }
-            Event::Unneeded(ids) => {
+            SenderEvent::Unneeded(ids) => {
                 let is_offered = |file: &File| !file.wants_bodies && file.sent == file.requested;
                 assert!(ids.iter().all(|id| is_offered(&files[id]) && open.contains(id)));
             }
-            Event::Failed { entry, was_wanted, .. } => {
+            SenderEvent::Failed { entry, was_wanted, .. } => {
                 assert!(open.remove(&entry) && settled.insert(entry));
                 let was_requested = |file: &File| file.wants_bodies && !file.is_unasked;
                 assert_eq!(was_wanted, files.get(&entry).is_some_and(was_requested));
                 failed += 1;
             }
-            Event::Receipt(receipt) => {
+            SenderEvent::Receipt(receipt) => {
                 assert!(ended && open.is_empty(), "a receipt while something is open");
                 assert_eq!(receipt.entries, announced);
                 assert_eq!((receipt.stored, receipt.skipped, receipt.failed), (stored, skipped, failed));
             }
-            Event::Welcomed { .. } => {
+            SenderEvent::Welcomed { .. } => {
                 is_welcome = true;
                 compares = matches!(step, Step::WelcomeEtags);
             }
-            Event::KeptOther(id) => {
+            SenderEvent::KeptOther(id) => {
                 assert!(
                     session.withdraw(id, ErrorCode::Digest, "x") && open.remove(&id) && settled.insert(id)
                 );
                 failed += 1;
             }
-            Event::Nothing | Event::Wanted => {}
+            SenderEvent::Nothing | SenderEvent::Wanted => {}
         }
         assert!(open.len() <= MAX_ENTRIES_IN_FLIGHT);
         check_output(&session.take_output());

@@ -837,7 +837,7 @@ fn check_files(
                 && announced.values().flatten().any(|content| **content == stored);
         assert!(known || sent_raw, "{} holds {} bytes that were not announced", path.display(), stored.len());
     }
-    // An existing file is only overwritten if the policy says so.
+    // An existing file is only overwritten if the policy allows it.
     for (path, content) in before.iter().filter(|_| world.policy != OnConflict::Overwrite) {
         assert!(fs::read(path).unwrap() == *content, "{}", path.display());
     }

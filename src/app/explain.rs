@@ -61,8 +61,8 @@ impl From<&SendError> for Diagnostic {
             SendError::IdleTimeout(_) | SendError::HeaderTimeout(_) | SendError::Stalled(_) => {
                 (ExitCode::Timeout, ADVICE_SEND_AGAIN)
             }
-            SendError::Wire(WireError::PeerGaveUp { fault: fault @ ErrorCode::Interrupted, .. }) => {
-                (ExitCode::of_error(*fault), ADVICE_SEND_AGAIN)
+            SendError::Wire(WireError::PeerAborted { code: code @ ErrorCode::Interrupted, .. }) => {
+                (ExitCode::of_error(*code), ADVICE_SEND_AGAIN)
             }
             SendError::StoredOther { .. } => (ExitCode::Digest, ADVICE_STORED_OTHER),
             SendError::Wire(error) => wire(error),
@@ -112,7 +112,7 @@ impl From<&RecvError> for Diagnostic {
             RecvError::Truncated(_) | RecvError::Connection(_) => {
                 (ExitCode::Connection, ADVICE_KEEPS_PROGRESS)
             }
-            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
+            RecvError::IdleTimeout(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
                 (ExitCode::Timeout, ADVICE_KEEPS_PROGRESS)
             }
             RecvError::ReconnectTimeout { lost, .. } => {
@@ -124,7 +124,7 @@ impl From<&RecvError> for Diagnostic {
             RecvError::Interrupted => (ExitCode::Interrupted, None),
             RecvError::Digest { .. } => (ExitCode::Digest, Some("the file was discarded; send it again")),
             RecvError::Root(_) => (ExitCode::FileIo, None),
-            RecvError::Store { error, .. } => match error.fault() {
+            RecvError::Store { error, .. } => match error.code() {
                 ErrorCode::NoSpace => (ExitCode::NoSpace, None),
                 ErrorCode::Exists => {
                     (ExitCode::Partial, Some("--on-conflict overwrite or rename would accept it"))
@@ -178,10 +178,10 @@ fn wire(error: &WireError) -> (ExitCode, Option<&'static str>) {
         WireError::NoFeature { .. } => {
             (ExitCode::Refused, Some("update ftx there, or run `ftx bench` without HOST on that machine"))
         }
-        WireError::PeerGaveUp { fault: ErrorCode::Busy, .. } => {
+        WireError::PeerAborted { code: ErrorCode::Busy, .. } => {
             (ExitCode::Refused, Some("send it again later"))
         }
-        WireError::PeerGaveUp { fault, .. } => (ExitCode::of_error(*fault), None),
+        WireError::PeerAborted { code, .. } => (ExitCode::of_error(*code), None),
         WireError::Version { .. } => {
             (ExitCode::Protocol, Some("update ftx on the machine with the older version"))
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::BenchError;
 use super::loopback;
 use super::options::Options;
-use super::peer::Peer;
+use super::peer::MeasuringPeer;
 use super::remote::{measure_wire, write_note};
 use super::report::StageResult;
 use super::stage_observer::StageObserver;
@@ -125,7 +125,7 @@ impl<'a> Local<'a> {
         let port = server.local_addr().map_err(BenchError::Connection)?.port();
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) }.into();
         let both = loopback::run_with_receiver(&server, &NullObserver, || {
-            let mut peer = Peer::connect(&target, port, timeout, cancel)?;
+            let mut peer = MeasuringPeer::connect(&target, port, timeout, cancel)?;
             let wire = measure_wire(&mut peer, size_bytes, self.observer)?;
             peer.finish()?;
             Ok::<_, BenchError>((wire, self.transfer(&target, port)?))

@@ -24,7 +24,7 @@ const GROWTH: std::ops::RangeInclusive<u64> = 4..=16;
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// A connected receiver that can measure.
-pub struct Peer {
+pub struct MeasuringPeer {
     session: MeasureClient,
     reader: FrameReader,
     writer: TimedWriter,
@@ -32,7 +32,7 @@ pub struct Peer {
     cancel: CancelToken,
 }
 
-impl Peer {
+impl MeasuringPeer {
     /// Connects and checks that the receiver can measure.
     pub fn connect(
         target: &Target,
@@ -46,7 +46,7 @@ impl Peer {
         let idle_timer = IdleTimer::new(timeout);
         let writer = TimedWriter::new(connection.clone(), idle_timer.clone(), cancel.clone());
         let reader = FrameReader::new(connection, Framing::Native, idle_timer);
-        let mut peer = Peer { session: MeasureClient::new(), reader, writer, timeout, cancel };
+        let mut peer = MeasuringPeer { session: MeasureClient::new(), reader, writer, timeout, cancel };
         peer.flush()?;
         peer.receive()?;
         Ok(peer)
@@ -133,7 +133,7 @@ impl Peer {
                 Ok(Fill::End) => return Err(BenchError::Closed),
                 Ok(Fill::Cancelled) => {
                     let error = BenchError::Interrupted;
-                    self.session.give_up(ErrorCode::Interrupted, &error.to_string());
+                    self.session.abort(ErrorCode::Interrupted, &error.to_string());
                     self.flush()?;
                     return Err(error);
                 }
@@ -159,7 +159,7 @@ impl Peer {
         }
         while let Ok(Fill::Bytes) = self.reader.fill(&[], net::POLL_INTERVAL) {
             while let Ok(Some(json)) = self.reader.next_frame() {
-                if let Err(reason @ WireError::PeerGaveUp { .. }) = self.session.handle(json) {
+                if let Err(reason @ WireError::PeerAborted { .. }) = self.session.handle(json) {
                     return reason.into();
                 }
             }

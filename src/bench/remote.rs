@@ -2,7 +2,7 @@
 
 use super::error::BenchError;
 use super::options::Options;
-use super::peer::{Peer, rate};
+use super::peer::{MeasuringPeer, rate};
 use super::report::StageResult;
 use super::stage_observer::StageObserver;
 use crate::event::Event;
@@ -15,7 +15,7 @@ pub fn measure(
     host: &Target,
     observer: &dyn StageObserver,
 ) -> Result<[StageResult; 3], BenchError> {
-    let mut peer = Peer::connect(host, options.port, options.timeout, &options.cancel)?;
+    let mut peer = MeasuringPeer::connect(host, options.port, options.timeout, &options.cancel)?;
     let wire = measure_wire(&mut peer, options.size_bytes, observer)?;
     let mut stage = |what, text| {
         let _shown = observer.remote_stage(text);
@@ -48,7 +48,7 @@ pub fn write_note(in_memory: bool) -> &'static str {
 
 /// Measures the wire to `peer` with at most `max_bytes` at a time.
 pub fn measure_wire(
-    peer: &mut Peer,
+    peer: &mut MeasuringPeer,
     max_bytes: u64,
     observer: &dyn StageObserver,
 ) -> Result<StageResult, BenchError> {

@@ -68,7 +68,7 @@ impl StoreError {
     }
 
     /// The stable code of the error.
-    pub(crate) fn fault(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             StoreError::Exists { .. }
             | StoreError::EquivalentName
@@ -155,7 +155,7 @@ impl RootError {
     }
 
     /// The stable code of the error.
-    pub(crate) fn fault(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             RootError::Permission { .. } => ErrorCode::Permission,
             RootError::NoFolder { .. } | RootError::Io { .. } => ErrorCode::FileIo,

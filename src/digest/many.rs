@@ -1,6 +1,6 @@
 //! Digests of many messages in parallel, from memory or from ranges that are read.
 
-use super::lanes::{self, Message};
+use super::lanes::{self, Md5Context};
 use super::{Md5, PartRange};
 
 /// Bytes of each range that are hashed at a time. Sixteen of these stay in a core's second-level cache.
@@ -36,7 +36,7 @@ pub fn digest_ranges<E>(
         let longest = group.iter().map(|range| range.len).max().unwrap_or(0);
         let slice_bytes = longest.min(SLICE_BYTES as u64) as usize;
         let mut buffer = vec![0; slice_bytes * group.len()];
-        let mut messages = vec![Message::new(); group.len()];
+        let mut messages = vec![Md5Context::new(); group.len()];
         let mut done = 0;
         while done < longest {
             let mut work = Vec::with_capacity(group.len());

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use md5::Digest as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub use lanes::{Message, update_many};
+pub use lanes::{Md5Context, update_many};
 pub use many::{digest_many, digest_ranges, kernel_name, lane_count};
 pub use parts::{Etag, EtagError, MAX_ETAG_PARTS, PART_BYTES, PartDigests, PartLayout, PartRange};
 
@@ -45,9 +45,9 @@ impl From<[u8; 16]> for Md5 {
     }
 }
 
-impl From<Message> for Md5 {
+impl From<Md5Context> for Md5 {
     /// The digest of a message that is complete.
-    fn from(message: Message) -> Self {
+    fn from(message: Md5Context) -> Self {
         lanes::finish_many([(message, &[][..])])[0].into()
     }
 }

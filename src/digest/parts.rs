@@ -230,7 +230,7 @@ impl PartDigests {
             if first > *run.end() || last < *run.start() {
                 continue;
             }
-            // What of the hole lies beside the run stays.
+            // The rest of the hole, outside the run, stays.
             self.holes.remove(&first);
             if first < *run.start() {
                 self.holes.insert(first, run.start() - first);
@@ -405,9 +405,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is noted of parts, and in whatever order: the same as with a map of digests.
+        /// Any records in any order give the same result as a map of digests.
         #[test]
-        fn what_replaces_something_counts_once(
+        fn replaced_digests_count_once(
             steps in proptest::collection::vec((0u64..12, 1u64..5, 0u8..4), 0..40)
         ) {
             let (mut digests, mut model) = (PartDigests::new(), BTreeMap::new());

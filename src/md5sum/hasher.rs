@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::contiguous::ContiguousPrefix;
 use super::queue::{FileResult, HashSlice, HashWork, PendingFile, Queue, StoredFile};
 use super::{DigestUnavailable, HashInput};
-use crate::digest::{Md5, Message, PartRange, update_many};
+use crate::digest::{Md5, Md5Context, PartRange, update_many};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter};
 use crate::sync::{self, DropGuard};
@@ -96,7 +96,7 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
         queue.files.entry(id).or_insert_with(|| PendingFile {
             size_bytes,
             available: ContiguousPrefix::at(available_bytes),
-            work: Some(HashWork { input: input(), message: Message::new(), done_bytes: 0 }),
+            work: Some(HashWork { input: input(), message: Md5Context::new(), done_bytes: 0 }),
             digest: None,
             stored: None,
         });
@@ -197,20 +197,20 @@ impl<'a, F: HashInput> FileHasher<'a, F> {
             }
             let Some(id) = queue.files.keys().next().copied() else { return Step::End };
             // It is stored, but not all of it was reported as available, or it must not be hashed any more.
-            let (fault, reason) = match queue.is_interrupted {
+            let (code, reason) = match queue.is_interrupted {
                 true => (ErrorCode::Interrupted, "the program was interrupted before its MD5 was computed"),
                 false => (ErrorCode::Other, "the session ended before it could be read"),
             };
-            queue.set_digest(id, Err(DigestUnavailable { fault, reason: reason.into() }));
+            queue.set_digest(id, Err(DigestUnavailable { code, reason: reason.into() }));
         }
     }
 
     fn report(&self, FileResult { stored: StoredFile { path, there_bytes }, digest }: FileResult) {
         let md5 = digest.as_ref().ok().copied();
         self.reporter.report(Event::FileDone { path: &path, md5, there_bytes });
-        if let Err(DigestUnavailable { fault, reason }) = digest {
-            *self.lock().unavailable.entry(fault).or_default() += 1;
-            self.reporter.report(Event::DigestUnavailable { path: &path, fault, reason: &reason });
+        if let Err(DigestUnavailable { code, reason }) = digest {
+            *self.lock().unavailable.entry(code).or_default() += 1;
+            self.reporter.report(Event::DigestUnavailable { path: &path, code, reason: &reason });
         }
     }
 
@@ -284,8 +284,8 @@ mod tests {
         }
     }
 
-    fn unavailable(fault: ErrorCode) -> DigestUnavailable {
-        DigestUnavailable { fault, reason: "for the test".into() }
+    fn unavailable(code: ErrorCode) -> DigestUnavailable {
+        DigestUnavailable { code, reason: "for the test".into() }
     }
 
     impl HashInput for Pattern {

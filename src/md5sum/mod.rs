@@ -23,7 +23,7 @@ pub(crate) trait HashInput: Send {
 #[derive(Clone, Debug)]
 pub(crate) struct DigestUnavailable {
     /// The stable code.
-    pub fault: ErrorCode,
+    pub code: ErrorCode,
     /// The reason, as text.
     pub reason: String,
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::DigestUnavailable;
 use super::contiguous::ContiguousPrefix;
-use crate::digest::{Md5, Message, lane_count};
+use crate::digest::{Md5, Md5Context, lane_count};
 use crate::error_code::ErrorCode;
 
 /// Results that may wait to be reported.
@@ -67,7 +67,7 @@ pub struct PendingFile<F> {
 /// The state of the hash of a file.
 pub struct HashWork<F> {
     pub input: F,
-    pub message: Message,
+    pub message: Md5Context,
     pub done_bytes: u64,
 }
 
@@ -131,7 +131,7 @@ impl<F> Queue<F> {
             }
             (None, None) => {
                 let reason = "it was not read".into();
-                let digest = Err(DigestUnavailable { fault: ErrorCode::Other, reason });
+                let digest = Err(DigestUnavailable { code: ErrorCode::Other, reason });
                 self.results.push_back(FileResult { stored, digest });
             }
         }

@@ -51,8 +51,8 @@ impl IdleTimer {
     }
 }
 
-/// A frame has to be complete within the limit from its first byte, however many bytes trickle in. After a damaged length
-/// the keepalives of the peer would be taken for the rest of the frame, and neither end would ever give up.
+/// The deadline of a frame: it must be complete within the limit from its first byte, even if bytes keep arriving. After a
+/// damaged length, keepalives of the peer would count as the rest of the frame, and no timeout would end the session.
 #[derive(Debug)]
 pub struct FrameDeadline {
     started: Option<Instant>,

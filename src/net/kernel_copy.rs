@@ -31,7 +31,7 @@ pub fn send_file(to: &Connection, file: &File, offset: u64, count: usize) -> io:
 pub struct CopyStep {
     /// Bytes taken from the connection; 0 at its end.
     pub taken: usize,
-    /// As many came as were asked for: there may be more at once.
+    /// As many arrived as were requested: more may be available at once.
     pub is_full: bool,
     /// Whether they are in the file. The connection is in step also after an error.
     pub written: io::Result<()>,

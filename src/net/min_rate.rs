@@ -1,16 +1,15 @@
-//! The slowest that bytes may move while somebody waits for them.
+//! The minimum rate at which bytes must move during a wait for them.
 
 use std::time::Duration;
 
-/// How much is enough. The slowest links in use, modems of 3 kB/s that eight connections share, move about forty times
-/// as much.
+/// The minimum. The slowest links in use, modems of 3 kB/s shared by eight connections, give each about forty times as
+/// much.
 pub const MIN_RATE_BYTES_PER_S: u64 = 10;
-/// Over how many times the longest silence the rate is averaged, so that a link that was silent for almost too long
-/// has time to make up for it.
+/// The rate is averaged over this many timeouts, so that a link can recover from a silence of almost one timeout.
 const WINDOW_SILENCES: u32 = 5;
 
-/// Adds up the time that was spent waiting, window by window. Silence alone is for
-/// [`LastHeard`](super::LastHeard); this finds the peer that says a byte whenever it would be given up.
+/// Adds up the time that was spent waiting, window by window. Silence alone is detected by
+/// [`IdleTimer`](super::IdleTimer); this detects a peer that sends a byte just before each timeout.
 #[derive(Debug)]
 pub struct MinRate {
     window: Duration,
@@ -19,7 +18,7 @@ pub struct MinRate {
 }
 
 impl MinRate {
-    /// For a connection that may be silent for so long.
+    /// For a connection with this timeout.
     pub fn new(silence: Duration) -> Self {
         MinRate { window: silence.saturating_mul(WINDOW_SILENCES), waited: Duration::ZERO, moved_bytes: 0 }
     }
@@ -29,12 +28,12 @@ impl MinRate {
         self.window
     }
 
-    /// So many bytes came or went.
+    /// Adds bytes that moved.
     pub fn add(&mut self, bytes: u64) {
         self.moved_bytes = self.moved_bytes.saturating_add(bytes);
     }
 
-    /// They were waited for so long; `true` if that is too slow.
+    /// Adds a wait for bytes; `true` if the rate of a complete window was too low.
     pub fn is_too_slow(&mut self, waited: Duration) -> bool {
         self.waited = self.waited.saturating_add(waited);
         if self.waited < self.window {

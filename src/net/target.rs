@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_explained() {
+    fn invalid_hosts_are_explained() {
         assert_eq!("".parse::<HostPort>(), Err(AddressError::NoHost));
         assert_eq!(":80".parse::<HostPort>(), Err(AddressError::NoHost));
         assert_eq!("[::1".parse::<HostPort>(), Err(AddressError::Brackets));

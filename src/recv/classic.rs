@@ -198,9 +198,9 @@ impl Batch<'_> {
                     self.progress.report(Event::FileDone { path, md5, there_bytes });
                 }
                 Err(error) => {
-                    let (name, fault) = (header.path.as_bytes(), error.fault());
-                    self.summary.count_failure(fault);
-                    self.progress.report(Event::Failed { name, fault, reason: &error.to_string() });
+                    let (name, code) = (header.path.as_bytes(), error.code());
+                    self.summary.count_failure(code);
+                    self.progress.report(Event::Failed { name, code, reason: &error.to_string() });
                     if first_error.is_ok() {
                         first_error = Err(store_error(&header.path.to_string(), error));
                     }

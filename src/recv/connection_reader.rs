@@ -104,7 +104,7 @@ impl ConnectionReader {
                 _ if self.handle.is_evicted() => return Err(RecvError::Evicted),
                 Wake::Ready => return Ok(true),
                 Wake::TimedOut if self.idle_timer.is_expired() => {
-                    return Err(RecvError::Silent(self.timeout));
+                    return Err(RecvError::IdleTimeout(self.timeout));
                 }
                 Wake::TimedOut => {}
             }
@@ -169,7 +169,9 @@ impl ConnectionReader {
         while !self.buffer.has_frame(framing).map_err(frame_error)? {
             match self.fill_frame(&mut deadline, hook) {
                 Ok(true) => {}
-                Err(RecvError::Silent(_) | RecvError::Truncated(_)) | Ok(false) if self.buffer.is_empty() => {
+                Err(RecvError::IdleTimeout(_) | RecvError::Truncated(_)) | Ok(false)
+                    if self.buffer.is_empty() =>
+                {
                     return Ok(None);
                 }
                 Ok(false) => return Err(RecvError::Truncated("a header".into())),
@@ -235,7 +237,7 @@ impl ConnectionReader {
         match self.handshake {
             Some((end, limit)) if Instant::now() >= end => Err(match is_begun {
                 true => RecvError::HeaderTimeout(limit),
-                false => RecvError::Silent(limit),
+                false => RecvError::IdleTimeout(limit),
             }),
             _ if deadline.is_expired(is_begun) => Err(RecvError::HeaderTimeout(self.timeout)),
             _ if self.handle.is_evicted() && !self.handle.has_unread() => Err(RecvError::Evicted),
@@ -244,7 +246,7 @@ impl ConnectionReader {
     }
 
     pub(super) fn check_silence(&self) -> Result<(), RecvError> {
-        if self.idle_timer.is_expired() { Err(RecvError::Silent(self.timeout)) } else { Ok(()) }
+        if self.idle_timer.is_expired() { Err(RecvError::IdleTimeout(self.timeout)) } else { Ok(()) }
     }
 
     fn check_cancelled(&self) -> Result<(), RecvError> {

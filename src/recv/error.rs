@@ -34,7 +34,7 @@ pub enum RecvError {
     Connection(#[source] io::Error),
     /// The peer was silent for too long.
     #[error("no data from the sender for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// The peer began a frame and did not complete it.
     #[error("incomplete frame from the sender after {} seconds", .0.as_secs())]
     HeaderTimeout(Duration),
@@ -113,14 +113,14 @@ impl RecvError {
             RecvError::Truncated(_) | RecvError::Connection(_) => {
                 (ConnectionLost, Some(ErrorCode::Connection))
             }
-            RecvError::Silent(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
+            RecvError::IdleTimeout(_) | RecvError::HeaderTimeout(_) | RecvError::TooSlow(_) => {
                 (ConnectionLost, Some(ErrorCode::Timeout))
             }
-            RecvError::Wire(WireError::PeerGaveUp {
-                fault: ErrorCode::Connection | ErrorCode::Timeout,
+            RecvError::Wire(WireError::PeerAborted {
+                code: ErrorCode::Connection | ErrorCode::Timeout,
                 ..
             }) => (ConnectionLost, None),
-            RecvError::Wire(WireError::PeerGaveUp { .. }) => (Failed, None),
+            RecvError::Wire(WireError::PeerAborted { .. }) => (Failed, None),
             RecvError::Wire(WireError::Version { .. }) => (Failed, Some(ErrorCode::Version)),
             RecvError::Wire(
                 WireError::Frame(_)
@@ -140,8 +140,8 @@ impl RecvError {
             RecvError::NoSession(cause) => (NoSession, cause.class().1),
             RecvError::ReconnectTimeout { lost, .. } => (Failed, lost.class().1),
             RecvError::Interrupted => (Failed, Some(ErrorCode::Interrupted)),
-            RecvError::Root(error) => (Failed, Some(error.fault())),
-            RecvError::Store { error, .. } => (Failed, Some(error.fault())),
+            RecvError::Root(error) => (Failed, Some(error.code())),
+            RecvError::Store { error, .. } => (Failed, Some(error.code())),
         }
     }
 
@@ -178,12 +178,12 @@ mod tests {
 
     #[test]
     fn a_lost_connection_is_one_that_the_sender_restores() {
-        let gave_up = |fault| RecvError::Wire(WireError::PeerGaveUp { fault, message: String::new() });
+        let gave_up = |code| RecvError::Wire(WireError::PeerAborted { code, message: String::new() });
         let time = Duration::from_secs(30);
         for error in [
             RecvError::Truncated("a header".into()),
             RecvError::Connection(io::ErrorKind::ConnectionReset.into()),
-            RecvError::Silent(time),
+            RecvError::IdleTimeout(time),
             RecvError::HeaderTimeout(time),
             RecvError::TooSlow(time),
             gave_up(ErrorCode::Connection),
@@ -198,10 +198,10 @@ mod tests {
 
     #[test]
     fn a_peer_that_ended_the_session_gets_no_reply() {
-        let gave_up = WireError::PeerGaveUp { fault: ErrorCode::Connection, message: String::new() };
+        let gave_up = WireError::PeerAborted { code: ErrorCode::Connection, message: String::new() };
         assert_eq!(RecvError::Wire(gave_up).reply(), None);
         let (code, _) =
-            RecvError::NoSession(RecvError::Silent(Duration::from_secs(1)).into()).reply().unwrap();
+            RecvError::NoSession(RecvError::IdleTimeout(Duration::from_secs(1)).into()).reply().unwrap();
         assert_eq!(code, ErrorCode::Timeout);
     }
 }

@@ -20,7 +20,7 @@ pub struct FailureLog(Arc<Mutex<HashMap<Md5, Failure>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
-    fault: ErrorCode,
+    code: ErrorCode,
     /// The connection that reported it.
     connection: u64,
 }
@@ -42,17 +42,17 @@ impl FailureLog {
     pub fn merge_earlier(&self, connection: u64, summary: &mut Summary) {
         let failed = self.lock();
         failed.values().filter(|failure| failure.connection != connection).for_each(|failure| {
-            summary.count_failure(failure.fault);
+            summary.count_failure(failure.code);
         });
     }
 
     fn record(&self, event: &Event<'_>, connection: u64) {
         match *event {
-            Event::Failed { name, fault, .. } => {
+            Event::Failed { name, code, .. } => {
                 let mut failed = self.lock();
                 let name = Md5::of(name);
                 if failed.len() < MAX_FAILURES || failed.contains_key(&name) {
-                    failed.insert(name, Failure { fault, connection });
+                    failed.insert(name, Failure { code, connection });
                 }
             }
             // The sender had not received the failure, and a second attempt succeeded.
@@ -88,7 +88,7 @@ mod tests {
         let failed = FailureLog::default();
         let fail = |connection: u64, name: &[u8]| {
             let reporter = failed.wrap(Box::new(NullReporter), connection);
-            reporter.report(Event::Failed { name, fault: ErrorCode::Exists, reason: "" });
+            reporter.report(Event::Failed { name, code: ErrorCode::Exists, reason: "" });
         };
         let earlier = |connection| {
             let mut summary = Summary::default();

@@ -27,7 +27,7 @@ impl ReceivedFile {
             (None, Some(file)) => file.bytes().map_err(unread)?,
             (None, None) => {
                 return Err(DigestUnavailable {
-                    fault: ErrorCode::Other,
+                    code: ErrorCode::Other,
                     reason: "it was closed already".into(),
                 });
             }
@@ -47,5 +47,5 @@ impl md5sum::HashInput for ReceivedFile {
 }
 
 fn unread(error: StoreError) -> DigestUnavailable {
-    DigestUnavailable { fault: error.fault(), reason: error.to_string() }
+    DigestUnavailable { code: error.code(), reason: error.to_string() }
 }

@@ -30,7 +30,7 @@ const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// A standard stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub enum StdStream {
     /// Results.
     Stdout,
     /// Everything else.
@@ -52,14 +52,14 @@ pub struct Output(Arc<Destination>);
 
 #[derive(Debug)]
 struct Destination {
-    state: Mutex<State>,
+    state: Mutex<OutputQueue>,
     changed: Condvar,
-    write: fn(Stream, &[u8]),
+    write: fn(StdStream, &[u8]),
 }
 
 #[derive(Debug)]
-struct State {
-    queue: VecDeque<(Stream, Vec<u8>)>,
+struct OutputQueue {
+    queue: VecDeque<(StdStream, Vec<u8>)>,
     queued_bytes: usize,
     /// Lines dropped since the last queued one.
     dropped: u64,
@@ -68,12 +68,12 @@ struct State {
     has_thread: bool,
 }
 
-impl State {
+impl OutputQueue {
     fn is_full(&self) -> bool {
         self.queued_bytes >= MAX_QUEUED_BYTES
     }
 
-    fn push(&mut self, stream: Stream, bytes: Vec<u8>) {
+    fn push(&mut self, stream: StdStream, bytes: Vec<u8>) {
         if self.queue.is_empty() && self.queued_bytes == 0 {
             self.last_write = Instant::now();
         }
@@ -86,7 +86,7 @@ impl State {
         if count > 0 {
             let lines = if count == 1 { "1 line was" } else { &format!("{count} lines were") };
             let notice = format!("ftx: {lines} dropped, because the output was not read\n");
-            self.push(Stream::Stderr, notice.into_bytes());
+            self.push(StdStream::Stderr, notice.into_bytes());
         }
     }
 }
@@ -101,8 +101,8 @@ impl Output {
         (stdout, stderr)
     }
 
-    fn new(write: fn(Stream, &[u8])) -> Self {
-        let state = State {
+    fn new(write: fn(StdStream, &[u8])) -> Self {
+        let state = OutputQueue {
             queue: VecDeque::new(),
             queued_bytes: 0,
             dropped: 0,
@@ -122,7 +122,7 @@ impl Output {
     }
 
     /// Queues a line, or drops it if the queue is full.
-    pub fn line(&self, stream: Stream, line: Vec<u8>) {
+    pub fn line(&self, stream: StdStream, line: Vec<u8>) {
         let mut state = self.lock();
         if state.is_full() {
             state.dropped += 1;
@@ -137,7 +137,7 @@ impl Output {
     pub fn drawing(&self, bytes: Vec<u8>) {
         let mut state = self.lock();
         if state.queued_bytes < MAX_QUEUED_BYTES_FOR_BARS {
-            state.push(Stream::Stderr, bytes);
+            state.push(StdStream::Stderr, bytes);
             self.start(state);
         }
     }
@@ -150,7 +150,7 @@ impl Output {
         }
     }
 
-    fn start(&self, mut state: MutexGuard<'_, State>) {
+    fn start(&self, mut state: MutexGuard<'_, OutputQueue>) {
         if state.has_thread {
             drop(state);
             self.0.changed.notify_all();
@@ -192,19 +192,19 @@ impl Output {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutputQueue> {
         lock(&self.0.state)
     }
 }
 
 /// Errors are ignored: a transfer does not fail because its log cannot be written.
-fn write_standard(stream: Stream, bytes: &[u8]) {
+fn write_standard(stream: StdStream, bytes: &[u8]) {
     let _ = match stream {
-        Stream::Stdout => {
+        StdStream::Stdout => {
             let mut stdout = io::stdout().lock();
             stdout.write_all(bytes).and_then(|()| stdout.flush())
         }
-        Stream::Stderr => io::stderr().write_all(bytes),
+        StdStream::Stderr => io::stderr().write_all(bytes),
     };
 }
 
@@ -216,7 +216,7 @@ mod tests {
     static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
     static IS_READ: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
-    fn write_when_read(_: Stream, bytes: &[u8]) {
+    fn write_when_read(_: StdStream, bytes: &[u8]) {
         let mut is_read = IS_READ.0.lock().unwrap();
         while !*is_read {
             is_read = IS_READ.1.wait(is_read).unwrap();
@@ -230,7 +230,7 @@ mod tests {
         let line = |number: usize| format!("{number:01023}\n").into_bytes();
         let print = |number, when_full| {
             output.wait_for_room(when_full);
-            output.line(Stream::Stderr, line(number));
+            output.line(StdStream::Stderr, line(number));
         };
         let start = Instant::now();
         (0..1500).for_each(|number| print(number, WhenFull::Drop));
@@ -240,7 +240,7 @@ mod tests {
             let output = output.clone();
             move || {
                 output.wait_for_room(WhenFull::Wait);
-                output.line(Stream::Stderr, b"the last line\n".to_vec());
+                output.line(StdStream::Stderr, b"the last line\n".to_vec());
             }
         });
         *IS_READ.0.lock().unwrap() = true;

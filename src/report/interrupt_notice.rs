@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::console::{Stream, WhenFull};
+use super::console::{StdStream, WhenFull};
 use super::counters::{Counters, Role};
 use super::screen::Screen;
 
@@ -45,7 +45,7 @@ impl InterruptNotice {
     pub fn print_once(&self) {
         if !self.shared.is_printed.swap(true, Ordering::SeqCst) && !self.is_suppressed() {
             let line = format!("ftx: {}", self.counters().sentence());
-            self.screen.line(Stream::Stderr, &line, WhenFull::Drop);
+            self.screen.line(StdStream::Stderr, &line, WhenFull::Drop);
         }
     }
 
@@ -57,7 +57,7 @@ impl InterruptNotice {
             ForcedExit::SecondSignal => "ended at once",
             ForcedExit::Timeout => "forced exit: the disk, the network or the terminal did not respond",
         };
-        self.screen.line(Stream::Stderr, &format!("     {reason}"), WhenFull::Drop);
+        self.screen.line(StdStream::Stderr, &format!("     {reason}"), WhenFull::Drop);
         self.screen.flush_errors();
     }
 

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Mutex;
 
 use super::checksum_list::{ChecksumOutputs, SessionLines};
-use super::console::{Stream, WhenFull};
+use super::console::{StdStream, WhenFull};
 use super::diagnostic::Diagnostic;
 use super::first_failure::FirstFailure;
 use super::printer::Printer;
@@ -35,7 +35,7 @@ impl<'a> ListReporter<'a> {
         let is_beside_bars =
             screen.has_bars() && self.outputs.own_stdout() && std::io::stdout().is_terminal();
         if is_beside_bars {
-            screen.print(Stream::Stdout, line, WhenFull::Wait);
+            screen.print(StdStream::Stdout, line, WhenFull::Wait);
         } else if let Err(error) = self.outputs.print(&line) {
             self.printer.failure(&format!("ftx: cannot write the list to standard output: {error}"));
             self.first_failure.record(ExitCode::FileIo);

@@ -46,11 +46,11 @@ impl Reporter for Notes<'_> {
 /// Lines that are printed even with `--quiet`.
 fn failure_text(event: &Event<'_>) -> Option<String> {
     Some(match event {
-        Event::Failed { name, fault, reason } => {
-            format!("not transferred: {}: {} [{fault}]", Escaped::new(name), Escaped::new(reason))
+        Event::Failed { name, code, reason } => {
+            format!("not transferred: {}: {} [{code}]", Escaped::new(name), Escaped::new(reason))
         }
-        Event::DigestUnavailable { path, fault, reason } => {
-            format!("stored, but not in the list: {}: {} [{fault}]", Escaped::new(path), Escaped::new(reason))
+        Event::DigestUnavailable { path, code, reason } => {
+            format!("stored, but not in the list: {}: {} [{code}]", Escaped::new(path), Escaped::new(reason))
         }
         _ => return None,
     })
@@ -107,7 +107,7 @@ pub fn unfinished_text(left: &Unfinished) -> String {
 /// A failed session of a receiver: `10.0.0.7: the connection was lost in the middle of a.img`.
 pub fn session_error_text(peer: &str, error: &RecvError) -> String {
     match error {
-        RecvError::Wire(WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. }) => {
+        RecvError::Wire(WireError::PeerAborted { code: ErrorCode::Interrupted, .. }) => {
             format!("{peer} was interrupted; complete files are stored")
         }
         RecvError::ReconnectTimeout { .. } => format!("{peer} {error}"),

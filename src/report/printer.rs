@@ -1,6 +1,6 @@
 //! Lines for people: which stream they go to, and whether `--quiet` drops them.
 
-use super::console::{Stream, WhenFull};
+use super::console::{StdStream, WhenFull};
 use super::diagnostic::Diagnostic;
 use super::screen::Screen;
 use crate::exit_code::ExitCode;
@@ -11,18 +11,18 @@ pub struct Printer {
     screen: Screen,
     quiet: bool,
     /// Where results go: standard output, unless a list owns it.
-    result_stream: Stream,
+    result_stream: StdStream,
 }
 
 impl Printer {
     /// `quiet` drops notes and results.
     pub fn new(screen: Screen, quiet: bool) -> Self {
-        Printer { screen, quiet, result_stream: Stream::Stdout }
+        Printer { screen, quiet, result_stream: StdStream::Stdout }
     }
 
     /// Sends results to standard error, because standard output carries a list.
     pub fn redirect_results(&mut self) {
-        self.result_stream = Stream::Stderr;
+        self.result_stream = StdStream::Stderr;
     }
 
     /// The screen below.
@@ -39,7 +39,7 @@ impl Printer {
 
     /// Prints a line about a failure, even with `--quiet`.
     pub fn failure(&self, line: &str) {
-        self.screen.line(Stream::Stderr, line, WhenFull::Drop);
+        self.screen.line(StdStream::Stderr, line, WhenFull::Drop);
     }
 
     /// Prints a result, which `--quiet` drops.
@@ -54,7 +54,7 @@ impl Printer {
         let sentence = format!("ftx: {}", diagnostic.sentence);
         let advice = diagnostic.advice.map(|advice| format!("     {advice}"));
         for line in [Some(sentence), advice].iter().flatten() {
-            self.screen.line(Stream::Stderr, line, when_full);
+            self.screen.line(StdStream::Stderr, line, when_full);
         }
         diagnostic.exit
     }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
 
-use super::console::{Output, Stream, WhenFull};
+use super::console::{Output, StdStream, WhenFull};
 use crate::escape::Escaped;
 use crate::sync::lock;
 use crate::sys::terminal;
@@ -57,15 +57,15 @@ impl Screen {
     }
 
     /// Prints a line, escaped as a whole: the last safeguard for foreign text that was not escaped before.
-    pub fn line(&self, stream: Stream, line: &str, when_full: WhenFull) {
+    pub fn line(&self, stream: StdStream, line: &str, when_full: WhenFull) {
         self.print(stream, shown(line), when_full);
     }
 
     /// Prints a line with its line feed, not escaped.
-    pub fn print(&self, stream: Stream, line: Vec<u8>, when_full: WhenFull) {
+    pub fn print(&self, stream: StdStream, line: Vec<u8>, when_full: WhenFull) {
         let output = match stream {
-            Stream::Stdout => &self.stdout,
-            Stream::Stderr => &self.stderr,
+            StdStream::Stdout => &self.stdout,
+            StdStream::Stderr => &self.stderr,
         };
         // Before the bars are suspended: meanwhile no other thread can draw.
         output.wait_for_room(when_full);

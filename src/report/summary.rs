@@ -56,7 +56,7 @@ struct Phrases {
     durable: &'static str,
 }
 
-/// Says what was stored, skipped and not transferred, what confirms it, and the remarks. If nothing new was stored, a
+/// Reports what was stored, skipped and not transferred, what confirms it, and the remarks. If nothing new was stored, a
 /// failure comes first.
 fn closing_line(summary: &Summary, phrases: &Phrases) -> String {
     let mut line = outcome(summary, phrases);
@@ -157,7 +157,7 @@ fn remarks(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::busy_time::Stage;
+    use crate::busy_time::TransferStage;
     use crate::error_code::ErrorCode;
 
     fn summary() -> Summary {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_stage_that_is_busy_for_less_than_half_of_the_time_is_no_bottleneck() {
         let limited = |percent| {
-            let limit = Some(Bottleneck { stage: Stage::ReceiversMd5, percent });
+            let limit = Some(Bottleneck { stage: TransferStage::ReceiversMd5, percent });
             sent(&Summary { limit, ..summary() }, "nas")
         };
         assert!(

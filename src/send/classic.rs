@@ -36,8 +36,8 @@ pub fn send(
     let reported = source::walk_files(roots, go_on, |found| {
         let source = match found {
             WalkItem::File(source) => source,
-            WalkItem::Skipped { path, fault, reason } => {
-                sender.fail(path.as_os_str().as_encoded_bytes(), fault, &reason);
+            WalkItem::Skipped { path, code, reason } => {
+                sender.fail(path.as_os_str().as_encoded_bytes(), code, &reason);
                 return true;
             }
             WalkItem::Dir { .. } | WalkItem::Link { .. } => return true,
@@ -92,15 +92,15 @@ impl Sender<'_> {
         if self.cancel.is_cancelled() { Err(SendError::Interrupted) } else { Ok(()) }
     }
 
-    fn fail(&mut self, name: &[u8], fault: ErrorCode, reason: &str) {
-        self.summary.count_failure(fault);
-        self.progress.report(Event::Failed { name, fault, reason });
+    fn fail(&mut self, name: &[u8], code: ErrorCode, reason: &str) {
+        self.summary.count_failure(code);
+        self.progress.report(Event::Failed { name, code, reason });
     }
 
     /// A file fails before its header is sent: its bytes leave the plan.
-    fn drop_file(&mut self, source: &Source, fault: ErrorCode, reason: &str) {
+    fn drop_file(&mut self, source: &Source, code: ErrorCode, reason: &str) {
         self.progress.report(Event::FileDropped { remaining_bytes: source.size_bytes });
-        self.fail(source.name.as_bytes(), fault, reason);
+        self.fail(source.name.as_bytes(), code, reason);
     }
 
     /// A file was sent. The receiver does not confirm it.
@@ -128,7 +128,7 @@ impl Sender<'_> {
             Ok((Some(md5), open)) => (md5, open),
             Ok((None, _)) => return Err(SendError::Interrupted),
             Err(error) => {
-                self.drop_file(source, error.fault(), &error.to_string());
+                self.drop_file(source, error.code(), &error.to_string());
                 return Ok(None);
             }
         };

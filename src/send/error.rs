@@ -116,8 +116,8 @@ fn attempts_text(attempts: u32) -> String {
 /// A message of the receiver that names the receiver as its subject is shown without an introduction.
 fn peer_message(error: &WireError) -> String {
     match error {
-        WireError::PeerGaveUp { fault: ErrorCode::Interrupted, .. } => "the receiver was interrupted".into(),
-        WireError::PeerGaveUp { message, .. } if message.starts_with("the receiver ") => {
+        WireError::PeerAborted { code: ErrorCode::Interrupted, .. } => "the receiver was interrupted".into(),
+        WireError::PeerAborted { message, .. } if message.starts_with("the receiver ") => {
             Escaped::new(message).to_string()
         }
         _ => error.to_string(),
@@ -229,8 +229,8 @@ fn class_of_wire(error: &WireError) -> ErrorClass {
         | WireError::NoFeature { .. }
         | WireError::Etag { .. } => ErrorClass::Fatal(ErrorCode::Protocol),
         WireError::Version { .. } => ErrorClass::Fatal(ErrorCode::Version),
-        WireError::PeerGaveUp { fault, .. } => {
-            ErrorClass::EndedByReceiver { is_temporary: is_temporary(*fault) }
+        WireError::PeerAborted { code, .. } => {
+            ErrorClass::EndedByReceiver { is_temporary: is_temporary(*code) }
         }
     }
 }
@@ -260,8 +260,8 @@ fn is_temporary(code: ErrorCode) -> bool {
 mod tests {
     use super::*;
 
-    fn ended_by_receiver(fault: ErrorCode) -> SendError {
-        WireError::PeerGaveUp { fault, message: "a reason".into() }.into()
+    fn ended_by_receiver(code: ErrorCode) -> SendError {
+        WireError::PeerAborted { code, message: "a reason".into() }.into()
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// The stable code of the error.
-    pub fn fault(&self) -> ErrorCode {
+    pub fn code(&self) -> ErrorCode {
         match self {
             ReadError::Changed | ReadError::Vanished => ErrorCode::SourceChanged,
             ReadError::TooLong | ReadError::TooShort | ReadError::Io(_) => ErrorCode::FileIo,

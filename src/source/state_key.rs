@@ -1,7 +1,7 @@
 //! The key of [`Source::state_digest`](super::Source::state_digest): a secret of this installation and the receiver's name.
 //!
 //! A receiver resumes a partial file of an earlier session if the digest of the source's state is the same. Without a
-//! secret, everyone who knows the file could leave other bytes there under that digest. The receiver's name makes the digests
+//! secret, anyone with a copy of the file could store other bytes at the receiver under that digest. The receiver's name makes the digests
 //! that one receiver learns useless at another.
 
 use std::io::{self, Read, Write};

@@ -47,7 +47,7 @@ pub enum WalkItem {
         /// Its path.
         path: PathBuf,
         /// The stable code.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// The reason, as text.
         reason: String,
     },
@@ -62,10 +62,10 @@ pub fn walk_files(
 ) -> BTreeSet<PathBuf> {
     let mut reported = BTreeSet::new();
     for root in roots {
-        let is_complete = walk(&root.path, &go_on, |path, found| match found {
-            Found::Dir(_) | Found::Entry { file_type: FileType::Symlink, .. } => true,
-            Found::Entry { dir, name, file_type } => visit(file(root, path, dir, name, file_type)),
-            Found::Unreadable(errno) => {
+        let is_complete = walk(&root.path, &go_on, |path, visited| match visited {
+            Visited::Dir(_) | Visited::Entry { file_type: FileType::Symlink, .. } => true,
+            Visited::Entry { dir, name, file_type } => visit(file(root, path, dir, name, file_type)),
+            Visited::Unreadable(errno) => {
                 reported.insert(path.to_owned());
                 visit(unreadable(path, errno))
             }
@@ -85,14 +85,14 @@ pub fn walk_dirs_and_links(
     mut visit: impl FnMut(WalkItem) -> bool,
 ) {
     for root in roots {
-        let is_complete = walk(&root.path, &go_on, |path, found| match found {
-            Found::Dir(stat) => visit(dir(root, path, stat)),
-            Found::Entry { dir, name, file_type: FileType::Symlink } => {
+        let is_complete = walk(&root.path, &go_on, |path, visited| match visited {
+            Visited::Dir(stat) => visit(dir(root, path, stat)),
+            Visited::Entry { dir, name, file_type: FileType::Symlink } => {
                 visit(link(roots, root, path, dir, name))
             }
-            Found::Entry { .. } => true,
-            Found::Unreadable(_) if reported.contains(path) => true,
-            Found::Unreadable(errno) => visit(unreadable(path, errno)),
+            Visited::Entry { .. } => true,
+            Visited::Unreadable(_) if reported.contains(path) => true,
+            Visited::Unreadable(errno) => visit(unreadable(path, errno)),
         });
         if !is_complete {
             return;
@@ -101,7 +101,7 @@ pub fn walk_dirs_and_links(
 }
 
 /// What is at a path.
-enum Found<'a> {
+enum Visited<'a> {
     /// An entry of `dir` that was not a directory when it was listed. It may have been replaced since.
     Entry { dir: &'a DirHandle, name: &'a CStr, file_type: FileType },
     /// A directory, after its entries.
@@ -122,11 +122,11 @@ struct Frame {
 
 /// Walks through everything at and below `root`: of each directory first the entries that are not directories, then its
 /// subdirectories, then itself. `false` if it was ended by `visit` or `go_on`.
-fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Found<'_>) -> bool) -> bool {
-    let mut visit = |path: &[u8], found: Found<'_>| go_on() && visit(path::from_bytes(path), found);
+fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Visited<'_>) -> bool) -> bool {
+    let mut visit = |path: &[u8], visited: Visited<'_>| go_on() && visit(path::from_bytes(path), visited);
     let mut path = root.as_os_str().as_encoded_bytes().to_vec();
     match stat_without_links(root) {
-        Err(errno) => return visit(&path, Found::Unreadable(errno)),
+        Err(errno) => return visit(&path, Visited::Unreadable(errno)),
         Ok(stat) if stat.file_type != FileType::Dir => return walk_file(root, &stat, visit),
         Ok(_) => {}
     }
@@ -152,7 +152,7 @@ fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Foun
         } else {
             let frame = frames.pop();
             if let Some(stat) = frame.and_then(|frame| frame.stat)
-                && !visit(&path, Found::Dir(&stat))
+                && !visit(&path, Visited::Dir(&stat))
             {
                 return false;
             }
@@ -161,14 +161,14 @@ fn walk(root: &Path, go_on: impl Fn() -> bool, mut visit: impl FnMut(&Path, Foun
 }
 
 /// The walk of a root that is not a directory.
-fn walk_file(root: &Path, stat: &FileStat, mut visit: impl FnMut(&[u8], Found<'_>) -> bool) -> bool {
+fn walk_file(root: &Path, stat: &FileStat, mut visit: impl FnMut(&[u8], Visited<'_>) -> bool) -> bool {
     let path = root.as_os_str().as_encoded_bytes();
     let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return true };
     let dir = DirHandle::locate_without_links(parent);
     let name = CString::new(name.as_encoded_bytes()).map_err(|_| Errno::INVAL);
     match dir.and_then(|dir| Ok((dir, name?))) {
-        Ok((dir, name)) => visit(path, Found::Entry { dir: &dir, name: &name, file_type: stat.file_type }),
-        Err(errno) => visit(path, Found::Unreadable(errno)),
+        Ok((dir, name)) => visit(path, Visited::Entry { dir: &dir, name: &name, file_type: stat.file_type }),
+        Err(errno) => visit(path, Visited::Unreadable(errno)),
     }
 }
 
@@ -178,7 +178,7 @@ fn list(
     buffer: &mut ListingBuffer,
     frame: &mut Frame,
     go_on: impl Fn() -> bool,
-    mut visit: impl FnMut(&[u8], Found<'_>) -> bool,
+    mut visit: impl FnMut(&[u8], Visited<'_>) -> bool,
 ) -> bool {
     let dir = match DirHandle::open_without_links(path::from_bytes(path)) {
         Ok(dir) => dir,
@@ -186,13 +186,13 @@ fn list(
             // Its metadata can perhaps be sent, although its entries cannot.
             let dir = DirHandle::locate_without_links(path::from_bytes(path));
             frame.stat = dir.and_then(FileStat::of).ok();
-            return visit(path, Found::Unreadable(errno));
+            return visit(path, Visited::Unreadable(errno));
         }
     };
     match FileStat::of(&dir) {
         Ok(stat) => frame.stat = Some(stat),
         // Its entries can be sent, although its metadata cannot.
-        Err(errno) if !visit(path, Found::Unreadable(errno)) => return false,
+        Err(errno) if !visit(path, Visited::Unreadable(errno)) => return false,
         Err(_) => {}
     }
     let mut entries = dir.entries(buffer);
@@ -203,7 +203,7 @@ fn list(
         path.truncate(frame.path_len);
         let entry = match entry {
             Ok(entry) => entry,
-            Err(errno) => return visit(path, Found::Unreadable(errno)),
+            Err(errno) => return visit(path, Visited::Unreadable(errno)),
         };
         let name = entry.name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -217,7 +217,7 @@ fn list(
         } else {
             path.push(b'/');
             path.extend_from_slice(name.to_bytes());
-            if !visit(path, Found::Entry { dir: &dir, name, file_type }) {
+            if !visit(path, Visited::Entry { dir: &dir, name, file_type }) {
                 return false;
             }
         }
@@ -289,14 +289,14 @@ fn unreadable(path: &Path, errno: Errno) -> WalkItem {
             skipped(path, ErrorCode::SourceChanged, "it was replaced during the walk")
         }
         errno => {
-            let fault = if errno == Errno::NOENT { ErrorCode::SourceChanged } else { ErrorCode::FileIo };
-            skipped(path, fault, format!("cannot read it: {}", in_words(&errno.into())))
+            let code = if errno == Errno::NOENT { ErrorCode::SourceChanged } else { ErrorCode::FileIo };
+            skipped(path, code, format!("cannot read it: {}", in_words(&errno.into())))
         }
     }
 }
 
-fn skipped(path: &Path, fault: ErrorCode, reason: impl Into<String>) -> WalkItem {
-    WalkItem::Skipped { path: path.to_owned(), fault, reason: reason.into() }
+fn skipped(path: &Path, code: ErrorCode, reason: impl Into<String>) -> WalkItem {
+    WalkItem::Skipped { path: path.to_owned(), code, reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -392,7 +392,7 @@ mod tests {
                 },
             );
             let is_reported = |item: &WalkItem| {
-                matches!(item, WalkItem::Skipped { path, fault: ErrorCode::SourceChanged, .. }
+                matches!(item, WalkItem::Skipped { path, code: ErrorCode::SourceChanged, .. }
                 if path.ends_with(replaced))
             };
             assert_eq!(found.iter().filter(|item| is_reported(item)).count(), 1, "{found:?}");
@@ -474,7 +474,7 @@ mod tests {
                 &found[..],
                 [
                     WalkItem::File(_),
-                    WalkItem::Skipped { fault: ErrorCode::SourceChanged, .. },
+                    WalkItem::Skipped { code: ErrorCode::SourceChanged, .. },
                     WalkItem::Dir { .. }
                 ]
             ),

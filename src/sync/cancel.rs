@@ -12,10 +12,10 @@ use crate::sys::wake::{Interest, Ready, WakeEvent, wait};
 
 /// A cancellation token: once it is cancelled, every wait on it ends at once, now and later. Clones share the state.
 #[derive(Clone, Debug)]
-pub struct CancelToken(Arc<Shared>);
+pub struct CancelToken(Arc<TokenState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TokenState {
     event: WakeEvent,
     /// Mirror of the event, so that hot loops can test for cancellation without a system call.
     is_cancelled: AtomicBool,
@@ -39,7 +39,7 @@ impl CancelToken {
     ///
     /// The system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let shared = Shared { event: WakeEvent::new()?, is_cancelled: AtomicBool::new(false) };
+        let shared = TokenState { event: WakeEvent::new()?, is_cancelled: AtomicBool::new(false) };
         Ok(CancelToken(Arc::new(shared)))
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// What the pipe is asked to hold. More than a user's share of pipes allows is refused, and it stays at its 64 KiB.
+/// The requested capacity of the pipe. Above the user's limit for pipes the request fails, and the pipe keeps its 64 KiB.
 const PIPE_BYTES: usize = 1 << 20;
 
 /// Sends up to `count` bytes of a file from `offset` into a socket. `None` if the kernel cannot do it for this file.
@@ -48,7 +48,7 @@ impl SplicePipe {
         Ok((taken, taken == limit))
     }
 
-    /// Moves the `left` bytes in the pipe into the file at `offset`. After an error the pipe is empty all the same.
+    /// Moves the `left` bytes in the pipe into the file at `offset`. The pipe is empty afterwards, also after an error.
     pub fn write_to_file(&self, file: &File, mut offset: u64, mut left: usize) -> io::Result<()> {
         while left > 0 {
             match splice(&self.out, None, file, Some(&mut offset), left, SpliceFlags::MOVE) {

@@ -72,7 +72,7 @@ impl SignalReader {
     }
 }
 
-/// The signals that this process ignores, as bits: `SigIgn` of proc(5). Other calls cannot ask without a change.
+/// The signals that this process ignores, as bits: `SigIgn` of proc(5). The system calls for it also change the handler.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

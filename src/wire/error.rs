@@ -45,9 +45,9 @@ pub enum WireError {
     },
     /// The peer ended the session with an `error`.
     #[error("the other side ended the session: {}", Escaped::new(message))]
-    PeerGaveUp {
+    PeerAborted {
         /// The stable code.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// The peer's message for people, raw.
         message: String,
     },

@@ -25,7 +25,7 @@ pub enum MeasureEvent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum MeasurePhase {
     Hello,
     Ready,
     Measuring(Measure),
@@ -36,7 +36,7 @@ enum State {
 /// The state machine; see the module's documentation.
 #[derive(Debug)]
 pub struct MeasureClient {
-    state: State,
+    phase: MeasurePhase,
     out: Vec<u8>,
 }
 
@@ -44,7 +44,7 @@ impl Default for MeasureClient {
     fn default() -> Self {
         let mut out = Vec::new();
         Message::Hello(Hello::ours(&[FEATURE_MEASURE], None)).encode(&mut out);
-        MeasureClient { state: State::Hello, out }
+        MeasureClient { phase: MeasurePhase::Hello, out }
     }
 }
 
@@ -56,46 +56,48 @@ impl MeasureClient {
 
     /// Requests a stage; the previous one must be measured. If it is the wire, the body must follow at once.
     pub fn request(&mut self, measure: Measure) {
-        debug_assert_eq!(self.state, State::Ready);
-        self.state = State::Measuring(measure);
+        debug_assert_eq!(self.phase, MeasurePhase::Ready);
+        self.phase = MeasurePhase::Measuring(measure);
         Message::Measure(measure).encode(&mut self.out);
     }
 
     /// Ends the session after the last stage.
     pub fn end(&mut self) {
-        self.state = State::Ended;
+        self.phase = MeasurePhase::Ended;
         Message::End { entries: 0 }.encode(&mut self.out);
     }
 
     /// Sends a keepalive.
     pub fn keepalive(&mut self) {
         // The protocol allows no keepalive before the welcome.
-        if self.state != State::Hello {
+        if self.phase != MeasurePhase::Hello {
             Message::Busy.encode(&mut self.out);
         }
     }
 
     /// Ends the session with an error.
-    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
-        Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    pub fn abort(&mut self, code: ErrorCode, reason: &str) {
+        Message::Error(ErrorReport { entry: None, code, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// Handles the JSON of one frame.
     pub fn handle(&mut self, json: &[u8]) -> Result<MeasureEvent, WireError> {
         let message = Message::parse(json)?;
-        match (self.state, message) {
-            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
-                Err(WireError::PeerGaveUp { fault, message })
+        match (self.phase, message) {
+            (_, Message::Error(ErrorReport { entry: None, code, message })) => {
+                Err(WireError::PeerAborted { code, message })
             }
-            (State::Hello, Message::Welcome(welcome)) => self.welcomed(welcome),
-            (State::Hello | State::Done, other) => Err(WireError::unexpected(&other)),
+            (MeasurePhase::Hello, Message::Welcome(welcome)) => self.welcomed(welcome),
+            (MeasurePhase::Hello | MeasurePhase::Done, other) => Err(WireError::unexpected(&other)),
             (_, Message::Busy) => Ok(MeasureEvent::Nothing),
-            (State::Measuring(requested), Message::Measured(measured)) => self.measured(requested, measured),
-            (State::Ended, Message::Receipt(receipt)) => {
+            (MeasurePhase::Measuring(requested), Message::Measured(measured)) => {
+                self.measured(requested, measured)
+            }
+            (MeasurePhase::Ended, Message::Receipt(receipt)) => {
                 if (Receipt { spent: None, ..receipt }) != Receipt::default() {
                     return Err(WireError::protocol("a receipt for entries that were never announced"));
                 }
-                self.state = State::Done;
+                self.phase = MeasurePhase::Done;
                 Ok(MeasureEvent::Receipt)
             }
             (_, other) => Err(WireError::unexpected(&other)),
@@ -109,7 +111,7 @@ impl MeasureClient {
         if !welcome.has(FEATURE_MEASURE) {
             return Err(WireError::NoFeature { feature: FEATURE_MEASURE, agent: welcome.agent });
         }
-        self.state = State::Ready;
+        self.phase = MeasurePhase::Ready;
         Ok(MeasureEvent::Ready)
     }
 
@@ -125,7 +127,7 @@ impl MeasureClient {
                 measured.bytes, measured.elapsed_ns, requested.size_bytes
             )));
         }
-        self.state = State::Ready;
+        self.phase = MeasurePhase::Ready;
         Ok(MeasureEvent::Measured(measured))
     }
 
@@ -182,8 +184,8 @@ mod tests {
         assert_eq!(sent(&mut session), [Message::Busy, Message::Measure(measure)]);
         session.handle(br#"{"ftx":"measured","bytes":5,"ns":1}"#).unwrap();
         session.end();
-        session.give_up(ErrorCode::Timeout, "late");
-        let report = ErrorReport { entry: None, fault: ErrorCode::Timeout, message: "late".into() };
+        session.abort(ErrorCode::Timeout, "late");
+        let report = ErrorReport { entry: None, code: ErrorCode::Timeout, message: "late".into() };
         assert_eq!(sent(&mut session), [Message::End { entries: 0 }, Message::Error(report)]);
         // The busy time in a receipt is allowed, although there are no entries.
         let receipt = br#"{"ftx":"receipt","entries":0,"stored":0,"skipped":0,"failed":0,"bytes":0,
@@ -220,7 +222,7 @@ mod tests {
         }
         let mut session = measuring(Measurable::Md5);
         let refused = session.handle(br#"{"ftx":"error","code":"refused","message":"no"}"#);
-        assert!(matches!(refused, Err(WireError::PeerGaveUp { .. })));
+        assert!(matches!(refused, Err(WireError::PeerAborted { .. })));
         let mut session = MeasureClient::new();
         assert!(matches!(session.handle(br#"{"ftx":"busy"}"#), Err(WireError::Protocol(_))));
         session.handle(WELCOME).unwrap();

@@ -38,6 +38,4 @@ pub use receiver::ReceiverSession;
 pub use sender::SenderSession;
 
 #[cfg(test)]
-mod tests {
-    mod pair;
-}
+mod tests;

@@ -465,27 +465,27 @@ fn converse(out: &Path, bodies: &[&[u8]]) -> crate::common::Ended {
     let receiver = Receiver::start(out, &["--once"]);
     let mut stream = receiver.connect();
     let mut inbox = FrameBuffer::new();
-    let mut said = native(&[
+    let mut frames = native(&[
         r#"{"ftx":"entry","entry":0,"type":"file","filename":"a.txt","size":3}"#,
         r#"{"ftx":"end","entries":1}"#,
     ]);
     let mut bodies = bodies.iter();
     loop {
-        stream.write_all(&said).unwrap();
-        said.clear();
+        stream.write_all(&frames).unwrap();
+        frames.clear();
         while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             match Message::parse(json).unwrap() {
                 Message::Want { .. } | Message::Again { .. } => {
                     let part =
                         format!(r#"{{"ftx":"part","entry":0,"part":0,"size":3,"md5":"{MD5_OF_ABC}"}}"#);
-                    encode(Framing::Native, part.as_bytes(), &mut said);
-                    said.extend_from_slice(bodies.next().expect("more requests than bodies"));
+                    encode(Framing::Native, part.as_bytes(), &mut frames);
+                    frames.extend_from_slice(bodies.next().expect("more requests than bodies"));
                 }
                 Message::Receipt(_) => return receiver.wait(),
                 _ => {}
             }
         }
-        if said.is_empty() {
+        if frames.is_empty() {
             let count = stream.read(inbox.space()).unwrap();
             assert!(count > 0, "closed without a receipt");
             inbox.filled(count);

@@ -40,12 +40,12 @@ fn make_tree(root: &Path, random: &mut Random) {
 
 /// The entries that a session announced and stored, as seen by a proxy.
 #[derive(Default)]
-struct Heard {
+struct ObservedEntries {
     names: HashMap<u64, String>,
     stored: Vec<String>,
 }
 
-impl Heard {
+impl ObservedEntries {
     /// `true` if the frame was `stored`.
     fn record(&mut self, frame: &Value) -> bool {
         match frame["ftx"].as_str() {
@@ -228,8 +228,8 @@ impl Timeline {
             "sendto" | "write" | "writev" | "sendmsg"
                 if paths[0].contains("socket:") || paths[0].contains("TCP") =>
             {
-                let said: Vec<u8> = call.strings().concat();
-                let text = String::from_utf8_lossy(&said);
+                let sent: Vec<u8> = call.strings().concat();
+                let text = String::from_utf8_lossy(&sent);
                 for (start, _) in text.match_indices(r#"{"ftx":"stored""#) {
                     let json = text[start..].split_inclusive('}').next().unwrap();
                     let frame: Value =
@@ -262,17 +262,17 @@ impl Timeline {
     /// Checks every rule for every entry; returns the number of entries.
     fn check(&self, out: &str, names: &HashMap<u64, String>) -> usize {
         let mut checked = 0;
-        for (said, numbers) in &self.stored {
+        for (stored_at, numbers) in &self.stored {
             for number in numbers {
                 let name = format!("{out}/{}", names[number]);
-                self.check_entry(out, &name, *said);
+                self.check_entry(out, &name, *stored_at);
                 checked += 1;
             }
         }
         checked
     }
 
-    fn check_entry(&self, out: &str, name: &str, said: usize) {
+    fn check_entry(&self, out: &str, name: &str, stored_at: usize) {
         let folder = |path: &str| path.rsplit_once('/').unwrap().0.to_owned();
         let renamed = self.renamed.iter().find(|(_, to, _, _)| to == name);
         if let Some((staged, _, begun, ended)) = renamed {
@@ -288,23 +288,23 @@ impl Timeline {
                 );
             }
             assert!(
-                self.is_synced(&folder(name), *ended, said),
+                self.is_synced(&folder(name), *ended, stored_at),
                 "the folder of {name} was not synced after the rename and before `stored`"
             );
         } else if self.before.get(name).is_some_and(|what| what != "folder") {
             // Skipped as identical: its writer may not have synced it.
             assert!(
-                self.is_synced(name, 0, said) || self.before[name].starts_with("->"),
+                self.is_synced(name, 0, stored_at) || self.before[name].starts_with("->"),
                 "{name} was not synced"
             );
-            assert!(self.is_synced(&folder(name), 0, said), "the folder of {name} was not synced");
+            assert!(self.is_synced(&folder(name), 0, stored_at), "the folder of {name} was not synced");
         } else {
             // Only directories are created under their final name.
             let made = self.made.iter().any(|(made, _)| made == name);
             assert!(made || self.before.contains_key(name), "{name} is stored, but was never made");
             let set = self.written.get(name).copied().unwrap_or(0);
             assert!(
-                self.is_synced(name, set, said),
+                self.is_synced(name, set, stored_at),
                 "the folder {name} was not synced with its mode and time"
             );
         }
@@ -317,7 +317,7 @@ impl Timeline {
             let before = self.before.contains_key(&above).then_some(0);
             if let Some(since) = made.map(|(_, made)| *made).or(before) {
                 assert!(
-                    self.is_synced(&folder(&above), since, said),
+                    self.is_synced(&folder(&above), since, stored_at),
                     "the folder that {above} is in was not synced before `stored` of {name}"
                 );
             }
@@ -350,11 +350,11 @@ fn trace_faulty_transfer(
     command.args(["-e", "trace=!recvfrom,read,pread64,futex,mmap,munmap,ppoll,poll,getrandom"]);
     command.args(fault.iter().flat_map(|fault| ["-e", fault])).arg(FTX);
     let receiver = Receiver::spawn(command, "127.0.0.1", &out, &["--once", "--on-conflict", policy]);
-    let heard = Arc::new(Mutex::new(Heard::default()));
-    let hearing = Arc::clone(&heard);
+    let observed = Arc::new(Mutex::new(ObservedEntries::default()));
+    let observing = Arc::clone(&observed);
     let proxy = Proxy::start(receiver.port, move |piece| {
         if let Some(frame) = piece.frame {
-            hearing.lock().unwrap().record(frame);
+            observing.lock().unwrap().record(frame);
         }
         Action::Pass
     });
@@ -362,11 +362,11 @@ fn trace_faulty_transfer(
     let received = receiver.wait();
     drop(proxy);
     assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
-    let heard = heard.lock().unwrap();
+    let observed = observed.lock().unwrap();
     let calls = parse_trace(&fs::read_to_string(&trace).unwrap());
     let timeline = Timeline { before, ..Timeline::new(&calls) };
-    let checked = timeline.check(out.to_str().unwrap(), &heard.names);
-    assert_eq!(checked, heard.names.len(), "every entry was announced, stored, and is in the trace");
+    let checked = timeline.check(out.to_str().unwrap(), &observed.names);
+    assert_eq!(checked, observed.names.len(), "every entry was announced, stored, and is in the trace");
     checked
 }
 
@@ -497,20 +497,20 @@ fn lose_power(at: u64, random: &mut Random) -> Option<usize> {
     let (early, late) = (dir.path().join("early"), dir.path().join("late"));
     let receiver = Receiver::start(&disk.folder, &[]);
     let pid = receiver.pid();
-    let heard = Arc::new(Mutex::new(Heard::default()));
+    let observed = Arc::new(Mutex::new(ObservedEntries::default()));
     let stored_early = Arc::new(Mutex::new(None));
-    let (hearing, storing) = (Arc::clone(&heard), Arc::clone(&stored_early));
+    let (observing, storing) = (Arc::clone(&observed), Arc::clone(&stored_early));
     let (image, copy) = (disk.image.clone(), early.clone());
     let mut left = at;
     let proxy = Proxy::start(receiver.port, move |piece| {
-        let mut heard = hearing.lock().unwrap();
-        let is_stored = piece.frame.is_some_and(|frame| heard.record(frame));
+        let mut observed = observing.lock().unwrap();
+        let is_stored = piece.frame.is_some_and(|frame| observed.record(frame));
         if is_stored && piece.way == Way::ToSender {
             left = left.saturating_sub(1);
             if left == 0 && storing.lock().unwrap().is_none() {
                 freeze(pid);
                 lose_what_is_not_in(&image, &copy);
-                *storing.lock().unwrap() = Some(heard.stored.clone());
+                *storing.lock().unwrap() = Some(observed.stored.clone());
                 thaw(pid);
             }
         }
@@ -527,11 +527,11 @@ fn lose_power(at: u64, random: &mut Random) -> Option<usize> {
     let stored = stored_early.lock().unwrap().take().unwrap_or_default();
     if early.exists() {
         recovered(&early, |folder| {
-            let there = contents(folder);
+            let after = contents(folder);
             for name in &stored {
-                assert_eq!(there.get(name), whole.get(name), "{name:?} was stored and is lost");
+                assert_eq!(after.get(name), whole.get(name), "{name:?} was stored and is lost");
             }
-            for (name, what) in there.iter().filter(|(name, _)| !is_staged(name) && *name != "lost+found") {
+            for (name, what) in after.iter().filter(|(name, _)| !is_staged(name) && *name != "lost+found") {
                 assert_eq!(Some(what), whole.get(name), "{name:?} has its name and is not whole");
             }
         });

@@ -95,7 +95,7 @@ fn kept_part_that_differs_from_the_source_fails_the_file() {
             _ => {}
         }
     };
-    assert_eq!((withdrawn.entry, withdrawn.fault.as_str()), (Some(0), "digest"));
+    assert_eq!((withdrawn.entry, withdrawn.code.as_str()), (Some(0), "digest"));
     second.send_json(
         &json!({"ftx": "receipt", "entries": 1, "stored": 0, "skipped": 0, "failed": 1, "bytes": 0}),
     );
@@ -131,9 +131,9 @@ fn receiver_discards_kept_parts_that_the_sender_rejects() {
     until("the journal", || names(out.path()).iter().any(|name| name.ends_with(".journal")));
     // The lost session may still hold the lock for a moment; the file waits for it.
     let mut raw = begin();
-    let told = raw.next_message().unwrap();
+    let message = raw.next_message().unwrap();
     assert_eq!(
-        told,
+        message,
         Message::parse(
             json!({"ftx": "kept", "entry": 0, "part": 0, "md5": [Md5::of(&parts).to_string()]})
                 .to_string()
@@ -205,8 +205,8 @@ fn offering(receiver: &Receiver) -> Raw {
 #[test]
 fn file_that_changes_during_comparison_is_not_identical() {
     let out = tempfile::tempdir().unwrap();
-    let there = out.path().join("a");
-    fs::write(&there, vec![7; 2 * PART]).unwrap();
+    let existing = out.path().join("a");
+    fs::write(&existing, vec![7; 2 * PART]).unwrap();
     let receiver = Receiver::start(out.path(), &[]);
     let md5 = Md5::of(&vec![7; PART]).to_string();
     let offer =
@@ -231,10 +231,10 @@ fn file_that_changes_during_comparison_is_not_identical() {
     };
     let before = read(accessed());
     until("the first part to be compared", || read(accessed()) >= before + PART as u64);
-    fs::File::options().write(true).open(&there).unwrap().write_all(b"other").unwrap();
+    fs::File::options().write(true).open(&existing).unwrap().write_all(b"other").unwrap();
     raw.send_json(&offer(1));
     assert_eq!(last(raw), Err("a different file with that name exists".into()));
-    assert!(fs::read(&there).unwrap().starts_with(b"other"), "it is as it was left");
+    assert!(fs::read(&existing).unwrap().starts_with(b"other"), "it is as it was left");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn file_that_exceeds_the_size_limit_while_written_fails_alone() {
             message => assert!(!matches!(message, Message::Stored { .. }), "{message:?}"),
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(0), ErrorCode::NoSpace), "{failure:?}");
+    assert_eq!((failure.entry, failure.code), (Some(0), ErrorCode::NoSpace), "{failure:?}");
     // Both sessions continue, each with a file that fits.
     raw.send_json(&entries[1].clone().with("entry", 1).json.to_string());
     raw.answer(1, &small, &WantedParts::All);

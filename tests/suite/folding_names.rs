@@ -44,7 +44,7 @@ fn transfer(out: &Path, policy: &str, from: &Path) -> (Ended, Ended) {
 }
 
 /// How often each end reported an equivalent name.
-fn told(ended: &(Ended, Ended)) -> [usize; 2] {
+fn equivalent_name_reports(ended: &(Ended, Ended)) -> [usize; 2] {
     [&ended.0, &ended.1].map(|end| end.stderr.lines().filter(|line| line.contains(WORDS)).count())
 }
 
@@ -69,16 +69,16 @@ fn of_two_equivalent_names_one_is_stored_and_the_other_fails() {
         let ended = transfer(&out, policy, &from.join("t"));
         assert_eq!((ended.0.code, ended.1.code), (PARTIAL, PARTIAL), "{policy}: {ended:?}");
         // Three files; a directory with two files and a directory in it; an empty directory.
-        assert_eq!(told(&ended), [8, 8], "{policy}: {ended:?}");
+        assert_eq!(equivalent_name_reports(&ended), [8, 8], "{policy}: {ended:?}");
         assert_nothing_merged(&out, &from);
         // A, same, d, large, alone, folder and three entries in it, empty, and t.
         assert_eq!(names(&out).len(), 11, "{policy}: {:?}", names(&out));
-        let there = contents(&out);
+        let existing = contents(&out);
         // The second run finds the stored entries and reports the others again.
         let again = transfer(&out, policy, &from.join("t"));
         assert_eq!(again.0.code, PARTIAL, "{policy}: {again:?}");
-        assert!(told(&again)[0] >= 5, "{policy}: {again:?}");
-        assert_eq!(contents(&out), there, "{policy}");
+        assert!(equivalent_name_reports(&again)[0] >= 5, "{policy}: {again:?}");
+        assert_eq!(contents(&out), existing, "{policy}");
     }
 }
 
@@ -93,12 +93,12 @@ fn rename_policy_stores_the_other_file_beside_it() {
     };
     let ended = transfer(&at, "rename", &from.join("t"));
     assert_eq!((ended.0.code, ended.1.code), (0, 0), "{ended:?}");
-    let mut there: Vec<String> = names(&at.join("t"))
+    let mut existing: Vec<String> = names(&at.join("t"))
         .into_iter()
         .map(|name| fs::read_to_string(at.join("t").join(name)).unwrap())
         .collect();
-    there.sort();
-    assert_eq!(there, ["one", "two"]);
+    existing.sort();
+    assert_eq!(existing, ["one", "two"]);
     assert!(names(&at.join("t")).iter().any(|name| name.contains(" (1)")), "{:?}", names(&at));
 }
 
@@ -118,13 +118,13 @@ fn existing_entries_with_equivalent_names_stay_unchanged() {
     put(&at.join("t/FILE"), "the same");
     put(&at.join("t/Folder/hers"), "2");
     put(&at.join("t/\u{c9}T\u{c9}"), "winter");
-    let there = contents(&at);
+    let existing = contents(&at);
     for policy in ["skip-same", "overwrite"] {
         let ended = transfer(&at, policy, &from.join("t"));
         assert_eq!((ended.0.code, ended.1.code), (PARTIAL, PARTIAL), "{ended:?}");
         // The file, the directory, the file in it, and the name with accents.
-        assert_eq!(told(&ended), [4, 4], "{ended:?}");
-        assert_eq!(contents(&at), there);
+        assert_eq!(equivalent_name_reports(&ended), [4, 4], "{ended:?}");
+        assert_eq!(contents(&at), existing);
     }
     // In the classic dialect only the receiver can report it.
     let receiver = Receiver::start(&at.join("t"), &["--once"]);
@@ -132,7 +132,7 @@ fn existing_entries_with_equivalent_names_stay_unchanged() {
     let received = receiver.wait();
     assert_eq!(received.code, PARTIAL, "{received:?}");
     assert!(received.stderr.contains(WORDS), "{received:?}");
-    assert_eq!(contents(&at), there);
+    assert_eq!(contents(&at), existing);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn links_with_equivalent_names_conflict() {
     }
     fs::remove_file(at.join("probe")).unwrap();
     let ended = transfer(&at, "overwrite", &from.join("t"));
-    assert_eq!((ended.0.code, told(&ended)), (PARTIAL, [1, 1]), "{ended:?}");
+    assert_eq!((ended.0.code, equivalent_name_reports(&ended)), (PARTIAL, [1, 1]), "{ended:?}");
     assert_eq!(names(&at.join("t")).len(), 2);
 }
 

@@ -20,7 +20,7 @@ use ftx::wire::message::{
     Entry, EntryKind, ErrorReport, Hello, Hole, Join, KeptParts, KeptRun, Measurable, Measure, Measured,
     Part, Receipt, SessionId, WantedParts,
 };
-use ftx::wire::receiver::{Event, PartOutcome};
+use ftx::wire::receiver::{PartOutcome, ReceiverEvent};
 use ftx::wire::{Dialect, FrameBuffer, Framing, Message, ReceiverSession, SenderSession, frame, sender};
 
 const MD5_ABC: &str = "900150983cd24fb0d6963f7d28e17f72";
@@ -92,8 +92,8 @@ fn want(entries: &[(u64, u64)], parts: WantedParts) -> Message {
     Message::Want { entries: runs(entries), parts }
 }
 
-fn failure(entry: Option<u64>, fault: ErrorCode, message: &str) -> Message {
-    Message::Error(ErrorReport { entry, fault, message: message.to_owned() })
+fn failure(entry: Option<u64>, code: ErrorCode, message: &str) -> Message {
+    Message::Error(ErrorReport { entry, code, message: message.to_owned() })
 }
 
 fn measure(what: Measurable, size_bytes: u64) -> Message {
@@ -428,9 +428,9 @@ fn refusal(name: &str, bytes: &[u8]) -> Option<String> {
     let mut session = open();
     match session.handle(json) {
         Err(error) => Some(error.to_string()),
-        Ok(Event::Refused { fault, reason, .. }) => {
+        Ok(ReceiverEvent::Refused { code, reason, .. }) => {
             let mut expected = Vec::new();
-            failure(Some(0), fault, &reason).encode(&mut expected);
+            failure(Some(0), code, &reason).encode(&mut expected);
             assert_eq!(session.take_output(), expected, "{name}: the error frame");
             Some(reason)
         }
@@ -462,9 +462,9 @@ fn bad_names_and_targets_fail_their_entry_and_not_the_session() {
         }
         let mut session = open();
         let json = only_frame(&read(&format!("bad/{name}.frame")), Framing::Native);
-        assert!(matches!(session.handle(&json), Ok(Event::Refused { .. })), "{name}");
+        assert!(matches!(session.handle(&json), Ok(ReceiverEvent::Refused { .. })), "{name}");
         let next = br#"{"ftx":"entry","entry":1,"type":"file","filename":"fine","size":1}"#;
-        assert!(matches!(session.handle(next), Ok(Event::File(_))), "{name}");
+        assert!(matches!(session.handle(next), Ok(ReceiverEvent::File(_))), "{name}");
     }
 }
 
@@ -498,14 +498,14 @@ fn an_independent_program_makes_the_same_fixtures() {
 }
 
 /// A frame or body as one end sent it.
-struct Said {
+struct SentFrame {
     by: &'static str,
     what: String,
     bytes: Vec<u8>,
 }
 
 /// Splits `bytes` into frames. The agent is replaced by the one of the document, so that the crate's version does not matter.
-fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
+fn sent_frames(by: &'static str, bytes: &[u8]) -> Vec<SentFrame> {
     let mut inbox = inbox_with(bytes);
     let mut all = Vec::new();
     while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
@@ -517,34 +517,34 @@ fn said(by: &'static str, bytes: &[u8]) -> Vec<Said> {
         }
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
-        all.push(Said { by, what, bytes });
+        all.push(SentFrame { by, what, bytes });
     }
     assert!(inbox.is_empty());
     all
 }
 
 /// Feeds frames to the receiver; returns the event of the last one.
-fn receive(receiver: &mut ReceiverSession, frames: &[Said]) -> Option<Event> {
-    frames.iter().fold(None, |_, said| receiver.handle(&only_frame(&said.bytes, Framing::Native)).ok())
+fn receive(receiver: &mut ReceiverSession, frames: &[SentFrame]) -> Option<ReceiverEvent> {
+    frames.iter().fold(None, |_, sent| receiver.handle(&only_frame(&sent.bytes, Framing::Native)).ok())
 }
 
 /// Feeds frames to the sender; returns the event of the last one.
-fn listen(sender: &mut SenderSession, frames: &[Said]) -> Option<sender::Event> {
-    frames.iter().fold(None, |_, said| sender.handle(&only_frame(&said.bytes, Framing::Native)).ok())
+fn deliver(sender: &mut SenderSession, frames: &[SentFrame]) -> Option<sender::SenderEvent> {
+    frames.iter().fold(None, |_, sent| sender.handle(&only_frame(&sent.bytes, Framing::Native)).ok())
 }
 
 /// All frames of a session that sends the file `a.txt` with content `abc`.
-fn tiny_session() -> Vec<Said> {
+fn tiny_session() -> Vec<SentFrame> {
     const SENDER: &str = "sender";
     const RECEIVER: &str = "receiver";
     const BODY: &[u8] = b"abc";
     let mut sender = SenderSession::new(session(), None);
     let mut receiver = ReceiverSession::new(NamePolicy::Strict);
-    let mut all: Vec<Said> = Vec::new();
-    let hello = said(SENDER, &sender.take_output());
-    assert!(matches!(receive(&mut receiver, &hello), Some(Event::Nothing)));
-    let welcome = said(RECEIVER, &receiver.take_output());
-    assert!(matches!(listen(&mut sender, &welcome), Some(sender::Event::Welcomed { .. })));
+    let mut all: Vec<SentFrame> = Vec::new();
+    let hello = sent_frames(SENDER, &sender.take_output());
+    assert!(matches!(receive(&mut receiver, &hello), Some(ReceiverEvent::Nothing)));
+    let welcome = sent_frames(RECEIVER, &receiver.take_output());
+    assert!(matches!(deliver(&mut sender, &welcome), Some(sender::SenderEvent::Welcomed { .. })));
     all.extend(hello.into_iter().chain(welcome));
 
     let path = RelPath::new(b"a.txt", NamePolicy::Strict).unwrap();
@@ -555,38 +555,40 @@ fn tiny_session() -> Vec<Said> {
         None,
         metadata(Some(0o644), Some(1_700_000_000_000_000_000)),
     );
-    let entry = said(SENDER, &sender.take_output());
-    let Some(Event::File(file)) = receive(&mut receiver, &entry) else { panic!("a file is announced") };
+    let entry = sent_frames(SENDER, &sender.take_output());
+    let Some(ReceiverEvent::File(file)) = receive(&mut receiver, &entry) else {
+        panic!("a file is announced")
+    };
     receiver.want_all(file.id);
-    let want = said(RECEIVER, &receiver.take_output());
-    assert_eq!(listen(&mut sender, &want), Some(sender::Event::Wanted));
+    let want = sent_frames(RECEIVER, &receiver.take_output());
+    assert_eq!(deliver(&mut sender, &want), Some(sender::SenderEvent::Wanted));
     all.extend(entry.into_iter().chain(want));
 
     let job = sender.next_job().unwrap();
     let mut frame = Vec::new();
     assert!(sender.part_frame(&job, Md5::of(BODY), &mut frame));
-    let part = said(SENDER, &frame);
-    let Some(Event::Body(header)) = receive(&mut receiver, &part) else { panic!("a body follows") };
+    let part = sent_frames(SENDER, &frame);
+    let Some(ReceiverEvent::Body(header)) = receive(&mut receiver, &part) else { panic!("a body follows") };
     assert_eq!((header.range.len, header.md5), (BODY.len() as u64, Md5::of(BODY)));
     assert!(matches!(receiver.part_verified(&header), PartOutcome::Complete(_)));
     all.extend(part);
-    all.push(Said { by: SENDER, what: "the body".into(), bytes: BODY.to_vec() });
+    all.push(SentFrame { by: SENDER, what: "the body".into(), bytes: BODY.to_vec() });
 
     sender.end();
-    let end = said(SENDER, &sender.take_output());
+    let end = sent_frames(SENDER, &sender.take_output());
     receive(&mut receiver, &end);
     receiver.stored(file.id);
     assert!(receiver.finish().is_some());
-    let last = said(RECEIVER, &receiver.take_output());
-    assert!(matches!(listen(&mut sender, &last), Some(sender::Event::Receipt(_))));
+    let last = sent_frames(RECEIVER, &receiver.take_output());
+    assert!(matches!(deliver(&mut sender, &last), Some(sender::SenderEvent::Receipt(_))));
     all.extend(end.into_iter().chain(last));
     all
 }
 
 /// Formats a session like `hexdump -C`.
-fn dump(session: &[Said]) -> String {
+fn dump(session: &[SentFrame]) -> String {
     let mut text = String::new();
-    for Said { by, what, bytes } in session {
+    for SentFrame { by, what, bytes } in session {
         let _ = writeln!(text, "{by}: {what}, {} bytes", bytes.len());
         for (line, sixteen) in bytes.chunks(16).enumerate() {
             let hex: Vec<String> = sixteen
@@ -607,7 +609,7 @@ fn dump(session: &[Said]) -> String {
 #[test]
 fn the_dump_in_the_protocol_page_is_a_real_session() {
     let session = tiny_session();
-    let kinds: Vec<&str> = session.iter().map(|said| said.what.as_str()).collect();
+    let kinds: Vec<&str> = session.iter().map(|sent| sent.what.as_str()).collect();
     assert_eq!(kinds, ["hello", "welcome", "entry", "want", "part", "the body", "end", "stored", "receipt"]);
     let document =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md")).unwrap();

@@ -55,7 +55,7 @@ fn finish(mut raw: Raw) {
     assert!(is_stored);
 }
 
-fn hear_again(raw: &mut Raw, part: u64) {
+fn expect_again(raw: &mut Raw, part: u64) {
     assert_eq!(raw.next_message(), Some(Message::Again { entry: 0, part }));
 }
 
@@ -73,7 +73,7 @@ fn damaged_part_resent_as_a_hole_reads_as_zeros() {
     let (mut raw, wanted) = announce(&receiver);
     assert_eq!(wanted, WantedParts::All);
     part(&mut raw, 0, &vec![0; PART], &vec![b'X'; PART]);
-    hear_again(&mut raw, 0);
+    expect_again(&mut raw, 0);
     hole(&mut raw, 0, 2);
     part(&mut raw, 2, &mixed(), &mixed());
     finish(raw);
@@ -86,7 +86,7 @@ fn damaged_part_of_a_sparse_file_is_repaired_including_its_zeros() {
     let receiver = Receiver::start(out.path(), &[]);
     let (mut raw, _) = announce(&receiver);
     part(&mut raw, 0, &mixed(), &vec![b'X'; PART]);
-    hear_again(&mut raw, 0);
+    expect_again(&mut raw, 0);
     part(&mut raw, 0, &mixed(), &mixed());
     hole(&mut raw, 1, 2);
     finish(raw);

@@ -75,19 +75,19 @@ struct Behaviour {
 
 /// The behaviour of connection `number` of a flood.
 fn behaviour(number: usize) -> Behaviour {
-    let says = |first: &[u8], trickle: &[u8]| Behaviour { first: first.to_vec(), trickle: trickle.to_vec() };
+    let sends = |first: &[u8], trickle: &[u8]| Behaviour { first: first.to_vec(), trickle: trickle.to_vec() };
     let long = 60_000u32.to_le_bytes();
     match number % 10 {
-        0 => says(b"", b""),
-        1 => says(b"", &long),
-        2 => says(&long, &b"{\"ftx\":\"hello\",".repeat(1000)),
-        3 => says(&hello()[..20], b""),
-        4 => says(&hello(), b""),
-        5 => says(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""),
-        6 => says(b"GET / HTTP/1.1\r\n\r\n", b""),
-        7 => says(b"SSH-2.0-OpenSSH_9.6\r\n", b""),
-        8 => says(&frame(r#"{"ftx":"join","session":"00000000000000000000000000000000"}"#), b""),
-        _ => says(&hello(), &frame(r#"{"ftx":"busy"}"#).repeat(1000)),
+        0 => sends(b"", b""),
+        1 => sends(b"", &long),
+        2 => sends(&long, &b"{\"ftx\":\"hello\",".repeat(1000)),
+        3 => sends(&hello()[..20], b""),
+        4 => sends(&hello(), b""),
+        5 => sends(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""),
+        6 => sends(b"GET / HTTP/1.1\r\n\r\n", b""),
+        7 => sends(b"SSH-2.0-OpenSSH_9.6\r\n", b""),
+        8 => sends(&frame(r#"{"ftx":"join","session":"00000000000000000000000000000000"}"#), b""),
+        _ => sends(&hello(), &frame(r#"{"ftx":"busy"}"#).repeat(1000)),
     }
 }
 
@@ -116,14 +116,14 @@ impl Crowd {
                         self.came.fetch_add(1, Ordering::Relaxed);
                         *member = Some((stream, behaviour, 0));
                     }
-                    Some((stream, behaviour, said)) => {
-                        let mut heard = [0; 512];
-                        let is_closed = match stream.read(&mut heard) {
+                    Some((stream, behaviour, sent)) => {
+                        let mut buffer = [0; 512];
+                        let is_closed = match stream.read(&mut buffer) {
                             Ok(count) => count == 0,
                             Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
                         };
-                        if let Some(byte) = behaviour.trickle.get(*said) {
-                            *said += stream.write(&[*byte]).unwrap_or(0);
+                        if let Some(byte) = behaviour.trickle.get(*sent) {
+                            *sent += stream.write(&[*byte]).unwrap_or(0);
                         }
                         if is_closed {
                             *member = None;
@@ -226,13 +226,13 @@ fn active_session(receiver: &Receiver) -> TcpStream {
     stream
         .write_all(&frame(r#"{"ftx":"entry","entry":0,"type":"file","filename":"long","size":2}"#))
         .unwrap();
-    hear(&mut stream, &mut inbox, |message| matches!(message, Message::Want { .. }));
+    read_message(&mut stream, &mut inbox, |message| matches!(message, Message::Want { .. }));
     let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":2,"md5":"{}"}}"#, Md5::of(b"ab"));
     stream.write_all(&[&frame(&part)[..], b"a"].concat()).unwrap();
     stream
 }
 
-fn hear(
+fn read_message(
     stream: &mut TcpStream,
     inbox: &mut FrameBuffer,
     mut is_wanted: impl FnMut(&Message) -> bool,
@@ -256,10 +256,10 @@ fn hold(mut raw: Raw, frames: &[u8], last: u64, settled: &AtomicUsize, is_over: 
     let mut way_out = raw.stream.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut told = way_out.write_all(frames);
-            while told.is_ok() && !is_over.load(Ordering::Relaxed) {
+            let mut written = way_out.write_all(frames);
+            while written.is_ok() && !is_over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(100));
-                told = way_out.write_all(&frame(r#"{"ftx":"busy"}"#));
+                written = way_out.write_all(&frame(r#"{"ftx":"busy"}"#));
             }
             let _ = way_out.shutdown(std::net::Shutdown::Both);
         });
@@ -390,16 +390,16 @@ fn evicted_session_that_does_not_read_is_closed_soon() {
     let mut stream: TcpStream = socket.into();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     // Each entry is refused with a message, and no message is read: the receiver's socket buffer fills and it stops reading.
-    let mut said = stream.write_all(&hello());
+    let mut written = stream.write_all(&hello());
     let name = "x".repeat(3000);
     for entry in 0..100_000 {
         let json = format!(r#"{{"ftx":"entry","entry":{entry},"type":"dir","filename":"../{name}"}}"#);
-        said = said.and_then(|()| stream.write_all(&frame(&json)));
-        if said.is_err() {
+        written = written.and_then(|()| stream.write_all(&frame(&json)));
+        if written.is_err() {
             break;
         }
     }
-    assert!(said.is_err(), "the receiver waits until its messages are read");
+    assert!(written.is_err(), "the receiver waits until its messages are read");
     let start = Instant::now();
     assert_eq!(send(RETRIES, &[&file], &receiver.host()).code, 0);
     until("the end of the session", || receiver.sockets() == 1);
@@ -424,15 +424,15 @@ fn sender_is_refused_at_capacity_and_served_later() {
     assert!(sent.stderr.contains("too many connections"), "{sent:?}");
     assert!(sent.stderr.contains("send it again later"), "{sent:?}");
     let mut patient = start_send_with(RETRIES, &[&file], &receiver.host());
-    let mut said = BufReader::new(patient.stderr.take().unwrap());
+    let mut stderr = BufReader::new(patient.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("Trying again in") {
         line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it reports the next attempt");
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it reports the next attempt");
     }
     drop(busy);
     let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
+    stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(end(patient).code, 0, "{rest}");
     let ended = receiver.kill_and_wait();
     assert!(ended.stderr.contains("too many connections"), "{ended:?}");

@@ -44,7 +44,7 @@ enum What {
 
 /// What is under the final name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum There {
+enum FinalName {
     Absent,
     Old,
     Whole,
@@ -75,7 +75,7 @@ struct Row {
     call: &'static str,
     nth: u32,
     word: &'static str,
-    there: There,
+    state: FinalName,
     left: Left,
     /// The sender's exit code if the call fails instead.
     code: i32,
@@ -84,10 +84,10 @@ struct Row {
 const fn row(
     step: &'static str,
     (call, nth, word): (&'static str, u32, &'static str),
-    there: There,
+    state: FinalName,
     left: Left,
 ) -> Row {
-    Row { step, call, nth, word, there, left, code: 23 }
+    Row { step, call, nth, word, state, left, code: 23 }
 }
 
 impl Row {
@@ -96,8 +96,8 @@ impl Row {
     }
 }
 
+use FinalName::{Absent, Old, Whole};
 use Left::{Begun, Complete, Nothing};
-use There::{Absent, Old, Whole};
 
 /// After the last byte all files go through the same steps.
 const NAMED: [Row; 4] = [
@@ -242,19 +242,19 @@ fn send_held(
 }
 
 /// What is under the final name and under hidden names.
-fn look(out: &Path, source: &Source) -> (There, Left) {
+fn look(out: &Path, source: &Source) -> (FinalName, Left) {
     let is_whole = |path: &Path| fs::read(path).unwrap() == fs::read(&source.path).unwrap();
     let path = out.join(source.name);
-    let there = match fs::symlink_metadata(&path) {
-        Err(_) => There::Absent,
+    let state = match fs::symlink_metadata(&path) {
+        Err(_) => FinalName::Absent,
         Ok(metadata) if metadata.is_symlink() => {
             assert_eq!(fs::read_link(&path).unwrap(), Path::new("nowhere"));
-            There::Whole
+            FinalName::Whole
         }
-        Ok(_) if fs::read(&path).unwrap() == b"old" => There::Old,
+        Ok(_) if fs::read(&path).unwrap() == b"old" => FinalName::Old,
         Ok(_) => {
             assert!(is_whole(&path), "it has its name and is not whole");
-            There::Whole
+            FinalName::Whole
         }
     };
     let hidden: Vec<PathBuf> =
@@ -273,7 +273,7 @@ fn look(out: &Path, source: &Source) -> (There, Left) {
         [one, other, new] if !is_journal(one) && is_journal(other) && !is_journal(new) => Left::Rejournalled,
         more => panic!("{more:?}"),
     };
-    (there, left)
+    (state, left)
 }
 
 fn policy(what: What) -> &'static str {
@@ -295,7 +295,7 @@ fn prepare(out: &Path, what: What, source: &Source) {
             assert_ne!(send(&[], &[&source.path], &proxy.host()).code, 0);
             receiver.wait_for("ftx: 127.0.0.1: ");
             receiver.kill();
-            assert_eq!(look(out, source), (There::Absent, Left::Journalled));
+            assert_eq!(look(out, source), (FinalName::Absent, Left::Journalled));
             if what == What::Damaged {
                 let is_staged = |name: &String| !name.ends_with(".journal");
                 let landing = names(out).into_iter().find(is_staged).unwrap();
@@ -314,8 +314,8 @@ fn completes(receiver: Receiver, out: &Path, source: &Source, context: &dyn std:
     assert_eq!(sent.code, 0, "{context:?}: {sent:?} {killed:?}");
     assert!(!killed.stderr.contains("panicked"), "{killed:?}");
     let whole = contents(source.path.parent().unwrap());
-    let there = contents(out).into_iter().filter(|(name, _)| !is_staged(name)).collect();
-    assert_eq!(whole, there, "{context:?}");
+    let state = contents(out).into_iter().filter(|(name, _)| !is_staged(name)).collect();
+    assert_eq!(whole, state, "{context:?}");
 }
 
 /// Checks that the trace shows a hit of the intended call.
@@ -352,7 +352,7 @@ fn kill_at(what: What, row: &Row, random: &mut Random) {
         }
         assert_eq!(ended.code, -1, "{what:?}, {}: {ended:?}", row.step);
         assert_ne!(sent.code, 0, "{what:?}, {}: {sent:?}", row.step);
-        assert_eq!(look(&out, &source), (row.there, row.left), "{what:?}, {}: {sent:?}", row.step);
+        assert_eq!(look(&out, &source), (row.state, row.left), "{what:?}, {}: {sent:?}", row.step);
         let again = Receiver::start(&out, &["--on-conflict", policy(what)]);
         return completes(again, &out, &source, &(what, row.step));
     }
@@ -377,11 +377,11 @@ fn fail_at(what: What, row: &Row, random: &mut Random) {
             continue;
         }
         assert_eq!(sent.code, row.code, "{what:?}, {}: {sent:?}", row.step);
-        let (there, left) = look(&out, &source);
+        let (state, left) = look(&out, &source);
         // Where the failed call loses nothing, the entry is stored.
         assert_eq!(
-            there,
-            if row.code == 0 { There::Whole } else { row.there },
+            state,
+            if row.code == 0 { FinalName::Whole } else { row.state },
             "{what:?}, {}: {sent:?}",
             row.step
         );
@@ -434,7 +434,7 @@ fn killed_after_stored_the_entry_is_there() {
         });
         let sent = send(&[], &[&source.path], &proxy.host());
         assert_eq!(receiver.wait().code, -1, "{sent:?}");
-        assert_eq!(look(&out, &source), (There::Whole, Left::Nothing), "{sent:?}");
+        assert_eq!(look(&out, &source), (FinalName::Whole, Left::Nothing), "{sent:?}");
         completes(Receiver::start(&out, &["--on-conflict", policy(what)]), &out, &source, &what);
     }
 }

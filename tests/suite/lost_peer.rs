@@ -118,7 +118,7 @@ fn bad_answers_of_a_receiver_are_errors() {
 }
 
 /// Reads frames of a sender up to one of this kind.
-fn hear(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
+fn read_until_kind(stream: &mut TcpStream, kind: &str, mut meanwhile: impl FnMut(&mut TcpStream)) {
     let mut inbox = FrameBuffer::new();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let start = Instant::now();
@@ -145,7 +145,7 @@ fn sender_sends_keepalives_while_it_receives_frames() {
     let (host, thread) = fake_receiver(&[WELCOME], |mut stream| {
         let mut busy = Vec::new();
         encode(Framing::Native, br#"{"ftx":"busy"}"#, &mut busy);
-        hear(&mut stream, "busy", |stream| stream.write_all(&busy).unwrap());
+        read_until_kind(&mut stream, "busy", |stream| stream.write_all(&busy).unwrap());
     });
     assert_eq!(send(&[], &[&file], &host).code, 10);
     thread.join().unwrap();
@@ -177,7 +177,7 @@ fn sender_reports_a_protocol_error_to_the_receiver() {
     let file = dir.path().join("a");
     fs::write(&file, NOT_UNASKED).unwrap();
     let (host, thread) = fake_receiver(&[WELCOME, r#"{"ftx":"stored","entries":[[0,0]]}"#], |mut stream| {
-        hear(&mut stream, "error", |_| {});
+        read_until_kind(&mut stream, "error", |_| {});
     });
     assert_eq!(send(&[], &[&file], &host).code, 12);
     thread.join().unwrap();

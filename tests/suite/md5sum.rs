@@ -91,7 +91,7 @@ fn text(path: &Path) -> &str {
 fn lists_of_both_ends_equal_those_of_md5sum() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    let (here, there) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
+    let (senders, receivers) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
     make_tree(&from.join("t"));
     // Two identical files and a different one exist.
     fs::create_dir_all(to.join("t/sub")).unwrap();
@@ -101,9 +101,9 @@ fn lists_of_both_ends_equal_those_of_md5sum() {
     for other in ["t/medium", "t/sub/other three"] {
         fs::write(to.join(other), "different").unwrap();
     }
-    let args = ["--count", "2", "--allow-odd-names", "--md5sum", "--manifest", text(&there)];
+    let args = ["--count", "2", "--allow-odd-names", "--md5sum", "--manifest", text(&receivers)];
     let receiver = Receiver::start(&to, &args);
-    let send = || send(&["--md5sum", "--manifest", text(&here)], &[&from.join("t")], &receiver.host());
+    let send = || send(&["--md5sum", "--manifest", text(&senders)], &[&from.join("t")], &receiver.host());
     let sent = send();
     assert_eq!(sent.code, 23, "{sent:?}");
     assert!(sent.stderr.contains("checked by MD5"), "the closing line makes way: {}", sent.stderr);
@@ -111,7 +111,7 @@ fn lists_of_both_ends_equal_those_of_md5sum() {
     expected.retain(|line| !line.ends_with(b"t/medium\n") && !line.ends_with(b"t/sub/other three\n"));
     assert_eq!(expected.len(), 14);
     assert_lists(&sent.stdout_bytes, &expected, "the sender's output");
-    assert_lists(&fs::read(&here).unwrap(), &expected, "the sender's manifest");
+    assert_lists(&fs::read(&senders).unwrap(), &expected, "the sender's manifest");
     // Now all of them are identical.
     for other in ["t/medium", "t/sub/other three"] {
         fs::copy(from.join(other), to.join(other)).unwrap();
@@ -119,14 +119,14 @@ fn lists_of_both_ends_equal_those_of_md5sum() {
     let again = send();
     assert_eq!(again.code, 0, "{again:?}");
     assert_lists(&again.stdout_bytes, &md5sum(&from), "the sender's second output");
-    assert_lists(&fs::read(&here).unwrap(), &md5sum(&from), "the sender's second manifest");
+    assert_lists(&fs::read(&senders).unwrap(), &md5sum(&from), "the sender's second manifest");
     let received = receiver.wait();
     assert_eq!(received.code, 23, "{received:?}");
     let mut both = [expected, md5sum(&to)].concat();
     both.sort();
     assert_lists(&received.stdout_bytes, &both, "the receiver's output");
-    assert_lists(&fs::read(&there).unwrap(), &both, "the receiver's manifest");
-    for list in [&fs::read(&here).unwrap(), &fs::read(&there).unwrap()] {
+    assert_lists(&fs::read(&receivers).unwrap(), &both, "the receiver's manifest");
+    for list in [&fs::read(&senders).unwrap(), &fs::read(&receivers).unwrap()] {
         assert_checks(list, &to);
         assert_checks(list, &from);
     }
@@ -171,7 +171,7 @@ fn receiver_lists_the_name_under_which_a_file_is_stored() {
 fn classic_senders_and_receivers_have_lists_too() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    let (here, there) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
+    let (senders, receivers) = (dir.path().join("here.md5"), dir.path().join("there.md5"));
     fs::create_dir(&from).unwrap();
     for (name, bytes) in [("a", 0), ("b", 100), ("c", PART), ("d", 20 << 20)] {
         fs::write(from.join(name), pseudo_random(bytes, 7)).unwrap();
@@ -180,17 +180,17 @@ fn classic_senders_and_receivers_have_lists_too() {
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     for (how, sessions) in [("--classic", "1"), ("--classic=each", "4")] {
         let _ = fs::remove_dir_all(&to);
-        let _ = fs::remove_file(&there);
-        let args = ["--count", sessions, "--md5sum", "--manifest", text(&there)];
+        let _ = fs::remove_file(&receivers);
+        let args = ["--count", sessions, "--md5sum", "--manifest", text(&receivers)];
         let receiver = Receiver::start(&to, &args);
-        let sent = send(&[how, "--md5sum", "--manifest", text(&here)], &files, &receiver.host());
+        let sent = send(&[how, "--md5sum", "--manifest", text(&senders)], &files, &receiver.host());
         let received = receiver.wait();
         assert_eq!((sent.code, received.code), (0, 0), "{sent:?} {received:?}");
         for (what, list) in [
             ("sent", &sent.stdout_bytes),
             ("received", &received.stdout_bytes),
-            ("here", &fs::read(&here).unwrap()),
-            ("there", &fs::read(&there).unwrap()),
+            ("here", &fs::read(&senders).unwrap()),
+            ("there", &fs::read(&receivers).unwrap()),
         ] {
             assert_lists(list, &md5sum(&from), what);
             assert_checks(list, &to);
@@ -388,9 +388,9 @@ fn source_that_changes_before_it_is_hashed_is_not_listed() {
     let mut child =
         crate::common::start_send_with(&["--md5sum", "--manifest", text(&list)], &[&file], &receiver.host());
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut told = String::new();
-    stderr.read_line(&mut told).unwrap();
-    assert!(told.contains("hashing the remaining"), "{told}");
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("hashing the remaining"), "{line}");
     hole.write_all_at(b"x", 0).unwrap();
     std::io::copy(&mut stderr, &mut std::io::sink()).unwrap();
     let sent = crate::common::end(child);

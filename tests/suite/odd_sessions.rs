@@ -146,12 +146,12 @@ fn second_entry_of_one_name_fails() {
         for policy in ["skip-same", "overwrite", "rename", "error"] {
             let out = tempfile::tempdir().unwrap();
             let (settled, ended) = settle(out.path(), policy, &entries);
-            let there = files(out.path());
+            let result = files(out.path());
             let is_same = first == second;
             match policy {
                 "rename" if !is_same => {
                     assert_eq!(settled.receipt.stored, 2, "{settled:?}");
-                    let mut contents: Vec<_> = there.values().cloned().collect();
+                    let mut contents: Vec<_> = result.values().cloned().collect();
                     contents.sort();
                     let mut expected = vec![first.to_vec(), second.to_vec()];
                     expected.sort();
@@ -159,8 +159,8 @@ fn second_entry_of_one_name_fails() {
                 }
                 "overwrite" | "rename" | "skip-same" if is_same || policy == "overwrite" => {
                     assert_eq!(settled.receipt.stored, 2, "{settled:?}");
-                    assert_eq!(there.keys().collect::<Vec<_>>(), ["a"]);
-                    assert!(there["a"] == first || there["a"] == second);
+                    assert_eq!(result.keys().collect::<Vec<_>>(), ["a"]);
+                    assert!(result["a"] == first || result["a"] == second);
                 }
                 _ => {
                     assert_eq!(
@@ -170,8 +170,8 @@ fn second_entry_of_one_name_fails() {
                     );
                     let winner = u64::from(settled.entries[&1].is_ok());
                     assert!(is(&settled, 1 - winner, Err("exists")), "{settled:?}");
-                    assert_eq!(there.keys().collect::<Vec<_>>(), ["a"]);
-                    assert!(there["a"] == entries[winner as usize].content, "{policy}");
+                    assert_eq!(result.keys().collect::<Vec<_>>(), ["a"]);
+                    assert!(result["a"] == entries[winner as usize].content, "{policy}");
                 }
             }
         }
@@ -240,9 +240,9 @@ fn any_mtime_is_set_as_far_as_the_file_system_can_store_it() {
         let whole = if seconds < 0 { UNIX_EPOCH - second } else { UNIX_EPOCH + second };
         let expected: SystemTime = whole + Duration::from_nanos(nanoseconds as u64);
         control.set_modified(expected).unwrap();
-        let there = fs::symlink_metadata(out.path().join(entry.json["filename"].as_str().unwrap())).unwrap();
+        let stat = fs::symlink_metadata(out.path().join(entry.json["filename"].as_str().unwrap())).unwrap();
         assert_eq!(
-            there.modified().unwrap(),
+            stat.modified().unwrap(),
             control.metadata().unwrap().modified().unwrap(),
             "{}",
             entry.json
@@ -258,7 +258,7 @@ fn any_mtime_is_set_as_far_as_the_file_system_can_store_it() {
         ));
         assert!(
             std::iter::from_fn(|| raw.next_message())
-                .any(|said| matches!(said, ftx::wire::Message::Error(f) if f.entry.is_none()))
+                .any(|message| matches!(message, ftx::wire::Message::Error(f) if f.entry.is_none()))
         );
         assert_eq!(receiver.wait().code, 12, "{time}");
         assert_eq!(names(out.path()), Vec::<String>::new());
@@ -269,10 +269,10 @@ fn any_mtime_is_set_as_far_as_the_file_system_can_store_it() {
 fn staged_name(source: &Path) -> String {
     let out = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(out.path(), &["--once"]);
-    let (told, entry) = std::sync::mpsc::channel();
+    let (announced, entry) = std::sync::mpsc::channel();
     let proxy = Proxy::start(receiver.port, move |piece| {
         if let Some(frame) = piece.frame.filter(|frame| frame["ftx"] == "entry") {
-            told.send(frame.clone()).unwrap();
+            announced.send(frame.clone()).unwrap();
         }
         Action::Pass
     });
@@ -328,9 +328,9 @@ fn foreign_entry_under_a_staging_name_is_left_alone() {
             assert_eq!((arrived.nlink(), arrived.is_file()), (1, true), "{what}");
             assert_eq!(fs::read_to_string(&canary).unwrap(), "tweet", "{what}");
             assert!(!canary.with_file_name("nothing").exists(), "{what}");
-            if let Ok(there) = fs::symlink_metadata(&planted[0]) {
+            if let Ok(after) = fs::symlink_metadata(&planted[0]) {
                 assert_eq!(
-                    (there.ino(), there.mode(), there.len()),
+                    (after.ino(), after.mode(), after.len()),
                     (before.ino(), before.mode(), before.len()),
                     "{what}"
                 );

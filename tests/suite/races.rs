@@ -182,13 +182,13 @@ fn duel(sizes: &[usize], receivers: usize, random: &mut Random) -> [usize; 2] {
         let received = receiver.kill_and_wait();
         assert!(!received.stderr.contains("panicked"), "{received:?}");
     }
-    let (there, whole) = (contents(&out), sources.each_ref().map(|source| contents(source)));
-    assert_eq!(there.len(), sizes.len() + 1, "all files and no staged one: {there:?}");
+    let (result, whole) = (contents(&out), sources.each_ref().map(|source| contents(source)));
+    assert_eq!(result.len(), sizes.len() + 1, "all files and no staged one: {result:?}");
     let mut won = [0; 2];
     for number in 0..sizes.len() {
         let name = format!("t/{number}");
-        let winners: Vec<usize> = (0..2).filter(|n| there[&name] == whole[*n][&name]).collect();
-        assert_eq!(winners.len(), 1, "{name} is neither of the two: {}", there[&name]);
+        let winners: Vec<usize> = (0..2).filter(|n| result[&name] == whole[*n][&name]).collect();
+        assert_eq!(winners.len(), 1, "{name} is neither of the two: {}", result[&name]);
         won[winners[0]] += 1;
     }
     for (ended, won) in ended.iter().zip(won) {

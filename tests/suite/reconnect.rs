@@ -39,9 +39,9 @@ fn cutting(port: u16, every: u64, times: u64) -> (Proxy, Arc<AtomicU64>) {
 /// Three cuts are three lost connections. With several connections two may be cut before either end detects the first,
 /// which counts as one lost session.
 fn assert_was_lost(stdout: &str, streams: &str) {
-    let is_lost = |times: &str| stdout.contains(&format!("The connection was lost {times}"));
-    let fewer = streams != "1" && (is_lost("2 times") || is_lost("once"));
-    assert!(is_lost("3 times") || fewer, "{stdout}");
+    let reports_loss = |times: &str| stdout.contains(&format!("The connection was lost {times}"));
+    let fewer = streams != "1" && (reports_loss("2 times") || reports_loss("once"));
+    assert!(reports_loss("3 times") || fewer, "{stdout}");
 }
 
 fn tree(root: &Path) -> u64 {
@@ -364,7 +364,7 @@ fn large_file_arrives_over_repeatedly_lost_connections() {
 fn reconnect_preempts_a_session_that_is_still_open() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    take_over(Receiver::start(&out, &[]), &out);
+    assert_preempts(Receiver::start(&out, &[]), &out);
 }
 
 /// With so few descriptors an address gets one slot, which the old session holds.
@@ -372,40 +372,40 @@ fn reconnect_preempts_a_session_that_is_still_open() {
 fn reconnect_preempts_its_own_session_at_capacity() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    take_over(Receiver::start_limited(60, &out, &[]), &out);
+    assert_preempts(Receiver::start_limited(60, &out, &[]), &out);
 }
 
-fn take_over(receiver: Receiver, out: &Path) {
+fn assert_preempts(receiver: Receiver, out: &Path) {
     use ftx::wire::frame::{Framing, encode};
     use std::io::{Read, Write};
     let content = Random::new(5).bytes(3 * PART as usize);
     let part = |index: usize| &content[index * PART as usize..(index + 1) * PART as usize];
     let open = |session: &str, continues: &str| {
         let mut stream = receiver.connect();
-        let mut say = Vec::new();
+        let mut frames = Vec::new();
         let hello = format!(
             r#"{{"ftx":"hello","version":1,"features":["streams"],"session":"{}"{continues}}}"#,
             session.repeat(16)
         );
-        encode(Framing::Native, hello.as_bytes(), &mut say);
+        encode(Framing::Native, hello.as_bytes(), &mut frames);
         let state = "0".repeat(32);
         let entry = format!(
             r#"{{"ftx":"entry","entry":0,"type":"file","filename":"f","size":{},"mtime_ns":5,"state":"{state}"}}"#,
             content.len()
         );
-        encode(Framing::Native, entry.as_bytes(), &mut say);
-        stream.write_all(&say).unwrap();
+        encode(Framing::Native, entry.as_bytes(), &mut frames);
+        stream.write_all(&frames).unwrap();
         stream
     };
     let mut first = open("aa", "");
-    let mut say = Vec::new();
+    let mut frames = Vec::new();
     for index in 0..2 {
         let md5 = ftx::digest::Md5::of(part(index));
         let header = format!(r#"{{"ftx":"part","entry":0,"part":{index},"size":{PART},"md5":"{md5}"}}"#);
-        encode(Framing::Native, header.as_bytes(), &mut say);
-        say.extend(part(index));
+        encode(Framing::Native, header.as_bytes(), &mut frames);
+        frames.extend(part(index));
     }
-    first.write_all(&say).unwrap();
+    first.write_all(&frames).unwrap();
     crate::common::until("both parts", || {
         names(out).iter().any(|name| fs::metadata(out.join(name)).is_ok_and(|file| file.len() == 2 * PART))
     });

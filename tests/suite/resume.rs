@@ -403,10 +403,10 @@ fn sparse_file_is_resumed_and_stays_sparse() {
     assert!(moved <= 3 * PART, "{moved}: {printed}");
     let arrived = File::open(out.join("disk.img")).unwrap();
     for part in [0, 1, 5, 6, 1000, 131_071] {
-        let (mut there, mut here) = (vec![0; PART as usize], vec![0; PART as usize]);
-        file_at(&source, &mut there, part * PART);
-        arrived.read_exact_at(&mut here, part * PART).unwrap();
-        assert!(there == here, "part {part}");
+        let (mut expected, mut actual) = (vec![0; PART as usize], vec![0; PART as usize]);
+        file_at(&source, &mut expected, part * PART);
+        arrived.read_exact_at(&mut actual, part * PART).unwrap();
+        assert!(expected == actual, "part {part}");
     }
     assert!(arrived.metadata().unwrap().blocks() * 512 < 10 * PART);
 }

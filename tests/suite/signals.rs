@@ -97,13 +97,13 @@ const WANT: &str = r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
 /// Sends `welcome`, and `want` once the file is announced.
 fn want(peer: &mut TcpStream) {
     peer.write_all(&frames(&[WELCOME])).unwrap();
-    hear(peer, r#""ftx":"entry""#);
+    read_until(peer, r#""ftx":"entry""#);
     peer.write_all(&frames(&[WANT])).unwrap();
-    hear(peer, r#""ftx":"part""#);
+    read_until(peer, r#""ftx":"part""#);
 }
 
 /// Reads up to `words` and not beyond, so that the next call sees what follows.
-fn hear(stream: &mut TcpStream, words: &str) {
+fn read_until(stream: &mut TcpStream, words: &str) {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 1]);
     while !bytes.ends_with(words.as_bytes()) {
         let count = stream.read(&mut buffer).unwrap();
@@ -117,10 +117,10 @@ fn signal_ends_a_sender_whose_peer_never_answers() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
     fs::write(&file, "bytes").unwrap();
-    let silent = |peer: &mut TcpStream| hear(peer, "hello");
+    let silent = |peer: &mut TcpStream| read_until(peer, "hello");
     let welcome = |peer: &mut TcpStream| {
         peer.write_all(&frames(&[WELCOME])).unwrap();
-        hear(peer, r#""ftx":"end""#);
+        read_until(peer, r#""ftx":"end""#);
     };
     for (signal, code) in BOTH {
         for answer in [silent, welcome, want] {
@@ -136,13 +136,16 @@ fn signal_ends_a_sender_whose_peer_never_answers() {
             // Without an answer the sender may not have looked for files yet.
             let nothing = format!("ftx: interrupted. Nothing was sent to {host} yet.\n");
             assert!([words, nothing].contains(&ended.stderr) && ended.stdout.is_empty(), "{ended:?}");
-            hear(&mut peer, r#"{"ftx":"error","code":"interrupted","message":"the sender was interrupted"}"#);
+            read_until(
+                &mut peer,
+                r#"{"ftx":"error","code":"interrupted","message":"the sender was interrupted"}"#,
+            );
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sender = start_send(&["--classic"], &file, &listener.local_addr().unwrap().to_string());
         let mut peer = listener.accept().unwrap().0;
         // The sender waits for this end to close.
-        hear(&mut peer, "bytes");
+        read_until(&mut peer, "bytes");
         let ended = ended_by(signal, code, sender);
         assert!(ended.stderr.contains("was sent to"), "{ended:?}");
     }
@@ -258,7 +261,7 @@ fn signal_ends_a_sender_blocked_in_a_body() {
             if args.is_empty() {
                 want(&mut peer);
             } else {
-                hear(&mut peer, "filename");
+                read_until(&mut peer, "filename");
             }
             // Nothing is read: the socket buffers fill.
             until("a full connection", || {
@@ -467,7 +470,7 @@ fn stuck_sender(file: &Path) -> (Child, TcpStream, impl AsFd) {
     command.arg("send").arg(file).arg(listener.local_addr().unwrap().to_string());
     let sender = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
     let mut peer = listener.accept().unwrap().0;
-    hear(&mut peer, "hello");
+    read_until(&mut peer, "hello");
     (sender, peer, unread)
 }
 
@@ -526,7 +529,7 @@ fn transfer_continues_after_stop_and_cont() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sender = start_send(&[], &file, &listener.local_addr().unwrap().to_string());
     let mut peer = listener.accept().unwrap().0;
-    hear(&mut peer, "hello");
+    read_until(&mut peer, "hello");
     for _ in 0..3 {
         kill_process(pid(&sender), Signal::STOP).unwrap();
         until("the stop", || is_stopped(pid(&sender)));

@@ -217,10 +217,10 @@ fn replacement_needs_space_beside_the_old_file() {
 #[test]
 fn read_only_file_system_is_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let (tree, out, there) = (dir.path().join("t"), dir.path().join("out"), dir.path().join("there"));
-    fs::create_dir(&there).unwrap();
+    let (tree, out, elsewhere) = (dir.path().join("t"), dir.path().join("out"), dir.path().join("there"));
+    fs::create_dir(&elsewhere).unwrap();
     make(&tree.join("small"), 1000);
-    let Some(_bound) = Mounted::new(&["--bind", "-o", "ro"], &there, &out.join("t")) else {
+    let Some(_bound) = Mounted::new(&["--bind", "-o", "ro"], &elsewhere, &out.join("t")) else {
         return not_run("a read-only file system", "needs the right to mount");
     };
     let ended = transfer(Receiver::start(&out, &["--once"]), &tree);
@@ -242,19 +242,19 @@ fn directory_without_write_permission_is_reported() {
     fs::create_dir_all(out.join("t")).unwrap();
     fs::set_permissions(out.join("t"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
-    let nobody = || {
+    let as_nobody = || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         command
     };
-    if !nobody().args([FTX, "--version"]).output().is_ok_and(|output| output.status.success()) {
+    if !as_nobody().args([FTX, "--version"]).output().is_ok_and(|output| output.status.success()) {
         return not_run(
             "no permission",
-            "needs setpriv, the right to become nobody, and a program that all may run",
+            "needs setpriv, permission to change the user, and a program that all may run",
         );
     }
     let receiver = || {
-        let mut command = nobody();
+        let mut command = as_nobody();
         command.arg(FTX);
         Receiver::spawn(command, "127.0.0.1", &out, &["--once"])
     };
@@ -402,7 +402,7 @@ fn replaced_directory_gets_no_metadata() {
             _ => continue,
         }
     };
-    assert_eq!((failure.entry, failure.fault), (Some(1), ErrorCode::Exists), "{failure:?}");
+    assert_eq!((failure.entry, failure.code), (Some(1), ErrorCode::Exists), "{failure:?}");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_ne!(mode(&dir.path().join("aside")), 0o777);
     assert_ne!(mode(&elsewhere), 0o777);
@@ -431,9 +431,9 @@ fn sweep_stays_on_the_file_system_of_the_output_directory() {
         let records = [Record::Part(0, Md5::of(b"part"))];
         landing.journal().unwrap().record(&landing.written().unwrap(), &records, true).unwrap();
     }
-    let mut told = Vec::new();
-    root.sweep(Duration::ZERO, || true, |left| told.push((left.path, left.is_removed))).unwrap();
-    assert_eq!(told, [(b"here".to_vec(), true)]);
+    let mut swept = Vec::new();
+    root.sweep(Duration::ZERO, || true, |left| swept.push((left.path, left.is_removed))).unwrap();
+    assert_eq!(swept, [(b"here".to_vec(), true)]);
     assert_eq!(names(&out).len(), 3, "{:?}", names(&out));
 }
 

@@ -139,14 +139,14 @@ fn number_of_joined_connections_is_limited() {
 }
 
 /// Sends frames on a joined connection; returns the session's exit code and message.
-fn end_by(out: &Path, said: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
+fn end_by(out: &Path, send: impl FnOnce(&mut Raw, &mut Raw)) -> (i32, String) {
     // No sender reconnects here.
     let receiver = Receiver::start(out, &["--once", "--timeout", "2"]);
     let mut first = open(&receiver);
     let mut second = Raw::connect(&receiver, &join());
     first.send_json(r#"{"ftx":"entry","entry":0,"type":"file","filename":"a","size":9000000}"#);
     assert!(matches!(first.next_message(), Some(Message::Want { .. })));
-    said(&mut first, &mut second);
+    send(&mut first, &mut second);
     drop(second);
     let last = error_text(first.next_message());
     drop(first);
@@ -160,7 +160,7 @@ fn protocol_error_on_a_joined_connection_ends_the_session() {
     let out = tempfile::tempdir().unwrap();
     let md5 = Md5::of(b"");
     let part = format!(r#"{{"ftx":"part","entry":0,"part":0,"size":8388608,"md5":"{md5}"}}"#);
-    for (what, said, code, words) in [
+    for (what, frame, code, expected) in [
         (
             "an entry",
             r#"{"ftx":"entry","entry":1,"type":"dir","filename":"d"}"#,
@@ -175,9 +175,9 @@ fn protocol_error_on_a_joined_connection_ends_the_session() {
         ("a part of no entry", &part.replace(r#""entry":0"#, r#""entry":5"#), PROTOCOL, "never announced"),
         ("a body that is cut", &part, CONNECTION, "the connection was lost in the middle of "),
     ] {
-        let (actual, text) = end_by(out.path(), |_, second| second.send_json(said));
+        let (actual, text) = end_by(out.path(), |_, second| second.send_json(frame));
         assert_eq!(actual, code, "{what}: {text}");
-        assert!(text.contains(words), "{what}: {text}");
+        assert!(text.contains(expected), "{what}: {text}");
     }
     let (code, text) = end_by(out.path(), |_, _| {});
     assert_eq!(code, CONNECTION, "a connection that is lost: {text}");
@@ -201,33 +201,33 @@ fn late_join_does_not_fail_the_session() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let sender = start_send_with(&["-j", "2", "--retries", "0"], &[&file], &host);
-    let accept_and_hear = |words: &[&str]| {
+    let accept_and_read = |expected: &[&str]| {
         let (mut stream, _) = listener.accept().unwrap();
-        let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
-        while !words.iter().all(|word| String::from_utf8_lossy(&heard).contains(word)) {
+        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+        while !expected.iter().all(|word| String::from_utf8_lossy(&received).contains(word)) {
             let count = stream.read(&mut buffer).unwrap();
             assert!(count > 0, "the sender closed");
-            heard.extend_from_slice(&buffer[..count]);
+            received.extend_from_slice(&buffer[..count]);
         }
         stream
     };
-    let say = |stream: &mut TcpStream, json: &str| {
+    let send_json = |stream: &mut TcpStream, json: &str| {
         let mut bytes = Vec::new();
         encode(Framing::Native, json.as_bytes(), &mut bytes);
         stream.write_all(&bytes).unwrap();
     };
-    let mut first = accept_and_hear(&[r#""ftx":"end""#, "xyzzy"]);
+    let mut first = accept_and_read(&[r#""ftx":"end""#, "xyzzy"]);
     // In one write, so that the sender has received both before it joins.
-    let mut words = Vec::new();
+    let mut frames = Vec::new();
     for json in [
         r#"{"ftx":"welcome","version":1,"features":["streams"]}"#,
         r#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#,
     ] {
-        encode(Framing::Native, json.as_bytes(), &mut words);
+        encode(Framing::Native, json.as_bytes(), &mut frames);
     }
-    first.write_all(&words).unwrap();
-    let mut second = accept_and_hear(&[r#""ftx":"join""#]);
-    say(&mut second, r#"{"ftx":"error","code":"protocol","message":"join of an unknown session"}"#);
+    first.write_all(&frames).unwrap();
+    let mut second = accept_and_read(&[r#""ftx":"join""#]);
+    send_json(&mut second, r#"{"ftx":"error","code":"protocol","message":"join of an unknown session"}"#);
     drop(second);
     // Time for a sender that treats the refusal as the end of the session; there is nothing to observe otherwise.
     thread::sleep(Duration::from_millis(300));
@@ -235,7 +235,7 @@ fn late_join_does_not_fail_the_session() {
         r#"{"ftx":"stored","entries":[[0,0]]}"#,
         r#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":5}"#,
     ] {
-        say(&mut first, json);
+        send_json(&mut first, json);
     }
     let ended = end(sender);
     assert_eq!(ended.code, 0, "{ended:?}");

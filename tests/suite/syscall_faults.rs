@@ -31,7 +31,7 @@ enum Victim {
 
 /// The nth call of a kind fails in each thread; with `for_good` all later ones fail as well.
 #[derive(Clone, Copy, Debug)]
-struct Fault {
+struct SyscallFault {
     victim: Victim,
     calls: &'static str,
     errno: &'static str,
@@ -83,7 +83,7 @@ const OF_SENDER: [(&str, &[&str], u64); 4] = [
 ];
 const SYNCS: &str = "fsync,fdatasync,syncfs";
 
-fn all_faults() -> Vec<Fault> {
+fn all_faults() -> Vec<SyscallFault> {
     let mut faults = Vec::new();
     let both = [Victim::Receiver, Victim::Sender].into_iter().flat_map(|v| OF_BOTH.map(|row| (v, row)));
     let receiver = OF_RECEIVER.into_iter().map(|row| (Victim::Receiver, row));
@@ -91,18 +91,18 @@ fn all_faults() -> Vec<Fault> {
     for (victim, (calls, errnos, upto)) in both.chain(receiver).chain(sender) {
         for errno in errnos {
             for nth in 1..=upto {
-                faults.push(Fault { victim, calls, errno, nth, for_good: false });
+                faults.push(SyscallFault { victim, calls, errno, nth, for_good: false });
             }
             // No system interrupts every call.
             if *errno != "EINTR" {
-                faults.push(Fault { victim, calls, errno, nth: 1 + upto / 4, for_good: true });
+                faults.push(SyscallFault { victim, calls, errno, nth: 1 + upto / 4, for_good: true });
             }
         }
     }
     faults
 }
 
-impl Fault {
+impl SyscallFault {
     /// What strace is to do.
     fn args(&self) -> [String; 6] {
         let until = match self.for_good {
@@ -140,7 +140,7 @@ fn make_tree(from: &Path) -> Tree {
     Tree { from: from.to_owned(), whole: contents(from), listing: listing(from) }
 }
 
-fn send_under(fault: Fault, tree: &Tree, host: &str, trace: &Path) -> Ended {
+fn send_under(fault: SyscallFault, tree: &Tree, host: &str, trace: &Path) -> Ended {
     let mut command = Command::new("strace");
     command
         .args(["-f", "-y", "-o"])
@@ -154,7 +154,7 @@ fn send_under(fault: Fault, tree: &Tree, host: &str, trace: &Path) -> Ended {
 
 /// Counts over all rounds.
 #[derive(Default)]
-struct Tally {
+struct Statistics {
     rounds: usize,
     injected: usize,
     met: usize,
@@ -164,7 +164,7 @@ struct Tally {
     kinds: BTreeMap<String, usize>,
 }
 
-fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
+fn run_with_fault(fault: SyscallFault, tree: &Tree, statistics: &Mutex<Statistics>) {
     let dir = tempfile::tempdir().unwrap();
     let (out, trace) = (dir.path().join("out"), dir.path().join("trace"));
     let receiver = Receiver::start(&out, &["--timeout", "3"]);
@@ -178,8 +178,8 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
         }
         Victim::Sender => send_under(fault, tree, &receiver.host(), &trace),
     };
-    let said = fs::read_to_string(&trace).unwrap();
-    let injected = said.lines().filter(|line| line.contains("(INJECTED)")).count();
+    let log = fs::read_to_string(&trace).unwrap();
+    let injected = log.lines().filter(|line| line.contains("(INJECTED)")).count();
     assert_absent_or_complete(&out, &tree.whole, &(fault, &sent));
     if sent.code == 0 {
         assert!(listing(&out) == tree.listing, "0, but not everything is there: {sent:?}");
@@ -191,17 +191,17 @@ fn one_fault(fault: Fault, tree: &Tree, tally: &Mutex<Tally>) {
     let killed = receiver.kill_and_wait();
     assert!(!killed.stderr.contains("panicked"), "{killed:?}");
     assert_eq!(again.code, 0, "the next sender: {again:?} {killed:?}");
-    let there: BTreeMap<_, _> =
+    let received: BTreeMap<_, _> =
         contents(&out).into_iter().filter(|(name, _)| !crate::common::proofs::is_staged(name)).collect();
-    assert_eq!(there, tree.whole, "after the next sender");
-    let mut tally = tally.lock().unwrap();
-    tally.rounds += 1;
-    tally.injected += injected;
-    tally.met += usize::from(injected > 0);
-    tally.survived += usize::from(injected > 0 && sent.code == 0);
-    *tally.kinds.entry(format!("{:?} {}", fault.victim, fault.calls)).or_default() +=
+    assert_eq!(received, tree.whole, "after the next sender");
+    let mut statistics = statistics.lock().unwrap();
+    statistics.rounds += 1;
+    statistics.injected += injected;
+    statistics.met += usize::from(injected > 0);
+    statistics.survived += usize::from(injected > 0 && sent.code == 0);
+    *statistics.kinds.entry(format!("{:?} {}", fault.victim, fault.calls)).or_default() +=
         usize::from(injected > 0);
-    *tally.codes.entry(sent.code).or_default() += 1;
+    *statistics.codes.entry(sent.code).or_default() += 1;
 }
 
 #[test]
@@ -229,14 +229,21 @@ fn exit_code_0_means_complete_under_any_system_call_fault() {
         *turn
     });
     faults.truncate(wanted);
-    let tally = Mutex::default();
-    run_parallel(&faults, if is_long_run() { 6 } else { 4 }, |fault| one_fault(*fault, &tree, &tally));
-    let tally = tally.into_inner().unwrap();
-    let never: Vec<_> = tally.kinds.iter().filter(|(_, met)| **met == 0).map(|(kind, _)| kind).collect();
+    let statistics = Mutex::default();
+    run_parallel(&faults, if is_long_run() { 6 } else { 4 }, |fault| {
+        run_with_fault(*fault, &tree, &statistics)
+    });
+    let statistics = statistics.into_inner().unwrap();
+    let never: Vec<_> = statistics.kinds.iter().filter(|(_, met)| **met == 0).map(|(kind, _)| kind).collect();
     report_figures(&format!("kinds of calls that were never met: {never:?}"));
-    assert!(tally.met * 2 > tally.rounds, "most faults were never met: {} of {}", tally.met, tally.rounds);
+    assert!(
+        statistics.met * 2 > statistics.rounds,
+        "most faults were never met: {} of {}",
+        statistics.met,
+        statistics.rounds
+    );
     report_figures(&format!(
         "faults: {} rounds, {} met with {} failed calls, {} of them ended with 0 and everything there; codes {:?}",
-        tally.rounds, tally.met, tally.injected, tally.survived, tally.codes
+        statistics.rounds, statistics.met, statistics.injected, statistics.survived, statistics.codes
     ));
 }

@@ -165,7 +165,7 @@ fn receiver_says(random: &mut Random) -> [Vec<u8>; 2] {
 }
 
 /// Reads frames up to one of this kind; `false` if the sender closes first.
-fn hear(stream: &mut TcpStream, inbox: &mut FrameBuffer, kind: &str) -> bool {
+fn read_until_kind(stream: &mut TcpStream, inbox: &mut FrameBuffer, kind: &str) -> bool {
     loop {
         while let Some(json) = inbox.next_frame(Framing::Native).unwrap() {
             let frame: Value = serde_json::from_slice(json).unwrap();
@@ -202,10 +202,10 @@ fn sender_escapes_text_of_a_hostile_receiver() {
             scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut inbox = FrameBuffer::new();
-                if hear(&mut stream, &mut inbox, "hello") && stream.write_all(first).is_ok() {
+                if read_until_kind(&mut stream, &mut inbox, "hello") && stream.write_all(first).is_ok() {
                     // A receipt is valid only after `end`.
-                    let heard = then.is_empty() || hear(&mut stream, &mut inbox, "end");
-                    if heard && stream.write_all(then).is_ok() {
+                    let is_ready = then.is_empty() || read_until_kind(&mut stream, &mut inbox, "end");
+                    if is_ready && stream.write_all(then).is_ok() {
                         let _ = stream.shutdown(Shutdown::Write);
                     }
                 }

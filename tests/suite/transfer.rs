@@ -124,13 +124,13 @@ fn each_conflict_policy_works_as_documented() {
         assert_eq!(sent.code, other, "{policy}: {sent:?}");
         assert_eq!(sent.stderr.contains("with that name exists"), other != 0, "{sent:?}");
         assert_eq!(receiver.wait().code, if same != 0 { same } else { other }, "{policy}");
-        let there: Vec<_> = names(&to)
+        let actual: Vec<_> = names(&to)
             .into_iter()
             .map(|name| (name.clone(), fs::read_to_string(to.join(name)).unwrap()))
             .collect();
         let left: Vec<_> =
             left.into_iter().map(|(name, content)| (name.to_owned(), content.to_owned())).collect();
-        assert_eq!(there, left, "{policy}");
+        assert_eq!(actual, left, "{policy}");
     }
 }
 
@@ -269,9 +269,9 @@ fn holes_arrive_and_are_compared_as_holes() {
     assert_eq!(sent.code, 0, "{sent:?}");
     assert!(sent.stdout.contains("of holes were not transferred"), "{sent:?}");
     let landed = to.join("from/a.img");
-    let (there, here) = (fs::metadata(&landed).unwrap(), fs::metadata(from.join("a.img")).unwrap());
-    assert_eq!(there.len(), size);
-    assert!(there.blocks() <= here.blocks() + 64, "{} blocks of {}", there.blocks(), here.blocks());
+    let (copy, original) = (fs::metadata(&landed).unwrap(), fs::metadata(from.join("a.img")).unwrap());
+    assert_eq!(copy.len(), size);
+    assert!(copy.blocks() <= original.blocks() + 64, "{} blocks of {}", copy.blocks(), original.blocks());
     let (a, b) = (File::open(from.join("a.img")).unwrap(), File::open(&landed).unwrap());
     for offset in [0, (4 << 20) - 100, size / 2 - 100_000, size / 2 + 50_000, size - 300_000] {
         let (mut x, mut y) = (vec![0; 200_000], vec![1; 200_000]);

@@ -15,7 +15,7 @@ use ftx::wire::{FrameBuffer, Message, SMALL_FILE_BYTES};
 use serde_json::{Value, json};
 
 /// A receiver whose answers the test sends.
-struct Silent {
+struct ScriptedReceiver {
     stream: std::net::TcpStream,
     inbox: FrameBuffer,
     /// Names by entry id, and received bodies by name.
@@ -23,10 +23,15 @@ struct Silent {
     bodies: BTreeMap<String, Vec<u8>>,
 }
 
-impl Silent {
+impl ScriptedReceiver {
     fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().unwrap();
-        Silent { stream, inbox: FrameBuffer::new(), names: BTreeMap::new(), bodies: BTreeMap::new() }
+        ScriptedReceiver {
+            stream,
+            inbox: FrameBuffer::new(),
+            names: BTreeMap::new(),
+            bodies: BTreeMap::new(),
+        }
     }
 
     /// The kind of the next frame that is no keepalive; records entries and bodies.
@@ -94,7 +99,7 @@ fn small_files_are_sent_before_the_first_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
         let sender = start_send_with(&["--retries", "0"], &[&root], &host);
-        let mut receiver = Silent::accept(&listener);
+        let mut receiver = ScriptedReceiver::accept(&listener);
         while receiver.bodies.len() < 2 || receiver.names.len() < 4 {
             receiver.next_kind();
         }
@@ -149,7 +154,7 @@ fn receiver_accepts_unrequested_small_files_and_compares_them() {
     let mut failed = Vec::new();
     let receipt = loop {
         match raw.next_message().expect("a receipt") {
-            Message::Error(failure) => failed.push((failure.entry.unwrap(), failure.fault.to_string())),
+            Message::Error(failure) => failed.push((failure.entry.unwrap(), failure.code.to_string())),
             Message::Receipt(receipt) => break receipt,
             _ => {}
         }
@@ -157,7 +162,10 @@ fn receiver_accepts_unrequested_small_files_and_compares_them() {
     failed.sort();
     assert_eq!(failed, [(2, "exists".into()), (3, "name".into())]);
     assert_eq!((receipt.stored, receipt.skipped, receipt.failed), (3, 1, 2));
-    let there = |name: &str| fs::read_to_string(out.path().join(name)).unwrap();
-    assert_eq!([there("new"), there("same"), there("other"), there("empty")], ["new", "same", "mine", ""]);
+    let contents_of = |name: &str| fs::read_to_string(out.path().join(name)).unwrap();
+    assert_eq!(
+        [contents_of("new"), contents_of("same"), contents_of("other"), contents_of("empty")],
+        ["new", "same", "mine", ""]
+    );
     receiver.kill();
 }

@@ -17,7 +17,7 @@ pub struct Dir {
     /// The mode when it was opened.
     pub mode: u32,
     /// It was created by this session: every entry in it is of this session.
-    pub is_fresh: bool,
+    pub is_new: bool,
     has_default_acl: OnceLock<bool>,
     may_be_case_insensitive: OnceLock<bool>,
     sync: StickySync,
@@ -30,7 +30,7 @@ impl Dir {
             handle,
             id: stat.id,
             mode: stat.mode,
-            is_fresh: false,
+            is_new: false,
             has_default_acl: OnceLock::new(),
             may_be_case_insensitive: OnceLock::new(),
             sync: StickySync::default(),

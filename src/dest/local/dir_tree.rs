@@ -32,10 +32,10 @@ pub enum ImplicitDirs {
 
 /// The directories below a root, by their path; the path of the root is empty. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct DirTree(Arc<Shared>);
+pub struct DirTree(Arc<TreeState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TreeState {
     root: Arc<Dir>,
     implicit_dirs: ImplicitDirs,
     implicit_mode: u32,
@@ -51,7 +51,7 @@ struct Shared {
 
 impl DirTree {
     pub fn new(root: Dir, implicit_dirs: ImplicitDirs) -> Self {
-        DirTree(Arc::new(Shared {
+        DirTree(Arc::new(TreeState {
             root: Arc::new(root),
             implicit_dirs,
             implicit_mode: match implicit_dirs {
@@ -106,7 +106,7 @@ impl DirTree {
     /// entry there meanwhile; it is found when the name is given.
     pub fn open_if_occupied(&self, path: &[u8]) -> Result<Arc<Dir>, Errno> {
         let mut cache = self.cache();
-        if cache.missing.as_deref() == Some(path) || cache.get(path).is_some_and(|dir| dir.is_fresh) {
+        if cache.missing.as_deref() == Some(path) || cache.get(path).is_some_and(|dir| dir.is_new) {
             return Err(Errno::NOENT);
         }
         drop(cache);
@@ -126,19 +126,19 @@ impl DirTree {
         }
         let (parent_path, name) = split(path);
         let parent = self.open_or_create(parent_path)?;
-        let is_fresh = match parent.handle.create_dir(name, self.0.implicit_mode) {
+        let is_new = match parent.handle.create_dir(name, self.0.implicit_mode) {
             Ok(()) => true,
             // Another process created it meanwhile, and may not have synced its name.
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(StoreError::io("create its folder")(errno)),
         };
         self.mark_dirty(&parent);
-        if is_fresh && parent.may_be_case_insensitive() {
+        if is_new && parent.may_be_case_insensitive() {
             lock(&self.0.exact_names).insert(parent_path, name);
         }
-        let dir = self.open_new(&parent, parent_path, name, is_fresh);
+        let dir = self.open_new(&parent, parent_path, name, is_new);
         let dir = dir.map_err(StoreError::io("open its folder"))?;
-        if is_fresh && self.0.implicit_dirs == ImplicitDirs::Private && !is_marked(dir.mode) {
+        if is_new && self.0.implicit_dirs == ImplicitDirs::Private && !is_marked(dir.mode) {
             let mut unmarked = lock(&self.0.unmarked);
             if unmarked.len() < MAX_UNMARKED {
                 unmarked.insert(dir.id);
@@ -147,13 +147,13 @@ impl DirTree {
         Ok(self.insert(path, dir))
     }
 
-    fn open_new(&self, parent: &Dir, parent_path: &[u8], name: &[u8], is_fresh: bool) -> Result<Dir, Errno> {
+    fn open_new(&self, parent: &Dir, parent_path: &[u8], name: &[u8], is_new: bool) -> Result<Dir, Errno> {
         let handle = self.retry_without_cache(|| parent.handle.open_dir(name))?;
-        if !is_fresh && !self.is_exact_name(parent, parent_path, name)? {
+        if !is_new && !self.is_exact_name(parent, parent_path, name)? {
             return Err(EQUIVALENT_NAME);
         }
         let mut dir = Dir::new(handle)?;
-        dir.is_fresh = is_fresh;
+        dir.is_new = is_new;
         Ok(dir)
     }
 

@@ -161,7 +161,7 @@ impl JournalContents {
         self.lines > 2 * (parts + holes) as u64 + MAX_SPARE_LINES
     }
 
-    /// Adds what a line says; `false` if it is not valid behind the lines before it.
+    /// Applies a line; `false` if it is not valid behind the lines before it.
     fn apply(&mut self, line: Line, layout: PartLayout) -> bool {
         match line {
             Line::Part { index, md5 } => match md5.parse() {

@@ -26,11 +26,11 @@ pub struct Journal {
     dir: Arc<Dir>,
     name: Box<str>,
     header: Header,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum JournalState {
     /// There is no file yet.
     New,
     Open(JournalFile),
@@ -50,7 +50,7 @@ struct JournalFile {
 impl Journal {
     /// Of a new staged file.
     pub(super) fn new(dir: Arc<Dir>, name: Box<str>, header: Header) -> Self {
-        Journal { dir, name, header, state: Mutex::new(State::New) }
+        Journal { dir, name, header, state: Mutex::new(JournalState::New) }
     }
 
     /// Opens the journal that an earlier session left; `None` if it is not valid.
@@ -65,22 +65,22 @@ impl Journal {
         let has_records = contents.digests.count() > 0;
         let open = JournalFile { file, len: contents.len, seed: contents.seed, has_records };
         let header = contents.header.clone();
-        let journal = Journal { dir, name, header, state: Mutex::new(State::Open(open)) };
+        let journal = Journal { dir, name, header, state: Mutex::new(JournalState::Open(open)) };
         if contents.has_redundant_lines()
             && let Ok(shorter) = journal.replace(&contents.digests, contents.closed)
         {
-            *journal.lock() = State::Open(shorter);
+            *journal.lock() = JournalState::Open(shorter);
         }
         Ok(Some((journal, contents)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, JournalState> {
         sync::lock(&self.state)
     }
 
     /// Has anything been recorded?
     pub(crate) fn has_records(&self) -> bool {
-        matches!(*self.lock(), State::Open(JournalFile { has_records: true, .. }))
+        matches!(*self.lock(), JournalState::Open(JournalFile { has_records: true, .. }))
     }
 
     /// Syncs the staged file, then records parts of it and, with `close`, its stamp.
@@ -97,10 +97,10 @@ impl Journal {
 
     fn write(&self, staged: &File, records: &[Record], close: bool) -> io::Result<()> {
         let mut state = self.lock();
-        if matches!(*state, State::New) {
-            *state = State::Open(self.create(&self.name)?);
+        if matches!(*state, JournalState::New) {
+            *state = JournalState::Open(self.create(&self.name)?);
         }
-        let State::Open(journal) = &mut *state else { return Ok(()) };
+        let JournalState::Open(journal) = &mut *state else { return Ok(()) };
         let closed = if close { Some(FileStat::of(staged)?.stamp.into()) } else { None };
         journal.append(records.iter().copied(), closed)?;
         if close {
@@ -126,13 +126,13 @@ impl Journal {
     /// parts were synced before they were recorded, and are unchanged since.
     pub(crate) fn rewrite_with(&self, intact: &PartDigests) {
         let mut state = self.lock();
-        if matches!(*state, State::Open(_)) {
+        if matches!(*state, JournalState::Open(_)) {
             *state = match self.replace(intact, None) {
-                Ok(replaced) => State::Open(replaced),
+                Ok(replaced) => JournalState::Open(replaced),
                 // No journal is better than a wrong one; the next record creates it again.
                 Err(_) => {
                     self.unlink(&self.name);
-                    State::New
+                    JournalState::New
                 }
             };
         }
@@ -164,7 +164,7 @@ impl Journal {
 
     /// The staged file was committed or will be discarded.
     pub(super) fn remove(&self) {
-        if let State::Open(_) = std::mem::replace(&mut *self.lock(), State::Removed) {
+        if let JournalState::Open(_) = std::mem::replace(&mut *self.lock(), JournalState::Removed) {
             self.unlink(&self.name);
         }
     }
@@ -284,7 +284,7 @@ mod tests {
         let staged = staged(dir.path());
         let journal = journal_of(dir.path(), 1 << 40);
         journal.record(&staged, &[Record::Holes(0, 1)], false).unwrap();
-        if let State::Open(file) = &mut *journal.lock() {
+        if let JournalState::Open(file) = &mut *journal.lock() {
             file.len = MAX_JOURNAL_BYTES - 3 * MAX_LINE_BYTES;
         }
         let holes: Vec<Record> = (1..1000).map(|part| Record::Holes(2 * part, 1)).collect();

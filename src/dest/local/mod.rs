@@ -9,7 +9,7 @@
 //! | 2. write and verify every part | a staged file |
 //! | 3. set mode and time through the handle | a staged file |
 //! | 4. sync the data | a staged file |
-//! | 5. rename; replaces only if the policy says so | the complete file; its name perhaps not on the disk |
+//! | 5. rename; replaces only if the policy allows it | the complete file; its name perhaps not on the disk |
 //! | 6. sync the directory | the complete file, durable |
 //! | 7. only now: `stored` | the same |
 

@@ -119,7 +119,7 @@ impl LocalSession {
         }
     }
 
-    /// Renames `from` to the name of `path`, or does what the policy says if that is taken.
+    /// Renames `from` to the name of `path`, or applies the policy if that is taken.
     fn name(
         &self,
         dir: &Arc<Dir>,
@@ -145,7 +145,7 @@ impl LocalSession {
         Ok(placed)
     }
 
-    /// Does what the policy says if the name is `taken`.
+    /// Applies the policy if the name is `taken`.
     fn resolve_conflict(
         &self,
         dir: &Dir,

@@ -103,10 +103,10 @@ impl StagedFile {
         }
     }
 
-    /// Makes it resumable. `is_fresh` if the file is new, and not left by an earlier session.
-    pub(super) fn with_journal(mut self, journal: Journal, is_fresh: bool) -> Self {
+    /// Makes it resumable. `is_new` if the file is new, and not left by an earlier session.
+    pub(super) fn with_journal(mut self, journal: Journal, is_new: bool) -> Self {
         self.journal = Some(Arc::new(journal));
-        self.is_zero_filled = is_fresh;
+        self.is_zero_filled = is_new;
         self
     }
 
@@ -227,7 +227,7 @@ impl Drop for StagedFile {
         let is_resumable = self.journal.as_ref().is_some_and(|journal| journal.has_records());
         if !self.is_committed && !is_resumable {
             self.journal.iter().for_each(|journal| journal.remove());
-            // A file that cannot be removed now is removed by a later sweep, which knows its name.
+            // A file that cannot be removed now is removed by a later sweep, by its name.
             let _ = self.dir().map(|dir| dir.handle.remove_file(&*self.name));
         }
     }

@@ -26,10 +26,10 @@ pub const NEW_SUFFIX: &str = ".new";
 
 /// Unpredictable names with the digits of one session. While a clone exists, the session's files are in use.
 #[derive(Clone, Debug)]
-pub struct TempNames(Arc<Session>);
+pub struct TempNames(Arc<SessionNames>);
 
 #[derive(Debug)]
-struct Session {
+struct SessionNames {
     digits: Box<str>,
     next: AtomicU64,
     live: LiveSessions,
@@ -45,7 +45,7 @@ impl LiveSessions {
     }
 }
 
-impl Drop for Session {
+impl Drop for SessionNames {
     fn drop(&mut self) {
         self.live.lock().remove(&self.digits);
     }
@@ -55,7 +55,7 @@ impl TempNames {
     pub fn new(live: &LiveSessions) -> Result<Self, Errno> {
         let digits: Box<str> = hex::encode(process::random_bytes::<RANDOM_BYTES>()?).into();
         live.lock().insert(digits.clone());
-        Ok(TempNames(Arc::new(Session { digits, next: AtomicU64::new(0), live: live.clone() })))
+        Ok(TempNames(Arc::new(SessionNames { digits, next: AtomicU64::new(0), live: live.clone() })))
     }
 
     pub fn next(&self) -> Box<str> {

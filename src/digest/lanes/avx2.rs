@@ -8,7 +8,7 @@
 //! the sixteen registers and loses). With eight lanes or fewer in use, the
 //! second group would only delay the first, and it is left out.
 
-#![allow(unsafe_code)] // Loads through pointers and CPU-specific instructions; each block says why it is sound.
+#![allow(unsafe_code)] // Loads through pointers and CPU-specific instructions; each block states why it is sound.
 
 use core::arch::x86_64::*;
 

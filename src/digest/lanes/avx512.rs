@@ -7,7 +7,7 @@
 //! Two groups of 16 lanes taken in turn therefore gain nothing (measured), and 32
 //! streams at a power-of-two distance overflow the 12 ways of a cache set.
 
-#![allow(unsafe_code)] // Loads through pointers and CPU-specific instructions; each block says why it is sound.
+#![allow(unsafe_code)] // Loads through pointers and CPU-specific instructions; each block states why it is sound.
 
 use core::arch::x86_64::*;
 

@@ -1,20 +1,20 @@
 //! The state of one message between two calls.
 
-use super::schedule::{Lane, State};
+use super::schedule::{ChainState, Lane};
 #[cfg(test)]
 use super::{finish_many, update_many};
 
 /// Chaining variables before the first block (RFC 1321, 3.3).
-pub(super) const INITIAL: State = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
+pub(super) const INITIAL: ChainState = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
 /// One message being hashed, resumable at any byte.
 #[derive(Clone, Debug)]
-pub struct Message {
-    pub(super) state: State,
+pub struct Md5Context {
+    pub(super) state: ChainState,
     pub(super) tail: Tail,
 }
 
-impl Default for Message {
+impl Default for Md5Context {
     fn default() -> Self {
         Self { state: INITIAL, tail: Tail::default() }
     }
@@ -38,7 +38,7 @@ impl Tail {
         (self.length % 64) as usize
     }
 
-    /// Hands the whole blocks of what is held and of `data` to `lane` and keeps
+    /// Passes the whole blocks of the held bytes and of `data` to `lane`, and keeps
     /// the rest.
     pub(super) fn feed<'a>(&mut self, mut data: &'a [u8], lane: &mut Lane<'a>) {
         let held = self.held();
@@ -62,14 +62,14 @@ impl Tail {
     }
 }
 
-impl Message {
+impl Md5Context {
     /// A message of no bytes yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     #[cfg(test)]
-    /// Takes in `data`; to do so for many messages, see [`update_many`].
+    /// Adds `data`; for many messages, see [`update_many`].
     pub fn update(&mut self, data: &[u8]) {
         update_many(&mut [(self, data)]);
     }
@@ -82,7 +82,7 @@ impl Message {
 }
 
 /// The digest is a, b, c, d, low-order byte first (RFC 1321, 3.5).
-pub(super) fn to_digest(state: State) -> [u8; 16] {
+pub(super) fn to_digest(state: ChainState) -> [u8; 16] {
     let mut digest = [0; 16];
     for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
         *bytes = word.to_le_bytes();

@@ -19,10 +19,10 @@
 //!    AVX-512: 16 lanes of 32 bits in a register.   AVX2: 8, and two registers.
 //! ```
 //!
-//! A [`Message`] is what outlives a call; `schedule` deals the messages out to the
-//! lanes; `avx512` and `avx2` are the compression functions and `rounds` the 64
-//! steps they share. On other CPUs, and for a short message that is alone, the
-//! crate `md-5` does the work.
+//! A [`Md5Context`] holds a message between calls; `schedule` assigns the messages
+//! to lanes; `avx512` and `avx2` are the compression functions and `rounds` the 64
+//! steps they share. On other CPUs, and for a single short message, the crate
+//! `md-5` is used.
 //!
 //! Source: RFC 1321, The MD5 Message-Digest Algorithm, section 3.
 
@@ -41,9 +41,9 @@ mod tests;
 
 use core::cmp::Reverse;
 
-pub use message::Message;
+pub use message::Md5Context;
 use message::{INITIAL, to_digest};
-use schedule::{Lane, State, run_scalar};
+use schedule::{ChainState, Lane, run_scalar};
 
 /// A message that is alone and no longer than this, in bytes, goes to the scalar
 /// kernel: to set up the lanes costs more than they could save.
@@ -51,13 +51,13 @@ const ALONE: usize = 256;
 
 /// Takes into every message its own slice. There may be any number of messages,
 /// and the slices may have any lengths, including none.
-pub fn update_many(work: &mut [(&mut Message, &[u8])]) {
+pub fn update_many(work: &mut [(&mut Md5Context, &[u8])]) {
     update_many_with(Kernel::best(), work);
 }
 
 /// Takes into every message its last slice, which may be empty, and returns the
 /// digests in the same order. The padding runs in the lanes too.
-pub fn finish_many<'d>(work: impl IntoIterator<Item = (Message, &'d [u8])>) -> Vec<[u8; 16]> {
+pub fn finish_many<'d>(work: impl IntoIterator<Item = (Md5Context, &'d [u8])>) -> Vec<[u8; 16]> {
     finish_many_with(Kernel::best(), work)
 }
 
@@ -123,8 +123,8 @@ impl Kernel {
         }
     }
 
-    /// Works off the messages that `next` puts into a lane. A kernel that the
-    /// CPU lacks gives way to the scalar one.
+    /// Hashes the messages that `next` puts into a lane. A kernel that the CPU lacks
+    /// is replaced by the scalar one.
     fn run<'a>(self, next: impl FnMut(&mut Lane<'a>) -> bool) {
         #[cfg(target_arch = "x86_64")]
         match self {
@@ -145,14 +145,14 @@ impl Kernel {
 }
 
 /// [`update_many`] by a given kernel, for tests and measurements.
-pub fn update_many_with(kernel: Kernel, work: &mut [(&mut Message, &[u8])]) {
+pub fn update_many_with(kernel: Kernel, work: &mut [(&mut Md5Context, &[u8])]) {
     work_off(kernel, work.iter_mut(), |(_, data)| data.len(), load_next);
 }
 
 /// [`finish_many`] by a given kernel, for tests and measurements.
 pub fn finish_many_with<'d>(
     kernel: Kernel,
-    work: impl IntoIterator<Item = (Message, &'d [u8])>,
+    work: impl IntoIterator<Item = (Md5Context, &'d [u8])>,
 ) -> Vec<[u8; 16]> {
     let mut work: Vec<_> = work.into_iter().collect();
     work_off(kernel, work.iter_mut(), |(_, data)| data.len(), load_last);
@@ -167,18 +167,18 @@ pub fn digest_many_with(kernel: Kernel, messages: &[&[u8]]) -> Vec<[u8; 16]> {
     states.into_iter().map(to_digest).collect()
 }
 
-fn load_next<'w>((message, data): &'w mut (&mut Message, &[u8]), lane: &mut Lane<'w>) {
+fn load_next<'w>((message, data): &'w mut (&mut Md5Context, &[u8]), lane: &mut Lane<'w>) {
     lane.begin(&mut message.state);
     message.tail.feed(data, lane);
 }
 
-fn load_last<'w>((message, data): &'w mut (Message, &[u8]), lane: &mut Lane<'w>) {
+fn load_last<'w>((message, data): &'w mut (Md5Context, &[u8]), lane: &mut Lane<'w>) {
     lane.begin(&mut message.state);
     message.tail.feed(data, lane);
     message.tail.pad(lane);
 }
 
-fn load_whole<'a>((state, data): (&'a mut State, &&'a [u8]), lane: &mut Lane<'a>) {
+fn load_whole<'a>((state, data): (&'a mut ChainState, &&'a [u8]), lane: &mut Lane<'a>) {
     let (body, tail) = data.as_chunks();
     lane.begin(state);
     lane.set_body(body);

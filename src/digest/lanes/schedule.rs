@@ -11,14 +11,14 @@
 //!
 //! A lane whose message is used up takes the next one from the list; when the list
 //! is empty, the last lane in use moves into the gap. The lanes beyond read the run
-//! of lane 0 a second time and their result is dropped: so nothing is ever read
-//! that is not the caller's data, and an idle lane costs no memory traffic.
+//! of lane 0 a second time and their result is dropped: only the caller's data is
+//! read, and an idle lane costs no memory traffic.
 
-/// What one call of the compression function takes in.
+/// The input of one call of the compression function.
 pub(super) type Block = [u8; 64];
 
 /// Chaining variables a, b, c, d of one message.
-pub(super) type State = [u32; 4];
+pub(super) type ChainState = [u32; 4];
 
 /// Lanes of every kernel.
 pub(super) const LANES: usize = 16;
@@ -26,16 +26,16 @@ pub(super) const LANES: usize = 16;
 /// Chaining variables of all lanes: row a, row b, row c, row d.
 pub(super) type Columns = [[u32; LANES]; 4];
 
-/// The blocks each lane has before it.
+/// The remaining blocks of each lane.
 pub(super) type Runs<'a> = [&'a [Block]; LANES];
 
 /// A compression function for all lanes at once.
 pub(super) trait Compress: Copy {
-    /// With so few lanes left in use the scalar code is faster (measured).
+    /// With at most this many lanes in use, the scalar code is faster (measured).
     const SCALAR_LANES: usize;
 
     /// Takes the first `count` blocks of every run into its column. Only the first
-    /// `active` columns are in use; what becomes of the others does not matter.
+    /// `active` columns are in use; the others may take any value.
     fn compress(self, columns: &mut Columns, runs: &Runs<'_>, count: usize, active: usize);
 }
 
@@ -47,20 +47,20 @@ pub(super) fn shortest(runs: &Runs<'_>) -> usize {
 
 /// The part of a message that a lane is working on.
 #[derive(Clone, Copy, PartialEq)]
-enum Stage {
-    /// The block that older bytes of the message began.
+enum LaneStage {
+    /// The block that begins with bytes of an earlier call.
     Head,
-    /// The blocks that lie in the caller's slice.
+    /// The blocks in the caller's slice.
     Body,
     /// The last bytes with the padding.
     Padding,
 }
 
-/// One message and the blocks that it still has to take in.
+/// One message and the blocks of it that remain.
 pub(super) struct Lane<'a> {
     /// Where the chaining variables come from and go back to.
-    state: Option<&'a mut State>,
-    stage: Stage,
+    state: Option<&'a mut ChainState>,
+    stage: LaneStage,
     /// Blocks left in this stage.
     left: usize,
     body: &'a [Block],
@@ -74,7 +74,7 @@ impl<'a> Lane<'a> {
     pub(super) fn new() -> Self {
         Self {
             state: None,
-            stage: Stage::Head,
+            stage: LaneStage::Head,
             left: 0,
             body: &[],
             copied: [[0; 64]; 3],
@@ -84,7 +84,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Begins with a message that has no blocks yet.
-    pub(super) fn begin(&mut self, state: &'a mut State) {
+    pub(super) fn begin(&mut self, state: &'a mut ChainState) {
         self.state = Some(state);
         (self.heads, self.paddings, self.body) = (0, 0, &[]);
     }
@@ -113,7 +113,7 @@ impl<'a> Lane<'a> {
 
     /// Enters the first stage that has blocks; false if there is none.
     fn enter(&mut self) -> bool {
-        self.stage = Stage::Head;
+        self.stage = LaneStage::Head;
         self.left = self.heads;
         self.left > 0 || self.next_stage()
     }
@@ -121,9 +121,9 @@ impl<'a> Lane<'a> {
     fn next_stage(&mut self) -> bool {
         while self.left == 0 {
             (self.stage, self.left) = match self.stage {
-                Stage::Head => (Stage::Body, self.body.len()),
-                Stage::Body => (Stage::Padding, self.paddings),
-                Stage::Padding => return false,
+                LaneStage::Head => (LaneStage::Body, self.body.len()),
+                LaneStage::Body => (LaneStage::Padding, self.paddings),
+                LaneStage::Padding => return false,
             };
         }
         true
@@ -132,22 +132,22 @@ impl<'a> Lane<'a> {
     /// The blocks of this stage.
     fn run(&self) -> &[Block] {
         match self.stage {
-            Stage::Head => &self.copied[..1],
-            Stage::Body => self.body,
-            Stage::Padding => &self.copied[1 + self.paddings - self.left..=self.paddings],
+            LaneStage::Head => &self.copied[..1],
+            LaneStage::Body => self.body,
+            LaneStage::Padding => &self.copied[1 + self.paddings - self.left..=self.paddings],
         }
     }
 
     /// Steps over `count` blocks of this stage; false at the end of the message.
     fn advance(&mut self, count: usize) -> bool {
         self.left -= count;
-        if self.stage == Stage::Body {
+        if self.stage == LaneStage::Body {
             self.body = &self.body[count..];
         }
         self.left > 0 || self.next_stage()
     }
 
-    /// Takes in all that is left, without a kernel.
+    /// Processes the rest without a kernel.
     fn finish(&mut self) {
         let Some(state) = self.state.take() else {
             return;
@@ -187,7 +187,7 @@ fn store(columns: &Columns, column: usize, lane: &mut Lane<'_>) {
     }
 }
 
-/// Works off all messages that `next` puts into a lane, many at a time.
+/// Hashes all messages that `next` puts into a lane, many at a time.
 pub(super) fn run_lanes<'a, K: Compress>(kernel: K, mut next: impl FnMut(&mut Lane<'a>) -> bool) {
     let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(LANES);
     let mut columns: Columns = [[0; LANES]; 4];
@@ -231,7 +231,7 @@ pub(super) fn run_lanes<'a, K: Compress>(kernel: K, mut next: impl FnMut(&mut La
     }
 }
 
-/// Works off all messages one after the other.
+/// Hashes all messages one after the other.
 pub(super) fn run_scalar<'a>(mut next: impl FnMut(&mut Lane<'a>) -> bool) {
     let mut lane = Lane::new();
     while refill(&mut lane, &mut next) {

@@ -83,7 +83,7 @@ fn every_split_around_the_block_boundaries() {
         (0..=130).flat_map(|a| [0, 1, 55, 56, 63, 64, 65, 127, 128, 190].map(|b| (a, a + b))).collect();
     let expected: Vec<_> = cuts.iter().map(|&(_, end)| reference(&data[..end])).collect();
     for kernel in kernels() {
-        let mut messages = vec![Message::new(); cuts.len()];
+        let mut messages = vec![Md5Context::new(); cuts.len()];
         let mut work: Vec<_> =
             messages.iter_mut().zip(&cuts).map(|(m, &(cut, _))| (m, &data[..cut])).collect();
         update_many_with(kernel, &mut work);
@@ -95,7 +95,7 @@ fn every_split_around_the_block_boundaries() {
 #[test]
 fn lone_message_like_the_crate() {
     let data = random(1000, 3);
-    let mut message = Message::new();
+    let mut message = Md5Context::new();
     for part in data.chunks(77) {
         message.update(part);
     }
@@ -132,7 +132,7 @@ fn sorted_work_keeps_its_order() {
     let expected: Vec<_> = messages.iter().map(|data| reference(data)).collect();
     for kernel in kernels() {
         assert_eq!(digest_many_with(kernel, &messages), expected);
-        let mut states = vec![Message::new(); messages.len()];
+        let mut states = vec![Md5Context::new(); messages.len()];
         let mut work: Vec<_> = states.iter_mut().zip(messages.iter().copied()).collect();
         update_many_with(kernel, &mut work);
         assert_eq!(finish_many_with(kernel, states.into_iter().map(|m| (m, &[][..]))), expected);
@@ -167,7 +167,7 @@ proptest! {
         let whole: Vec<_> = data.iter().map(Vec::as_slice).collect();
         for kernel in kernels() {
             prop_assert_eq!(&digest_many_with(kernel, &whole), &expected);
-            let mut messages = vec![Message::new(); plan.len()];
+            let mut messages = vec![Md5Context::new(); plan.len()];
             // Calls of different make-up: a message takes part as long as it has slices.
             for call in 0..6 {
                 let mut work: Vec<_> = messages.iter_mut().zip(&slices)

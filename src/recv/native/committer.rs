@@ -101,12 +101,12 @@ impl Label {
                 summary.count_new(self.size_bytes);
                 summary.resumed_bytes += self.resumed_bytes;
             }
-            Err(error) => summary.count_failure(error.fault()),
+            Err(error) => summary.count_failure(error.code()),
         }
         match result {
             Ok(_) => control.session.stored(self.id),
             Err(error) => {
-                control.session.fail(self.id, error.fault(), &error.to_string());
+                control.session.fail(self.id, error.code(), &error.to_string());
             }
         }
     }
@@ -117,8 +117,8 @@ impl Label {
             Ok(placed) => placed,
             Err(error) => {
                 reporter.hasher.on_dropped(self.id);
-                let (name, fault) = (self.path.as_bytes(), error.fault());
-                return reporter.report(Event::Failed { name, fault, reason: &error.to_string() });
+                let (name, code) = (self.path.as_bytes(), error.code());
+                return reporter.report(Event::Failed { name, code, reason: &error.to_string() });
             }
         };
         let other_name = match placed {

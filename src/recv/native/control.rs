@@ -53,7 +53,7 @@ impl SessionControl {
     /// Hands the last frames over: the receipt, or the error that ends the session.
     pub fn close(&mut self, error: Option<&RecvError>) -> Result<(), RecvError> {
         if let Some((code, message)) = error.and_then(RecvError::reply) {
-            self.session.give_up(code, &message);
+            self.session.abort(code, &message);
         }
         let flushed = self.flush();
         self.outbox.close();
@@ -69,7 +69,7 @@ impl SessionControl {
 
     fn write_error(&self, error: io::Error) -> RecvError {
         match error.kind() {
-            io::ErrorKind::TimedOut => RecvError::Silent(self.timeout),
+            io::ErrorKind::TimedOut => RecvError::IdleTimeout(self.timeout),
             _ => RecvError::Connection(error),
         }
     }

@@ -315,7 +315,7 @@ impl<'a> InboundFiles<'a> {
     /// Fails a file. Where space is short, its staged file is kept: the sender may send it again when there is space.
     pub fn fail_file(&self, id: EntryId, error: &StoreError) {
         let remove =
-            if error.fault() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
+            if error.code() == ErrorCode::NoSpace { InboundFile::keep } else { InboundFile::discard };
         if let Some(entry) = self.table.remove(id).map(remove) {
             self.fail(&entry, error);
         }
@@ -325,7 +325,7 @@ impl<'a> InboundFiles<'a> {
     pub fn fail(&self, entry: &FileEntry, error: &StoreError) {
         let reporter = &self.session.reporter;
         reporter.hasher.on_dropped(entry.id);
-        let (code, reason) = (error.fault(), error.to_string());
+        let (code, reason) = (error.code(), error.to_string());
         let mut control = self.session.lock();
         let remaining_bytes = control.session.fail(entry.id, code, &reason);
         control.summary.count_failure(code);

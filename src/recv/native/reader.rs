@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::dest::local::{LocalSession, StoreError, SyncedFile};
 use crate::error_code::ErrorCode;
-use crate::event::Event as Report;
+use crate::event::Event;
 use crate::net::CopyStep;
 use crate::recv::admission::{PROCESS_FD_FRACTION, fd_headroom_below};
 use crate::recv::connection_reader::ConnectionReader;
@@ -16,7 +16,7 @@ use crate::recv::native::probe;
 use crate::recv::native::session::Session;
 use crate::recv::native::work::{SmallBatch, VerifyJob, VerifyQueue};
 use crate::wire::message::Measure;
-use crate::wire::receiver::{Event, FileEntry, HoleHeader, PartHeader};
+use crate::wire::receiver::{FileEntry, HoleHeader, PartHeader, ReceiverEvent};
 use crate::wire::{EntryId, Framing, SMALL_FILE_BYTES, WireError};
 
 /// Frames after which the session's output is flushed, even if more frames are at hand: the sender may have nothing else to
@@ -104,7 +104,10 @@ impl<'scope, 'env> Reader<'scope, 'env> {
             let event = self.handle_frame(json)?;
             if !matches!(
                 event,
-                Event::Nothing | Event::File(_) | Event::Refused { .. } | Event::Totals { .. }
+                ReceiverEvent::Nothing
+                    | ReceiverEvent::File(_)
+                    | ReceiverEvent::Refused { .. }
+                    | ReceiverEvent::Totals { .. }
             ) {
                 reader.handle().record_bytes(bytes);
             }
@@ -116,7 +119,7 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         }
     }
 
-    fn handle_frame(&self, json: &[u8]) -> Result<Event, WireError> {
+    fn handle_frame(&self, json: &[u8]) -> Result<ReceiverEvent, WireError> {
         let session = &mut self.session.lock().session;
         match self.role {
             Role::Primary { .. } => session.handle(json),
@@ -144,16 +147,16 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         }
     }
 
-    fn handle_event(&mut self, event: Event, reader: &mut ConnectionReader) -> Result<(), RecvError> {
+    fn handle_event(&mut self, event: ReceiverEvent, reader: &mut ConnectionReader) -> Result<(), RecvError> {
         match event {
             // Perhaps `end`, or a folder that waits for nothing.
-            Event::Nothing => self.session.enqueue_dirs_and_links(&mut self.session.lock()),
-            Event::File(entry) => self.plan(entry)?,
-            Event::Refused { name, fault, reason } => {
-                self.count_failure(fault);
-                self.session.reporter.report(Report::Failed { name: &name, fault, reason: &reason });
+            ReceiverEvent::Nothing => self.session.enqueue_dirs_and_links(&mut self.session.lock()),
+            ReceiverEvent::File(entry) => self.plan(entry)?,
+            ReceiverEvent::Refused { name, code, reason } => {
+                self.count_failure(code);
+                self.session.reporter.report(Event::Failed { name: &name, code, reason: &reason });
             }
-            Event::Body(header) => {
+            ReceiverEvent::Body(header) => {
                 if header.is_repair {
                     self.files.on_retransmit(&header);
                 }
@@ -163,32 +166,32 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                     self.large_body(header, reader)?;
                 }
             }
-            Event::Discard { bytes } => reader.body(bytes, "a body that is not needed", |_| {})?,
-            Event::Offer(header) => self.offer(header)?,
-            Event::OfferAndBody(header) => {
+            ReceiverEvent::Discard { bytes } => reader.body(bytes, "a body that is not needed", |_| {})?,
+            ReceiverEvent::Offer(header) => self.offer(header)?,
+            ReceiverEvent::OfferAndBody(header) => {
                 reader.body(header.range.len, "a small file", |_| {})?;
                 self.offer(header)?;
             }
-            Event::Hole(hole) if hole.is_offer => self.offered_hole(&hole),
-            Event::Hole(hole) => {
+            ReceiverEvent::Hole(hole) if hole.is_offer => self.offered_hole(&hole),
+            ReceiverEvent::Hole(hole) => {
                 self.wait_for_descriptors(hole.id, reader)?;
                 self.hole(&hole);
             }
-            Event::Withdrawn { id, path, fault, message, remaining_bytes } => {
+            ReceiverEvent::Withdrawn { id, path, code, message, remaining_bytes } => {
                 self.files.discard(id);
-                self.count_failure(fault);
-                self.session.reporter.file_failed(path.as_bytes(), fault, &message, remaining_bytes);
+                self.count_failure(code);
+                self.session.reporter.file_failed(path.as_bytes(), code, &message, remaining_bytes);
             }
-            Event::Measure(measure) => self.measure(measure, reader)?,
-            Event::Totals { .. } => self.session.reporter.report(Report::PlanComplete),
+            ReceiverEvent::Measure(measure) => self.measure(measure, reader)?,
+            ReceiverEvent::Totals { .. } => self.session.reporter.report(Event::PlanComplete),
         }
         Ok(())
     }
 
     /// An entry has failed; folders and links may have waited for it.
-    fn count_failure(&self, fault: ErrorCode) {
+    fn count_failure(&self, code: ErrorCode) {
         let mut control = self.session.lock();
-        control.summary.count_failure(fault);
+        control.summary.count_failure(code);
         self.session.enqueue_dirs_and_links(&mut control);
     }
 
@@ -196,9 +199,9 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         // A secondary connection carries no entries.
         let Role::Primary { planner, deferred } = &mut self.role else { return Ok(()) };
         let reporter = &self.session.reporter;
-        reporter.report(Report::Planned { files: 1, bytes: entry.layout.size_bytes() });
+        reporter.report(Event::Planned { files: 1, bytes: entry.layout.size_bytes() });
         if let Some(entry) = planner.plan(entry, true)? {
-            reporter.report(Report::Waiting { path: entry.path.as_bytes() });
+            reporter.report(Event::Waiting { path: entry.path.as_bytes() });
             deferred.push(entry)?;
         }
         Ok(())

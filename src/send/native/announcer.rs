@@ -110,10 +110,10 @@ fn announce_event(
             carry_over.is_plan_complete = true;
             return state.session.totals(carry_over.files, carry_over.bytes);
         }
-        WalkEvent::Item(WalkItem::Skipped { path, fault, reason }) => {
-            state.summary.count_failure(fault);
+        WalkEvent::Item(WalkItem::Skipped { path, code, reason }) => {
+            state.summary.count_failure(code);
             let name = path.as_os_str().as_encoded_bytes();
-            return shared.progress.report(Event::Failed { name, fault, reason: &reason });
+            return shared.progress.report(Event::Failed { name, code, reason: &reason });
         }
         WalkEvent::Item(WalkItem::File(source)) => {
             carry_over.files += 1;

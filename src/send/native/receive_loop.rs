@@ -10,7 +10,7 @@ use crate::error_code::ErrorCode;
 use crate::link::{Fill, FrameReadError, FrameReader};
 use crate::net::{Connection, IdleTimer, POLL_INTERVAL};
 use crate::sync::DropGuard;
-use crate::wire::sender::Event;
+use crate::wire::sender::SenderEvent;
 use crate::wire::{FrameError, Framing, WireError};
 
 /// A receiver that sends only keepalives may be writing gigabytes to a slow disk. After this time it is given up.
@@ -112,7 +112,7 @@ fn handle_frame(
 ) -> Result<bool, SendError> {
     let mut state = shared.lock();
     let event = state.session.handle(json).map_err(|error| with_name(&state, error))?;
-    if event != Event::Nothing || state.in_flight.is_empty() {
+    if event != SenderEvent::Nothing || state.in_flight.is_empty() {
         *stall = StallDetector::new(Instant::now());
     }
     if stall.is_stalled(Instant::now(), idle_timer.taken_bytes()) {
@@ -133,27 +133,31 @@ fn with_name(state: &SessionState, error: WireError) -> SendError {
 }
 
 /// Applies an event of the session; `true` for the receipt.
-fn apply(shared: &SessionShared<'_>, state: &mut SessionState, event: Event) -> bool {
+fn apply(shared: &SessionShared<'_>, state: &mut SessionState, event: SenderEvent) -> bool {
     match event {
-        Event::Nothing | Event::Wanted => {}
-        Event::Welcomed { takes_streams } => state.welcome = Some((state.started.elapsed(), takes_streams)),
-        Event::Resumed(files) => {
+        SenderEvent::Nothing | SenderEvent::Wanted => {}
+        SenderEvent::Welcomed { takes_streams } => {
+            state.welcome = Some((state.started.elapsed(), takes_streams))
+        }
+        SenderEvent::Resumed(files) => {
             files.into_iter().for_each(|(id, bytes)| settle::on_resumed(shared, state, id, bytes));
         }
-        Event::Unneeded(ids) => ids.into_iter().for_each(|id| settle::revoke_unasked(shared, state, id)),
-        Event::AlreadyThere(ids) => {
+        SenderEvent::Unneeded(ids) => {
+            ids.into_iter().for_each(|id| settle::revoke_unasked(shared, state, id))
+        }
+        SenderEvent::AlreadyThere(ids) => {
             ids.into_iter().for_each(|id| settle::on_already_there(shared, state, id));
         }
-        Event::Stored(ids) => ids.into_iter().for_each(|id| settle::on_stored(shared, state, id)),
-        Event::Again { entry, part } => settle::on_damaged(shared, state, entry, part),
-        Event::KeptOther(id) => settle::withdraw_for(shared, state, id, ErrorCode::Digest, KEPT_OTHER),
-        Event::Failed { entry, fault, message, was_wanted } => {
+        SenderEvent::Stored(ids) => ids.into_iter().for_each(|id| settle::on_stored(shared, state, id)),
+        SenderEvent::Again { entry, part } => settle::on_damaged(shared, state, entry, part),
+        SenderEvent::KeptOther(id) => settle::withdraw_for(shared, state, id, ErrorCode::Digest, KEPT_OTHER),
+        SenderEvent::Failed { entry, code, message, was_wanted } => {
             if !was_wanted {
                 settle::revoke_unasked(shared, state, entry);
             }
-            settle::on_failed(shared, state, entry, fault, &message);
+            settle::on_failed(shared, state, entry, code, &message);
         }
-        Event::Receipt(receipt) => {
+        SenderEvent::Receipt(receipt) => {
             state.receipt = Some(receipt);
             return true;
         }

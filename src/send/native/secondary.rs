@@ -31,8 +31,8 @@ fn read_error(shared: &SessionShared<'_>, frames: &mut FrameReader) -> Result<()
     loop {
         if let Some(json) = frames.next_frame().map_err(WireError::from)? {
             return Err(match Message::parse(json).map_err(WireError::from)? {
-                Message::Error(ErrorReport { entry: None, fault, message }) => {
-                    WireError::PeerGaveUp { fault, message }.into()
+                Message::Error(ErrorReport { entry: None, code, message }) => {
+                    WireError::PeerAborted { code, message }.into()
                 }
                 _ => WireError::Protocol("unexpected frame on a secondary connection".into()).into(),
             });

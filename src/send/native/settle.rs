@@ -10,7 +10,7 @@ use crate::wire::EntryId;
 
 /// Withdraws a file that cannot be sent as announced: the receiver discards what it has of it.
 pub fn withdraw(shared: &SessionShared<'_>, state: &mut SessionState, id: EntryId, error: &ReadError) {
-    withdraw_for(shared, state, id, error.fault(), &error.to_string());
+    withdraw_for(shared, state, id, error.code(), &error.to_string());
 }
 
 /// Withdraws an entry for any reason, unless it was stored or failed meanwhile.
@@ -18,14 +18,14 @@ pub fn withdraw_for(
     shared: &SessionShared<'_>,
     state: &mut SessionState,
     id: EntryId,
-    fault: ErrorCode,
+    code: ErrorCode,
     reason: &str,
 ) {
-    if state.session.withdraw(id, fault, reason)
+    if state.session.withdraw(id, code, reason)
         && let Some(mut entry) = state.in_flight.remove(&id)
     {
         shared.hasher.on_dropped(id);
-        report_failed(shared, state, &mut entry, fault, reason);
+        report_failed(shared, state, &mut entry, code, reason);
     }
 }
 
@@ -102,13 +102,13 @@ pub fn on_failed(
     shared: &SessionShared<'_>,
     state: &mut SessionState,
     id: EntryId,
-    fault: ErrorCode,
+    code: ErrorCode,
     message: &str,
 ) {
     if let Some(mut entry) = state.in_flight.remove(&id) {
         shared.hasher.on_dropped(id);
         let reason = failure_reason(&entry, message);
-        report_failed(shared, state, &mut entry, fault, &reason);
+        report_failed(shared, state, &mut entry, code, &reason);
     }
 }
 
@@ -127,16 +127,16 @@ fn report_failed(
     shared: &SessionShared<'_>,
     state: &mut SessionState,
     entry: &mut InFlightEntry,
-    fault: ErrorCode,
+    code: ErrorCode,
     reason: &str,
 ) {
-    state.summary.count_failure(fault);
+    state.summary.count_failure(code);
     if let InFlightEntry::File { source, ledger, .. } = entry {
         report_undone(shared, ledger.take_uncertain());
         let remaining_bytes = source.size_bytes.saturating_sub(ledger.done_bytes());
         shared.progress.report(Event::FileDropped { remaining_bytes });
     }
-    shared.progress.report(Event::Failed { name: entry.name().as_bytes(), fault, reason });
+    shared.progress.report(Event::Failed { name: entry.name().as_bytes(), code, reason });
 }
 
 /// Reports bytes that were counted as done and have to be sent again, or were not needed.

@@ -38,14 +38,14 @@ impl md5sum::HashInput for SourceFile {
 }
 
 fn unavailable(error: ReadError) -> DigestUnavailable {
-    let (fault, reason) = (error.fault(), error.to_string());
-    let reason = match fault {
+    let (code, reason) = (error.code(), error.to_string());
+    let reason = match code {
         ErrorCode::SourceChanged => {
             "it was transferred, but changed or vanished before its MD5 was computed".into()
         }
         _ => reason,
     };
-    DigestUnavailable { fault, reason }
+    DigestUnavailable { code, reason }
 }
 
 /// The hasher of a transfer, as one of its sessions uses it. Each session counts its entries from 0, and the hasher

@@ -169,7 +169,7 @@ impl<'a> SessionShared<'a> {
         let Some(Err(error)) = &state.outcome else { return false };
         let Some(code) = error.code_for_receiver() else { return false };
         let reason = error.to_string();
-        state.session.give_up(code, &reason);
+        state.session.abort(code, &reason);
         state.is_closing = true;
         drop(state);
         self.wake_writer();

@@ -33,7 +33,7 @@ pub struct ErrorReport {
     /// The entry that failed; `None` ends the session.
     pub entry: Option<EntryId>,
     /// The stable reason.
-    pub fault: ErrorCode,
+    pub code: ErrorCode,
     /// A message for people, raw.
     pub message: String,
 }
@@ -57,7 +57,7 @@ impl<'a> From<&'a ErrorReport> for RawError<'a> {
     fn from(report: &'a ErrorReport) -> Self {
         RawError {
             entry: report.entry,
-            code: report.fault.as_str().into(),
+            code: report.code.as_str().into(),
             message: truncated(&report.message).into(),
         }
     }
@@ -67,7 +67,7 @@ impl From<RawError<'_>> for ErrorReport {
     fn from(raw: RawError<'_>) -> Self {
         ErrorReport {
             entry: raw.entry,
-            fault: ErrorCode::from_wire(&raw.code),
+            code: ErrorCode::from_wire(&raw.code),
             message: truncated(&raw.message).to_owned(),
         }
     }

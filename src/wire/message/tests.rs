@@ -58,16 +58,16 @@ fn unknown_keys_are_ignored_and_unknown_kinds_are_errors() {
     );
 }
 
-/// The JSON reader quotes values: what it says steered the terminal once.
+/// The JSON reader quotes values of the peer in its errors.
 #[test]
-fn what_the_reader_quotes_is_escaped() {
+fn quoted_values_in_errors_are_escaped() {
     let json = br#"{"ftx":"entry","entry":0,"type":"\u001b[2J\nmine","filename":"a","size":3}"#;
     let shown = Message::parse(json).unwrap_err().to_string();
     assert!(shown.contains(r"\x1b[2J\nmine") && !shown.contains(['\u{1b}', '\n']), "{shown}");
 }
 
 #[test]
-fn what_has_the_wrong_shape_is_refused() {
+fn frames_of_wrong_shape_are_refused() {
     for json in [
         "",
         "[]",
@@ -121,7 +121,7 @@ fn the_kind_is_read_anywhere_and_in_any_spelling() {
 
 #[test]
 fn long_error_messages_are_truncated_at_a_character() {
-    let report = ErrorReport { entry: None, fault: ErrorCode::Other, message: "ä".repeat(1000) };
+    let report = ErrorReport { entry: None, code: ErrorCode::Other, message: "ä".repeat(1000) };
     let Message::Error(truncated) = round_trip(&Message::Error(report)) else { panic!("another kind") };
     assert_eq!(truncated.message, "ä".repeat(512));
 }

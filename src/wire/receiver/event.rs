@@ -8,7 +8,7 @@ use crate::wire::message::{EntryId, Measure};
 
 /// What a frame means for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ReceiverEvent {
     /// Nothing.
     Nothing,
     /// A file is announced. The driver must call [`want_all`](super::ReceiverSession::want_all),
@@ -20,7 +20,7 @@ pub enum Event {
         /// Its raw name.
         name: Vec<u8>,
         /// The reason.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// A message for people.
         reason: String,
     },
@@ -46,7 +46,7 @@ pub enum Event {
         /// Its path.
         path: RelPath,
         /// The reason.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// The sender's message for people, raw.
         message: String,
         /// Bytes of it that will not arrive.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use super::event::{Event, FileEntry, HoleHeader, PartHeader};
+use super::event::{FileEntry, HoleHeader, PartHeader, ReceiverEvent};
 use super::resume::remaining_ranges;
 use crate::digest::{PART_BYTES, PartDigests, PartRange};
 use crate::wire::limits::{MAX_HOLES_AHEAD, SMALL_FILE_BYTES};
@@ -95,16 +95,16 @@ impl IncomingFile {
     }
 
     /// Handles a `part` or `offer`.
-    pub fn on_part(&mut self, part: Part, kind: PartKind) -> Result<Event, String> {
+    pub fn on_part(&mut self, part: Part, kind: PartKind) -> Result<ReceiverEvent, String> {
         let is_small = self.entry.layout.size_bytes() <= SMALL_FILE_BYTES;
-        let event: fn(PartHeader) -> Event = match (kind, self.stage) {
-            (PartKind::Body, IncomingStage::Bodies) => Event::Body,
+        let event: fn(PartHeader) -> ReceiverEvent = match (kind, self.stage) {
+            (PartKind::Body, IncomingStage::Bodies) => ReceiverEvent::Body,
             // It was sent unasked, before the request for offers had arrived.
-            (PartKind::Body, IncomingStage::Offers) if is_small => Event::OfferAndBody,
+            (PartKind::Body, IncomingStage::Offers) if is_small => ReceiverEvent::OfferAndBody,
             (PartKind::Body, _) => return Err("unrequested part".to_owned()),
-            (PartKind::Offer, IncomingStage::Offers) => Event::Offer,
+            (PartKind::Offer, IncomingStage::Offers) => ReceiverEvent::Offer,
             // It was in transit when the bodies were requested.
-            (PartKind::Offer, IncomingStage::Bodies) => return Ok(Event::Nothing),
+            (PartKind::Offer, IncomingStage::Bodies) => return Ok(ReceiverEvent::Nothing),
             (PartKind::Offer, IncomingStage::Undecided) => return Err("unrequested offer".to_owned()),
         };
         let Some(range) = self.entry.layout.range(part.part) else {
@@ -127,7 +127,7 @@ impl IncomingFile {
     }
 
     /// Handles a `hole`.
-    pub fn on_hole(&self, hole: Hole) -> Result<Event, &'static str> {
+    pub fn on_hole(&self, hole: Hole) -> Result<ReceiverEvent, &'static str> {
         let Hole { entry: id, part, parts, is_offer: was_offered } = hole;
         // Only the staged file of a sparse file begins as zeros.
         if !self.entry.is_sparse {
@@ -140,7 +140,7 @@ impl IncomingFile {
         let is_offer = self.stage == IncomingStage::Offers;
         if was_offered && !is_offer {
             // It was in transit when the bodies were requested.
-            return Ok(Event::Nothing);
+            return Ok(ReceiverEvent::Nothing);
         }
         if self.has_any(part, parts) {
             return Err("sent twice");
@@ -153,7 +153,7 @@ impl IncomingFile {
         }
         // The staged file contains the bytes of a part that arrived damaged.
         let must_clear = self.has_damaged(part, parts);
-        Ok(Event::Hole(HoleHeader { id, part, parts, range, is_offer, must_clear }))
+        Ok(ReceiverEvent::Hole(HoleHeader { id, part, parts, range, is_offer, must_clear }))
     }
 
     /// The range of `parts` full-size parts.

@@ -1,4 +1,4 @@
-//! The receiver's end of a native session, as a state machine: frames in, [`Event`]s and frames out.
+//! The receiver's end of a native session, as a state machine: frames in, [`ReceiverEvent`]s and frames out.
 //!
 //! ```text
 //! hello -> welcome
@@ -17,6 +17,7 @@
 //! end               -> receipt
 //! ```
 
+mod announced;
 mod entries;
 mod event;
 mod file;
@@ -26,22 +27,23 @@ mod resume;
 
 use super::error::WireError;
 use super::id_ranges::IdRanges;
-use super::limits::{MAX_FILE_BYTES, MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION};
+use super::limits::{MAX_MEASURE_BYTES, MAX_MEASURES, MAX_TRIES_A_PART, VERSION};
 use super::message::{
-    Entry, EntryId, EntryKind, ErrorReport, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Hello, Hole,
-    Measure, Measured, Message, Part, Receipt, SessionId, WantedParts,
+    Entry, EntryId, ErrorReport, FEATURE_ETAGS, FEATURE_MEASURE, FEATURE_STREAMS, Hello, Hole, Measure,
+    Measured, Message, Part, Receipt, SessionId, WantedParts,
 };
 use crate::busy_time::BusyTime;
-use crate::digest::{PART_BYTES, PartDigests, PartLayout};
+use crate::digest::{PART_BYTES, PartDigests};
 use crate::error_code::ErrorCode;
-use crate::relpath::{LinkTarget, NamePolicy, RelPath};
+use crate::relpath::NamePolicy;
+use announced::{AnnouncedEntry, Refusal};
 use entries::IncomingEntries;
 use file::{IncomingFile, IncomingStage, PartKind};
 use replies::Replies;
 use resume::kept_runs;
 
 pub use event::{
-    Event, FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, PartOutcome, RetryDecision,
+    FileEntry, HoleHeader, OtherEntry, OtherKind, PartHeader, PartOutcome, ReceiverEvent, RetryDecision,
 };
 pub use first_frame::{FirstFrame, parse_first_frame};
 pub use resume::remaining_ranges;
@@ -112,7 +114,7 @@ impl ReceiverSession {
     }
 
     /// Handles the JSON of one frame of a connection that joined the session: only frames of parts are allowed there.
-    pub fn handle_joined(&mut self, json: &[u8]) -> Result<Event, WireError> {
+    pub fn handle_joined(&mut self, json: &[u8]) -> Result<ReceiverEvent, WireError> {
         match Message::parse(json)? {
             message @ (Message::Part(_) | Message::Offer(_) | Message::Hole(_) | Message::Busy) => {
                 self.on_message(message)
@@ -122,34 +124,34 @@ impl ReceiverSession {
     }
 
     /// Handles the JSON of one frame of the session's primary connection.
-    pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
+    pub fn handle(&mut self, json: &[u8]) -> Result<ReceiverEvent, WireError> {
         self.on_message(Message::parse(json)?)
     }
 
-    fn on_message(&mut self, message: Message) -> Result<Event, WireError> {
+    fn on_message(&mut self, message: Message) -> Result<ReceiverEvent, WireError> {
         use ReceivePhase::{Hello, Measuring, Open};
         match (self.phase, message) {
             (Hello, Message::Hello(hello)) => self.on_hello(&hello),
-            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
-                Err(WireError::PeerGaveUp { fault, message })
+            (_, Message::Error(ErrorReport { entry: None, code, message })) => {
+                Err(WireError::PeerAborted { code, message })
             }
             (Hello, _) => Err(WireError::protocol("the first frame is not a hello")),
-            (_, Message::Busy) => Ok(Event::Nothing),
+            (_, Message::Busy) => Ok(ReceiverEvent::Nothing),
             (Open, Message::Entry(entry)) => self.on_entry(entry),
-            (Open, Message::Totals { files, bytes }) => Ok(Event::Totals { files, bytes }),
+            (Open, Message::Totals { files, bytes }) => Ok(ReceiverEvent::Totals { files, bytes }),
             (Open | Measuring, Message::End { entries }) => self.on_end(entries),
             (Open | Measuring, Message::Measure(measure)) if self.can_measure => self.on_measure(measure),
             (_, Message::Part(part)) => self.on_part(part, PartKind::Body),
             (_, Message::Offer(part)) => self.on_part(part, PartKind::Offer),
             (_, Message::Hole(hole)) => self.on_hole(hole),
-            (_, Message::Error(ErrorReport { entry: Some(id), fault, message })) => {
-                self.on_withdrawn(id, fault, message)
+            (_, Message::Error(ErrorReport { entry: Some(id), code, message })) => {
+                self.on_withdrawn(id, code, message)
             }
             (_, other) => Err(WireError::unexpected(&other)),
         }
     }
 
-    fn on_hello(&mut self, hello: &Hello) -> Result<Event, WireError> {
+    fn on_hello(&mut self, hello: &Hello) -> Result<ReceiverEvent, WireError> {
         if hello.version < VERSION {
             return Err(WireError::Version { theirs: hello.version });
         }
@@ -165,10 +167,10 @@ impl ReceiverSession {
         let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
         self.id = hello.session.filter(|_| has_streams);
         Message::Welcome(Hello::ours(&features, None)).encode(&mut self.out);
-        Ok(Event::Nothing)
+        Ok(ReceiverEvent::Nothing)
     }
 
-    fn on_measure(&mut self, measure: Measure) -> Result<Event, WireError> {
+    fn on_measure(&mut self, measure: Measure) -> Result<ReceiverEvent, WireError> {
         if self.receipt.entries > 0 {
             return Err(WireError::protocol("a session with entries cannot measure"));
         }
@@ -182,7 +184,7 @@ impl ReceiverSession {
         }
         self.measures += 1;
         self.phase = ReceivePhase::Measuring;
-        Ok(Event::Measure(measure))
+        Ok(ReceiverEvent::Measure(measure))
     }
 
     /// Sends the result of a stage.
@@ -190,50 +192,35 @@ impl ReceiverSession {
         Message::Measured(measured).encode(&mut self.out);
     }
 
-    fn on_entry(&mut self, entry: Entry) -> Result<Event, WireError> {
+    fn on_entry(&mut self, entry: Entry) -> Result<ReceiverEvent, WireError> {
         let expected = self.receipt.entries;
         if entry.id != expected {
             return Err(WireError::protocol(format!("entry {} announced, {expected} expected", entry.id)));
         }
         self.entries.check_room()?;
         self.receipt.entries += 1;
-        let (id, metadata) = (entry.id, entry.metadata);
-        let path = match RelPath::new(&entry.name, self.policy) {
-            Ok(path) => path,
-            Err(error) => return Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
-        };
-        let kind = match entry.kind {
-            EntryKind::File { size_bytes, .. } if size_bytes > MAX_FILE_BYTES => {
-                let reason = format!("a size of {size_bytes} bytes is more than a file can hold");
-                return Ok(self.refuse(id, entry.name, ErrorCode::NoSpace, reason));
-            }
-            EntryKind::File { size_bytes, is_sparse, state } => {
-                let layout = PartLayout::new(size_bytes);
-                let file = FileEntry { id, path, layout, is_sparse, state, metadata };
+        match announced::validate(&entry, self.policy) {
+            Ok(AnnouncedEntry::File(file)) => {
                 self.entries.add_file(file.clone());
-                return Ok(Event::File(file));
+                Ok(ReceiverEvent::File(file))
             }
-            EntryKind::Dir => OtherKind::Dir,
-            EntryKind::Link { target } => match LinkTarget::new(&target, &path, self.policy) {
-                Ok(target) => OtherKind::Link(target),
-                Err(error) => return Ok(self.refuse(id, entry.name, ErrorCode::Name, error.to_string())),
-            },
-        };
-        self.entries.add_other(OtherEntry { id, path, kind, metadata });
-        Ok(Event::Nothing)
+            Ok(AnnouncedEntry::Other(other)) => {
+                self.entries.add_other(other);
+                Ok(ReceiverEvent::Nothing)
+            }
+            Err(Refusal { code, reason }) => {
+                self.receipt.failed += 1;
+                self.send_error(Some(entry.id), code, &reason);
+                Ok(ReceiverEvent::Refused { name: entry.name, code, reason })
+            }
+        }
     }
 
-    fn refuse(&mut self, id: EntryId, name: Vec<u8>, fault: ErrorCode, reason: String) -> Event {
-        self.receipt.failed += 1;
-        self.send_error(Some(id), fault, &reason);
-        Event::Refused { name, fault, reason }
+    fn send_error(&mut self, entry: Option<EntryId>, code: ErrorCode, reason: &str) {
+        Message::Error(ErrorReport { entry, code, message: reason.to_owned() }).encode(&mut self.out);
     }
 
-    fn send_error(&mut self, entry: Option<EntryId>, fault: ErrorCode, reason: &str) {
-        Message::Error(ErrorReport { entry, fault, message: reason.to_owned() }).encode(&mut self.out);
-    }
-
-    fn on_end(&mut self, entries: u64) -> Result<Event, WireError> {
+    fn on_end(&mut self, entries: u64) -> Result<ReceiverEvent, WireError> {
         let announced = self.receipt.entries;
         if entries != announced {
             return Err(WireError::protocol(format!(
@@ -241,10 +228,10 @@ impl ReceiverSession {
             )));
         }
         self.phase = ReceivePhase::Ended;
-        Ok(Event::Nothing)
+        Ok(ReceiverEvent::Nothing)
     }
 
-    fn on_part(&mut self, part: Part, kind: PartKind) -> Result<Event, WireError> {
+    fn on_part(&mut self, part: Part, kind: PartKind) -> Result<ReceiverEvent, WireError> {
         let invalid =
             |what: &str| WireError::protocol(format!("part {} of entry {}: {what}", part.part, part.entry));
         if part.entry >= self.receipt.entries {
@@ -253,13 +240,13 @@ impl ReceiverSession {
         match self.entries.change_file(part.entry, |file| file.on_part(part, kind)) {
             Some(result) => result.map_err(|what| invalid(&what)),
             // The entry is settled; the part was in transit.
-            None if kind == PartKind::Offer => Ok(Event::Nothing),
+            None if kind == PartKind::Offer => Ok(ReceiverEvent::Nothing),
             None if part.size_bytes > PART_BYTES => Err(invalid("larger than a part")),
-            None => Ok(Event::Discard { bytes: part.size_bytes }),
+            None => Ok(ReceiverEvent::Discard { bytes: part.size_bytes }),
         }
     }
 
-    fn on_hole(&mut self, hole: Hole) -> Result<Event, WireError> {
+    fn on_hole(&mut self, hole: Hole) -> Result<ReceiverEvent, WireError> {
         let invalid = |what: &str| {
             WireError::protocol(format!("a hole at part {} of entry {}: {what}", hole.part, hole.entry))
         };
@@ -267,17 +254,24 @@ impl ReceiverSession {
             return Err(invalid("the entry was never announced"));
         }
         // The hole of a settled entry was in transit.
-        self.entries.file(hole.entry).map_or(Ok(Event::Nothing), |file| file.on_hole(hole).map_err(invalid))
+        self.entries
+            .file(hole.entry)
+            .map_or(Ok(ReceiverEvent::Nothing), |file| file.on_hole(hole).map_err(invalid))
     }
 
-    fn on_withdrawn(&mut self, id: EntryId, fault: ErrorCode, message: String) -> Result<Event, WireError> {
+    fn on_withdrawn(
+        &mut self,
+        id: EntryId,
+        code: ErrorCode,
+        message: String,
+    ) -> Result<ReceiverEvent, WireError> {
         if id >= self.receipt.entries {
             return Err(WireError::protocol(format!("entry {id} withdrawn, but never announced")));
         }
-        let Some(file) = self.entries.take_file(id) else { return Ok(Event::Nothing) };
+        let Some(file) = self.entries.take_file(id) else { return Ok(ReceiverEvent::Nothing) };
         self.receipt.failed += 1;
         let remaining_bytes = file.remaining_bytes();
-        Ok(Event::Withdrawn { id, path: file.entry.path, fault, message, remaining_bytes })
+        Ok(ReceiverEvent::Withdrawn { id, path: file.entry.path, code, message, remaining_bytes })
     }
 
     /// Is it a file that is announced and neither complete nor failed?
@@ -379,7 +373,7 @@ impl ReceiverSession {
     }
 
     /// Fails an entry. Returns the bytes of it that will not arrive; 0 if another thread has settled it.
-    pub fn fail(&mut self, id: EntryId, fault: ErrorCode, reason: &str) -> u64 {
+    pub fn fail(&mut self, id: EntryId, code: ErrorCode, reason: &str) -> u64 {
         let remaining_bytes = match self.entries.take_committing(id) {
             Some(_) => 0,
             None => match self.entries.take_file(id) {
@@ -388,14 +382,14 @@ impl ReceiverSession {
             },
         };
         self.receipt.failed += 1;
-        self.send_error(Some(id), fault, reason);
+        self.send_error(Some(id), code, reason);
         remaining_bytes
     }
 
     /// Ends the session with an error, and discards all entries.
-    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
+    pub fn abort(&mut self, code: ErrorCode, reason: &str) {
         self.entries.clear();
-        self.send_error(None, fault, reason);
+        self.send_error(None, code, reason);
     }
 
     /// Sends a keepalive.

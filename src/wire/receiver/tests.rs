@@ -4,7 +4,7 @@ use crate::wire::limits::*;
 use crate::wire::message::KeptParts;
 use crate::wire::{FrameBuffer, Framing};
 
-/// A session that has said welcome.
+/// A session whose `welcome` was sent.
 fn open() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1}"#).unwrap();
@@ -12,7 +12,7 @@ fn open() -> ReceiverSession {
     session
 }
 
-fn said(session: &mut ReceiverSession) -> Vec<Message> {
+fn take_messages(session: &mut ReceiverSession) -> Vec<Message> {
     let mut inbox = FrameBuffer::new();
     inbox.push(&session.take_output());
     let mut messages = Vec::new();
@@ -22,7 +22,12 @@ fn said(session: &mut ReceiverSession) -> Vec<Message> {
     messages
 }
 
-fn announce(session: &mut ReceiverSession, id: u64, name: &str, size: u64) -> Result<Event, WireError> {
+fn announce(
+    session: &mut ReceiverSession,
+    id: u64,
+    name: &str,
+    size: u64,
+) -> Result<ReceiverEvent, WireError> {
     let json = serde_json::json!({"ftx":"entry","entry":id,"type":"file","filename":name,"size":size});
     session.handle(json.to_string().as_bytes())
 }
@@ -33,15 +38,15 @@ fn part(
     id: u64,
     part: u64,
     size: u64,
-) -> Result<Event, WireError> {
+) -> Result<ReceiverEvent, WireError> {
     let md5 = Md5::of(b"x").to_string();
     let json = serde_json::json!({"ftx":kind,"entry":id,"part":part,"size":size,"md5":md5});
     session.handle(json.to_string().as_bytes())
 }
 
-fn body(event: Event) -> PartHeader {
+fn body(event: ReceiverEvent) -> PartHeader {
     match event {
-        Event::Body(header) | Event::Offer(header) => header,
+        ReceiverEvent::Body(header) | ReceiverEvent::Offer(header) => header,
         other => panic!("no body: {other:?}"),
     }
 }
@@ -49,10 +54,13 @@ fn body(event: Event) -> PartHeader {
 #[test]
 fn a_file_goes_from_entry_to_receipt() {
     let mut session = open();
-    let Event::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
+    let ReceiverEvent::File(file) = announce(&mut session, 0, "a/b", 1).unwrap() else { panic!() };
     assert_eq!(file.path.as_bytes(), b"a/b");
     session.want_all(0);
-    assert_eq!(said(&mut session), [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]);
+    assert_eq!(
+        take_messages(&mut session),
+        [Message::Want { entries: IdRanges::one(0), parts: WantedParts::All }]
+    );
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
     assert!(!session.is_drained());
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
@@ -65,7 +73,7 @@ fn a_file_goes_from_entry_to_receipt() {
     let receipt = Receipt { entries: 1, stored: 1, bytes: 1, ..Receipt::default() };
     assert_eq!(session.finish(), Some(receipt));
     assert_eq!(
-        said(&mut session),
+        take_messages(&mut session),
         [Message::Stored { entries: IdRanges::one(0), etags: None }, Message::Receipt(receipt)]
     );
 }
@@ -74,7 +82,7 @@ fn a_file_goes_from_entry_to_receipt() {
 fn comparing() -> ReceiverSession {
     let mut session = ReceiverSession::new(NamePolicy::Strict);
     session.handle(br#"{"ftx":"hello","version":1,"features":["etags"]}"#).unwrap();
-    assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(&[FEATURE_ETAGS], None))]);
+    assert_eq!(take_messages(&mut session), [Message::Welcome(Hello::ours(&[FEATURE_ETAGS], None))]);
     session
 }
 
@@ -86,20 +94,20 @@ fn a_sender_that_compares_is_told_the_etag_of_each_file_that_is_stored() {
         session.want_all(id);
     }
     session.handle(br#"{"ftx":"entry","entry":3,"type":"dir","filename":"d"}"#).unwrap();
-    said(&mut session);
+    take_messages(&mut session);
     for (id, index, size) in [(0, 0, 1), (2, 0, PART_BYTES), (2, 1, 1), (1, 0, 1)] {
         let header = body(part(&mut session, "part", id, index, size).unwrap());
         session.part_verified(&header);
     }
     assert!(session.next_ready().is_some());
-    // In whatever order they are committed.
+    // In any order of commits.
     [3, 2, 0].iter().for_each(|&id| session.stored(id));
     let one: Etag = Md5::of(b"x").to_string().parse().unwrap();
     let two = Md5::of([*Md5::of(b"x").as_bytes(); 2].as_flattened());
     let two: Etag = format!("{two}-2").parse().unwrap();
     let entries: IdRanges = vec![(0, 0), (2, 3)].try_into().unwrap();
     let stored = Message::Stored { entries, etags: Some(vec![Some(one), Some(two), None]) };
-    assert_eq!(said(&mut session), [stored]);
+    assert_eq!(take_messages(&mut session), [stored]);
 }
 
 #[test]
@@ -111,10 +119,10 @@ fn stored_fits_its_frame_however_many_entries_there_are() {
         let header = body(part(&mut session, "part", id, 0, 1).unwrap());
         session.part_verified(&header);
     }
-    said(&mut session);
+    take_messages(&mut session);
     // No two beside each other.
     (0..=MAX_ETAGS_A_FRAME as u64).for_each(|id| session.stored(2 * id));
-    let counts: Vec<(u64, usize)> = said(&mut session)
+    let counts: Vec<(u64, usize)> = take_messages(&mut session)
         .into_iter()
         .map(|message| match message {
             Message::Stored { entries, etags: Some(etags) } => (entries.count(), etags.len()),
@@ -130,15 +138,15 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
     let size = (MAX_DIGESTS_A_FRAME as u64 + 9) * PART_BYTES;
     announce(&mut session, 0, "a", size).unwrap();
     let digests: Vec<Md5> = (0..MAX_DIGESTS_A_FRAME + 3).map(|part| Md5::of(&part.to_le_bytes())).collect();
-    let mut there = PartDigests::new();
-    (0..).zip(&digests).for_each(|(part, md5)| there.insert(part, *md5));
-    there.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
-    there.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
-    session.want_missing(0, there.clone());
+    let mut verified = PartDigests::new();
+    (0..).zip(&digests).for_each(|(part, md5)| verified.insert(part, *md5));
+    verified.insert_holes(MAX_DIGESTS_A_FRAME as u64 + 4, 2);
+    verified.insert(MAX_DIGESTS_A_FRAME as u64 + 7, digests[0]);
+    session.want_missing(0, verified.clone());
     let kept = |part: usize, parts| {
         Message::Kept(crate::wire::message::KeptRun { entry: 0, part: part as u64, parts })
     };
-    let messages = said(&mut session);
+    let messages = take_messages(&mut session);
     assert_eq!(
         messages[..4],
         [
@@ -149,11 +157,11 @@ fn a_sender_that_compares_is_told_what_is_kept_before_the_want() {
         ]
     );
     assert!(matches!(&messages[4..], [Message::Want { parts: WantedParts::Parts(_), .. }]));
-    // A sender that does not compare is told nothing it does not know.
+    // No digests of kept parts are sent to a sender without the feature `etags`.
     let mut session = open();
     announce(&mut session, 0, "a", size).unwrap();
-    session.want_missing(0, there);
-    assert!(matches!(&said(&mut session)[..], [Message::Want { .. }]));
+    session.want_missing(0, verified);
+    assert!(matches!(&take_messages(&mut session)[..], [Message::Want { .. }]));
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn a_session_that_is_kept_to_one_connection_names_nothing_to_join() {
         }
         session.handle(hello).unwrap();
         assert_eq!((session.id().is_some(), session.takes_streams()), (true, !keep));
-        assert_eq!(said(&mut session), [Message::Welcome(Hello::ours(features, None))]);
+        assert_eq!(take_messages(&mut session), [Message::Welcome(Hello::ours(features, None))]);
     }
 }
 
@@ -176,35 +184,35 @@ fn a_damaged_part_is_asked_for_again_and_then_given_up() {
     let mut session = open();
     announce(&mut session, 0, "a", 1).unwrap();
     session.want_all(0);
-    said(&mut session);
+    take_messages(&mut session);
     for _ in 1..MAX_TRIES_A_PART {
         let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
         assert_eq!(session.part_damaged(&header), RetryDecision::Again);
         assert!(!session.is_drained());
-        assert_eq!(said(&mut session), [Message::Again { entry: 0, part: 0 }]);
+        assert_eq!(take_messages(&mut session), [Message::Again { entry: 0, part: 0 }]);
     }
     let header = body(part(&mut session, "part", 0, 0, 1).unwrap());
     assert_eq!(session.part_damaged(&header), RetryDecision::GaveUp { remaining_bytes: 1 });
     assert!(matches!(
-        &said(&mut session)[..],
-        [Message::Error(ErrorReport { entry: Some(0), fault: ErrorCode::Digest, .. })]
+        &take_messages(&mut session)[..],
+        [Message::Error(ErrorReport { entry: Some(0), code: ErrorCode::Digest, .. })]
     ));
     assert_eq!(
         part(&mut session, "part", 0, 0, 1),
-        Ok(Event::Discard { bytes: 1 }),
+        Ok(ReceiverEvent::Discard { bytes: 1 }),
         "one more was on its way"
     );
 }
 
 #[test]
-fn what_is_there_already_is_told_by_its_digests() {
+fn existing_file_is_recognised_by_its_digests() {
     let mut session = open();
     announce(&mut session, 0, "a", 1).unwrap();
     session.want_offers(0);
     let header = body(part(&mut session, "offer", 0, 0, 1).unwrap());
     assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     let none = Message::Want { entries: IdRanges::one(0), parts: WantedParts::None };
-    assert_eq!(said(&mut session).last(), Some(&none));
+    assert_eq!(take_messages(&mut session).last(), Some(&none));
     session.stored(0);
     session.handle(br#"{"ftx":"end","entries":1}"#).unwrap();
     let receipt = session.finish().unwrap();
@@ -217,14 +225,14 @@ fn a_small_file_that_was_sent_unasked_is_compared_with_what_is_there() {
     announce(&mut session, 0, "a", SMALL_FILE_BYTES).unwrap();
     assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "before the decision");
     session.want_offers(0);
-    let Ok(Event::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
+    let Ok(ReceiverEvent::OfferAndBody(header)) = part(&mut session, "part", 0, 0, SMALL_FILE_BYTES) else {
         panic!()
     };
     assert!(header.is_offer);
     assert!(part(&mut session, "part", 0, 0, SMALL_FILE_BYTES).is_err(), "twice");
     assert!(matches!(session.part_verified(&header), PartOutcome::Complete(_)));
     assert_eq!(session.finish(), None, "not stored yet");
-    // A larger one is asked for first.
+    // A larger file is requested first.
     announce(&mut session, 1, "b", SMALL_FILE_BYTES + 1).unwrap();
     session.want_offers(1);
     assert!(part(&mut session, "part", 1, 0, SMALL_FILE_BYTES + 1).is_err());
@@ -263,14 +271,14 @@ fn holes_replace_full_size_parts_of_sparse_files_only() {
     assert!(hole(&mut session, 0, 2).is_err(), "a part that has arrived and is not verified");
     session.part_verified(&first);
     assert!(hole(&mut session, 1, 2).is_err(), "a part that is verified");
-    let Event::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
+    let ReceiverEvent::Hole(header) = hole(&mut session, 2, 2).unwrap() else { panic!() };
     assert_eq!(header.range, PartRange { offset: 2 * PART_BYTES, len: 2 * PART_BYTES });
     assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
     assert!(hole(&mut session, 3, 1).is_err(), "twice");
     let last = body(part(&mut session, "part", 0, 4, 1).unwrap());
     session.part_verified(&last);
     assert!(!session.is_drained());
-    let Event::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
+    let ReceiverEvent::Hole(header) = hole(&mut session, 0, 1).unwrap() else { panic!() };
     assert!(matches!(session.holes_verified(&header), PartOutcome::Complete(_)));
     assert!(session.is_drained() && session.is_all_received());
 }
@@ -286,15 +294,15 @@ fn an_offered_hole_is_not_a_body() {
     let sent = br#"{"ftx":"hole","entry":0,"part":1,"parts":1}"#;
     for json in [&offered[..], sent] {
         // Without `offer`, a hole is the reply to the last request.
-        assert!(matches!(session.handle(json), Ok(Event::Hole(HoleHeader { is_offer: true, .. }))));
+        assert!(matches!(session.handle(json), Ok(ReceiverEvent::Hole(HoleHeader { is_offer: true, .. }))));
     }
     session.want_all(0);
     assert_eq!(
         session.handle(offered),
-        Ok(Event::Nothing),
+        Ok(ReceiverEvent::Nothing),
         "it was in transit when the bodies were requested"
     );
-    let Ok(Event::Hole(header)) = session.handle(sent) else { panic!() };
+    let Ok(ReceiverEvent::Hole(header)) = session.handle(sent) else { panic!() };
     assert!(!header.is_offer);
     assert_eq!(session.holes_verified(&header), PartOutcome::Partly);
 }
@@ -308,7 +316,7 @@ fn a_hole_for_a_part_that_arrived_damaged_must_be_cleared() {
     session.want_all(0);
     let hole = |session: &mut ReceiverSession, part: u64, parts: u64| {
         let json = serde_json::json!({"ftx":"hole","entry":0,"part":part,"parts":parts});
-        let Ok(Event::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
+        let Ok(ReceiverEvent::Hole(header)) = session.handle(json.to_string().as_bytes()) else { panic!() };
         header
     };
     let untouched = hole(&mut session, 0, 1);
@@ -340,20 +348,20 @@ fn separate_holes_are_bounded_and_a_hole_counts_once() {
     // Every second part of a huge file, and nothing in between.
     let mut session = sparse(1 << 62);
     let separate = (0..).map(|number| 2 * number).take_while(|&part| match hole(&mut session, part) {
-        Ok(Event::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
+        Ok(ReceiverEvent::Hole(header)) => session.holes_verified(&header) == PartOutcome::Partly,
         _ => false,
     });
     assert_eq!(separate.count(), MAX_HOLES_AHEAD);
     // One part per frame, without gaps: that is one run.
     let mut session = sparse(1 << 62);
     for part in 0..10 * MAX_HOLES_AHEAD as u64 {
-        let Ok(Event::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
+        let Ok(ReceiverEvent::Hole(header)) = hole(&mut session, part) else { panic!("{part}") };
         session.holes_verified(&header);
     }
     // Two connections deliver one hole before either is verified: it counts once.
     let mut session = sparse(2 * PART_BYTES);
-    let Ok(Event::Hole(first)) = hole(&mut session, 0) else { panic!() };
-    let Ok(Event::Hole(second)) = hole(&mut session, 0) else { panic!() };
+    let Ok(ReceiverEvent::Hole(first)) = hole(&mut session, 0) else { panic!() };
+    let Ok(ReceiverEvent::Hole(second)) = hole(&mut session, 0) else { panic!() };
     assert_eq!(session.holes_verified(&first), PartOutcome::Partly);
     assert_eq!(session.holes_verified(&second), PartOutcome::Unchanged, "a part is missing");
 }
@@ -384,27 +392,27 @@ fn bad_names_are_refused_and_the_rest_goes_on() {
         assert!(
             matches!(
                 announce(&mut session, id as u64, name, 1),
-                Ok(Event::Refused { fault: ErrorCode::Name, .. })
+                Ok(ReceiverEvent::Refused { code: ErrorCode::Name, .. })
             ),
             "{name:?}"
         );
         assert!(matches!(
-            &said(&mut session)[..],
-            [Message::Error(ErrorReport { entry: Some(_), fault: ErrorCode::Name, .. })]
+            &take_messages(&mut session)[..],
+            [Message::Error(ErrorReport { entry: Some(_), code: ErrorCode::Name, .. })]
         ));
     }
     assert!(matches!(
         announce(&mut session, 10, "fine", 1 << 63),
-        Ok(Event::Refused { fault: ErrorCode::NoSpace, .. })
+        Ok(ReceiverEvent::Refused { code: ErrorCode::NoSpace, .. })
     ));
-    assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(Event::File(_))));
+    assert!(matches!(announce(&mut session, 11, "fine", 1), Ok(ReceiverEvent::File(_))));
     let link = br#"{"ftx":"entry","entry":12,"type":"link","filename":"l","target":"../x"}"#;
-    assert!(matches!(session.handle(link), Ok(Event::Refused { fault: ErrorCode::Name, .. })));
+    assert!(matches!(session.handle(link), Ok(ReceiverEvent::Refused { code: ErrorCode::Name, .. })));
 }
 
 #[test]
 fn a_peer_that_breaks_the_rules_ends_its_session() {
-    type Step = fn(&mut ReceiverSession) -> Result<Event, WireError>;
+    type Step = fn(&mut ReceiverSession) -> Result<ReceiverEvent, WireError>;
     let steps: [(&str, Step); 14] = [
         ("hello twice", |s| s.handle(br#"{"ftx":"hello","version":1}"#)),
         ("a receiver's word", |s| {
@@ -457,11 +465,11 @@ const MEASURE: &[u8] = br#"{"ftx":"measure","what":"wire","size":1073741824}"#;
 fn stages_are_measured_and_a_receipt_of_nothing_ends_it() {
     let mut session = measuring();
     let welcome = Message::Welcome(Hello::ours(&["measure"], None));
-    assert_eq!(said(&mut session), [welcome], "of the features asked for, those that are known");
-    assert!(matches!(session.handle(MEASURE), Ok(Event::Measure(_))));
+    assert_eq!(take_messages(&mut session), [welcome], "of the features asked for, those that are known");
+    assert!(matches!(session.handle(MEASURE), Ok(ReceiverEvent::Measure(_))));
     let measured = Measured { bytes: 1, elapsed_ns: 1, memory: false };
     session.measured(measured);
-    assert_eq!(said(&mut session), [Message::Measured(measured)]);
+    assert_eq!(take_messages(&mut session), [Message::Measured(measured)]);
     session.handle(br#"{"ftx":"end","entries":0}"#).unwrap();
     assert_eq!(session.finish(), Some(Receipt::default()));
 }

@@ -1,4 +1,4 @@
-//! What the sender's session tells its driver.
+//! Events that the sender's session returns to its driver.
 
 use crate::digest::PartRange;
 use crate::error_code::ErrorCode;
@@ -6,7 +6,7 @@ use crate::wire::message::{EntryId, Receipt};
 
 /// What a frame means for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SenderEvent {
     /// Nothing.
     Nothing,
     /// The receiver accepted the session.
@@ -39,7 +39,7 @@ pub enum Event {
         /// The entry.
         entry: EntryId,
         /// The reason.
-        fault: ErrorCode,
+        code: ErrorCode,
         /// The receiver's message for people, raw.
         message: String,
         /// Had the receiver requested the file?

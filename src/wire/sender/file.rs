@@ -151,7 +151,7 @@ impl OutgoingFile {
         Ok(())
     }
 
-    /// Adds the digests of kept parts; `false` if one of them differs from what this side knows. `held` counts the
+    /// Adds the digests of kept parts; `false` if one of them differs from the digest that the sender has. `held` counts the
     /// digests and runs of all files in flight.
     pub fn on_kept(&mut self, kept: KeptRun, held: &mut usize) -> Result<bool, &'static str> {
         let KeptRun { part: first, parts, .. } = kept;

@@ -1,4 +1,4 @@
-//! The sender's end of a native session, as a state machine: frames in, [`Event`]s, [`Job`]s and frames out.
+//! The sender's end of a native session, as a state machine: frames in, [`SenderEvent`]s, [`Job`]s and frames out.
 //!
 //! The driver announces entries while [`SenderSession::has_room`] permits, without waiting for the welcome, takes [`Job`]s
 //! as the receiver requests parts, and ends when it has the receipt. Small files that are announced before the welcome are
@@ -27,7 +27,7 @@ use entries::{OutgoingEntries, OutgoingKind};
 use file::{OutgoingFile, OutgoingStage};
 use wanted::Transition;
 
-pub use event::{Event, Job};
+pub use event::{Job, SenderEvent};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum SendPhase {
@@ -172,19 +172,19 @@ impl SenderSession {
     }
 
     /// Fails an entry; `false` if it was settled before.
-    pub fn withdraw(&mut self, entry: EntryId, fault: ErrorCode, reason: &str) -> bool {
+    pub fn withdraw(&mut self, entry: EntryId, code: ErrorCode, reason: &str) -> bool {
         if !self.entries.settle(entry) {
             return false;
         }
         self.failed += 1;
-        Message::Error(ErrorReport { entry: Some(entry), fault, message: reason.to_owned() })
+        Message::Error(ErrorReport { entry: Some(entry), code, message: reason.to_owned() })
             .encode(&mut self.out);
         true
     }
 
     /// Ends the session with an error.
-    pub fn give_up(&mut self, fault: ErrorCode, reason: &str) {
-        Message::Error(ErrorReport { entry: None, fault, message: reason.to_owned() }).encode(&mut self.out);
+    pub fn abort(&mut self, code: ErrorCode, reason: &str) {
+        Message::Error(ErrorReport { entry: None, code, message: reason.to_owned() }).encode(&mut self.out);
     }
 
     /// The next part to read.
@@ -231,41 +231,41 @@ impl SenderSession {
     }
 
     /// Handles the JSON of one frame.
-    pub fn handle(&mut self, json: &[u8]) -> Result<Event, WireError> {
+    pub fn handle(&mut self, json: &[u8]) -> Result<SenderEvent, WireError> {
         let message = Message::parse(json)?;
         match (self.phase, message) {
-            (_, Message::Error(ErrorReport { entry: None, fault, message })) => {
-                Err(WireError::PeerGaveUp { fault, message })
+            (_, Message::Error(ErrorReport { entry: None, code, message })) => {
+                Err(WireError::PeerAborted { code, message })
             }
             (_, Message::Welcome(welcome)) if !self.is_welcome => self.on_welcome(&welcome),
             (_, other) if !self.is_welcome => Err(WireError::unexpected(&other)),
             (SendPhase::Done, other) => Err(WireError::unexpected(&other)),
-            (_, Message::Busy) => Ok(Event::Nothing),
+            (_, Message::Busy) => Ok(SenderEvent::Nothing),
             (_, Message::Want { entries, parts }) => self.on_want(&entries, &parts),
             (_, Message::Again { entry, part }) => self.on_again(entry, part),
             (_, Message::Kept(kept)) if self.compares_etags => self.on_kept(kept),
             (_, Message::Stored { entries, etags }) => self.on_stored(&entries, etags.as_deref()),
-            (_, Message::Error(ErrorReport { entry: Some(entry), fault, message })) => {
-                self.on_failed(entry, fault, message)
+            (_, Message::Error(ErrorReport { entry: Some(entry), code, message })) => {
+                self.on_failed(entry, code, message)
             }
             (SendPhase::Ended, Message::Receipt(receipt)) => self.on_receipt(receipt),
             (_, other) => Err(WireError::unexpected(&other)),
         }
     }
 
-    fn on_welcome(&mut self, welcome: &Hello) -> Result<Event, WireError> {
+    fn on_welcome(&mut self, welcome: &Hello) -> Result<SenderEvent, WireError> {
         if welcome.version != VERSION {
             return Err(WireError::Version { theirs: welcome.version });
         }
         self.is_welcome = true;
         self.compares_etags = welcome.has(FEATURE_ETAGS);
-        Ok(Event::Welcomed { takes_streams: welcome.has(FEATURE_STREAMS) })
+        Ok(SenderEvent::Welcomed { takes_streams: welcome.has(FEATURE_STREAMS) })
     }
 
-    fn on_want(&mut self, ids: &IdRanges, parts: &WantedParts) -> Result<Event, WireError> {
+    fn on_want(&mut self, ids: &IdRanges, parts: &WantedParts) -> Result<SenderEvent, WireError> {
         self.entries.check_announced(ids)?;
         let (mut identical, mut resumed, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
-        let mut event = Event::Nothing;
+        let mut event = SenderEvent::Nothing;
         for id in ids.iter().flatten() {
             let invalid = |what: &str| WireError::protocol(format!("invalid want for entry {id}: {what}"));
             let file = match self.entries.get_mut(id) {
@@ -287,52 +287,61 @@ impl SenderSession {
             }
             file.apply(transition);
             // Not for settled entries: a receiver that repeats their `want` makes no progress.
-            event = Event::Wanted;
+            event = SenderEvent::Wanted;
         }
         if !identical.is_empty() {
-            event = Event::AlreadyThere(identical);
+            event = SenderEvent::AlreadyThere(identical);
         } else if !resumed.is_empty() {
-            event = Event::Resumed(resumed);
+            event = SenderEvent::Resumed(resumed);
         } else if !unneeded.is_empty() {
-            event = Event::Unneeded(unneeded);
+            event = SenderEvent::Unneeded(unneeded);
         }
         Ok(event)
     }
 
-    fn on_again(&mut self, id: EntryId, part: u64) -> Result<Event, WireError> {
+    fn on_again(&mut self, id: EntryId, part: u64) -> Result<SenderEvent, WireError> {
         self.entries.check_announced(&IdRanges::one(id))?;
         match self.entries.get_mut(id) {
             Some(OutgoingKind::File(file)) => file.on_again(part).map_err(WireError::Protocol)?,
             Some(OutgoingKind::Other) => return Err(WireError::protocol("again for what is not a file")),
-            None => return Ok(Event::Nothing), // Withdrawn while the frame was in transit.
+            None => return Ok(SenderEvent::Nothing), // Withdrawn while the frame was in transit.
         }
         self.queue.push_front(id);
-        Ok(Event::Again { entry: id, part })
+        Ok(SenderEvent::Again { entry: id, part })
     }
 
-    fn on_kept(&mut self, kept: KeptRun) -> Result<Event, WireError> {
+    fn on_kept(&mut self, kept: KeptRun) -> Result<SenderEvent, WireError> {
         let id = kept.entry;
         let invalid = |what: &str| WireError::protocol(format!("invalid kept for entry {id}: {what}"));
         self.entries.check_announced(&IdRanges::one(id))?;
         if self.entries.get(id).is_none() {
-            return Ok(Event::Nothing); // Withdrawn while the frame was in transit.
+            return Ok(SenderEvent::Nothing); // Withdrawn while the frame was in transit.
         }
         let (file, held) = self.entries.file_and_kept(id).ok_or_else(|| invalid("not a file"))?;
         let is_same = file.on_kept(kept, held).map_err(invalid)?;
-        Ok(if is_same { Event::Nothing } else { Event::KeptOther(id) })
+        Ok(if is_same { SenderEvent::Nothing } else { SenderEvent::KeptOther(id) })
     }
 
-    fn on_failed(&mut self, entry: EntryId, fault: ErrorCode, message: String) -> Result<Event, WireError> {
+    fn on_failed(
+        &mut self,
+        entry: EntryId,
+        code: ErrorCode,
+        message: String,
+    ) -> Result<SenderEvent, WireError> {
         self.entries.check_announced(&IdRanges::one(entry))?;
         let was_wanted = self.entries.file(entry).is_some_and(|file| file.stage == OutgoingStage::Bodies);
         if !self.entries.settle(entry) {
-            return Ok(Event::Nothing);
+            return Ok(SenderEvent::Nothing);
         }
         self.failed += 1;
-        Ok(Event::Failed { entry, fault, message, was_wanted })
+        Ok(SenderEvent::Failed { entry, code, message, was_wanted })
     }
 
-    fn on_stored(&mut self, ids: &IdRanges, etags: Option<&[Option<Etag>]>) -> Result<Event, WireError> {
+    fn on_stored(
+        &mut self,
+        ids: &IdRanges,
+        etags: Option<&[Option<Etag>]>,
+    ) -> Result<SenderEvent, WireError> {
         self.entries.check_announced(ids)?;
         if self.compares_etags {
             self.entries.check_etags(ids, etags)?;
@@ -351,10 +360,10 @@ impl SenderSession {
             settled.push(id);
         }
         self.stored += settled.len() as u64;
-        Ok(Event::Stored(settled))
+        Ok(SenderEvent::Stored(settled))
     }
 
-    fn on_receipt(&mut self, receipt: Receipt) -> Result<Event, WireError> {
+    fn on_receipt(&mut self, receipt: Receipt) -> Result<SenderEvent, WireError> {
         let ours = (self.announced(), self.stored, self.skipped, self.failed);
         let theirs = (receipt.entries, receipt.stored, receipt.skipped, receipt.failed);
         if !self.entries.are_settled() || ours != theirs {
@@ -363,7 +372,7 @@ impl SenderSession {
             )));
         }
         self.phase = SendPhase::Done;
-        Ok(Event::Receipt(receipt))
+        Ok(SenderEvent::Receipt(receipt))
     }
 
     /// Is everything announced, and every requested part sent? Then only replies of the receiver are missing.

@@ -35,16 +35,16 @@ fn a_file_is_sent_as_it_is_wanted() {
     assert_eq!(session.next_job(), None, "nothing is sent unasked");
     assert_eq!(
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":[[0,0],[2,2]]}"#),
-        Ok(Event::Resumed(vec![(0, PART_BYTES)]))
+        Ok(SenderEvent::Resumed(vec![(0, PART_BYTES)]))
     );
     assert_eq!(send_all(&mut session), [0, 2]);
     session.end();
-    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(SenderEvent::Stored(vec![0])));
     let receipt = br#"{"ftx":"receipt","entries":1,"stored":1,"skipped":0,"failed":0,"bytes":9}"#;
-    assert!(matches!(session.handle(receipt), Ok(Event::Receipt(_))));
+    assert!(matches!(session.handle(receipt), Ok(SenderEvent::Receipt(_))));
 }
 
-/// With a receiver that tells what it verified.
+/// A session whose receiver sends etags.
 fn comparing(size: u64) -> SenderSession {
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
     session.handle(br#"{"ftx":"welcome","version":1,"features":["etags"]}"#).unwrap();
@@ -52,13 +52,13 @@ fn comparing(size: u64) -> SenderSession {
     session
 }
 
-fn kept(session: &mut SenderSession, part: u64, what: serde_json::Value) -> Result<Event, WireError> {
+fn kept(session: &mut SenderSession, part: u64, what: serde_json::Value) -> Result<SenderEvent, WireError> {
     let mut json = serde_json::json!({"ftx":"kept","entry":0,"part":part});
     json.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
     session.handle(json.to_string().as_bytes())
 }
 
-fn stored(session: &mut SenderSession, etag: serde_json::Value) -> Result<Event, WireError> {
+fn stored(session: &mut SenderSession, etag: serde_json::Value) -> Result<SenderEvent, WireError> {
     session
         .handle(serde_json::json!({"ftx":"stored","entries":[[0,0]],"etags":[etag]}).to_string().as_bytes())
 }
@@ -69,7 +69,7 @@ fn etag(parts: &[Md5]) -> String {
 }
 
 #[test]
-fn what_the_receiver_stored_is_compared_with_what_was_sent() {
+fn etags_of_stored_files_are_compared_with_the_sent_parts() {
     let sent = || {
         let mut session = comparing(PART_BYTES + 1);
         session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#).unwrap();
@@ -77,7 +77,7 @@ fn what_the_receiver_stored_is_compared_with_what_was_sent() {
         session
     };
     let (ours, theirs) = (etag(&[Md5::of(b""); 2]), etag(&[Md5::of(b""), Md5::of(b"x")]));
-    assert_eq!(stored(&mut sent(), ours.as_str().into()), Ok(Event::Stored(vec![0])));
+    assert_eq!(stored(&mut sent(), ours.as_str().into()), Ok(SenderEvent::Stored(vec![0])));
     let mut wrong = sent();
     assert_eq!(
         stored(&mut wrong, theirs.as_str().into()),
@@ -95,11 +95,11 @@ fn what_the_receiver_stored_is_compared_with_what_was_sent() {
     again.handle(br#"{"ftx":"again","entry":0,"part":1}"#).unwrap();
     let job = again.next_job().unwrap();
     assert!(again.part_frame(&job, Md5::of(b"x"), &mut Vec::new()));
-    assert_eq!(stored(&mut again, theirs.into()), Ok(Event::Stored(vec![0])));
+    assert_eq!(stored(&mut again, theirs.into()), Ok(SenderEvent::Stored(vec![0])));
 }
 
 #[test]
-fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
+fn kept_digests_are_compared_with_earlier_digests() {
     let size = 4 * PART_BYTES;
     let digest = |byte: &[u8]| Md5::of(byte).to_string();
     let known = |session: &mut SenderSession| {
@@ -111,45 +111,45 @@ fn what_the_receiver_has_kept_is_compared_with_what_was_hashed_before() {
     let mut session = comparing(size);
     known(&mut session);
     let zeros = Md5::of(&vec![0; PART_BYTES as usize]);
-    // The first two are known, the third is not, and is believed.
-    let told = serde_json::json!({"md5": [digest(b"a"), zeros.to_string(), digest(b"c")]});
-    assert_eq!(kept(&mut session, 0, told), Ok(Event::Nothing));
+    // The first two digests are known. The third is not, and is accepted.
+    let body = serde_json::json!({"md5": [digest(b"a"), zeros.to_string(), digest(b"c")]});
+    assert_eq!(kept(&mut session, 0, body), Ok(SenderEvent::Nothing));
     let want = br#"{"ftx":"want","entries":[[0,0]],"parts":[[3,3]]}"#;
-    assert_eq!(session.handle(want), Ok(Event::Resumed(vec![(0, 3 * PART_BYTES)])));
+    assert_eq!(session.handle(want), Ok(SenderEvent::Resumed(vec![(0, 3 * PART_BYTES)])));
     assert_eq!(send_all(&mut session), [3]);
     let ours = etag(&[Md5::of(b"a"), zeros, Md5::of(b"c"), Md5::of(b"")]);
-    assert_eq!(stored(&mut session, ours.into()), Ok(Event::Stored(vec![0])));
-    for (part, told) in [
+    assert_eq!(stored(&mut session, ours.into()), Ok(SenderEvent::Stored(vec![0])));
+    for (part, body) in [
         (0, serde_json::json!({"md5": [digest(b"x")]})),
         (0, serde_json::json!({"zeros": 1})),
         (1, serde_json::json!({"md5": [digest(b"x")]})),
     ] {
         let mut session = comparing(size);
         known(&mut session);
-        assert_eq!(kept(&mut session, part, told.clone()), Ok(Event::KeptOther(0)), "{told}");
+        assert_eq!(kept(&mut session, part, body.clone()), Ok(SenderEvent::KeptOther(0)), "{body}");
         assert!(session.withdraw(0, ErrorCode::Digest, ""));
-        assert_eq!(kept(&mut session, part, told), Ok(Event::Nothing), "given up");
+        assert_eq!(kept(&mut session, part, body), Ok(SenderEvent::Nothing), "withdrawn");
     }
     // One that is not known, and behind it one that differs: nothing of the frame counts, and nothing is uncounted.
     let mut session = comparing(size);
     let mut digests = PartDigests::new();
     digests.insert(1, Md5::of(b"b"));
     session.set_digests(0, digests);
-    let told = serde_json::json!({"md5": [digest(b"a"), digest(b"x")]});
-    assert_eq!(kept(&mut session, 0, told), Ok(Event::KeptOther(0)));
+    let body = serde_json::json!({"md5": [digest(b"a"), digest(b"x")]});
+    assert_eq!(kept(&mut session, 0, body), Ok(SenderEvent::KeptOther(0)));
     assert!(session.withdraw(0, ErrorCode::Digest, ""));
     assert_eq!(session.entries.kept(), 0);
-    // What of it nothing was said has no etag here, and any is taken.
+    // Parts that were not compared leave the file without an etag here, and any etag is accepted.
     let mut session = comparing(size);
     session.handle(want).unwrap();
     assert_eq!(send_all(&mut session), [3]);
-    assert_eq!(stored(&mut session, etag(&[Md5::of(b""); 4]).into()), Ok(Event::Stored(vec![0])));
+    assert_eq!(stored(&mut session, etag(&[Md5::of(b""); 4]).into()), Ok(SenderEvent::Stored(vec![0])));
 }
 
 #[test]
-fn what_a_receiver_says_it_has_kept_is_bounded() {
+fn kept_digests_are_bounded() {
     let digest = Md5::of(b"").to_string();
-    for (part, told) in [
+    for (part, body) in [
         (0, serde_json::json!({"md5": []})),
         (0, serde_json::json!({"zeros": 0})),
         (0, serde_json::json!({"zeros": 3})),
@@ -160,7 +160,7 @@ fn what_a_receiver_says_it_has_kept_is_bounded() {
         (0, serde_json::json!({})),
         (0, serde_json::json!({"md5": [digest], "zeros": 1})),
     ] {
-        assert!(kept(&mut comparing(PART_BYTES + 1), part, told.clone()).is_err(), "{part} {told}");
+        assert!(kept(&mut comparing(PART_BYTES + 1), part, body.clone()).is_err(), "{part} {body}");
     }
     let first = |digest: &String| serde_json::json!({"md5": [digest]});
     let mut decided = comparing(PART_BYTES + 1);
@@ -172,7 +172,10 @@ fn what_a_receiver_says_it_has_kept_is_bounded() {
     let mut endless = comparing(u64::MAX >> 1);
     let many: Vec<&str> = std::iter::repeat_n(digest.as_str(), 1000).collect();
     for part in 0..MAX_KEPT_IN_FLIGHT as u64 / 1000 + 2 {
-        assert_eq!(kept(&mut endless, part * 1000, serde_json::json!({"md5": many})), Ok(Event::Nothing));
+        assert_eq!(
+            kept(&mut endless, part * 1000, serde_json::json!({"md5": many})),
+            Ok(SenderEvent::Nothing)
+        );
     }
     assert_eq!(endless.entries.kept(), MAX_KEPT_IN_FLIGHT);
     assert!(endless.withdraw(0, ErrorCode::Other, ""));
@@ -186,7 +189,7 @@ fn a_damaged_part_is_sent_again_but_not_for_ever() {
     assert_eq!(send_all(&mut session), [0, 1]);
     for _ in 1..MAX_TRIES_A_PART {
         let again = session.handle(br#"{"ftx":"again","entry":0,"part":1}"#);
-        assert_eq!(again, Ok(Event::Again { entry: 0, part: 1 }));
+        assert_eq!(again, Ok(SenderEvent::Again { entry: 0, part: 1 }));
         assert!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).is_err(), "not whole now");
         assert_eq!(send_all(&mut session), [1]);
     }
@@ -230,9 +233,9 @@ fn offers_are_digests_without_bodies() {
     let job = session.next_job().unwrap();
     assert!(!job.wants_body);
     session.part_frame(&job, Md5::of(b""), &mut Vec::new());
-    let there = session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#);
-    assert_eq!(there, Ok(Event::AlreadyThere(vec![0])));
-    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    let event = session.handle(br#"{"ftx":"want","entries":[[0,0]],"parts":"none"}"#);
+    assert_eq!(event, Ok(SenderEvent::AlreadyThere(vec![0])));
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(SenderEvent::Stored(vec![0])));
 }
 
 #[test]
@@ -256,10 +259,10 @@ fn entries_are_announced_before_the_welcome_and_within_their_limits() {
     assert!(session.withdraw(3, ErrorCode::SourceChanged, "gone"));
     assert_eq!(announce(&mut session, &long), 1);
     session.handle(br#"{"ftx":"welcome","version":1}"#).unwrap();
-    assert!(matches!(session.handle(want), Ok(Event::Wanted)));
+    assert!(matches!(session.handle(want), Ok(SenderEvent::Wanted)));
 }
 
-/// A small file, announced and sent before the receiver said anything but its welcome.
+/// A small file, announced and sent before the receiver sent anything but its `welcome`.
 fn pushed() -> SenderSession {
     let mut session = SenderSession::new(SessionId::new([7; 16]), None);
     session.announce_file(&path(), SMALL_FILE_BYTES, false, None, Metadata::default());
@@ -287,10 +290,10 @@ fn a_small_file_is_sent_before_it_is_asked_for() {
     let mut session = pushed();
     assert!(session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()));
     let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
-    assert_eq!(session.handle(want), Ok(Event::Wanted));
+    assert_eq!(session.handle(want), Ok(SenderEvent::Wanted));
     assert_eq!(session.next_job(), None, "it is on its way");
     assert!(session.handle(want).is_err(), "twice");
-    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(Event::Stored(vec![0])));
+    assert_eq!(session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#), Ok(SenderEvent::Stored(vec![0])));
 }
 
 #[test]
@@ -304,18 +307,18 @@ fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
     assert!(session.handle(none).is_err(), "nothing compared yet");
     let mut session = pushed();
     session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
-    assert_eq!(session.handle(offers), Ok(Event::Unneeded(vec![0])));
+    assert_eq!(session.handle(offers), Ok(SenderEvent::Unneeded(vec![0])));
     assert_eq!(session.next_job(), None);
-    assert_eq!(session.handle(none), Ok(Event::AlreadyThere(vec![0])));
-    // It differs, and gives way.
+    assert_eq!(session.handle(none), Ok(SenderEvent::AlreadyThere(vec![0])));
+    // It differs, and is replaced.
     let mut session = pushed();
     session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new());
     session.handle(offers).unwrap();
-    assert_eq!(session.handle(all), Ok(Event::Wanted));
+    assert_eq!(session.handle(all), Ok(SenderEvent::Wanted));
     assert!(session.next_job().is_some_and(|job| job.wants_body && !job.is_unasked));
     // The answer came before the body was sent.
     let mut session = pushed();
-    assert_eq!(session.handle(offers), Ok(Event::Wanted));
+    assert_eq!(session.handle(offers), Ok(SenderEvent::Wanted));
     assert!(!session.part_frame(&PUSHED, Md5::of(b""), &mut Vec::new()), "no body any more");
     let job = session.next_job().unwrap();
     assert!(!job.wants_body && !job.is_unasked);
@@ -340,14 +343,14 @@ fn a_small_file_that_is_there_is_offered_by_what_was_sent_of_it() {
 fn a_want_for_entries_that_are_settled_is_no_event() {
     let mut session = with_file(PART_BYTES);
     let want = br#"{"ftx":"want","entries":[[0,0]],"parts":"all"}"#;
-    assert_eq!(session.handle(want), Ok(Event::Wanted));
+    assert_eq!(session.handle(want), Ok(SenderEvent::Wanted));
     send_all(&mut session);
     session.handle(br#"{"ftx":"stored","entries":[[0,0]]}"#).unwrap();
-    assert_eq!(session.handle(want), Ok(Event::Nothing));
-    assert_eq!(session.handle(want), Ok(Event::Nothing));
+    assert_eq!(session.handle(want), Ok(SenderEvent::Nothing));
+    assert_eq!(session.handle(want), Ok(SenderEvent::Nothing));
     session.announce_file(&path(), PART_BYTES, false, None, Metadata::default());
     let both = br#"{"ftx":"want","entries":[[0,1]],"parts":"all"}"#;
-    assert_eq!(session.handle(both), Ok(Event::Wanted), "one of them is in flight");
+    assert_eq!(session.handle(both), Ok(SenderEvent::Wanted), "one of them is in flight");
 }
 
 #[test]
@@ -357,7 +360,10 @@ fn an_entry_that_failed_is_not_sent_any_more() {
     let job = session.next_job().unwrap();
     let failed = session.handle(br#"{"ftx":"error","entry":0,"code":"no-space","message":"full"}"#);
     let message = "full".into();
-    assert_eq!(failed, Ok(Event::Failed { entry: 0, fault: ErrorCode::NoSpace, message, was_wanted: true }));
+    assert_eq!(
+        failed,
+        Ok(SenderEvent::Failed { entry: 0, code: ErrorCode::NoSpace, message, was_wanted: true })
+    );
     assert!(!session.part_frame(&job, Md5::of(b""), &mut Vec::new()));
     assert!(!session.withdraw(0, ErrorCode::SourceChanged, "late"), "settled once only");
     session.end();
@@ -366,7 +372,7 @@ fn an_entry_that_failed_is_not_sent_any_more() {
 }
 
 #[test]
-fn what_a_hostile_receiver_says_ends_the_session() {
+fn invalid_frames_of_a_receiver_end_the_session() {
     for bad in [
         r#"{"ftx":"welcome","version":1}"#,
         r#"{"ftx":"hello","version":1}"#,

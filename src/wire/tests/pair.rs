@@ -4,116 +4,63 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout};
+use super::model::{DAMAGED, Disk, Random, Source, Staged, Token, digest, frames, name};
+use crate::digest::{Md5, PART_BYTES, PartDigests};
 use crate::error_code::ErrorCode;
-use crate::relpath::{NamePolicy, RelPath};
+use crate::relpath::NamePolicy;
 use crate::units::Metadata;
-use crate::wire::receiver::{self, FileEntry, PartOutcome, ReceiverSession, RetryDecision};
-use crate::wire::sender::{self, Job, SenderSession};
-use crate::wire::{EntryId, FrameBuffer, Framing, SessionId, WireError};
+use crate::wire::receiver::{self, FileEntry, PartOutcome, ReceiverEvent, ReceiverSession, RetryDecision};
+use crate::wire::sender::{Job, SenderEvent, SenderSession};
+use crate::wire::{EntryId, SessionId, WireError};
 
-/// What a part holds stands for its bytes: 0 for zeros, [`DAMAGED`] and above for what no source holds.
-type Token = u8;
-const DAMAGED: Token = 100;
-
-/// SplitMix64 (Steele et al. 2014).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-
-    fn is_one_of(&mut self, number: usize) -> bool {
-        number > 0 && self.below(number) == 0
-    }
-}
-
-/// The digest of a part with this token. That of whole zeros is what a hole stands for.
-fn digest(token: Token, len: u64) -> Md5 {
-    if token == 0 && len == PART_BYTES {
-        let mut zeros = PartDigests::new();
-        zeros.insert_holes(0, 1);
-        return zeros.get(0).unwrap();
-    }
-    Md5::of(&[&[token][..], &len.to_le_bytes()].concat())
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Source {
-    size: u64,
-    parts: Vec<Token>,
-    is_sparse: bool,
-    state: Md5,
-}
-
-impl Source {
-    fn draw(random: &mut Chance) -> Self {
-        let size = match random.below(5) {
-            0 => random.below(1000) as u64,
-            _ => random.below(4) as u64 * PART_BYTES + random.below(2) as u64 * 5,
-        };
-        let parts =
-            (0..PartLayout::new(size).count()).map(|_| random.below(4).saturating_sub(1) as Token).collect();
-        let state = Md5::of(&random.below(usize::MAX).to_le_bytes());
-        Source { size, parts, is_sparse: random.below(3) > 0, state }
-    }
-
-    fn layout(&self) -> PartLayout {
-        PartLayout::new(self.size)
-    }
-}
-
-/// What is on its way on a stream.
-enum Item {
+/// Something in transit on a stream.
+enum StreamItem {
     Frame(Vec<u8>),
     Body(Token),
 }
 
-/// A file in arrival, and what of it is recorded for another session.
-#[derive(Clone)]
-struct Staged {
-    source: Md5,
-    parts: Vec<Token>,
-    recorded: PartDigests,
-    /// Nothing was ever written where nothing is verified.
-    is_fresh: bool,
-}
-
-/// What the receiver has from one session to the next.
-#[derive(Default)]
-struct Disk {
-    files: HashMap<Vec<u8>, (u64, Vec<Token>)>,
-    staged: HashMap<Vec<u8>, Staged>,
-}
-
 /// Work of the receiver that ends at some time.
 enum Work {
-    Judge(receiver::PartHeader),
+    Verify(receiver::PartHeader),
     Commit(EntryId),
 }
 
+/// The faults of a session: each happens once in so many cases, never if 0.
 struct Faults {
     damage: usize,
     cut: usize,
     withdraw: usize,
+    /// The number of streams over which parts overtake each other.
     streams: usize,
 }
 
+impl Faults {
+    fn draw(random: &mut Random, is_last: bool) -> Self {
+        let mut odds = |numbers: &[usize]| if is_last { 0 } else { numbers[random.below(numbers.len())] };
+        let (damage, cut, withdraw) = (odds(&[0, 2, 3, 5]), odds(&[0, 10, 40, 200]), odds(&[0, 0, 10]));
+        Faults { damage, cut, withdraw, streams: 1 + random.below(4) }
+    }
+}
+
+/// What can happen next.
+#[derive(Clone, Copy)]
+enum Action {
+    DeliverToReceiver { stream: usize },
+    DeliverToSender,
+    Send,
+    FinishWork { index: usize },
+}
+
 struct Pair<'a> {
-    random: &'a mut Chance,
+    random: &'a mut Random,
     faults: Faults,
     sender: SenderSession,
     receiver: ReceiverSession,
     sources: Vec<Source>,
-    to_receiver: Vec<VecDeque<Item>>,
+    to_receiver: Vec<VecDeque<StreamItem>>,
     to_sender: VecDeque<Vec<u8>>,
     /// A header whose body comes next on its stream.
-    expected: Vec<Option<receiver::Event>>,
+    expected: Vec<Option<ReceiverEvent>>,
     entries: HashMap<EntryId, FileEntry>,
     work: Vec<Work>,
     disk: &'a mut Disk,
@@ -121,28 +68,57 @@ struct Pair<'a> {
     stored: Vec<EntryId>,
     failed: BTreeMap<EntryId, ErrorCode>,
     has_receipt: bool,
-    /// The receipt is on its way.
-    has_said_all: bool,
+    /// The receiver has sent its receipt.
+    is_finished: bool,
 }
 
-fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let (mut inbox, mut given, mut all) = (FrameBuffer::new(), 0, Vec::new());
-    loop {
-        given += inbox.push(&bytes[given..]);
-        match inbox.next_frame(Framing::Native).unwrap() {
-            Some(json) => all.push(json.to_vec()),
-            None => break,
+impl<'a> Pair<'a> {
+    fn new(random: &'a mut Random, disk: &'a mut Disk, faults: Faults, sender: SenderSession) -> Self {
+        let mut receiver = ReceiverSession::new(NamePolicy::Strict);
+        if random.below(2) == 0 {
+            receiver.disable_streams();
+        }
+        let streams = if receiver.takes_streams() { faults.streams } else { 1 };
+        Pair {
+            random,
+            faults: Faults { streams, ..faults },
+            sender,
+            receiver,
+            sources: Vec::new(),
+            to_receiver: (0..streams).map(|_| VecDeque::new()).collect(),
+            to_sender: VecDeque::new(),
+            expected: (0..streams).map(|_| None).collect(),
+            entries: HashMap::new(),
+            work: Vec::new(),
+            disk,
+            is_overwriting: false,
+            stored: Vec::new(),
+            failed: BTreeMap::new(),
+            has_receipt: false,
+            is_finished: false,
         }
     }
-    assert!(given == bytes.len() && inbox.is_empty());
-    all
-}
 
-fn name(id: usize) -> RelPath {
-    RelPath::new(format!("f{id}").as_bytes(), NamePolicy::Strict).unwrap()
-}
+    /// Runs until the sender has its receipt or the session is cut.
+    fn run(&mut self) {
+        self.move_output();
+        loop {
+            let has_moved = self.step().unwrap_or_else(|error| panic!("{error}"));
+            assert!(has_moved, "both wait for each other");
+            let is_cut = self.random.is_one_of(self.faults.cut);
+            if self.has_receipt || is_cut {
+                return;
+            }
+        }
+    }
 
-impl Pair<'_> {
+    fn move_output(&mut self) {
+        let output = self.sender.take_output();
+        self.to_receiver[0].extend(frames(&output).into_iter().map(StreamItem::Frame));
+        let output = self.receiver.take_output();
+        self.to_sender.extend(frames(&output));
+    }
+
     fn announce(&mut self, known: &mut HashMap<usize, PartDigests>) {
         for (number, source) in self.sources.iter().enumerate() {
             let state = (source.size > PART_BYTES).then_some(source.state);
@@ -156,36 +132,32 @@ impl Pair<'_> {
         self.sender.end();
     }
 
-    /// One thing happens; `false` when nothing can.
+    /// Performs a random action; `false` if none is possible.
     fn step(&mut self) -> Result<bool, WireError> {
-        let mut could = Vec::new();
-        let busy = (0..self.to_receiver.len()).filter(|&at| !self.to_receiver[at].is_empty());
-        could.extend(busy.map(|at| (0, at)));
+        let mut actions = Vec::new();
+        let busy = (0..self.to_receiver.len()).filter(|&stream| !self.to_receiver[stream].is_empty());
+        actions.extend(busy.map(|stream| Action::DeliverToReceiver { stream }));
         if !self.to_sender.is_empty() {
-            could.push((1, 0));
+            actions.push(Action::DeliverToSender);
         }
         if self.sender.has_job() {
-            could.push((2, 0));
+            actions.push(Action::Send);
         }
-        could.extend((0..self.work.len()).map(|at| (3, at)));
-        if could.is_empty() {
+        actions.extend((0..self.work.len()).map(|index| Action::FinishWork { index }));
+        if actions.is_empty() {
             return Ok(false);
         }
-        let (what, at) = could[self.random.below(could.len())];
-        match what {
-            0 => self.receive(at)?,
-            1 => self.hear()?,
-            2 => self.send(),
-            _ => {
-                let work = self.work.swap_remove(at);
+        match actions[self.random.below(actions.len())] {
+            Action::DeliverToReceiver { stream } => self.deliver_to_receiver(stream)?,
+            Action::DeliverToSender => self.deliver_to_sender()?,
+            Action::Send => self.send(),
+            Action::FinishWork { index } => {
+                let work = self.work.swap_remove(index);
                 self.finish(work);
             }
         }
-        self.has_said_all = self.has_said_all || self.receiver.finish().is_some();
-        let said = self.sender.take_output();
-        self.to_receiver[0].extend(frames(&said).into_iter().map(Item::Frame));
-        let said = self.receiver.take_output();
-        self.to_sender.extend(frames(&said));
+        self.is_finished = self.is_finished || self.receiver.finish().is_some();
+        self.move_output();
         Ok(true)
     }
 
@@ -198,7 +170,7 @@ impl Pair<'_> {
             }
             return;
         }
-        // Only wanted parts may take other streams, which exist once the receiver has said welcome.
+        // Only wanted parts may take other streams, which exist after the receiver's `welcome`.
         let stream = if job.is_unasked { 0 } else { self.random.below(self.faults.streams) };
         let source = self.sources[id].clone();
         let mut frame = Vec::new();
@@ -213,13 +185,13 @@ impl Pair<'_> {
         } else {
             self.part(&job, source.parts[job.part as usize], &mut frame);
         }
-        let items = frames(&frame).into_iter().map(Item::Frame);
+        let items = frames(&frame).into_iter().map(StreamItem::Frame);
         self.to_receiver[stream].extend(items);
         if !frame.is_empty() && job.wants_body && frames(&frame)[0].starts_with(b"{\"ftx\":\"part\"") {
             let token = source.parts[job.part as usize];
             let is_damaged = job.range.len > 0 && self.random.is_one_of(self.faults.damage);
             let token = if is_damaged { DAMAGED + self.random.below(100) as Token } else { token };
-            self.to_receiver[stream].push_back(Item::Body(token));
+            self.to_receiver[stream].push_back(StreamItem::Body(token));
         }
     }
 
@@ -227,14 +199,14 @@ impl Pair<'_> {
         self.sender.part_frame(job, digest(token, job.range.len), frame);
     }
 
-    fn receive(&mut self, stream: usize) -> Result<(), WireError> {
+    fn deliver_to_receiver(&mut self, stream: usize) -> Result<(), WireError> {
         let json = match self.to_receiver[stream].pop_front().unwrap() {
-            Item::Body(token) => {
+            StreamItem::Body(token) => {
                 let event = self.expected[stream].take().expect("a header before its body");
                 self.body(event, token);
                 return Ok(());
             }
-            Item::Frame(json) => json,
+            StreamItem::Frame(json) => json,
         };
         assert!(self.expected[stream].is_none(), "a body is missing");
         let event = match stream {
@@ -242,37 +214,39 @@ impl Pair<'_> {
             _ => self.receiver.handle_joined(&json)?,
         };
         match event {
-            receiver::Event::File(entry) => self.decide(entry),
-            receiver::Event::Body(_) | receiver::Event::Discard { .. } | receiver::Event::OfferAndBody(_) => {
+            ReceiverEvent::File(entry) => self.decide(entry),
+            ReceiverEvent::Body(_) | ReceiverEvent::Discard { .. } | ReceiverEvent::OfferAndBody(_) => {
                 self.expected[stream] = Some(event);
             }
-            receiver::Event::Offer(header) => self.compare(&header),
-            receiver::Event::Hole(hole) if hole.is_offer => {
+            ReceiverEvent::Offer(header) => self.compare(&header),
+            ReceiverEvent::Hole(hole) if hole.is_offer => {
                 let path = self.entries[&hole.id].path.as_bytes();
                 let is_zero = |(_, parts): &(u64, Vec<Token>)| {
                     (hole.part..hole.part + hole.parts).all(|part| parts[part as usize] == 0)
                 };
                 if self.disk.files.get(path).is_some_and(is_zero) {
-                    let progressed = self.receiver.holes_verified(&hole);
-                    self.progressed(hole.id, progressed, true);
+                    let outcome = self.receiver.holes_verified(&hole);
+                    self.on_verified(hole.id, outcome, true);
                 } else {
-                    self.differs(hole.id);
+                    self.on_difference(hole.id);
                 }
             }
-            receiver::Event::Hole(hole) => {
+            ReceiverEvent::Hole(hole) => {
                 let staged = self.staged(hole.id);
-                if !staged.is_fresh || hole.must_clear {
+                if !staged.is_zero_filled || hole.must_clear {
                     (hole.part..hole.part + hole.parts).for_each(|part| staged.parts[part as usize] = 0);
                 }
-                let progressed = self.receiver.holes_verified(&hole);
+                let outcome = self.receiver.holes_verified(&hole);
                 self.record(hole.id, |recorded| recorded.replace_holes(hole.part, hole.parts));
-                self.progressed(hole.id, progressed, false);
+                self.on_verified(hole.id, outcome, false);
             }
-            receiver::Event::Withdrawn { path, .. } => {
+            ReceiverEvent::Withdrawn { path, .. } => {
                 self.disk.staged.remove(path.as_bytes());
             }
-            receiver::Event::Refused { .. } | receiver::Event::Measure(_) => panic!("{event:?}"),
-            receiver::Event::Nothing | receiver::Event::Totals { .. } => {}
+            ReceiverEvent::Refused { .. } | ReceiverEvent::Measure(_) => {
+                panic!("{event:?}")
+            }
+            ReceiverEvent::Nothing | ReceiverEvent::Totals { .. } => {}
         }
         Ok(())
     }
@@ -292,14 +266,14 @@ impl Pair<'_> {
         let kept = self.disk.staged.get_mut(&path).filter(|staged| Some(staged.source) == state);
         match kept {
             Some(staged) if staged.recorded.count() > 0 => {
-                // What is recorded is there. What was written behind it is anything.
-                staged.is_fresh = false;
-                let mut there = staged.recorded.clone();
-                receiver::remaining_ranges(&mut there, layout);
-                if there.count() == 0 {
+                // Recorded parts are present. Later parts may hold anything.
+                staged.is_zero_filled = false;
+                let mut present = staged.recorded.clone();
+                receiver::remaining_ranges(&mut present, layout);
+                if present.count() == 0 {
                     self.receiver.want_all(id);
                 } else {
-                    self.receiver.want_missing(id, there);
+                    self.receiver.want_missing(id, present);
                 }
             }
             _ => {
@@ -317,7 +291,7 @@ impl Pair<'_> {
             // What a file holds where nothing was written to it, if it does not begin as zeros.
             parts: vec![if is_sparse { 0 } else { 99 }; entry.layout.count() as usize],
             recorded: PartDigests::new(),
-            is_fresh: is_sparse,
+            is_zero_filled: is_sparse,
         })
     }
 
@@ -328,34 +302,34 @@ impl Pair<'_> {
         }
     }
 
-    fn body(&mut self, event: receiver::Event, token: Token) {
+    fn body(&mut self, event: ReceiverEvent, token: Token) {
         match event {
-            receiver::Event::Body(header) => {
+            ReceiverEvent::Body(header) => {
                 self.staged(header.id).parts[header.part as usize] = token;
-                self.work.push(Work::Judge(header));
+                self.work.push(Work::Verify(header));
             }
-            receiver::Event::OfferAndBody(header) => self.compare(&header),
+            ReceiverEvent::OfferAndBody(header) => self.compare(&header),
             _ => {}
         }
     }
 
     fn compare(&mut self, header: &receiver::PartHeader) {
         let path = self.entries[&header.id].path.as_bytes();
-        let there = self.disk.files.get(path).map(|(_, parts)| parts[header.part as usize]);
-        if there.is_some_and(|token| digest(token, header.range.len) == header.md5) {
-            let progressed = self.receiver.part_verified(header);
-            self.progressed(header.id, progressed, true);
+        let stored = self.disk.files.get(path).map(|(_, parts)| parts[header.part as usize]);
+        if stored.is_some_and(|token| digest(token, header.range.len) == header.md5) {
+            let outcome = self.receiver.part_verified(header);
+            self.on_verified(header.id, outcome, true);
         } else {
-            self.differs(header.id);
+            self.on_difference(header.id);
         }
     }
 
-    fn differs(&mut self, id: EntryId) {
+    fn on_difference(&mut self, id: EntryId) {
         if !self.receiver.is_open(id) {
             return;
         }
         if self.is_overwriting {
-            // In a new file: what an earlier session left is not gone on with.
+            // Into a new staged file; the one of an earlier session is not resumed.
             self.disk.staged.remove(self.entries[&id].path.as_bytes());
             self.receiver.want_all(id);
         } else {
@@ -363,12 +337,12 @@ impl Pair<'_> {
         }
     }
 
-    fn progressed(&mut self, id: EntryId, progressed: PartOutcome, was_there: bool) {
-        let PartOutcome::Complete(digests) = progressed else { return };
+    fn on_verified(&mut self, id: EntryId, outcome: PartOutcome, was_present: bool) {
+        let PartOutcome::Complete(digests) = outcome else { return };
         let entry = &self.entries[&id];
         let path = entry.path.as_bytes().to_vec();
         let layout = entry.layout;
-        if !was_there {
+        if !was_present {
             let staged = self.disk.staged.remove(&path).expect("it is complete");
             for (index, token) in (0..).zip(&staged.parts) {
                 let len = layout.range(index).unwrap().len;
@@ -386,15 +360,15 @@ impl Pair<'_> {
     fn finish(&mut self, work: Work) {
         match work {
             Work::Commit(id) => self.receiver.stored(id),
-            Work::Judge(header) => {
+            Work::Verify(header) => {
                 let path = self.entries[&header.id].path.as_bytes();
-                // It may have failed meanwhile.
+                // The entry may have failed meanwhile.
                 let Some(staged) = self.disk.staged.get(path) else { return };
                 let token = staged.parts[header.part as usize];
                 if digest(token, header.range.len) == header.md5 {
-                    let progressed = self.receiver.part_verified(&header);
+                    let outcome = self.receiver.part_verified(&header);
                     self.record(header.id, |recorded| recorded.replace(header.part, header.md5));
-                    self.progressed(header.id, progressed, false);
+                    self.on_verified(header.id, outcome, false);
                 } else if let RetryDecision::GaveUp { .. } = self.receiver.part_damaged(&header) {
                     self.disk.staged.remove(self.entries[&header.id].path.as_bytes());
                 }
@@ -402,22 +376,22 @@ impl Pair<'_> {
         }
     }
 
-    fn hear(&mut self) -> Result<(), WireError> {
+    fn deliver_to_sender(&mut self) -> Result<(), WireError> {
         let json = self.to_sender.pop_front().unwrap();
         match self.sender.handle(&json)? {
-            sender::Event::Stored(ids) => {
+            SenderEvent::Stored(ids) => {
                 for id in ids {
                     let source = &self.sources[id as usize];
-                    let there = self.disk.files.get(name(id as usize).as_bytes());
-                    assert_eq!(there, Some(&(source.size, source.parts.clone())), "entry {id} was stored");
+                    let stored = self.disk.files.get(name(id as usize).as_bytes());
+                    assert_eq!(stored, Some(&(source.size, source.parts.clone())), "entry {id} was stored");
                     self.stored.push(id);
                 }
             }
-            sender::Event::Failed { entry, fault, .. } => {
-                self.failed.insert(entry, fault);
+            SenderEvent::Failed { entry, code, .. } => {
+                self.failed.insert(entry, code);
             }
-            sender::Event::KeptOther(id) => panic!("entry {id} is kept with other content"),
-            sender::Event::Receipt(receipt) => {
+            SenderEvent::KeptOther(id) => panic!("entry {id} is kept with other content"),
+            SenderEvent::Receipt(receipt) => {
                 assert_eq!(
                     (receipt.stored, receipt.failed),
                     (self.stored.len() as u64, self.failed.len() as u64)
@@ -430,88 +404,75 @@ impl Pair<'_> {
     }
 }
 
-/// Some sessions with one receiver, the last of them without faults.
-fn run(seed: u64) -> (usize, usize) {
-    let random = &mut Chance(seed);
-    let mut disk = Disk::default();
-    let mut sources: Vec<Source> = (0..1 + random.below(4)).map(|_| Source::draw(random)).collect();
-    let is_overwriting = random.below(2) == 0;
-    for (number, source) in sources.iter().enumerate() {
-        if random.below(4) == 0 {
-            let there = if random.below(2) == 0 { source.clone() } else { Source::draw(random) };
-            disk.files.insert(name(number).as_bytes().to_vec(), (there.size, there.parts));
+/// A receiver's disk and a sender's sources, over several sessions.
+struct Scenario {
+    random: Random,
+    disk: Disk,
+    sources: Vec<Source>,
+    is_overwriting: bool,
+    /// The session that the next one continues, and the digests that its sender kept.
+    previous: Option<SessionId>,
+    known: HashMap<usize, PartDigests>,
+    stored: usize,
+}
+
+impl Scenario {
+    fn draw(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut disk = Disk::default();
+        let sources: Vec<Source> = (0..1 + random.below(4)).map(|_| Source::draw(&mut random)).collect();
+        let is_overwriting = random.below(2) == 0;
+        for (number, source) in sources.iter().enumerate() {
+            if random.below(4) == 0 {
+                let existing = if random.below(2) == 0 { source.clone() } else { Source::draw(&mut random) };
+                disk.files.insert(name(number).as_bytes().to_vec(), (existing.size, existing.parts));
+            }
         }
+        Scenario { random, disk, sources, is_overwriting, previous: None, known: HashMap::new(), stored: 0 }
     }
-    let (mut last, mut known, mut stored, sessions) = (None, HashMap::new(), 0, 1 + random.below(4));
-    for session in 1..=sessions {
-        let is_last = session == sessions;
-        let of = |random: &mut Chance, numbers: &[usize]| {
-            if is_last { 0 } else { numbers[random.below(numbers.len())] }
-        };
-        let faults = Faults {
-            damage: of(random, &[0, 2, 3, 5]),
-            cut: of(random, &[0, 10, 40, 200]),
-            withdraw: of(random, &[0, 0, 10]),
-            streams: 1 + random.below(4),
-        };
-        let id = SessionId::new([session as u8; 16]);
-        let mut receiver = ReceiverSession::new(NamePolicy::Strict);
-        if random.below(2) == 0 {
-            receiver.disable_streams();
-        }
-        let streams = if receiver.takes_streams() { faults.streams } else { 1 };
-        let mut pair = Pair {
-            faults: Faults { streams, ..faults },
-            sender: SenderSession::new(id, last),
-            receiver,
-            sources: sources.clone(),
-            to_receiver: (0..streams).map(|_| VecDeque::new()).collect(),
-            to_sender: VecDeque::new(),
-            expected: (0..streams).map(|_| None).collect(),
-            entries: HashMap::new(),
-            work: Vec::new(),
-            disk: &mut disk,
-            is_overwriting,
-            stored: Vec::new(),
-            failed: BTreeMap::new(),
-            has_receipt: false,
-            has_said_all: false,
-            random,
-        };
-        pair.announce(&mut known);
-        let said = pair.sender.take_output();
-        pair.to_receiver[0].extend(frames(&said).into_iter().map(Item::Frame));
-        let mut is_cut = false;
-        while !pair.has_receipt && !is_cut {
-            assert!(pair.step().unwrap_or_else(|error| panic!("{error}")), "both wait for each other");
-            is_cut = pair.random.is_one_of(pair.faults.cut);
-        }
-        stored += pair.stored.len();
-        last = None;
-        if is_cut && pair.random.below(2) == 0 {
-            last = Some(id);
-            known =
-                (0..sources.len()).map(|number| (number, pair.sender.take_digests(number as u64))).collect();
-        }
+
+    fn run_session(&mut self, number: usize, is_last: bool) {
+        let faults = Faults::draw(&mut self.random, is_last);
+        let id = SessionId::new([number as u8; 16]);
+        let sender = SenderSession::new(id, self.previous.take());
+        let mut pair = Pair::new(&mut self.random, &mut self.disk, faults, sender);
+        (pair.sources, pair.is_overwriting) = (self.sources.clone(), self.is_overwriting);
+        pair.announce(&mut self.known);
+        pair.run();
+        self.stored += pair.stored.len();
         if is_last {
-            assert_eq!(pair.stored.len() + pair.failed.len(), sources.len());
-            assert!(pair.failed.values().all(|fault| *fault == ErrorCode::Exists && !is_overwriting));
-        } else if last.is_none() && random.below(3) == 0 {
-            let number = random.below(sources.len());
-            sources[number] = Source::draw(random);
+            assert_eq!(pair.stored.len() + pair.failed.len(), self.sources.len());
+            assert!(pair.failed.values().all(|code| *code == ErrorCode::Exists && !self.is_overwriting));
+        }
+        if !pair.has_receipt && pair.random.below(2) == 0 {
+            self.previous = Some(id);
+            let digests = |number| (number, pair.sender.take_digests(number as u64));
+            self.known = (0..self.sources.len()).map(digests).collect();
+        } else if !is_last && self.random.below(3) == 0 {
+            let number = self.random.below(self.sources.len());
+            self.sources[number] = Source::draw(&mut self.random);
         }
     }
-    (sessions, stored)
+}
+
+/// Some sessions with one receiver, the last of them without faults. Returns the number of sessions and of stored files.
+fn run(seed: u64) -> (usize, usize) {
+    let mut scenario = Scenario::draw(seed);
+    let sessions = 1 + scenario.random.below(4);
+    for number in 1..=sessions {
+        scenario.run_session(number, number == sessions);
+    }
+    (sessions, scenario.stored)
 }
 
 #[test]
-fn two_ends_that_meet_in_memory_agree_whatever_happens_between_them() {
+fn both_ends_agree_under_reordering_damage_and_cuts() {
     let (mut sessions, mut stored) = (0, 0);
     for seed in 0.. {
         let case = std::panic::catch_unwind(|| run(seed));
         let (more, files) = case.unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().cloned();
-            panic!("seed {seed}: {}", said.unwrap_or_else(|| "see above".to_owned()))
+            let message = panic.downcast_ref::<String>().cloned();
+            panic!("seed {seed}: {}", message.unwrap_or_else(|| "see above".to_owned()))
         });
         (sessions, stored) = (sessions + more, stored + files);
         if sessions >= 10_000 {

@@ -105,7 +105,7 @@ pub fn transfer(receiver: &Receiver, entries: &[Entry]) -> Settled {
             }
             Message::Error(failure) => {
                 let id = failure.entry.unwrap_or_else(|| panic!("the session failed: {failure:?}"));
-                settled.insert(id, Err(failure.fault.to_string()));
+                settled.insert(id, Err(failure.code.to_string()));
             }
             Message::Receipt(receipt) => return Settled { entries: settled, receipt },
             _ => {}

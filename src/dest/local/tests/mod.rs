@@ -238,7 +238,7 @@ fn a_directory_is_never_replaced_and_a_link_never_followed() {
         symlink(canary.path(), dir.path().join("l")).unwrap();
         let mut session = open_session(dir.path(), policy);
         let error = store(&mut session, "d", "new").unwrap_err();
-        assert_eq!(error.fault(), ErrorCode::Exists);
+        assert_eq!(error.code(), ErrorCode::Exists);
         let over_link = store(&mut session, "l", "new");
         assert_eq!(over_link.is_ok(), policy == OnConflict::Overwrite, "the link itself may be replaced");
         assert_eq!(fs::read_to_string(canary.path()).unwrap(), "", "never what it leads to");
@@ -252,7 +252,7 @@ fn nothing_is_stored_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let mut session = open_session(dir.path(), OnConflict::Overwrite);
-    assert_eq!(session.stage(&path("out/a"), 1).unwrap_err().fault(), ErrorCode::Exists);
+    assert_eq!(session.stage(&path("out/a"), 1).unwrap_err().code(), ErrorCode::Exists);
     assert!(matches!(session.lookup(&path("out/a")), Err(StoreError::Blocked { .. })));
     let link = LinkTarget::new(b"x", &path("out/l"), NamePolicy::Strict).unwrap();
     let items = vec![
@@ -353,7 +353,7 @@ fn a_root_that_is_not_a_directory_is_an_error() {
     let below = file.path().with_file_name("not yet there");
     let error = RootError::new(&below, io::ErrorKind::PermissionDenied.into());
     assert_eq!(error.to_string(), format!("no permission to write in {}", below.parent().unwrap().display()));
-    assert_eq!(error.fault(), ErrorCode::Permission);
+    assert_eq!(error.code(), ErrorCode::Permission);
 }
 
 #[test]
@@ -395,8 +395,8 @@ fn new_directories_inherit_setgid_and_get_their_mode_and_time() {
         for name in ["d/deeper", "d", "of an interrupted session"] {
             let metadata = Metadata { mode: Some(Mode::new(0o751)), mtime: Some(MtimeNs(7_000_000_000)) };
             session.commit(vec![Item::Dir { path: path(name), metadata }]).remove(0).unwrap();
-            let there = fs::metadata(dir.path().join(name)).unwrap();
-            assert_eq!((there.mode() & 0o7777, there.mtime()), (0o2751, 7), "{name}, {policy:?}");
+            let stat = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((stat.mode() & 0o7777, stat.mtime()), (0o2751, 7), "{name}, {policy:?}");
         }
         let unset = Metadata::default();
         session.commit(vec![Item::Dir { path: path("no mode"), metadata: unset }]).remove(0).unwrap();

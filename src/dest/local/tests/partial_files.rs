@@ -98,7 +98,7 @@ fn only_names_that_a_receiver_makes_are_removed_and_each_removal_is_reported() {
 #[test]
 fn files_of_live_sessions_are_kept_whatever_the_clock_shows() {
     let dir = tempfile::tempdir().unwrap();
-    // Like another process: it knows only the locks.
+    // Like another process: it shares only the locks.
     let (_other_root, other) = open(dir.path());
     let (root, mut session) = open(dir.path());
     let (small, large) = (session.stage(&path("a"), 5).unwrap(), session.stage(&path("b"), 2 << 20).unwrap());

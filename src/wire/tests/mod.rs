@@ -1,0 +1,4 @@
+//! Tests of both ends of a session together.
+
+mod model;
+mod pair;
