@@ -148,10 +148,10 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         "ftx: 127.0.0.1: the connection was lost in the middle of a, 1 bytes before its end\n",
     );
     add("a long body", classic_file("a", "3", MD5_OF_ABC, b"abcdef"), CONNECTION, "middle of a header");
-    add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "MD5 mismatch");
+    add("a wrong body", classic_file("a", "3", MD5_OF_ABC, b"abd"), DIGEST, "the digest does not match");
     add("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), NO_SESSION, "TLS is not supported");
     add("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), NO_SESSION, "HTTP is not supported");
-    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), NO_SESSION, "bytes was announced");
+    add("SSH", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), NO_SESSION, "invalid frame length");
     add(
         "an old version",
         {
@@ -198,7 +198,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
         ("a part of an entry that is to come", two, vec![part(1, 0, 3)], "the entry was never announced"),
         ("a part of the last number", two, vec![part(u64::MAX, 0, 3)], "the entry was never announced"),
         ("a hole in a dense file", two, vec![hole(0, 1)], "not announced as sparse"),
-        ("a hole over the end", sparse, vec![hole(0, 2)], "not a whole part"),
+        ("a hole over the end", sparse, vec![hole(0, 2)], "not a full-size part"),
         ("a hole of nothing", sparse, vec![hole(0, 0)], "no such parts"),
         ("a hole without end", sparse, vec![hole(0, u64::MAX)], "no such parts"),
         ("a hole twice", sparse, vec![hole(0, 1), hole(0, 1)], "sent twice"),

@@ -104,7 +104,7 @@ fn bad_answers_to_a_benchmark_are_errors() {
         (
             vec![WELCOME, r#"{"ftx":"measured","bytes":1073741824,"ns":1}"#],
             PROTOCOL,
-            "262144 bytes were asked for",
+            "262144 bytes requested",
         ),
         (vec![WELCOME, r#"{"ftx":"measured","bytes":262144,"ns":0}"#], PROTOCOL, "in 0 ns"),
         (
