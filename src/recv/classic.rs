@@ -29,7 +29,7 @@ pub fn receive(
 ) -> Result<Summary, RecvError> {
     let summary = Summary { confirmed: true, ..Summary::default() };
     let batch = Batch { store, progress, summary, files: Vec::new(), bytes: 0, since: Instant::now() };
-    let mut session = Session { reader, batch, last: None };
+    let mut session = ClassicSession { reader, batch, last: None };
     let received = session.receive(first, names);
     // Files that were complete before an error are committed.
     let committed = session.batch.commit();
@@ -43,14 +43,14 @@ pub fn receive(
     Ok(session.batch.summary)
 }
 
-struct Session<'a> {
+struct ClassicSession<'a> {
     reader: ConnectionReader,
     batch: Batch<'a>,
     /// The last file, as long as it is not known that its body has ended.
     last: Option<(ClassicHeader, Item)>,
 }
 
-impl Session<'_> {
+impl ClassicSession<'_> {
     fn receive(
         &mut self,
         first: Result<ClassicHeader, ClassicError>,

@@ -110,7 +110,7 @@ mod tests {
     use crate::wire::Framing;
     use crate::wire::frame;
 
-    /// Remembers what it is told of what was left behind.
+    /// Remembers what it is kept of what was left behind.
     struct Watch(Mutex<Vec<bool>>, Condvar);
 
     impl Observer for Watch {
@@ -120,7 +120,7 @@ mod tests {
         }
 
         fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
-            unreachable!("nobody comes")
+            unreachable!("no connection in this test")
         }
 
         fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
@@ -159,7 +159,7 @@ mod tests {
         fn unfinished(&self, _: &Unfinished) {}
 
         fn started(&self, _: &Peer) -> Box<dyn Reporter + '_> {
-            panic!("as the test wants it");
+            panic!("a defect in a session");
         }
 
         fn lost(&self, _: &Peer, _: &RecvError, _: Duration) {}
@@ -210,13 +210,13 @@ mod tests {
         let watch = Watch(Mutex::default(), Condvar::new());
         thread::scope(|scope| {
             let running = scope.spawn(|| server.run(&watch).unwrap());
-            let is_kept = |told: &mut Vec<bool>| told.last() != Some(&true);
+            let is_kept = |kept: &mut Vec<bool>| kept.last() != Some(&true);
             let most = Duration::from_secs(30);
             drop(watch.1.wait_timeout_while(watch.0.lock().unwrap(), most, is_kept).unwrap());
             server.stop().cancel();
             assert_eq!(running.join().unwrap(), StopReason::Served);
         });
-        // It is young at the first look, and told of again only when it goes.
+        // It is young at the first look, and kept of again only when it goes.
         assert_eq!(watch.0.into_inner().unwrap(), [false, true]);
         assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     }

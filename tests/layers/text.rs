@@ -4,7 +4,7 @@ use super::source::{SourceFile, read, sources};
 
 /// A line of text, and where it is.
 pub struct Line {
-    /// `src`, `tests` or `docs`.
+    /// `src`, `tests`, `benches`, `fuzz` or `docs`.
     pub scope: &'static str,
     pub kind: Kind,
     /// `src/net/mod.rs:12`.
@@ -21,11 +21,17 @@ pub enum Kind {
     Page,
 }
 
+/// All pages: files and folders of Markdown.
+const PAGES: [&str; 6] =
+    ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs", "fuzz/README.md"];
+
 /// The lines of all sources, tests and pages.
 pub fn lines() -> Vec<Line> {
     let mut lines = source_lines("src", &sources("src"));
     lines.extend(source_lines("tests", &sources("tests")));
-    for (path, text) in ["README.md", "CHANGELOG.md", "docs"].iter().flat_map(|path| read(path, ".md")) {
+    lines.extend(source_lines("benches", &sources("benches")));
+    lines.extend(source_lines("fuzz", &sources("fuzz/fuzz_targets")));
+    for (path, text) in PAGES.iter().flat_map(|path| read(path, ".md")) {
         lines.extend(
             text.lines().enumerate().map(|(index, line)| Line::new("docs", Kind::Page, &path, index, line)),
         );

@@ -450,28 +450,28 @@ fn a_sender_that_does_not_read_stalls_neither_verifier_nor_committer() {
     socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], receiver.port)).into()).unwrap();
     let mut stream: TcpStream = socket.into();
     stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-    let (here, there) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-    let mut say = |json: &str, body: &[u8]| {
+    let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let mut send_frame = |json: &str, body: &[u8]| {
         let mut bytes = Vec::new();
         encode(Framing::Native, json.as_bytes(), &mut bytes);
         stream.write_all(&[&bytes[..], body].concat())
     };
-    say(r#"{"ftx":"hello","version":1}"#, b"").unwrap();
+    send_frame(r#"{"ftx":"hello","version":1}"#, b"").unwrap();
     // Each of these entries is refused with a message.
     let mut entry = 0;
-    let refused = |say: &mut dyn FnMut(&str, &[u8]) -> std::io::Result<()>, entry: &mut u64| {
+    let refused = |send_frame: &mut dyn FnMut(&str, &[u8]) -> std::io::Result<()>, entry: &mut u64| {
         let json = format!(r#"{{"ftx":"entry","entry":{entry},"type":"dir","filename":"../x"}}"#);
         *entry += 1;
-        say(&json, b"")
+        send_frame(&json, b"")
     };
     // Until the socket of the receiver is full: further answers do not make its queue longer.
     let mut queued = 0;
     until("a full socket", || {
         for _ in 0..500 {
-            refused(&mut say, &mut entry).unwrap();
+            refused(&mut send_frame, &mut entry).unwrap();
         }
         std::thread::sleep(Duration::from_millis(100));
-        let before = std::mem::replace(&mut queued, send_queue(there, here));
+        let before = std::mem::replace(&mut queued, send_queue(remote, local));
         queued > 0 && queued == before
     });
     let full = queued;
@@ -480,16 +480,16 @@ fn a_sender_that_does_not_read_stalls_neither_verifier_nor_committer() {
         let md5 = ftx::digest::Md5::of(b"small");
         let json =
             format!(r#"{{"ftx":"entry","entry":{entry},"type":"file","filename":"{number}","size":5}}"#);
-        say(&json, b"").unwrap();
+        send_frame(&json, b"").unwrap();
         let json = format!(r#"{{"ftx":"part","entry":{entry},"part":0,"size":5,"md5":"{md5}"}}"#);
-        say(&json, b"small").unwrap();
+        send_frame(&json, b"small").unwrap();
         entry += 1;
         until("a stored file", || names(out.path()).contains(&number.to_string()));
     }
-    assert_eq!(send_queue(there, here), full, "the sender has read nothing");
+    assert_eq!(send_queue(remote, local), full, "the sender has read nothing");
     // With too many answers to keep, the receiver reads no more, and the limit for silence ends the session.
     let start = Instant::now();
-    while refused(&mut say, &mut entry).is_ok() && start.elapsed() < Duration::from_secs(60) {}
+    while refused(&mut send_frame, &mut entry).is_ok() && start.elapsed() < Duration::from_secs(60) {}
     receiver.wait_for("for 3 seconds");
     assert!(start.elapsed() < Duration::from_secs(60));
     receiver.kill();

@@ -104,7 +104,7 @@ impl AdmissionControl {
 }
 
 impl ConnectionEntry {
-    /// Has nothing that the session wants been received? A classic session has time for its first body, and unread bytes of
+    /// Whether nothing that the session needs has arrived. A classic session has time for its first body, and unread bytes of
     /// it may be all that its sender had to send.
     fn has_delivered_nothing(&self, now: Instant) -> bool {
         if self.handle.was_active() {

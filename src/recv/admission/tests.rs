@@ -77,7 +77,7 @@ fn whoever_may_have_spoken_does_not_give_way() {
     assert!(!admission.evict_unidentified(now), "it is new");
     peer.write_all(b"x").unwrap();
     while !handle.has_unread() {}
-    assert!(!admission.evict_unidentified(now + HANDSHAKE_GRACE), "nobody has read what it said");
+    assert!(!admission.evict_unidentified(now + HANDSHAKE_GRACE), "its bytes are unread");
     admission.enqueue(number, now);
     assert!(!admission.evict_unidentified(now + HANDSHAKE_GRACE), "it waits for a place");
     assert!(admission.evict_unidentified(now + QUEUE_GRACE) && handle.is_evicted(), "not for ever");
@@ -112,7 +112,7 @@ fn a_place_is_free_again_when_its_session_has_ended() {
 
 #[test]
 fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
-    // Everybody is idle at once.
+    // All sessions are idle at once.
     let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let worked = served(&mut admission, 1).unwrap().1;
     let (number, classic) = enter(&mut admission, 1);
@@ -297,11 +297,11 @@ fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_wa
 #[test]
 fn a_classic_session_keeps_its_slot_from_the_first_byte_of_a_body_on() {
     let now = Instant::now();
-    for (delivers, is_kept) in [(false, false), (true, true)] {
+    for (has_body, is_kept) in [(false, false), (true, true)] {
         let mut admission = AdmissionControl::new(Limits { pending: 4, active: 1 }, TIMEOUT, None);
         let (number, classic) = enter(&mut admission, 1);
         admission.try_admit(number, Kind::Classic, now).unwrap();
-        if delivers {
+        if has_body {
             classic.record_bytes(1);
         }
         let native = enter(&mut admission, 2).0;

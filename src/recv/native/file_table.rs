@@ -1,7 +1,7 @@
 //! The files of a session that were announced and are not complete: what each waits for, and its staged file.
 //!
 //! The lock of the table is held for look-ups and transitions alone. A thread that opens a staged file marks the file as
-//! [`Stage::Opening`], opens it with no lock held, and puts it into the table afterwards.
+//! [`Stage::Creating`], opens it with no lock held, and puts it into the table afterwards.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,7 +29,7 @@ pub struct FileTable {
 #[derive(Default)]
 struct Files {
     by_id: HashMap<EntryId, InboundFile>,
-    /// Files in the stages `Opening` and `Staging`.
+    /// Files in the stages `Creating` and `Staging`.
     staged: usize,
 }
 
@@ -50,7 +50,7 @@ pub enum Stage {
     /// Nothing yet.
     Requested,
     /// A thread opens its staged file, which may take as long as the disk does.
-    Opening,
+    Creating,
     /// Some parts, in its staged file.
     Staging(StagedFile),
     /// An existing file of its name and size, which is compared with it.
@@ -123,7 +123,7 @@ impl FileTable {
     pub fn remove(&self, id: EntryId) -> Option<InboundFile> {
         let mut files = self.lock();
         let file = files.by_id.remove(&id)?;
-        files.staged -= usize::from(matches!(file.stage, Stage::Staging(_) | Stage::Opening));
+        files.staged -= usize::from(matches!(file.stage, Stage::Staging(_) | Stage::Creating));
         Some(file)
     }
 
@@ -136,7 +136,7 @@ impl FileTable {
     pub fn existing(&self, id: EntryId) -> Option<Arc<ExistingFile>> {
         match &self.lock().by_id.get(&id)?.stage {
             Stage::Comparing { existing, .. } => Some(Arc::clone(existing)),
-            Stage::Requested | Stage::Opening | Stage::Staging(_) => None,
+            Stage::Requested | Stage::Creating | Stage::Staging(_) => None,
         }
     }
 
@@ -151,7 +151,7 @@ impl FileTable {
                 Some(Ok(file.entry.clone()))
             }
             Stage::Comparing { .. } => Some(Err(StoreError::Exists { what: "a different file" })),
-            Stage::Requested | Stage::Opening | Stage::Staging(_) => None,
+            Stage::Requested | Stage::Creating | Stage::Staging(_) => None,
         }
     }
 
@@ -190,14 +190,14 @@ impl FileTable {
             match stage {
                 Stage::Staging(staged) => return staging_target(staged).map(Staging::Open),
                 Stage::Comparing { .. } => return Err(not_staged("it was not requested")),
-                Stage::Opening => {
+                Stage::Creating => {
                     files = wait(&self.opened, files);
                 }
                 Stage::Requested if staged >= MAX_STAGED => {
                     return Err(not_staged("too many staged files"));
                 }
                 Stage::Requested => {
-                    *stage = Stage::Opening;
+                    *stage = Stage::Creating;
                     let to_open = Staging::ToOpen(entry.clone(), reservation.take());
                     files.staged += 1;
                     return Ok(to_open);
@@ -214,13 +214,13 @@ impl FileTable {
     ) -> Result<StagingTarget, StoreError> {
         let mut files = self.lock();
         let result = match (opened, files.by_id.get_mut(&id)) {
-            (Ok((staged, space)), Some(InboundFile { stage: stage @ Stage::Opening, reservation, .. })) => {
+            (Ok((staged, space)), Some(InboundFile { stage: stage @ Stage::Creating, reservation, .. })) => {
                 *reservation = space;
                 let bytes = staging_target(&staged);
                 *stage = Stage::Staging(staged);
                 bytes
             }
-            (Err(error), Some(InboundFile { stage: stage @ Stage::Opening, .. })) => {
+            (Err(error), Some(InboundFile { stage: stage @ Stage::Creating, .. })) => {
                 *stage = Stage::Requested;
                 files.staged -= 1;
                 Err(error)
@@ -239,7 +239,7 @@ impl FileTable {
     pub fn journal(&self, id: EntryId) -> Option<Arc<Journal>> {
         match &self.lock().by_id.get(&id)?.stage {
             Stage::Staging(staged) => staged.journal(),
-            Stage::Requested | Stage::Opening | Stage::Comparing { .. } => None,
+            Stage::Requested | Stage::Creating | Stage::Comparing { .. } => None,
         }
     }
 
@@ -270,12 +270,12 @@ impl FileTable {
 }
 
 /// Ends the opening of a file if the thread that opens it panics, so that no other thread waits for it.
-pub struct OpeningGuard<'a> {
+pub struct CreatingGuard<'a> {
     pub table: &'a FileTable,
     pub id: EntryId,
 }
 
-impl Drop for OpeningGuard<'_> {
+impl Drop for CreatingGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let _ = self.table.finish_opening(self.id, Err(not_staged("its staged file was not opened")));

@@ -10,7 +10,7 @@ use crate::digest::{Md5, PART_BYTES, PartDigests, PartLayout, PartRange};
 use crate::error_code::ErrorCode;
 use crate::event::Event;
 use crate::recv::native::control::SessionControl;
-use crate::recv::native::file_table::{FileTable, InboundFile, OpeningGuard, Stage, Staging, StagingTarget};
+use crate::recv::native::file_table::{CreatingGuard, FileTable, InboundFile, Stage, Staging, StagingTarget};
 use crate::recv::native::session::Session;
 use crate::recv::native::work::{CommitJob, ResumeCheck};
 use crate::recv::received_file::ReceivedFile;
@@ -171,7 +171,7 @@ impl<'a> InboundFiles<'a> {
             Staging::Open(target) => return Ok(target),
             Staging::ToOpen(entry, reservation) => (entry, reservation),
         };
-        let _guard = OpeningGuard { table: &self.table, id };
+        let _guard = CreatingGuard { table: &self.table, id };
         let opened = open_staged_file(store, &entry);
         let (reporter, size_bytes) = (&self.session.reporter, entry.layout.size_bytes());
         let opened = opened.map(|staged| {

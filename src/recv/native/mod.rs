@@ -116,7 +116,7 @@ pub fn receive(
     result
 }
 
-/// Answers `hello`, and registers the session before the sender knows of it, so that connections can join at once.
+/// Answers `hello`, and registers the session first, so that connections can join at once.
 fn open<'a>(
     control: &mut SessionControl,
     hello: &[u8],

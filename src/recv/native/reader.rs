@@ -28,7 +28,7 @@ const DESCRIPTORS_POLL: Duration = Duration::from_millis(20);
 const OUTBOX_POLL: Duration = Duration::from_millis(100);
 
 /// What a connection of a session carries.
-enum Role<'scope, 'env> {
+enum ConnectionRole<'scope, 'env> {
     /// Everything but the bodies that other connections carry.
     Primary { planner: Planner<'scope>, deferred: DeferredFiles<'scope, 'env> },
     /// Content of files only.
@@ -41,7 +41,7 @@ pub struct Reader<'scope, 'env> {
     session: &'scope Session<'scope>,
     files: &'scope InboundFiles<'scope>,
     verifier: VerifyQueue,
-    role: Role<'scope, 'env>,
+    role: ConnectionRole<'scope, 'env>,
     /// Small files that are not with the verifier yet.
     small: SmallBatch,
     /// Frames since the last flush.
@@ -57,7 +57,7 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         deferred: DeferredFiles<'scope, 'env>,
     ) -> Self {
         let planner = Planner::new(store.fork(), files, verifier.clone());
-        Self::new(store, files, verifier, Role::Primary { planner, deferred })
+        Self::new(store, files, verifier, ConnectionRole::Primary { planner, deferred })
     }
 
     /// For a connection that joined.
@@ -66,14 +66,14 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         files: &'scope InboundFiles<'scope>,
         verifier: VerifyQueue,
     ) -> Self {
-        Self::new(store, files, verifier, Role::Secondary)
+        Self::new(store, files, verifier, ConnectionRole::Secondary)
     }
 
     fn new(
         store: LocalSession,
         files: &'scope InboundFiles<'scope>,
         verifier: VerifyQueue,
-        role: Role<'scope, 'env>,
+        role: ConnectionRole<'scope, 'env>,
     ) -> Self {
         let small = SmallBatch::default();
         Reader { store, session: files.session, files, verifier, role, small, frames: 0 }
@@ -122,8 +122,8 @@ impl<'scope, 'env> Reader<'scope, 'env> {
     fn handle_frame(&self, json: &[u8]) -> Result<ReceiverEvent, WireError> {
         let session = &mut self.session.lock().session;
         match self.role {
-            Role::Primary { .. } => session.handle(json),
-            Role::Secondary => session.handle_joined(json),
+            ConnectionRole::Primary { .. } => session.handle(json),
+            ConnectionRole::Secondary => session.handle_joined(json),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'scope, 'env> Reader<'scope, 'env> {
 
     fn plan(&mut self, entry: FileEntry) -> Result<(), RecvError> {
         // A secondary connection carries no entries.
-        let Role::Primary { planner, deferred } = &mut self.role else { return Ok(()) };
+        let ConnectionRole::Primary { planner, deferred } = &mut self.role else { return Ok(()) };
         let reporter = &self.session.reporter;
         reporter.report(Event::Planned { files: 1, bytes: entry.layout.size_bytes() });
         if let Some(entry) = planner.plan(entry, true)? {

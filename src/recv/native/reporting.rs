@@ -50,6 +50,6 @@ impl<'a> SessionReporter<'a> {
     /// A file will not be stored; `remaining_bytes` of it were still expected.
     pub fn file_failed(&self, name: &[u8], code: ErrorCode, reason: &str, remaining_bytes: u64) {
         self.progress.report(Event::FileDropped { remaining_bytes });
-        self.progress.report(Event::Failed { name, code: code, reason });
+        self.progress.report(Event::Failed { name, code, reason });
     }
 }
