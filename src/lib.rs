@@ -53,15 +53,14 @@
 //!     whole_digests: false,
 //!     cancel: cancel.clone(),
 //! })?;
-//! let port = server.local_addr()?.port();
 //!
 //! std::thread::scope(|scope| {
 //!     let serving = scope.spawn(|| server.run(&PrintResults));
 //!     let sent = ftx::send::send(
 //!         &ftx::send::Options {
 //!             paths: vec![dir.path().join("hello.txt")],
-//!             target: "127.0.0.1".parse()?,
-//!             port,
+//!             target: server.bound().to_string().parse()?,
+//!             port: ftx::net::DEFAULT_PORT,
 //!             classic: None,
 //!             streams: ftx::send::Streams::Auto,
 //!             timeout: Duration::from_secs(60),

@@ -723,7 +723,7 @@ fn case(seed: u64) -> u64 {
     let mut case = Case {
         out: &out,
         policy,
-        at: server.local_addr().unwrap(),
+        at: server.bound().address().unwrap(),
         random,
         files: BTreeMap::new(),
         dirs: BTreeMap::new(),

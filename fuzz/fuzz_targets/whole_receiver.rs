@@ -228,7 +228,7 @@ static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
             cancel: CancelToken::new().unwrap(),
         })
         .unwrap();
-        let address = server.local_addr().unwrap();
+        let address = server.bound().address().unwrap();
         thread::spawn(move || server.run(&Recorder));
         World { address, policy, takes_digests, outside, inside }
     };

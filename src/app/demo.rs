@@ -45,7 +45,7 @@ fn transfer(args: &DemoArgs, cancel: &CancelToken, ui: &Ui) -> Result<ExitCode, 
     };
     let server = loopback::receiver(folder.path().join("received"), Some(1), timeout, cancel);
     let server = server.map_err(|error| Diagnostic::from(&error))?;
-    let port = server.local_addr().map_err(explain)?.port();
+    let port = server.bound().address().map_or(0, |address| address.port());
     ui.note(&format!(
         "Receiver: ftx recv --port {port}    Sender: ftx send {} 127.0.0.1:{port}",
         path.display()

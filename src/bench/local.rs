@@ -122,7 +122,7 @@ impl<'a> Local<'a> {
     pub fn wire_and_transfer(&self) -> Result<(StageResult, Rate), BenchError> {
         let Options { timeout, size_bytes, ref cancel, .. } = *self.options;
         let server = loopback::receiver(self.folder.path().join("received"), None, timeout, cancel)?;
-        let port = server.local_addr().map_err(BenchError::Connection)?.port();
+        let port = server.bound().address().map_or(0, |address| address.port());
         let target = HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: Some(port) }.into();
         let both = loopback::run_with_receiver(&server, &NullObserver, || {
             let mut peer = MeasuringPeer::connect(&target, port, timeout, cancel)?;

@@ -44,6 +44,16 @@ pub enum Bound {
     Unix(PathBuf),
 }
 
+impl Bound {
+    /// The address and port; `None` at a socket file.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Ip(address) => Some(*address),
+            Bound::Unix(_) => None,
+        }
+    }
+}
+
 impl Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

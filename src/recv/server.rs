@@ -1,7 +1,6 @@
 //! The receiver as a whole: an open port, and the folder behind it.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,18 +41,6 @@ impl Server {
     /// Where it listens, with the actual port.
     pub fn bound(&self) -> &Bound {
         self.listener.bound()
-    }
-
-    /// The actual address and port.
-    ///
-    /// # Errors
-    ///
-    /// It listens at a socket file.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self.bound() {
-            Bound::Ip(address) => Ok(*address),
-            Bound::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
     }
 
     /// The folder's absolute path.
@@ -179,7 +166,7 @@ mod tests {
             let running = scope.spawn(|| server.run(&panics));
             let stop = CancelOnDrop(&server.options.cancel);
             for count in 1..=2 {
-                let mut sender = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+                let mut sender = std::net::TcpStream::connect(server.bound().address().unwrap()).unwrap();
                 let mut hello = Vec::new();
                 frame::encode(Framing::Native, br#"{"ftx":"hello","version":1}"#, &mut hello);
                 std::io::Write::write_all(&mut sender, &hello).unwrap();
