@@ -8,7 +8,7 @@ use crate::bench::BenchError;
 use crate::dest::local::RootError;
 use crate::error_code::{ErrorCode, in_words};
 use crate::exit_code::ExitCode;
-use crate::net::NetError;
+use crate::net::{Bound, Endpoint, NetError};
 use crate::recv::{RecvError, StartError};
 use crate::report::Diagnostic;
 use crate::send::SendError;
@@ -139,6 +139,15 @@ impl From<&RecvError> for Diagnostic {
 impl From<&StartError> for Diagnostic {
     fn from(error: &StartError) -> Self {
         let (exit, advice) = match error {
+            StartError::Net(NetError::Bind { at: Bound::Unix(_), source }) => (
+                ExitCode::Connection,
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        Some("a receiver listens there, or it is another kind of file")
+                    }
+                    _ => None,
+                },
+            ),
             StartError::Net(NetError::Bind { source, .. }) => (
                 ExitCode::Connection,
                 match source.kind() {
@@ -168,6 +177,11 @@ fn net(error: &NetError) -> (ExitCode, Option<&'static str>) {
             "a file with that name exists: the host comes last, ftx send PATH... HOST"
         }
         NetError::Resolve { .. } => "check the spelling, or use an address",
+        NetError::Connect { attempts, .. }
+            if attempts.iter().all(|(at, _)| matches!(at, Endpoint::Unix(_))) =>
+        {
+            "is `ftx recv --bind unix:/PATH` running, as this user?"
+        }
         _ => "is `ftx recv` running there, and does the firewall let the port through?",
     };
     (ExitCode::CannotConnect, Some(advice))

@@ -72,7 +72,10 @@ fn note_text(event: &Event<'_>) -> Option<String> {
             format!("{}. Trying again in {seconds:.1} s.", Escaped::new(&reason))
         }
         Event::Retrying { pause } => {
-            format!("Connection refused; trying again in {:.1} s", pause.as_secs_f32())
+            format!(
+                "The receiver does not accept connections yet; trying again in {:.1} s",
+                pause.as_secs_f32()
+            )
         }
         Event::NoStateKey { reason } => format!(
             "Large files of this run cannot be resumed by a later one: cannot store a key in XDG_STATE_HOME or \
