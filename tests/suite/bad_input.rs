@@ -217,7 +217,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
             "totals after the end",
             two,
             vec![end, r#"{"ftx":"totals","files":1,"bytes":1}"#.into()],
-            "place: totals",
+            "unexpected frame: totals",
         ),
         ("a number again", two, vec![two.into()], "entry 0 announced, 1 expected"),
         ("a second hello", two, vec![r#"{"ftx":"hello","version":1}"#.into()], "unexpected frame: hello"),
@@ -225,7 +225,7 @@ fn cases() -> Vec<(String, Vec<u8>, i32, &'static str)> {
             "a join in a session",
             two,
             vec![format!(r#"{{"ftx":"join","session":"{}"}}"#, "0".repeat(32))],
-            "place: join",
+            "unexpected frame: join",
         ),
         (
             "a withdrawal of what is to come",

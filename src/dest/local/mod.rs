@@ -1,7 +1,7 @@
 //! Stores entries below a directory of this machine. Everything is reached from one directory handle, and nothing is stored
 //! outside it.
 //!
-//! A file is received in a [`StagedFile`] beside its final name, which it gets in [`LocalSession::commit`]:
+//! A file is received in a [`StagedFile`] beside its final name, which it gets when it is committed:
 //!
 //! | step | a crash after it leaves |
 //! | --- | --- |
