@@ -15,6 +15,7 @@ use crate::wire::{Framing, MeasureClient, WireError};
 
 /// Size of the first round over the wire; the next ones aim at [`WIRE_TIME`].
 const FIRST_WIRE_BYTES: u64 = 256 << 10;
+/// The time that a round over the wire aims at.
 const WIRE_TIME: Duration = Duration::from_secs(1);
 /// The first round that takes this long gives the rate.
 const MIN_ROUND_TIME: Duration = Duration::from_millis(500);

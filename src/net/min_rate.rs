@@ -52,41 +52,41 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn step(pace: &mut MinRate, waited: Duration, moved_bytes: u64) -> bool {
-        pace.add(moved_bytes);
-        pace.is_too_slow(waited)
+    fn step(rate: &mut MinRate, waited: Duration, moved_bytes: u64) -> bool {
+        rate.add(moved_bytes);
+        rate.is_too_slow(waited)
     }
 
     /// After how many steps of the same kind a peer is given up, if within a day.
     fn given_up_after(waited: Duration, moved_bytes: u64) -> Option<u64> {
-        let mut pace = MinRate::new(MINUTE);
+        let mut rate = MinRate::new(MINUTE);
         let steps = (86_400 / waited.as_secs().max(1)).max(1);
-        (1..=steps).find(|_| step(&mut pace, waited, moved_bytes))
+        (1..=steps).find(|_| step(&mut rate, waited, moved_bytes))
     }
 
     #[test]
-    fn a_byte_whenever_it_would_be_given_up_is_not_enough() {
+    fn one_byte_before_each_timeout_is_too_slow() {
         assert_eq!(given_up_after(Duration::from_secs(59), 1), Some(6), "within six minutes");
         assert_eq!(given_up_after(Duration::from_secs(1), 1), Some(300));
         assert_eq!(given_up_after(MINUTE, 0), Some(5));
     }
 
     #[test]
-    fn the_longest_times_are_no_reason_to_fail() {
-        let mut pace = MinRate::new(Duration::MAX);
-        assert_eq!(pace.window(), Duration::MAX);
-        assert!(!step(&mut pace, Duration::from_secs(1), u64::MAX));
-        assert!(!step(&mut pace, Duration::MAX, 1));
+    fn maximum_durations_do_not_overflow() {
+        let mut rate = MinRate::new(Duration::MAX);
+        assert_eq!(rate.window(), Duration::MAX);
+        assert!(!step(&mut rate, Duration::from_secs(1), u64::MAX));
+        assert!(!step(&mut rate, Duration::MAX, 1));
     }
 
     #[test]
-    fn an_honest_slow_link_is() {
+    fn slow_modem_is_fast_enough() {
         assert_eq!(given_up_after(Duration::from_secs(1), 3000), None, "a modem");
         assert_eq!(given_up_after(Duration::from_secs(1), 3000 / 8), None, "shared by eight connections");
-        let mut pace = MinRate::new(MINUTE);
+        let mut rate = MinRate::new(MINUTE);
         for _ in 0..100 {
-            assert!(!step(&mut pace, Duration::from_secs(59), 0), "gone for almost a minute");
-            assert!(!step(&mut pace, Duration::from_secs(10), 10 * 3000 / 8), "and back for a moment");
+            assert!(!step(&mut rate, Duration::from_secs(59), 0), "gone for almost a minute");
+            assert!(!step(&mut rate, Duration::from_secs(10), 10 * 3000 / 8), "and back for a moment");
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::wire::classic::{ClassicError, ClassicHeader, parse_header};
 /// Limits of the files that wait to be made durable together.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 64 << 20;
+/// The longest time that a complete file waits for its batch.
 const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// Receives files until the sender closes the connection; the header of the first one was read already.

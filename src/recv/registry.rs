@@ -160,21 +160,21 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn who_goes_on_with_a_session_waits_until_all_of_it_is_kept() {
+    fn preempt_waits_until_partial_files_are_kept() {
         let (_, connection) = crate::net::tests::unix_pair();
         let (sessions, id) = (SessionRegistry::default(), SessionId::new([7; 16]));
-        let (entrance, in_work) = sessions.open(id, connection, 1).unwrap();
-        // It noticed by itself that its sender is gone, and still writes what it has.
-        drop(entrance);
+        let (joins, guard) = sessions.open(id, connection, 1).unwrap();
+        // The session has noticed the lost connection and still writes its partial files.
+        drop(joins);
         let (taken, is_taken) = bounded(1);
         thread::scope(|scope| {
             let sessions = &sessions;
             scope.spawn(move || taken.send(sessions.preempt(id)).unwrap());
-            while !sessions.lock().get(&id).is_some_and(|door| door.connections.is_empty()) {
+            while !sessions.lock().get(&id).is_some_and(|slot| slot.connections.is_empty()) {
                 thread::yield_now();
             }
             assert!(is_taken.is_empty(), "it has to wait");
-            drop(in_work);
+            drop(guard);
             assert_eq!(is_taken.recv(), Ok(true));
         });
         assert!(!sessions.preempt(id), "nothing is left of it");

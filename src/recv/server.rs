@@ -97,7 +97,7 @@ mod tests {
     use crate::wire::Framing;
     use crate::wire::frame;
 
-    /// Remembers what it is kept of what was left behind.
+    /// Records for each report whether the partial file was removed.
     struct Watch(Mutex<Vec<bool>>, Condvar);
 
     impl Observer for Watch {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_too_old_goes_while_the_receiver_runs() {
+    fn expired_partial_file_is_removed_while_the_receiver_runs() {
         let out = tempfile::tempdir().unwrap();
         let server = Server {
             sweep_interval: Duration::from_millis(5),
@@ -203,7 +203,7 @@ mod tests {
             server.stop().cancel();
             assert_eq!(running.join().unwrap(), StopReason::Served);
         });
-        // It is young at the first look, and kept of again only when it goes.
+        // The first sweep reports it as kept; a later one reports its removal.
         assert_eq!(watch.0.into_inner().unwrap(), [false, true]);
         assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     }

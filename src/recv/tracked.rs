@@ -31,9 +31,9 @@ pub struct TrackedSession {
 enum Accounting {
     /// One more session has ended.
     Finished,
-    /// It was none: no slot was free.
+    /// No session began: no slot was free.
     NoSession,
-    /// It goes on, or may go on, on another connection, and is counted there, or when its sender does not reconnect in time.
+    /// It may continue on another connection. It is counted there, or when the time to reconnect is over.
     TakenOver,
 }
 

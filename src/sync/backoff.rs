@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// The first pause; each one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 /// After a session that lasted longer than this, the pauses start again with the first one.
 const STEADY_TIME: Duration = Duration::from_secs(60);

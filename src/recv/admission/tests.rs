@@ -46,7 +46,7 @@ fn served(admission: &mut AdmissionControl, last: u8) -> Result<(u64, Connection
 }
 
 #[test]
-fn who_says_nothing_gives_way_the_oldest_first() {
+fn connection_without_bytes_is_evicted_oldest_first() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let silent: Vec<_> = (1..=4).map(|last| enter(&mut admission, last).1).collect();
     assert!(silent.iter().all(|handle| !handle.is_evicted()));
@@ -56,7 +56,7 @@ fn who_says_nothing_gives_way_the_oldest_first() {
 }
 
 #[test]
-fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
+fn flood_from_one_address_evicts_only_its_own() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let honest = enter(&mut admission, 1).1;
     let crowd: Vec<_> = (0..100).map(|_| enter(&mut admission, 2).1).collect();
@@ -69,7 +69,7 @@ fn a_crowd_from_one_address_pushes_out_itself_and_nobody_else() {
 }
 
 #[test]
-fn whoever_may_have_spoken_does_not_give_way() {
+fn connection_with_unread_bytes_is_not_evicted() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let (mut peer, handle) = connect(1);
     let now = Instant::now();
@@ -84,7 +84,7 @@ fn whoever_may_have_spoken_does_not_give_way() {
 }
 
 #[test]
-fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
+fn sessions_that_deliver_nothing_are_evicted_and_the_others_are_not() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let idle = served(&mut admission, 1).unwrap().1;
     for _ in 1..4 {
@@ -101,7 +101,7 @@ fn sessions_that_deliver_nothing_give_way_and_the_others_do_not() {
 }
 
 #[test]
-fn a_place_is_free_again_when_its_session_has_ended() {
+fn slot_is_free_again_when_its_session_has_ended() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let sessions: Vec<_> = (0..4).map(|_| served(&mut admission, 1).unwrap()).collect();
     sessions.iter().for_each(|(_, handle)| handle.record_bytes(0));
@@ -111,7 +111,7 @@ fn a_place_is_free_again_when_its_session_has_ended() {
 }
 
 #[test]
-fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
+fn idle_session_is_evicted_after_those_that_delivered_nothing() {
     // All sessions are idle at once.
     let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let worked = served(&mut admission, 1).unwrap().1;
@@ -129,7 +129,7 @@ fn whoever_falls_idle_gives_way_after_those_that_brought_nothing() {
 }
 
 #[test]
-fn of_those_that_hold_too_much_the_idle_one_gives_way() {
+fn above_the_entry_limit_the_idle_session_is_evicted() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let [works, idle, poor] = [1, 2, 3].map(|last| served(&mut admission, last).unwrap().1);
     works.record_bytes(0);
@@ -150,7 +150,7 @@ fn of_those_that_hold_too_much_the_idle_one_gives_way() {
 }
 
 #[test]
-fn further_connections_are_promised_as_long_as_there_is_room() {
+fn streams_are_reserved_while_slots_are_free() {
     let mut admission = AdmissionControl::new(Limits { pending: 4, active: 64 }, TIMEOUT, None);
     let promised = |admission: &mut AdmissionControl| {
         let number = served(admission, 1).unwrap().0;
@@ -164,7 +164,7 @@ fn further_connections_are_promised_as_long_as_there_is_room() {
 }
 
 #[test]
-fn a_session_is_taken_over_once_and_its_name_is_its_own() {
+fn session_is_reattached_once_and_its_id_is_unique() {
     let mut admission = AdmissionControl::new(FEW, TIMEOUT, None);
     let id = SessionId::new([7; 16]);
     assert!(admission.reattach(id).is_none(), "no such session");
@@ -186,7 +186,7 @@ fn a_network_counts_as_one_address_and_loopback_as_itself() {
 }
 
 #[test]
-fn few_descriptors_or_threads_make_few_places() {
+fn few_descriptors_or_threads_make_few_slots() {
     assert_eq!(Limits::new(u64::MAX, u64::MAX), MAX_LIMITS);
     assert_eq!(Limits::new(4096, 4096), MAX_LIMITS);
     assert_eq!(Limits::new(512, 4096), Limits { pending: 64, active: 38 });
@@ -196,7 +196,7 @@ fn few_descriptors_or_threads_make_few_places() {
 }
 
 #[test]
-fn where_descriptors_run_short_an_idle_session_that_holds_some_gives_way() {
+fn without_descriptors_an_idle_session_that_holds_some_is_evicted() {
     let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let [holder, other] = [1, 2].map(|last| served(&mut admission, last).unwrap().1);
     admission.release_descriptors(Instant::now());
@@ -252,7 +252,7 @@ fn of_too_many_lost_sessions_the_oldest_ends() {
 }
 
 #[test]
-fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
+fn evicted_connection_is_closed_after_the_grace_time() {
     use std::io::Read;
     let (mut peer, handle) = connect(1);
     peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -274,7 +274,7 @@ fn a_connection_that_is_told_to_go_is_closed_after_a_while() {
 }
 
 #[test]
-fn where_descriptors_run_short_a_classic_session_whose_body_has_stopped_gives_way() {
+fn without_descriptors_a_classic_session_whose_body_has_stopped_is_evicted() {
     let mut admission = AdmissionControl::new(FEW, Duration::ZERO, None);
     let mut peers = Vec::new();
     let [stopped, comes, between_files] = [1, 2, 3].map(|last| {

@@ -20,6 +20,7 @@ use crate::wire::EntryId;
 /// far below that of entries in flight, so that the sender never waits for a batch that waits for the sender.
 const BATCH_ENTRIES: usize = 512;
 const BATCH_BYTES: u64 = 256 << 20;
+/// The longest time that a complete file waits for its batch.
 const BATCH_AGE: Duration = Duration::from_millis(250);
 
 /// Commits until the queue is closed and empty; then closes the journals of files that are not complete.

@@ -75,7 +75,7 @@ impl SessionControl {
     }
 }
 
-/// Locks a session. Nothing that may block is done under this lock.
+/// Locks a session. No call that can block is made under this lock.
 pub fn lock_session(control: &Mutex<SessionControl>) -> MutexGuard<'_, SessionControl> {
     lock(control)
 }

@@ -1,7 +1,7 @@
 //! State that all threads of a native session share.
 //!
-//! Lock order: session control, then the table of files, then the hasher, the space ledger or a journal. No lock is held
-//! while a socket is written, a file is opened or a thread waits for another one.
+//! Lock order: session control, then the table of files, then the hasher, the space ledger or a journal. None of the
+//! first two is held while a socket is written, a file is opened or a thread waits for another one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

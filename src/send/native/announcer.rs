@@ -14,7 +14,7 @@ use crate::digest::PART_BYTES;
 use crate::event::{Event, Reporter};
 use crate::source::{Source, StateKey, WalkItem};
 
-/// After so long without an event of the walk, which may be in a slow folder, the output is sent to the receiver.
+/// After this time without an event of the walk, which may be in a slow folder, the output is sent to the receiver.
 const WALK_FLUSH_DELAY: Duration = Duration::from_millis(1);
 /// How often a wait for the walk checks whether the session is over.
 const WALK_POLL: Duration = Duration::from_millis(100);

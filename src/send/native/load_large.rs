@@ -52,7 +52,7 @@ impl<'a> LargeLoader<'a> {
         loaded
     }
 
-    /// Opens the files, and separates the parts to read from those at which so many parts in a row are holes.
+    /// Opens the files, and separates the parts to read from those that begin a run of holes, with the length of the run.
     fn open_all(&mut self, jobs: Vec<FileJob>) -> (Vec<OpenPart>, Vec<(OpenPart, u64)>) {
         let (mut parts, mut holes) = (Vec::with_capacity(jobs.len()), Vec::new());
         for (job, source) in jobs {

@@ -21,7 +21,7 @@ pub const LOADED_AHEAD: usize = 16;
 pub const SPARE_BUFFERS: usize = 4;
 /// Large parts in one window at most, which counts if they are shorter than a full part.
 const MAX_WINDOW_PARTS: usize = 64;
-/// Large parts wait for others to fill their window during so many batches of small ones.
+/// Large parts wait for a full window during at most this many batches of small files.
 const MAX_BATCHES_WAITED: u32 = 8;
 
 /// Loads parts until the session is over, for `requested` or `unasked`. Written buffers come back by `spare`.

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::state::{SessionShared, SessionState};
 
-/// The receiver gets a keepalive when the session had no other output for so long.
+/// The receiver gets a keepalive when the session had no other output for this long.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Output waits for more of it up to this size and age before the writer is woken: a write for each frame would cost
 /// more system calls than all the rest.
 const FLUSH_BYTES: usize = 32 << 10;
+/// The longest time that output waits for more.
 const FLUSH_AGE: Duration = Duration::from_millis(2);
 
 /// The session ended while a thread waited.

@@ -2,8 +2,8 @@
 //!
 //! The driver announces entries while [`SenderSession::has_room`] permits, without waiting for the welcome, takes [`Job`]s
 //! as the receiver requests parts, and ends when it has the receipt. Small files that are announced before the welcome are
-//! sent unasked, so that the link is not idle until the first reply. A hostile receiver is bounded: it can only request
-//! parts that exist, confirm what was sent, and repeat nothing without limit.
+//! sent unasked, so that the link is not idle until the first reply. A receiver can only request parts that exist, confirm what
+//! was sent, and repeat requests a limited number of times.
 
 mod entries;
 mod event;
