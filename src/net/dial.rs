@@ -53,9 +53,10 @@ pub fn connect(
     }
 }
 
-/// Whether the receiver may be about to start: the port is closed, or its socket file is not there yet.
+/// Whether a later attempt can succeed: the port is closed, the socket file is not there yet, or its queue is full.
 fn is_refused(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
+    matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
 }
 
 /// The addresses of a host. A resolver can take long and cannot be interrupted, so it runs on a thread of its own, which is

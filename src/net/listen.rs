@@ -81,8 +81,13 @@ impl Listener {
             if CancelToken::wait_any(&[&self.stop], readable, None)? == Wake::Cancelled {
                 return Ok(None);
             }
-            match self.socket.accept().and_then(|(socket, address)| accepted(socket, address.as_socket())) {
-                Ok(stream) => return Ok(Some(Connection::new(stream))),
+            match self.socket.accept() {
+                // A failure here is one of the connection, which is closed.
+                Ok((socket, address)) => {
+                    if let Ok(stream) = accepted(socket, address.as_socket()) {
+                        return Ok(Some(Connection::new(stream)));
+                    }
+                }
                 Err(error) if socket::is_of_accepted(&error) => {}
                 Err(error) if socket::is_exhausted(&error) => {
                     // The connection stays in the backlog until there are descriptors.
@@ -137,8 +142,9 @@ fn listen_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
         }
         bound => bound?,
     }
-    let file = SocketFile { path: std::path::absolute(path)?, identity: socket::socket_file(path)? };
+    // At once: until then the file looks abandoned to another receiver.
     socket.listen(BACKLOG)?;
+    let file = SocketFile { path: std::path::absolute(path)?, identity: socket::socket_file(path)? };
     socket.set_nonblocking(true)?;
     Ok((socket, file))
 }

@@ -26,6 +26,7 @@ pub use listen::{Listener, reachable_addresses};
 pub use min_rate::{MIN_RATE_BYTES_PER_S, MinRate};
 pub use peer::Peer;
 pub use polling::{POLL_INTERVAL, is_disconnect, is_timeout};
+pub use socket::REFUSED;
 pub use std::net::Shutdown;
 pub use target::{AddressError, DEFAULT_PORT, HostPort, Target};
 pub use timed_writer::{FLUSH_GRACE, TimedWriter};

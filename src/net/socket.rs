@@ -15,6 +15,9 @@ use crate::sync::{CancelToken, Wake};
 use crate::sys::wake::Interest;
 use crate::sys::{AsHandle as _, BorrowedHandle, socket};
 
+/// What a receiver sends over a Unix socket where it would reset a TCP connection (ASCII NAK).
+pub const REFUSED: u8 = 0x15;
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct SocketStream {
@@ -135,10 +138,12 @@ impl Stream for SocketStream {
         self.socket.shutdown(how)
     }
 
-    /// A Unix socket has no reset of its own: its peer sees the end, and an error where bytes were left unread.
+    /// A Unix socket has no reset: a byte that the classic dialect does not have, [`REFUSED`], takes its place.
     fn reset_on_close(&self) {
-        // Without it the end is a clean one, which is no worse than it was.
-        let _ = self.socket.set_linger(Some(Duration::ZERO));
+        let _ = match self.is_tcp() {
+            true => self.socket.set_linger(Some(Duration::ZERO)),
+            false => (&self.socket).write(&[REFUSED]).map(drop),
+        };
     }
 
     fn peer(&self) -> &Peer {

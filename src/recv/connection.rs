@@ -158,6 +158,10 @@ impl Service<'_> {
             SessionStart::Classic { .. } => (None, None),
         };
         let mut now = self.admission.lock();
+        // Connections are evicted under this lock: a session that is reattached below has an owner for its counts.
+        if permit.handle.is_evicted() {
+            return Err(RecvError::Evicted);
+        }
         let earlier_failures = continues.and_then(|lost| now.reattach(lost));
         let is_new = earlier_failures.is_none();
         // With `--count`, no more sessions are active than may still be wanted.

@@ -187,6 +187,11 @@ impl ConnectionReader {
         self.buffer.has_frame(framing).unwrap_or(true)
     }
 
+    /// Whether bytes beyond the last frame have arrived.
+    pub fn has_buffered(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// The JSON of the next frame; `None` if the peer closed between frames.
     pub fn frame(&mut self, framing: Framing) -> Result<Option<&[u8]>, RecvError> {
         let mut deadline = self.idle_timer.frame_deadline();

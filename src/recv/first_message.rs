@@ -95,5 +95,9 @@ fn read_header(reader: &mut ConnectionReader, names: NamePolicy) -> Result<First
             return Err(error.into());
         }
     };
+    if reader.has_buffered() || header.as_ref().is_ok_and(|header| header.size_bytes == 0) {
+        // The beginning of the body, or all of it: its sender may be gone already, so the session keeps its slot.
+        reader.handle().record_bytes(0);
+    }
     Ok(FirstMessage::Session(SessionStart::Classic { header }))
 }

@@ -9,7 +9,7 @@ use super::options::Classic;
 use crate::digest::{Hasher, Md5, PartLayout};
 use crate::error_code::ErrorCode;
 use crate::event::{Event, Reporter, Summary};
-use crate::net::{self, Connection, IdleTimer, NetError, Shutdown, TimedWriter};
+use crate::net::{self, Connection, IdleTimer, NetError, Peer, REFUSED, Shutdown, TimedWriter};
 use crate::source::{self, OpenSource, ReadError, Root, Source, WalkItem};
 use crate::sync::{CancelToken, Wake};
 use crate::wire::classic::encode_header;
@@ -205,7 +205,7 @@ impl Sender<'_> {
         let failed = |error| connection_error(error, name);
         writer.flush().and_then(|()| connection.shutdown(Shutdown::Write)).map_err(failed)?;
         let idle_timer = IdleTimer::new(self.timeout);
-        let mut ignored = [0; 512];
+        let mut reply = [0; 512];
         while !idle_timer.is_expired() {
             match connection.wait_readable(self.cancel, net::POLL_INTERVAL) {
                 Ok(Wake::Cancelled) => return Err(SendError::Interrupted),
@@ -213,8 +213,12 @@ impl Sender<'_> {
                 Ok(Wake::Ready) => {}
                 Err(error) => return Err(SendError::Connection(error)),
             }
-            match connection.read(&mut ignored) {
+            match connection.read(&mut reply) {
                 Ok(0) => return late_reset(&connection).map_or(Ok(()), |error| Err(failed(error))),
+                // Over a Unix socket, which has no reset.
+                Ok(_) if matches!(connection.peer(), Peer::Unix { .. }) && reply[0] == REFUSED => {
+                    return Err(failed(io::ErrorKind::ConnectionReset.into()));
+                }
                 Ok(_) => {}
                 Err(error) if net::is_timeout(&error) => {}
                 Err(error) => return Err(failed(error)),

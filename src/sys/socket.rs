@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
@@ -12,10 +14,12 @@ pub fn unread_bytes(socket: impl AsFd) -> u64 {
     rustix::io::ioctl_fionread(socket).unwrap_or(0)
 }
 
-/// The user and the process at the other end of a Unix socket.
+/// The user and the process at the other end of a Unix socket; process 0 if it is in another PID namespace.
+///
+/// With `nix`: `rustix` has no value for process 0 and returns an error that means nothing.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<(u32, u32)> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get().unsigned_abs()))
+    let credentials = getsockopt(&socket, PeerCredentials)?;
+    Ok((credentials.uid(), credentials.pid().unsigned_abs()))
 }
 
 /// Gives a Unix socket that is not bound yet the mode of the file that binding makes, so that no other user can connect.

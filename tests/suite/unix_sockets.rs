@@ -6,9 +6,11 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
-use crate::common::{Receiver, end, ftx, listing, names, send, start_send_with, until};
+use crate::common::proofs::not_run;
+use crate::common::{FTX, Receiver, end, ftx, listing, names, send, start_send_with, until};
 
 const FILE_IO_OR_CONNECTION: [i32; 2] = [10, 11];
 
@@ -142,6 +144,39 @@ fn classic_dialect_works() {
     assert_eq!(received.code, 0, "{}", received.stderr);
     assert_eq!(names(out.path()), ["a", "b"]);
     assert_eq!(fs::read(out.path().join("b")).unwrap(), b"by hand");
+}
+
+#[test]
+fn refused_classic_file_is_an_error_over_every_transport() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a"), "new").unwrap();
+    fs::write(out.path().join("a"), "other").unwrap();
+    for bind in [socket_in(dir.path()), "127.0.0.1".into()] {
+        let receiver = Receiver::start_on(&bind, out.path(), &["--once"]);
+        let sent = send(&["--classic"], &[&dir.path().join("a")], &receiver.host());
+        assert_eq!(sent.code, 10, "{bind}: {sent:?}");
+        receiver.wait();
+    }
+}
+
+#[test]
+fn peer_in_another_pid_namespace_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    fs::write(&file, "content").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", FTX]);
+    let is_permitted = Command::new("unshare").args(["--pid", "--fork", "true"]).output();
+    if !is_permitted.is_ok_and(|output| output.status.success()) {
+        return not_run("a receiver in a PID namespace", "unshare --pid is not permitted");
+    }
+    let receiver = Receiver::spawn(command, &socket_in(dir.path()), out.path(), &["--once"]);
+    let sent = send(&[], &[&file], &receiver.host());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    let received = receiver.wait();
+    assert_eq!(received.code, 0, "{received:?}");
 }
 
 #[test]

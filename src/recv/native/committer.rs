@@ -43,11 +43,7 @@ pub fn commit(
                 result = result.and(timers.committing.time(|| commit_batch(files, &mut store, batch)));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                // Files of a failed session are kept for the next one.
-                checkpoint(files, true);
-                return result;
-            }
+            Err(RecvTimeoutError::Disconnected) => return result,
         }
         if Instant::now() >= checkpoint_at {
             checkpoint(files, false);

@@ -36,7 +36,10 @@ impl<'scope, 'env> DeferredFiles<'scope, 'env> {
     pub fn push(&mut self, entry: FileEntry) -> Result<(), RecvError> {
         if let Some(planner) = self.planner.take() {
             let (send, queue) = unbounded();
-            spawn(self.scope, "deferred", move || run(planner, queue))?;
+            spawn(self.scope, "deferred", move || {
+                let _guard = planner.files.session.outcome.end_on_panic();
+                run(planner, queue);
+            })?;
             self.queue = Some(send);
         }
         if let Some(queue) = &self.queue {

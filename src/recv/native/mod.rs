@@ -35,7 +35,6 @@ mod timers;
 mod verifier;
 mod work;
 
-use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -108,9 +107,11 @@ pub fn receive(
     let files = InboundFiles::new(&session);
     let finished = FinishedStreams::default();
     let queues = QueueEnds { wakes, joins, verify_jobs, commits };
+    // Until all threads have ended, however they end, a session that continues this one waits.
+    let (joining, mut guard) = registration.unzip();
     let result = thread::scope(|scope| {
         let threads = SessionThreads { scope, session: &session, files: &files, finished: &finished };
-        threads.run(&mut reader, &store, registration, queues)
+        threads.run(&mut reader, &store, joining, &mut guard, queues)
     });
     reader.close();
     result
@@ -155,7 +156,8 @@ impl<'scope> SessionThreads<'scope, '_> {
         self,
         reader: &mut ConnectionReader,
         store: &LocalSession,
-        registration: Option<Registration<'_>>,
+        joining: Option<JoinQueue<'_>>,
+        guard: &mut Option<SessionGuard<'_>>,
         queues: QueueEnds,
     ) -> Result<Summary, RecvError> {
         // No thread waits for another one, however the session ends.
@@ -170,7 +172,7 @@ impl<'scope> SessionThreads<'scope, '_> {
                 return Err(error);
             }
         };
-        let received = self.receive_and_commit(reader, store, registration, verify_jobs, commits);
+        let received = self.receive_and_commit(reader, store, joining, guard, verify_jobs, commits);
         self.conclude(received, start.elapsed())?;
         // The receipt is written before the connection is closed.
         writer.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -208,17 +210,21 @@ impl<'scope> SessionThreads<'scope, '_> {
         &self,
         reader: &mut ConnectionReader,
         store: &LocalSession,
-        registration: Option<Registration<'_>>,
+        joins: Option<JoinQueue<'_>>,
+        guard: &mut Option<SessionGuard<'_>>,
         verify_jobs: VerifyJobs,
         commits: Receiver<Vec<CommitJob>>,
     ) -> Result<(), RecvError> {
         let (session, files) = (self.session, self.files);
-        let (joins, kept_guard) = registration.unzip();
         let (committing, verifying) = (store.fork(), store.fork());
-        let committer =
-            spawn(self.scope, "committer", move || committer::commit(files, committing, commits))?;
-        let verifier =
-            spawn(self.scope, "verifier", move || verifier::verify(files, verifying, verify_jobs))?;
+        let committer = spawn(self.scope, "committer", move || {
+            let _guard = session.outcome.end_on_panic();
+            committer::commit(files, committing, commits)
+        })?;
+        let verifier = spawn(self.scope, "verifier", move || {
+            let _guard = session.outcome.end_on_panic();
+            verifier::verify(files, verifying, verify_jobs)
+        })?;
         if let Some(queue) = session.verifier() {
             let deferred = DeferredFiles::new(self.scope, Planner::new(store.fork(), files, queue.clone()));
             let primary = Reader::primary(store.fork(), files, queue, deferred);
@@ -230,10 +236,10 @@ impl<'scope> SessionThreads<'scope, '_> {
         verifier.join().unwrap_or_else(|panic| resume_unwind(panic));
         // The committer stores what is complete, whatever became of the rest.
         session.commits.close();
-        let ended_early = || Err(RecvError::Connection(io::Error::other("the committer ended early")));
-        let committed = committer.join().unwrap_or_else(|_| ended_early());
+        let committed = committer.join().unwrap_or(Err(RecvError::Panicked));
         // Partial files are kept: a session that continues this one can resume them.
-        drop(kept_guard);
+        checkpoint::checkpoint(files, true);
+        drop(guard.take());
         session.outcome.take().and(committed)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use crate::recv::error::RecvError;
-use crate::sync::{CancelToken, lock};
+use crate::sync::{CancelToken, DropGuard, lock};
 
 /// The first outcome that any thread reports, and the token that ends the reading of all connections.
 pub struct SessionOutcome {
@@ -40,6 +40,15 @@ impl SessionOutcome {
         if result.is_err() {
             self.end(result);
         }
+    }
+
+    /// Ends the session if the calling thread panics while it holds the guard: other threads may wait for that thread.
+    pub fn end_on_panic(&self) -> DropGuard<impl FnOnce()> {
+        DropGuard::new(|| {
+            if std::thread::panicking() {
+                self.end(Err(RecvError::Panicked));
+            }
+        })
     }
 
     /// The outcome; a session that nothing has ended was cut.
