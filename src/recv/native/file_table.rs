@@ -172,11 +172,14 @@ impl FileTable {
         self.lock().staged < MAX_STAGED / 2
     }
 
-    /// Should this file wait for its staged file until others are complete? Each connection of the session may have one.
-    pub fn has_too_many_staged(&self, id: EntryId) -> bool {
-        let files = self.lock();
-        let is_requested = |file: &InboundFile| matches!(file.stage, Stage::Requested);
-        files.staged > MAX_JOINED && files.by_id.get(&id).is_some_and(is_requested)
+    /// Whether a file has been requested and has no staged file yet.
+    pub fn is_requested(&self, id: EntryId) -> bool {
+        self.lock().by_id.get(&id).is_some_and(|file| matches!(file.stage, Stage::Requested))
+    }
+
+    /// Whether more files are staged than the session has connections.
+    pub fn has_many_staged(&self) -> bool {
+        self.lock().staged > MAX_JOINED
     }
 
     /// The staged file of a file, or the order to open it. Waits while another thread opens it.

@@ -235,10 +235,15 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         }
     }
 
-    /// Where few descriptors are free, a session that has several staged files waits before it opens a further one, until
-    /// some of them are complete or idle sessions are evicted.
+    /// Where few descriptors are free, a session that has several staged files, or files to commit, waits before it opens a
+    /// further one, until some of them are closed or idle sessions are evicted.
     fn wait_for_descriptors(&self, id: EntryId, reader: &ConnectionReader) -> Result<(), RecvError> {
-        while self.files.table.has_too_many_staged(id) && fd_headroom_below(PROCESS_FD_FRACTION) {
+        let holds_descriptors =
+            || self.files.table.has_many_staged() || self.session.lock().session.is_committing();
+        while self.files.table.is_requested(id)
+            && fd_headroom_below(PROCESS_FD_FRACTION)
+            && holds_descriptors()
+        {
             self.session.permit.release_descriptors();
             if !reader.sleep(self.session.outcome.done(), DESCRIPTORS_POLL)? {
                 // What ended the session is its outcome.
